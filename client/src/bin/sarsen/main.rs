@@ -1,0 +1,2 @@
+//! The `sarsen` command line.
+fn main() {}
