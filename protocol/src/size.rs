@@ -30,7 +30,7 @@ pub const HELLO_BODY_LEN_MAX: u32 = 4 * 1024;
 pub const CONTROL_BODY_LEN_MAX: u32 = 16 * 1024 * 1024;
 
 /// Bytes of a body on the data plane, the payload not counted.
-pub const DATA_BODY_LEN_MAX: u32 = 4 * 1024;
+pub const DATA_BODY_LEN_MAX: u32 = 8 * 1024;
 
 /// Bytes of a path in the cluster, its separators included.
 pub const PATH_LEN_MAX: usize = 4096;
