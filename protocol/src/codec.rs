@@ -125,7 +125,10 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// [`BodyError::Truncated`] if fewer are left.
     pub fn raw(&mut self, len: usize) -> Result<&'a [u8], BodyError> {
-        let (taken, rest) = self.rest.split_at_checked(len).ok_or(BodyError::Truncated)?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(len)
+            .ok_or(BodyError::Truncated)?;
         self.rest = rest;
         Ok(taken)
     }
@@ -292,7 +295,10 @@ impl Field for Epoch {
     }
 
     fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
-        Ok(Self { number: input.take()?, incarnation: input.take()? })
+        Ok(Self {
+            number: input.take()?,
+            incarnation: input.take()?,
+        })
     }
 }
 
@@ -300,7 +306,9 @@ impl Field for RequestId {
     const LEN_MIN: usize = 24;
 
     fn encode(&self, out: &mut Encoder) {
-        out.put(&self.session).put(&self.number).put(&self.lowest_outstanding);
+        out.put(&self.session)
+            .put(&self.number)
+            .put(&self.lowest_outstanding);
     }
 
     fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
@@ -346,7 +354,13 @@ mod tests {
         let body = body.into_bytes();
         assert_eq!(Decoder::new(&body).string(7), Ok("größe"));
         assert_eq!(Decoder::new(&body).string(6), Err(BodyError::TooLong));
-        assert_eq!(Decoder::new(&[2, 0, 0xff, 0xff]).string(7), Err(BodyError::NotUtf8));
-        assert_eq!(Decoder::new(&[3, 0, 0x61]).string(7), Err(BodyError::Truncated));
+        assert_eq!(
+            Decoder::new(&[2, 0, 0xff, 0xff]).string(7),
+            Err(BodyError::NotUtf8)
+        );
+        assert_eq!(
+            Decoder::new(&[3, 0, 0x61]).string(7),
+            Err(BodyError::Truncated)
+        );
     }
 }

@@ -84,7 +84,11 @@ mod tests {
     #[test]
     fn zeros_equal_the_long_way() {
         for len in [0, 1, 2, 3, 255, 65_536, 100_003] {
-            assert_eq!(zeros(len), crc32(&vec![0; usize::try_from(len).unwrap()]), "{len}");
+            assert_eq!(
+                zeros(len),
+                crc32(&vec![0; usize::try_from(len).unwrap()]),
+                "{len}"
+            );
         }
     }
 }

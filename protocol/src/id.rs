@@ -98,7 +98,14 @@ id_u64! {
     StartNonce
 }
 
-shown_in_decimal!(ChunkVersion, Serial, ServerId, FileId, SessionId, StartNumber);
+shown_in_decimal!(
+    ChunkVersion,
+    Serial,
+    ServerId,
+    FileId,
+    SessionId,
+    StartNumber
+);
 
 impl fmt::Display for ChunkHandle {
     /// Sixteen hex digits, as in the name of the chunk's file.
@@ -118,7 +125,8 @@ impl ChunkHandle {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let hex = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        hex.then(|| u64::from_str_radix(text, 16).ok().map(Self)).flatten()
+        hex.then(|| u64::from_str_radix(text, 16).ok().map(Self))
+            .flatten()
     }
 }
 
@@ -145,7 +153,10 @@ pub struct Epoch {
 
 impl Epoch {
     /// No epoch seen yet.
-    pub const NONE: Self = Self { number: 0, incarnation: 0 };
+    pub const NONE: Self = Self {
+        number: 0,
+        incarnation: 0,
+    };
 }
 
 /// Names one mutating request of a session, so that it is done once.
@@ -168,7 +179,13 @@ mod tests {
         let handle = ChunkHandle(0x00ab_cdef);
         assert_eq!(handle.to_string(), "0000000000abcdef");
         assert_eq!(ChunkHandle::parse("0000000000abcdef"), Some(handle));
-        for bad in ["", "abcdef", "0000000000ABCDEF", "+000000000abcdef", "0000000000abcdef0"] {
+        for bad in [
+            "",
+            "abcdef",
+            "0000000000ABCDEF",
+            "+000000000abcdef",
+            "0000000000abcdef0",
+        ] {
             assert_eq!(ChunkHandle::parse(bad), None, "{bad}");
         }
     }

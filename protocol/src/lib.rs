@@ -19,6 +19,14 @@
 
 pub mod codec;
 pub mod crc;
+pub mod deframe;
 pub mod error;
+pub mod handshake;
+pub mod header;
 pub mod id;
+pub mod key;
+pub mod message;
 pub mod size;
+pub mod status;
+pub mod ticket;
+pub mod version;

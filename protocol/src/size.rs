@@ -38,13 +38,64 @@ pub const PATH_LEN_MAX: usize = 4096;
 /// Bytes of one name in a path.
 pub const NAME_LEN_MAX: usize = 255;
 
-/// Replicas that a file may ask for.
+/// Replicas that a file may ask for, and members that a chain may have.
 pub const REPLICAS_MAX: usize = 16;
+
+/// Bytes of an address.
+pub const ADDRESS_LEN_MAX: usize = 300;
+
+/// Bytes of the text in an error body.
+pub const ERROR_TEXT_LEN_MAX: usize = 1024;
+
+/// Folders that a path may lead through.
+pub const PATH_DEPTH_MAX: usize = 255;
+
+/// Chunks that one `AllocateChunks` may ask for.
+pub const ALLOCATE_COUNT_MAX: u16 = 256;
+
+/// Servers that one `AllocateChunks` may exclude.
+pub const EXCLUDE_MAX: usize = 64;
+
+/// Chunks that one `Publish` may name.
+pub const PUBLISH_CHUNKS_MAX: usize = 262_144;
+
+/// Entries in a page of `List`, `ListTrash` or `Fsck`.
+pub const PAGE_LEN_MAX: usize = 10_000;
+
+/// Chunks in one `LocateReply`.
+pub const LOCATE_COUNT_MAX: usize = 4096;
+
+/// Replicas that a `LocateReply` lists for one chunk.
+pub const REPLICAS_LISTED_MAX: usize = 64;
+
+/// Chunkservers that a `ReportReply` can hold.
+pub const SERVERS_MAX: usize = 65_536;
+
+/// Directories of one chunkserver.
+pub const DIRECTORIES_MAX: usize = 256;
+
+/// Ticket keys in force at a time.
+pub const TICKET_KEYS_MAX: usize = 16;
+
+/// Corrupt chunks told in one heartbeat.
+pub const CORRUPT_MAX: usize = 1024;
+
+/// Much-read chunks told in one heartbeat.
+pub const HEAT_MAX: usize = 1024;
+
+/// Chunks in one slice of an inventory.
+pub const HELD_MAX: usize = 4096;
+
+/// Unanswered requests on one control connection.
+pub const REQUESTS_UNANSWERED_MAX: usize = 1024;
+
+/// Unanswered `Read` requests on one data connection.
+pub const READS_UNANSWERED_MAX: usize = 16;
 
 const _: () = assert!(CHUNK_LEN_MAX.is_multiple_of(BLOCK_LEN));
 const _: () = assert!(CHUNK_LEN_MIN.is_multiple_of(BLOCK_LEN));
 const _: () = assert!(PAYLOAD_LEN_MAX.is_multiple_of(BLOCK_LEN));
-const _: () = assert!(PIECES_MAX as u32 == PAYLOAD_LEN_MAX / BLOCK_LEN + 1);
+const _: () = assert!(PIECES_MAX == (PAYLOAD_LEN_MAX / BLOCK_LEN) as usize + 1);
 // The table of a whole chunk's CRCs is exactly one page of the chunk file.
 const _: () = assert!(BLOCKS_PER_CHUNK_MAX * 4 == 4096);
 
@@ -56,15 +107,18 @@ pub const fn blocks_in(len: u32) -> u32 {
 
 /// Number of pieces that `len` bytes at `offset` are cut into: one a block that they touch.
 ///
-/// Zero for an empty range. The sum is taken in 64 bits, so no range overflows.
+/// Zero for an empty range. Nothing is added to the offset, so no range overflows.
 #[must_use]
 pub const fn pieces_in(offset: u32, len: u32) -> u32 {
     if len == 0 {
         return 0;
     }
-    let first = offset as u64 / BLOCK_LEN as u64;
-    let last = (offset as u64 + len as u64 - 1) / BLOCK_LEN as u64;
-    (last - first + 1) as u32
+    // What lies before the first block edge, and the blocks that the rest reaches into.
+    let head = BLOCK_LEN - offset % BLOCK_LEN;
+    match len.checked_sub(head) {
+        None | Some(0) => 1,
+        Some(rest) => 1 + rest.div_ceil(BLOCK_LEN),
+    }
 }
 
 /// The pieces of `len` bytes at `offset`, as lengths in order.
@@ -96,8 +150,17 @@ mod tests {
         assert_eq!(piece_lens(0, 1).collect::<Vec<_>>(), [1]);
         assert_eq!(piece_lens(BLOCK_LEN - 1, 3).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(piece_lens(1, PAYLOAD_LEN_MAX).count(), PIECES_MAX);
-        for (offset, len) in [(0, 0), (0, 1), (65_535, 3), (1, PAYLOAD_LEN_MAX), (65_536, 65_536)] {
-            assert_eq!(piece_lens(offset, len).count(), pieces_in(offset, len) as usize);
+        for (offset, len) in [
+            (0, 0),
+            (0, 1),
+            (65_535, 3),
+            (1, PAYLOAD_LEN_MAX),
+            (65_536, 65_536),
+        ] {
+            assert_eq!(
+                piece_lens(offset, len).count(),
+                pieces_in(offset, len) as usize
+            );
         }
     }
 }

@@ -1,0 +1,321 @@
+//! Structures and enumerations that more than one message has (`spec/messages.md` section 2).
+
+use crate::codec::{Decoder, Encoder, Field};
+use crate::error::BodyError;
+use crate::id::{DirectoryId, FileId, ServerId};
+use crate::size::{ADDRESS_LEN_MAX, PATH_LEN_MAX};
+
+macro_rules! enumeration {
+    ($(#[$doc:meta])* $name:ident { $($(#[$case_doc:meta])* $case:ident = $value:literal $text:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name {
+            $($(#[$case_doc])* $case = $value,)*
+        }
+
+        impl $name {
+            /// Every value, in the order of the numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$case),*];
+
+            /// The value with this number.
+            #[must_use]
+            pub const fn from_number(number: u8) -> Option<Self> {
+                match number {
+                    $($value => Some(Self::$case),)*
+                    _ => None,
+                }
+            }
+
+            /// The number on the wire and on disk.
+            #[must_use]
+            pub const fn number(self) -> u8 {
+                self as u8
+            }
+
+            /// The name in the specification.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$case => $text,)*
+                }
+            }
+        }
+
+        impl Field for $name {
+            const LEN_MIN: usize = 1;
+
+            fn encode(&self, out: &mut Encoder) {
+                out.put(&self.number());
+            }
+
+            fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
+                Self::from_number(input.take()?).ok_or(BodyError::UnknownValue)
+            }
+        }
+    };
+}
+
+pub(super) use enumeration;
+
+enumeration! {
+    /// How safe acknowledged bytes are, on every member that is counted.
+    Level {
+        /// In memory.
+        Memory = 1 "memory",
+        /// On stable storage.
+        Disk = 2 "disk",
+    }
+}
+
+enumeration! {
+    /// What a path names.
+    NodeType {
+        /// A file.
+        File = 1 "file",
+        /// A folder.
+        Folder = 2 "folder",
+    }
+}
+
+enumeration! {
+    /// Where a chunk is in its life.
+    ChunkState {
+        /// Under construction for a pending file.
+        Pending = 1 "pending",
+        /// Takes mutations.
+        Open = 2 "open",
+        /// Never changes again.
+        Sealed = 3 "sealed",
+    }
+}
+
+enumeration! {
+    /// How a directory's disk is.
+    DiskState {
+        /// Takes chunks.
+        Ok = 1 "ok",
+        /// Failed a read, a write or a sync.
+        Failed = 2 "failed",
+        /// Has no room.
+        Full = 3 "full",
+    }
+}
+
+enumeration! {
+    /// How a chunkserver stands with the master.
+    ServerState {
+        /// Heard of lately.
+        Live = 1 "live",
+        /// Silent for `dead_after`.
+        Dead = 2 "dead",
+        /// On its way out, still serving.
+        Draining = 3 "draining",
+        /// On its way out, with nothing left that is needed.
+        Drained = 4 "drained",
+    }
+}
+
+enumeration! {
+    /// What `fsck` can find wrong with a chunk.
+    Finding {
+        /// No good replica.
+        Missing = 1 "missing",
+        /// Fewer good replicas than wanted.
+        UnderReplicated = 2 "under_replicated",
+        /// An old replica of a chunk that is short.
+        Stale = 3 "stale",
+        /// A replica that does not match its CRCs or the log.
+        Corrupt = 4 "corrupt",
+        /// Open, and no member of its last version lives.
+        Unavailable = 5 "unavailable",
+        /// Acknowledged bytes may have been lost.
+        PossibleLoss = 6 "possible_loss",
+    }
+}
+
+enumeration! {
+    /// What a reader met at a replica.
+    ReplicaFault {
+        /// A piece did not match its CRC.
+        CrcMismatch = 1 "crc_mismatch",
+        /// No connection, or it fell silent.
+        Unreachable = 2 "unreachable",
+        /// The server reported a failed disk.
+        MediumFailed = 3 "medium_failed",
+        /// The server has another version than the master said.
+        WrongVersion = 4 "wrong_version",
+    }
+}
+
+enumeration! {
+    /// Which state of a chunk a reader wants.
+    Want {
+        /// A sealed chunk of exactly this version.
+        Sealed = 1 "sealed",
+        /// Any committed state that is new enough.
+        Plain = 2 "plain",
+        /// What the primary confirms to be the newest.
+        Newest = 3 "newest",
+    }
+}
+
+/// Marks of a held chunk, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct HeldFlags(u8);
+
+impl HeldFlags {
+    /// No mark.
+    pub const NONE: Self = Self(0);
+    /// Sealed at `memory` and not synced since.
+    pub const UNSYNCED: Self = Self(1);
+    /// A sync failed; nothing counts as stored.
+    pub const POISONED: Self = Self(2);
+    /// Did not verify.
+    pub const CORRUPT: Self = Self(4);
+
+    /// Both sets of marks.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other`'s marks are here.
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The marks as a number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+}
+
+impl Field for HeldFlags {
+    const LEN_MIN: usize = 1;
+
+    fn encode(&self, out: &mut Encoder) {
+        out.put(&self.0);
+    }
+
+    fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
+        match input.take()? {
+            flags @ 0..=7 => Ok(Self(flags)),
+            _ => Err(BodyError::UnknownValue),
+        }
+    }
+}
+
+/// One member of a chain.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Hop {
+    /// Its id.
+    pub server: ServerId,
+    /// Where its data plane listens, `host:port`.
+    pub data_addr: String,
+}
+
+impl Field for Hop {
+    const LEN_MIN: usize = ServerId::LEN_MIN + 2;
+
+    fn encode(&self, out: &mut Encoder) {
+        out.put(&self.server).string(&self.data_addr);
+    }
+
+    fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
+        Ok(Self {
+            server: input.take()?,
+            data_addr: input.string(ADDRESS_LEN_MAX)?.to_owned(),
+        })
+    }
+}
+
+/// What the namespace knows of a file or a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its id.
+    pub file_id: FileId,
+    /// File or folder.
+    pub node_type: NodeType,
+    /// Bytes; 0 for a folder.
+    pub size: u64,
+    /// Last change, in Unix milliseconds.
+    pub mtime: u64,
+    /// Replicas wanted; 0 for a folder.
+    pub replicas: u8,
+    /// Chunks, holes not counted.
+    pub chunks: u32,
+    /// Whether every chunk is sealed.
+    pub sealed: bool,
+    /// CRC of the whole file when `sealed`; else 0.
+    pub crc32: u32,
+}
+
+impl Field for Node {
+    const LEN_MIN: usize = 8 + 1 + 8 + 8 + 1 + 4 + 1 + 4;
+
+    fn encode(&self, out: &mut Encoder) {
+        out.put(&self.file_id)
+            .put(&self.node_type)
+            .put(&self.size)
+            .put(&self.mtime);
+        out.put(&self.replicas)
+            .put(&self.chunks)
+            .put(&self.sealed)
+            .put(&self.crc32);
+    }
+
+    fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
+        Ok(Self {
+            file_id: input.take()?,
+            node_type: input.take()?,
+            size: input.take()?,
+            mtime: input.take()?,
+            replicas: input.take()?,
+            chunks: input.take()?,
+            sealed: input.take()?,
+            crc32: input.take()?,
+        })
+    }
+}
+
+/// One directory of a chunkserver, and the room on its disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// The directory's id.
+    pub directory_id: DirectoryId,
+    /// Its path on its server.
+    pub path: String,
+    /// Bytes of its file system.
+    pub total: u64,
+    /// Bytes that an ordinary user may still take.
+    pub free: u64,
+    /// Chunks stored.
+    pub chunks: u64,
+    /// How it is.
+    pub state: DiskState,
+}
+
+impl Field for Disk {
+    const LEN_MIN: usize = 16 + 2 + 8 + 8 + 8 + 1;
+
+    fn encode(&self, out: &mut Encoder) {
+        out.put(&self.directory_id)
+            .string(&self.path)
+            .put(&self.total)
+            .put(&self.free);
+        out.put(&self.chunks).put(&self.state);
+    }
+
+    fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
+        Ok(Self {
+            directory_id: input.take()?,
+            path: input.string(PATH_LEN_MAX)?.to_owned(),
+            total: input.take()?,
+            free: input.take()?,
+            chunks: input.take()?,
+            state: input.take()?,
+        })
+    }
+}
