@@ -1,0 +1,496 @@
+//! A control connection: requests in both directions at once (`spec/wire.md` section 4).
+//!
+//! [`Connection`] is the handle that sends: [`Connection::call`] asks and waits for the reply,
+//! [`Connection::reply`] answers what came in. [`Incoming`] yields the peer's requests in order.
+//! Two tasks carry a connection, one a direction; they end with it.
+//!
+//! Everything is bounded. A peer that asks without reading the answers is not read from: at most
+//! [`REQUESTS_UNANSWERED_MAX`] of its requests are in hand, and none is taken while more than
+//! [`QUEUED_BYTES_MAX`] wait to be sent to it. A call waits while as many are unanswered.
+//!
+//! A call has no deadline of its own, and dropping it does not close the connection: the reply
+//! is then thrown away when it comes.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sarsen_protocol::deframe::{Deframer, Frame, any_frame, error_frame, frame};
+use sarsen_protocol::error::FrameError;
+use sarsen_protocol::handshake::{Identity, Peer};
+use sarsen_protocol::key::SecretKey;
+use sarsen_protocol::message::{self, AnyMessage, ErrorBody, Kind, Message, Plane};
+use sarsen_protocol::size::REQUESTS_UNANSWERED_MAX;
+use sarsen_protocol::status::Status;
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+
+pub use crate::hello::ConnectError;
+use crate::{hello, listen};
+
+/// Silence after which the peer is asked whether it is there.
+const PING_AFTER: Duration = Duration::from_secs(10);
+
+/// Silence after which the peer counts as gone.
+const CLOSE_AFTER: Duration = Duration::from_secs(30);
+
+/// How long a connection that ends may take to send what is still queued.
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Bytes waiting to be sent above which nothing more is taken from the peer.
+const QUEUED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The connection ended first; whether the request was done is not known.
+    #[error("the connection was lost")]
+    Closed,
+    /// The peer answered with a failure.
+    #[error("{status}: {}", error.text)]
+    Status {
+        /// What kind of failure.
+        status: Status,
+        /// Its particulars.
+        error: ErrorBody,
+    },
+    /// The answer breaks the protocol.
+    #[error(transparent)]
+    Protocol(#[from] FrameError),
+}
+
+/// A request that the peer sent.
+#[derive(Debug)]
+pub struct Request {
+    /// The number that its reply must carry.
+    pub id: u64,
+    /// What it asks.
+    pub message: AnyMessage,
+}
+
+/// The peer's requests, in the order in which they came.
+#[derive(Debug)]
+pub struct Incoming {
+    requests: mpsc::Receiver<Request>,
+}
+
+impl Incoming {
+    /// The next request; `None` when the connection has ended.
+    pub async fn next(&mut self) -> Option<Request> {
+        self.requests.recv().await
+    }
+}
+
+/// A control connection after its hello. Clones are the same connection.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    id: u64,
+    peer: Peer,
+    calls: Mutex<Calls>,
+    /// A permit an unanswered call of ours.
+    call_permits: Arc<Semaphore>,
+    /// A permit an unanswered request of the peer's.
+    request_permits: Semaphore,
+    queue: mpsc::UnboundedSender<Bytes>,
+    queued_bytes: AtomicUsize,
+    queue_shrank: Notify,
+    closed: watch::Sender<bool>,
+}
+
+/// Our calls that wait for a reply.
+#[derive(Debug, Default)]
+struct Calls {
+    last_id: u64,
+    waiting: HashMap<u64, Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    reply_kind: u16,
+    answer: oneshot::Sender<Frame>,
+    /// Held until the reply is here, also when nobody waits for it any more.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Connection {
+    /// Opens a connection and says hello.
+    ///
+    /// # Errors
+    /// Why there is none, see [`ConnectError`].
+    pub async fn dial(
+        addr: &str,
+        identity: Identity,
+        key: &SecretKey,
+        deadline: Duration,
+    ) -> Result<(Self, Incoming), ConnectError> {
+        let (stream, peer, deframer) =
+            hello::dial(addr, identity, Plane::Control, key, deadline).await?;
+        Ok(Self::start(stream, peer, deframer))
+    }
+
+    /// Takes the hello of a connection that was accepted.
+    ///
+    /// # Errors
+    /// Why the peer is not to be trusted; it was told, as far as it can understand.
+    pub async fn accept(
+        mut stream: TcpStream,
+        identity: Identity,
+        key: &SecretKey,
+    ) -> Result<(Self, Incoming), ConnectError> {
+        let addr = stream
+            .peer_addr()
+            .map_or_else(|_| "a peer".into(), |addr| addr.to_string());
+        listen::tune(&stream).map_err(|source| ConnectError::Io {
+            addr: addr.clone(),
+            source,
+        })?;
+        let (peer, deframer) =
+            hello::accept(&mut stream, &addr, identity, Plane::Control, key).await?;
+        Ok(Self::start(stream, peer, deframer))
+    }
+
+    fn start(stream: TcpStream, peer: Peer, deframer: Deframer) -> (Self, Incoming) {
+        static LAST_ID: AtomicU64 = AtomicU64::new(0);
+        let (queue, queued) = mpsc::unbounded_channel();
+        let (requests, incoming) = mpsc::channel(REQUESTS_UNANSWERED_MAX);
+        let shared = Arc::new(Shared {
+            id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
+            peer,
+            calls: Mutex::default(),
+            call_permits: Arc::new(Semaphore::new(REQUESTS_UNANSWERED_MAX)),
+            request_permits: Semaphore::new(REQUESTS_UNANSWERED_MAX),
+            queue,
+            queued_bytes: AtomicUsize::new(0),
+            queue_shrank: Notify::new(),
+            closed: watch::Sender::new(false),
+        });
+        let (read, write) = stream.into_split();
+        tokio::spawn(write_queue(shared.clone(), queued, write));
+        tokio::spawn(read_frames(shared.clone(), requests, read, deframer));
+        (Self { shared }, Incoming { requests: incoming })
+    }
+
+    /// A number that tells this connection from every other of this process.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.shared.id
+    }
+
+    /// Who the other side is.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.shared.peer
+    }
+
+    /// Whether the connection has ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        *self.shared.closed.borrow()
+    }
+
+    /// Waits until the connection has ended.
+    pub async fn closed(&self) {
+        self.shared.wait_closed().await;
+    }
+
+    /// Ends the connection once what is queued was sent, or could not be for a while.
+    pub fn close(&self) {
+        self.shared.close();
+    }
+
+    /// Says why, then ends the connection.
+    pub fn goodbye(&self, status: Status, text: &str) {
+        self.shared
+            .send(error_frame(Kind::Goodbye, 0, status, &ErrorBody::new(text)).into());
+        self.close();
+    }
+
+    /// Asks, and waits for the reply.
+    ///
+    /// # Errors
+    /// Why there is no answer, see [`CallError`].
+    pub async fn call<R: message::Request>(&self, request: &R) -> Result<R::Reply, CallError> {
+        let permits = self.shared.call_permits.clone();
+        let permit = permits
+            .acquire_owned()
+            .await
+            .map_err(|_| CallError::Closed)?;
+        let answer = self.shared.begin_call(request, permit)?;
+        // The sender goes when the connection ends.
+        let reply = answer.await.map_err(|_| CallError::Closed)?;
+        match reply.header.status {
+            Status::Ok => Ok(reply.message()?),
+            status => Err(CallError::Status {
+                status,
+                error: reply.error()?,
+            }),
+        }
+    }
+
+    /// Answers a request that came in as number `id`, of kind `asked`.
+    ///
+    /// # Panics
+    /// If the answer is not of the kind that the request wants, which is our bug.
+    pub fn reply(&self, id: u64, asked: Kind, answer: Result<AnyMessage, (Status, ErrorBody)>) {
+        let kind = reply_kind(asked);
+        let bytes = match answer {
+            Ok(message) => {
+                assert_eq!(message.kind(), kind, "the reply to {}", asked.name());
+                any_frame(&message, id)
+            }
+            Err((status, error)) => error_frame(kind, id, status, &error),
+        };
+        self.shared.send(bytes.into());
+        self.shared.request_permits.add_permits(1);
+    }
+}
+
+impl Shared {
+    fn calls(&self) -> std::sync::MutexGuard<'_, Calls> {
+        // A panic can't leave the map half changed, so what is there is good.
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin_call<R: message::Request>(
+        &self,
+        request: &R,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<oneshot::Receiver<Frame>, CallError> {
+        let (answer, answered) = oneshot::channel();
+        let mut calls = self.calls();
+        // Looked at under the lock: whoever closes takes the lock afterwards to end all calls.
+        if *self.closed.borrow() {
+            return Err(CallError::Closed);
+        }
+        calls.last_id += 1;
+        let id = calls.last_id;
+        let reply_kind = <R::Reply as Message>::KIND.number();
+        calls.waiting.insert(
+            id,
+            Waiting {
+                reply_kind,
+                answer,
+                _permit: Some(permit),
+            },
+        );
+        drop(calls);
+        self.send(frame(request, id).into());
+        Ok(answered)
+    }
+
+    /// Hands a reply to the call that waits for it.
+    fn end_call(&self, reply: Frame) -> Result<(), FrameError> {
+        let kind = reply.header.kind;
+        let waiting = self.calls().waiting.remove(&reply.header.request_id);
+        match waiting {
+            Some(waiting) if waiting.reply_kind == kind.number() => {
+                // Nobody may be waiting any more, which is theirs to decide.
+                let _ = waiting.answer.send(reply);
+                Ok(())
+            }
+            _ => Err(FrameError::OutOfTurn { kind }),
+        }
+    }
+
+    fn send(&self, bytes: Bytes) {
+        self.queued_bytes.fetch_add(bytes.len(), Ordering::Relaxed);
+        // Fails only when the connection has ended, and then nothing is to be sent.
+        let _ = self.queue.send(bytes);
+    }
+
+    fn ping(&self) {
+        let mut calls = self.calls();
+        calls.last_id += 1;
+        let id = calls.last_id;
+        let (answer, _) = oneshot::channel();
+        let reply_kind = Kind::Pong.number();
+        calls.waiting.insert(
+            id,
+            Waiting {
+                reply_kind,
+                answer,
+                _permit: None,
+            },
+        );
+        drop(calls);
+        self.send(frame(&message::Ping, id).into());
+    }
+
+    fn close(&self) {
+        self.closed.send_replace(true);
+        self.call_permits.close();
+        self.request_permits.close();
+        self.calls().waiting.clear();
+    }
+
+    async fn wait_closed(&self) {
+        let mut closed = self.closed.subscribe();
+        // The sender lives in `self`.
+        let _ = closed.wait_for(|&closed| closed).await;
+    }
+}
+
+/// The kind that answers a request.
+fn reply_kind(asked: Kind) -> Kind {
+    match Kind::from_number(asked.number() + 1) {
+        Some(kind) if !asked.is_reply() => kind,
+        _ => panic!("{} is not a request", asked.name()),
+    }
+}
+
+/// Sends what is queued, several frames at a time, until the connection ends.
+async fn write_queue(
+    shared: Arc<Shared>,
+    mut queued: mpsc::UnboundedReceiver<Bytes>,
+    mut write: OwnedWriteHalf,
+) {
+    const BATCH_MAX: usize = 64;
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    loop {
+        let count = tokio::select! {
+            biased;
+            count = queued.recv_many(&mut batch, BATCH_MAX) => count,
+            () = shared.wait_closed() => 0,
+        };
+        if count == 0 {
+            break;
+        }
+        let sent = tokio::select! {
+            sent = write_all(&mut write, &batch) => sent.is_ok(),
+            () = after_close(&shared) => false,
+        };
+        let len = batch.drain(..).map(|bytes| bytes.len()).sum();
+        shared.queued_bytes.fetch_sub(len, Ordering::Relaxed);
+        shared.queue_shrank.notify_one();
+        if !sent {
+            break;
+        }
+    }
+    shared.close();
+    // The peer may be gone already.
+    let _ = timeout(FLUSH_TIME_MAX, write.shutdown()).await;
+}
+
+/// Ends a while after the connection was closed: what is queued has until then.
+async fn after_close(shared: &Shared) {
+    shared.wait_closed().await;
+    tokio::time::sleep(FLUSH_TIME_MAX).await;
+}
+
+async fn write_all(write: &mut OwnedWriteHalf, batch: &[Bytes]) -> std::io::Result<()> {
+    match batch {
+        [one] => write.write_all(one).await,
+        many if many.iter().map(Bytes::len).sum::<usize>() <= QUEUED_BYTES_MAX / 64 => {
+            write.write_all(&many.concat()).await
+        }
+        many => {
+            for bytes in many {
+                write.write_all(bytes).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Takes the peer's frames until the connection ends.
+async fn read_frames(
+    shared: Arc<Shared>,
+    requests: mpsc::Sender<Request>,
+    read: OwnedReadHalf,
+    deframer: Deframer,
+) {
+    let ended = tokio::select! {
+        ended = Reader { shared: &shared, requests, read, deframer }.run() => ended,
+        () = shared.wait_closed() => Ok(()),
+    };
+    if let Err(error) = ended {
+        tracing::warn!(peer = ?shared.peer.identity.role, %error, "closing a control connection");
+        let body = ErrorBody::new(error.to_string());
+        shared.send(error_frame(Kind::Goodbye, 0, Status::ProtocolError, &body).into());
+    }
+    shared.close();
+}
+
+struct Reader<'a> {
+    shared: &'a Shared,
+    requests: mpsc::Sender<Request>,
+    read: OwnedReadHalf,
+    deframer: Deframer,
+}
+
+impl Reader<'_> {
+    /// Runs until the peer goes (`Ok`) or breaks the protocol.
+    async fn run(mut self) -> Result<(), FrameError> {
+        loop {
+            while let Some(frame) = self.deframer.next_frame()? {
+                if !self.handle(frame).await? {
+                    return Ok(());
+                }
+            }
+            if !self.fill().await {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for bytes, asking a silent peer whether it lives. False when it is gone.
+    async fn fill(&mut self) -> bool {
+        let began = Instant::now();
+        let buffer = self.deframer.buffer();
+        if let Ok(read) = timeout(PING_AFTER, self.read.read_buf(buffer)).await {
+            return read.is_ok_and(|len| len > 0);
+        }
+        self.shared.ping();
+        let read = timeout_at(began + CLOSE_AFTER, self.read.read_buf(buffer)).await;
+        matches!(read, Ok(Ok(len)) if len > 0)
+    }
+
+    /// Takes one frame. False when the connection is to end.
+    async fn handle(&self, frame: Frame) -> Result<bool, FrameError> {
+        let kind = frame.header.kind;
+        if kind.is_hello() {
+            return Err(FrameError::OutOfTurn { kind });
+        }
+        if kind == Kind::Goodbye {
+            let status = frame.header.status;
+            tracing::info!(%status, text = frame.error()?.text, "the peer says goodbye");
+            return Ok(false);
+        }
+        if kind.is_reply() {
+            return self.shared.end_call(frame).map(|()| true);
+        }
+        self.wait_for_room().await;
+        let id = frame.header.request_id;
+        if kind == Kind::Ping {
+            frame.message::<message::Ping>()?;
+            self.shared.send(self::frame(&message::Pong, id).into());
+            return Ok(true);
+        }
+        let message = frame.any_message()?;
+        let Ok(permit) = self.shared.request_permits.acquire().await else {
+            return Ok(false);
+        };
+        // Given back by `Connection::reply`.
+        permit.forget();
+        Ok(self.requests.send(Request { id, message }).await.is_ok())
+    }
+
+    /// Waits while too much is queued for a peer that doesn't read.
+    async fn wait_for_room(&self) {
+        while self.shared.queued_bytes.load(Ordering::Relaxed) > QUEUED_BYTES_MAX {
+            self.shared.queue_shrank.notified().await;
+        }
+    }
+}

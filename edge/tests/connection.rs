@@ -1,0 +1,224 @@
+//! Control connections over loopback: both directions, strangers, and peers that don't read.
+
+use std::time::Duration;
+
+use sarsen_edge::connection::{CallError, ConnectError, Connection, Incoming};
+use sarsen_edge::random;
+use sarsen_protocol::deframe::frame;
+use sarsen_protocol::handshake::{HandshakeError, Identity};
+use sarsen_protocol::id::ClusterId;
+use sarsen_protocol::key::SecretKey;
+use sarsen_protocol::message::{
+    AnyMessage, Capacity, CapacityReply, ErrorBody, Kind, Ping, Role, Start, Stat,
+};
+use sarsen_protocol::status::Status;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn identity(role: Role) -> Identity {
+    Identity {
+        role,
+        cluster_id: ClusterId::NONE,
+        start: Start::default(),
+    }
+}
+
+async fn listener() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    (listener, addr)
+}
+
+async fn pair() -> ((Connection, Incoming), (Connection, Incoming)) {
+    let key = SecretKey::new(random());
+    let (listener, addr) = listener().await;
+    let (accepted, dialled) = tokio::join!(
+        async {
+            let (stream, _) = listener.accept().await.unwrap();
+            Connection::accept(stream, identity(Role::Master), &key)
+                .await
+                .unwrap()
+        },
+        Connection::dial(&addr, identity(Role::Client), &key, DEADLINE),
+    );
+    (accepted, dialled.unwrap())
+}
+
+fn capacity(total: u64) -> CapacityReply {
+    CapacityReply {
+        total,
+        free: 0,
+        used: 0,
+        trash: 0,
+    }
+}
+
+#[tokio::test]
+async fn both_sides_ask_at_once_and_replies_find_their_calls() {
+    let ((master, mut asked), (client, mut ordered)) = pair().await;
+    assert_eq!(client.peer().identity.role, Role::Master);
+    assert_eq!(master.peer().identity.role, Role::Client);
+    let master_side = async {
+        // Answer in the opposite order.
+        let (first, second) = (asked.next().await.unwrap(), asked.next().await.unwrap());
+        assert_eq!(first.message, AnyMessage::Capacity(Capacity));
+        for (request, total) in [(second, 2), (first, 1)] {
+            master.reply(request.id, Kind::Capacity, Ok(capacity(total).into()));
+        }
+        master.call(&Capacity).await
+    };
+    let client_side = async {
+        let order = ordered.next().await.unwrap();
+        let body = ErrorBody::new("no");
+        client.reply(order.id, Kind::Capacity, Err((Status::Unsupported, body)));
+    };
+    let (first, second, pushed, ()) = tokio::join!(
+        client.call(&Capacity),
+        client.call(&Capacity),
+        master_side,
+        client_side
+    );
+    assert_eq!(first.unwrap(), capacity(1));
+    assert_eq!(second.unwrap(), capacity(2));
+    assert!(matches!(
+        pushed,
+        Err(CallError::Status {
+            status: Status::Unsupported,
+            ..
+        })
+    ));
+}
+
+#[tokio::test]
+async fn a_call_ends_with_its_connection() {
+    let ((master, mut asked), (client, _ordered)) = pair().await;
+    let (call, ()) = tokio::join!(client.call(&Capacity), async {
+        asked.next().await.unwrap();
+        master.close();
+    });
+    assert!(matches!(call, Err(CallError::Closed)));
+    assert!(matches!(
+        client.call(&Capacity).await,
+        Err(CallError::Closed)
+    ));
+    assert!(client.is_closed());
+}
+
+#[tokio::test]
+async fn a_call_given_up_leaves_the_connection_good() {
+    let ((master, mut asked), (client, _ordered)) = pair().await;
+    let request = tokio::select! {
+        _ = client.call(&Capacity) => panic!("nobody answered"),
+        request = asked.next() => request.unwrap(),
+    };
+    master.reply(request.id, Kind::Capacity, Ok(capacity(1).into()));
+    let (call, ()) = tokio::join!(client.call(&Capacity), async {
+        let request = asked.next().await.unwrap();
+        master.reply(request.id, Kind::Capacity, Ok(capacity(2).into()));
+    });
+    assert_eq!(call.unwrap(), capacity(2));
+}
+
+#[tokio::test]
+async fn another_key_is_refused_on_both_sides() {
+    let (listener, addr) = listener().await;
+    let other_key = SecretKey::new([2; 32]);
+    let (accepted, dialled) = tokio::join!(
+        async {
+            let (stream, _) = listener.accept().await.unwrap();
+            Connection::accept(stream, identity(Role::Master), &SecretKey::new([1; 32])).await
+        },
+        Connection::dial(&addr, identity(Role::Client), &other_key, DEADLINE),
+    );
+    let error = dialled.unwrap_err();
+    assert!(!error.is_passing());
+    assert!(matches!(
+        error,
+        ConnectError::Handshake {
+            source: HandshakeError::WrongKey,
+            ..
+        }
+    ));
+    // The listener only sees the dialer go: it was told nothing.
+    assert!(accepted.is_err());
+}
+
+/// What a listener sends to somebody who speaks something else.
+async fn answer_to(bytes: &[u8]) -> Vec<u8> {
+    let (listener, addr) = listener().await;
+    let (accepted, answer) = tokio::join!(
+        async {
+            let (stream, _) = listener.accept().await.unwrap();
+            Connection::accept(stream, identity(Role::Master), &SecretKey::new([1; 32])).await
+        },
+        async {
+            let mut stream = TcpStream::connect(&addr).await.unwrap();
+            stream.write_all(bytes).await.unwrap();
+            let mut answer = Vec::new();
+            // A reset is as good an end as a close.
+            let _ = stream.read_to_end(&mut answer).await;
+            answer
+        },
+    );
+    assert!(accepted.is_err());
+    answer
+}
+
+#[tokio::test]
+async fn strangers_are_shown_out() {
+    let mut tls = vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+    tls.resize(517, 0);
+    assert_eq!(answer_to(&tls).await, b"", "a TLS hello");
+    assert_eq!(answer_to(&[0xa5; 4096]).await, b"", "noise");
+    // A good frame before the hello: told what is wrong.
+    let answer = answer_to(&frame(&Ping, 1)).await;
+    assert!(String::from_utf8_lossy(&answer).contains("out of turn"));
+}
+
+#[tokio::test]
+async fn calls_beyond_the_limit_wait_their_turn() {
+    let ((master, mut asked), (client, mut ordered)) = pair().await;
+    let path = "/".repeat(4000);
+    let calls: Vec<_> = (0..3000)
+        .map(|_| {
+            let (client, path) = (client.clone(), path.clone());
+            tokio::spawn(async move { client.call(&Stat { path }).await.map(|_| ()) })
+        })
+        .collect();
+    // Nothing is answered: no more than the limit is ever handed out.
+    let mut taken = Vec::new();
+    while taken.len() < 1024 {
+        taken.push(asked.next().await.unwrap().id);
+    }
+    // A question the other way comes back behind whatever the client had sent by then.
+    let (answer, ()) = tokio::join!(master.call(&Capacity), async {
+        let order = ordered.next().await.unwrap();
+        client.reply(order.id, Kind::Capacity, Ok(capacity(1).into()));
+    });
+    answer.unwrap();
+    let more = tokio::time::timeout(Duration::ZERO, asked.next()).await;
+    assert!(more.is_err(), "a request beyond the limit");
+    // Once answered, the others come.
+    let mut answered = 0;
+    while answered < 3000 {
+        let id = match taken.pop() {
+            Some(id) => id,
+            None => asked.next().await.unwrap().id,
+        };
+        let error = ErrorBody::new("nothing here");
+        master.reply(id, Kind::Stat, Err((Status::NotFound, error)));
+        answered += 1;
+    }
+    for call in calls {
+        let answer = call.await.unwrap();
+        assert!(matches!(
+            answer,
+            Err(CallError::Status {
+                status: Status::NotFound,
+                ..
+            })
+        ));
+    }
+}
