@@ -152,9 +152,9 @@ impl Connection {
         let addr = stream
             .peer_addr()
             .map_or_else(|_| "a peer".into(), |addr| addr.to_string());
-        listen::tune(&stream).map_err(|source| ConnectError::Io {
+        listen::tune(&stream).map_err(|cause| ConnectError::Io {
             addr: addr.clone(),
-            source,
+            cause,
         })?;
         let (peer, deframer) =
             hello::accept(&mut stream, &addr, identity, Plane::Control, key).await?;

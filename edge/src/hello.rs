@@ -19,25 +19,25 @@ use crate::{listen, random};
 /// How long a listener waits for the whole hello (`spec/wire.md` section 2).
 pub const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Why there is no connection.
+/// Why there is no connection. Its text says the cause too.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The system could not connect, or the connection broke during the hello.
-    #[error("no connection to {addr}: {source}")]
+    #[error("no connection to {addr}: {cause}")]
     Io {
         /// Whom to.
         addr: String,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The peer is not to be trusted, or does not trust us.
-    #[error("{addr}: {source}")]
+    #[error("{addr}: {cause}")]
     Handshake {
         /// Whom to.
         addr: String,
         /// What went wrong.
-        source: HandshakeError,
+        cause: HandshakeError,
     },
     /// The peer took too long.
     #[error("{addr} did not answer in time")]
@@ -54,7 +54,7 @@ impl ConnectError {
         use sarsen_protocol::status::Retry;
         match self {
             Self::Io { .. } | Self::Timeout { .. } => true,
-            Self::Handshake { source, .. } => source.status().retry() != Retry::Never,
+            Self::Handshake { cause, .. } => cause.status().retry() != Retry::Never,
         }
     }
 }
@@ -66,10 +66,10 @@ impl Explain for ConnectError {
 
     fn hint(&self) -> Option<String> {
         use sarsen_protocol::status::Status;
-        let Self::Handshake { source, .. } = self else {
+        let Self::Handshake { cause, .. } = self else {
             return Some("check that it runs, and its address".into());
         };
-        let hint = match source.status() {
+        let hint = match cause.status() {
             Status::WrongKey => "give the key of that cluster with --key-file",
             Status::WrongCluster => "check the address of the master, and the --dir",
             Status::WrongPlane => "check the port: each server has one for control, one for data",
@@ -97,7 +97,7 @@ pub async fn dial_data(
         // A listener has nothing to say on the data plane before it is asked.
         true => Err(ConnectError::Handshake {
             addr: addr.to_owned(),
-            source: FrameError::OutOfTurn {
+            cause: FrameError::OutOfTurn {
                 kind: Kind::HelloDone,
             }
             .into(),
@@ -162,8 +162,8 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
             Ok((peer, deframer))
         }
         Ok(Err(error)) => {
-            if let HelloError::Handshake(source) = &error
-                && let Some(farewell) = refusal(answering, source)
+            if let HelloError::Handshake(cause) = &error
+                && let Some(farewell) = refusal(answering, cause)
             {
                 // The connection ends here whether or not the peer still listens.
                 let _ = stream.write_all(&farewell).await;
@@ -190,8 +190,8 @@ impl HelloError {
     fn at(self, addr: &str) -> ConnectError {
         let addr = addr.to_owned();
         match self {
-            Self::Io(source) => ConnectError::Io { addr, source },
-            Self::Handshake(source) => ConnectError::Handshake { addr, source },
+            Self::Io(cause) => ConnectError::Io { addr, cause },
+            Self::Handshake(cause) => ConnectError::Handshake { addr, cause },
         }
     }
 }

@@ -137,7 +137,7 @@ async fn another_key_is_refused_on_both_sides() {
     assert!(matches!(
         error,
         ConnectError::Handshake {
-            source: HandshakeError::WrongKey,
+            cause: HandshakeError::WrongKey,
             ..
         }
     ));
