@@ -4,7 +4,8 @@
 //! ([`args`]) and settings ([`settings`]), start a log ([`log`]), find the cluster's key
 //! ([`key`]), listen ([`listen`]), say that they are ready and wait to be told to end
 //! ([`daemon`]); and when something is wrong they say so in the same two lines and exit codes
-//! ([`exit`]). They talk over a [`connection`] after a [`hello`]. [`address`] is `HOST:PORT` as people write it.
+//! ([`exit`]). They talk over a [`connection`] after a [`hello`], and give
+//! out the same documents ([`json`]). [`address`] is `HOST:PORT` as people write it.
 //!
 //! Nothing here knows what a chunk is. The cores never import this crate.
 
@@ -18,6 +19,7 @@ pub mod connection;
 pub mod daemon;
 pub mod exit;
 pub mod hello;
+pub mod json;
 pub mod key;
 pub mod listen;
 pub mod log;
