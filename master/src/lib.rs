@@ -1,1 +1,10 @@
-//! Under construction.
+//! The master of a Sarsen cluster: names, chunk metadata, placement.
+//!
+//! [`core`] is a pure state machine. What touches a socket, a file or a clock is behind the
+//! feature `edge`, and drives it.
+
+#![forbid(unsafe_code)]
+
+pub mod core;
+#[cfg(feature = "edge")]
+pub mod oplog;
