@@ -25,10 +25,14 @@ pub mod checkpoint;
 pub mod directory;
 pub mod entry;
 pub mod error;
+#[cfg(test)]
+mod faulty;
 pub mod folder;
 mod names;
 pub mod recover;
 pub mod segment;
+#[cfg(test)]
+mod tests;
 pub mod writer;
 
 pub use append::{Appender, LogOptions};
