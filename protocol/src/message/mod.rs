@@ -264,6 +264,17 @@ macro_rules! table {
                     Self::$reply(message)
                 }
             }
+
+            impl TryFrom<AnyMessage> for $reply {
+                type Error = AnyMessage;
+
+                fn try_from(message: AnyMessage) -> Result<Self, AnyMessage> {
+                    match message {
+                        AnyMessage::$reply(reply) => Ok(reply),
+                        other => Err(other),
+                    }
+                }
+            }
         )*
     };
 }
