@@ -81,12 +81,6 @@ pub enum KeyError {
         /// What the system said.
         source: io::Error,
     },
-    /// The system has no random bytes to give.
-    #[error("the system gives no random bytes for a key")]
-    NoRandomness {
-        /// What the system said.
-        source: getrandom::Error,
-    },
     /// The folder in which keys are left can't be trusted.
     #[error("the folder {} {fault}, so no key in it is used", path.display())]
     FolderUntrusted {
@@ -129,7 +123,7 @@ impl Explain for KeyError {
             Self::Unreadable { source, .. }
             | Self::Unwritable { source, .. }
             | Self::FolderUnusable { source, .. } => Exit::of_io(source),
-            Self::NoRandomness { .. } | Self::FolderUntrusted { .. } => Exit::Failed,
+            Self::FolderUntrusted { .. } => Exit::Failed,
             Self::NotFound { .. } => Exit::Unavailable,
         }
     }
@@ -161,7 +155,7 @@ impl Explain for KeyError {
                  leaves its key; for any other use --key-file FILE"
                     .to_owned(),
             ),
-            Self::Unreadable { .. } | Self::Unwritable { .. } | Self::NoRandomness { .. } => None,
+            Self::Unreadable { .. } | Self::Unwritable { .. } => None,
         }
     }
 }
@@ -170,10 +164,9 @@ impl Explain for KeyError {
 ///
 /// # Errors
 ///
-/// [`KeyError::AlreadyExists`] when the name is taken, [`KeyError::Unwritable`],
-/// [`KeyError::NoRandomness`].
+/// [`KeyError::AlreadyExists`] when the name is taken, [`KeyError::Unwritable`].
 pub fn generate(path: &Path) -> Result<SecretKey, KeyError> {
-    let key = random()?;
+    let key = SecretKey::new(crate::random());
     let (file, folder) = write_beside(path, &key)?;
     file.persist_noclobber(path)
         .map_err(|error| match error.error.kind() {
@@ -273,13 +266,6 @@ pub fn obtain(key_file: Option<&Path>, masters: &[SocketAddr]) -> Result<SecretK
     Err(KeyError::NotFound {
         masters: masters.to_owned(),
     })
-}
-
-/// A new key from the system's random source.
-fn random() -> Result<SecretKey, KeyError> {
-    let mut bytes = [0; KEY_LEN];
-    getrandom::fill(&mut bytes).map_err(|source| KeyError::NoRandomness { source })?;
-    Ok(SecretKey::new(bytes))
 }
 
 /// Reads a key file's content; `None` for anything but a key.

@@ -1,7 +1,6 @@
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-use super::super::random;
 use super::*;
 
 fn mode_of(path: &Path) -> u32 {
@@ -10,6 +9,10 @@ fn mode_of(path: &Path) -> u32 {
 
 fn uid_of(path: &Path) -> u32 {
     fs::metadata(path).expect("exists").uid()
+}
+
+fn random_key() -> SecretKey {
+    SecretKey::new(crate::random())
 }
 
 fn control(text: &str) -> SocketAddr {
@@ -22,7 +25,7 @@ fn a_published_key_is_found_by_address_and_goes_with_its_guard() {
     let folders = KeyFolders::new(uid_of(temporary.path()), None, temporary.path());
     let address = control("127.0.0.1:7400");
     assert_eq!(folders.find(address).expect("nothing wrong"), None);
-    let key = random().expect("random");
+    let key = random_key();
     let published = folders.publish(address, &key).expect("publishes");
     assert_eq!(mode_of(published.path()), 0o600);
     assert_eq!(mode_of(published.path().parent().expect("a folder")), 0o700);
@@ -45,7 +48,7 @@ fn a_master_that_ends_leaves_its_successors_key() {
     let temporary = tempfile::tempdir().expect("a folder");
     let folders = KeyFolders::new(uid_of(temporary.path()), None, temporary.path());
     let address = control("[::1]:7400");
-    let key = random().expect("random");
+    let key = random_key();
     // The same key, as after a restart: what counts is who wrote the file.
     let first = folders.publish(address, &key).expect("publishes");
     let second = folders.publish(address, &key).expect("publishes");
@@ -65,7 +68,7 @@ fn the_runtime_folder_comes_first_and_the_temporary_one_is_looked_into_too() {
     let both = KeyFolders::new(uid, Some(runtime.path()), temporary.path());
     let only_temporary = KeyFolders::new(uid, None, temporary.path());
     let (session, service) = (control("127.0.0.1:1"), control("127.0.0.1:2"));
-    let key = random().expect("random");
+    let key = random_key();
     let by_session = both.publish(session, &key).expect("publishes");
     assert!(by_session.path().starts_with(runtime.path().join("sarsen")));
     let by_service = only_temporary.publish(service, &key).expect("publishes");
@@ -100,7 +103,7 @@ fn a_folder_that_can_not_be_trusted_is_neither_written_nor_read() {
         let folders = KeyFolders::new(uid, None, temporary.path());
         prepare(&temporary.path().join(format!("sarsen-{uid}")));
         let address = control("127.0.0.1:7400");
-        let key = random().expect("random");
+        let key = random_key();
         let faults = [
             folders.publish(address, &key).map(drop),
             folders.find(address).map(drop),
