@@ -1,0 +1,303 @@
+"""messages.md: every message, by its kind."""
+
+from .fields import (
+    ADDRESS, BOOL, EMPTY, EPOCH, PATH, REQUEST, REQUEST_OR_NONE, U8, U16, U32, U64,
+    Array, Bytes, Enum, Flags, Int, ListOf, Rejected, Reserved, Struct, Text, whole,
+)
+from .wire import (
+    BLOCK, CONTROL, DATA, ERROR_BODY, HELLO, HELLO_PROOF, HELLO_REPLY, MIB, PLACES, TICKET,
+    check_pieces,
+)
+
+# Section 2.
+
+LEVEL = Enum({1: "memory", 2: "disk"})
+NODE_TYPE = Enum({1: "file", 2: "folder"})
+CHUNK_STATE = Enum({1: "pending", 2: "open", 3: "sealed"})
+DISK_STATE = Enum({1: "ok", 2: "failed", 3: "full"})
+SERVER_STATE = Enum({1: "live", 2: "dead", 3: "draining", 4: "drained"})
+FINDING = Enum({
+    1: "missing", 2: "under_replicated", 3: "stale", 4: "corrupt", 5: "unavailable",
+    6: "possible_loss",
+})
+REPLICA_FAULT = Enum({1: "crc_mismatch", 2: "unreachable", 3: "medium_failed", 4: "wrong_version"})
+WANT = Enum({1: "sealed", 2: "plain", 3: "newest"})
+
+HOP = Struct(("server", U64), ("data_addr", ADDRESS))
+NODE = Struct(
+    ("file_id", U64), ("type", NODE_TYPE), ("size", U64), ("mtime", U64), ("replicas", U8),
+    ("chunks", U32), ("sealed", BOOL), ("crc32", U32),
+)
+DISK = Struct(
+    ("directory_id", Bytes(16)), ("path", PATH), ("total", U64), ("free", U64), ("chunks", U64),
+    ("state", DISK_STATE),
+)
+
+NAME = Text(255)
+PAGE = Int(4, 1, 10_000)
+CHAIN_MOST = 16
+
+
+def ids(*names):
+    """Fields that are all `u64`."""
+    return tuple((name, U64) for name in names)
+
+
+# Sections 4 to 6.
+
+ALLOCATION = Struct(
+    ("index", U32), *ids("handle", "version"), ("ticket", TICKET),
+    ("chain", ListOf(HOP, CHAIN_MOST)),
+)
+SEALED_CHUNK = Struct(
+    ("index", U32), *ids("handle", "version"), ("length", U32), ("crc32", U32),
+    ("servers", ListOf(U64, 16)),
+)
+
+# Sections 7 and 8.
+
+ENTRY = Struct(("name", NAME), ("node", NODE))
+REPLICA = Struct(("server", U64), ("control_addr", ADDRESS), ("data_addr", ADDRESS))
+LOCATED_CHUNK = Struct(
+    ("index", U32), *ids("handle", "version"), ("length", U32), ("crc32", U32),
+    ("state", CHUNK_STATE), ("primary", U64), ("ticket", TICKET), ("replicas", ListOf(REPLICA, 64)),
+)
+TRASH_ENTRY = Struct(("entry", U64), ("path", PATH), ("deleted", U64), ("node", NODE))
+FINDING_ROW = Struct(
+    ("finding", FINDING), ("handle", U64), ("path", PATH), ("want", U8), ("have", U8),
+    ("server", U64),
+)
+SERVER = Struct(
+    ("id", U64), ("control_addr", ADDRESS), ("data_addr", ADDRESS), ("http_addr", ADDRESS),
+    ("rack", NAME), ("state", SERVER_STATE), ("last_heartbeat", U32), ("disks", ListOf(DISK, 256)),
+)
+
+# Section 9.
+
+
+def check_directory(value):
+    if value["disk"]["directory_id"] != value["directory_id"]:
+        raise Rejected("out_of_bounds")
+
+
+
+
+DIRECTORY = Struct(
+    ("directory_id", Bytes(16)), *ids("start_number", "start_nonce"), ("disk", DISK),
+    *ids("highest_handle", "highest_version"), check=check_directory,
+)
+TICKET_KEY = Struct(("key_id", U32), ("key", Bytes(32)))
+VERDICT = Struct(("directory_id", Bytes(16)), ("status", U16))
+DISK_BEAT = Struct(("disk", DISK), ("beat_age", U32))
+CORRUPT_CHUNK = Struct(*ids("handle", "version"), ("directory_id", Bytes(16)))
+HEAT = Struct(("handle", U64), ("reads", U32))
+HELD_CHUNK = Struct(
+    *ids("handle", "version", "serial"), ("length", U32), ("crc32", U32), ("state", CHUNK_STATE),
+    ("flags", Flags(7)), ("file_id", U64), ("index", U32),
+)
+
+# Sections 10 to 13.
+
+ORDER = Struct(("epoch", EPOCH), *ids("handle", "version"))
+CRCS = Array(U32, PLACES)
+MEMBER_LEVEL = Struct(("server", U64), ("level", LEVEL))
+
+
+def check_write_open(value):
+    if value["position"] >= len(value["chain"]):
+        raise Rejected("out_of_bounds")
+
+
+def check_read(value):
+    if value["offset"] + value["length"] > 64 * MIB:
+        raise Rejected("out_of_bounds")
+
+
+def check_write_data(value, given):
+    if given["payload_len"] == 0:
+        raise Rejected("out_of_bounds")
+    check_pieces(value, given["payload_len"])
+
+
+def check_read_data(value, given):
+    length = value["chunk_length"]
+    end = value["offset"] + given["payload_len"]
+    if given["payload_len"] == 0:
+        right = value["offset"] >= length
+    else:
+        right = end == length or (end < length and end % BLOCK == 0)
+    if not right:
+        raise Rejected("out_of_bounds")
+    check_pieces(value, given["payload_len"])
+
+
+BOTH = (CONTROL, DATA)
+ON_CONTROL = (CONTROL,)
+ON_DATA = (DATA,)
+
+
+class Message:
+    """A kind of section 1: its name, planes and body."""
+
+    def __init__(self, name, planes, body, check=None):
+        self.name, self.planes, self.body, self.check = name, planes, body, check
+        self.payload = check is not None
+
+    def decode(self, data, given):
+        value = whole(self.body, data)
+        if self.check:
+            self.check(value, given)
+        return value
+
+    def encode(self, value, _given):
+        return self.body.encode(value)
+
+
+def _pair(table, kind, planes, request, request_body, reply, reply_body):
+    table[kind] = Message(request, planes, request_body)
+    table[kind + 1] = Message(reply, planes, reply_body)
+
+
+def _connection(table):
+    _pair(table, 0x0002, BOTH, "Hello", HELLO, "HelloReply", HELLO_REPLY)
+    _pair(table, 0x0004, BOTH, "HelloProof", HELLO_PROOF, "HelloDone", EMPTY)
+    table[0x0006] = Message("Goodbye", BOTH, ERROR_BODY)
+    _pair(table, 0x0008, ON_CONTROL, "Ping", EMPTY, "Pong", EMPTY)
+
+
+def _changes(table):
+    def pair(kind, request, fields, reply, reply_fields):
+        _pair(table, kind, ON_CONTROL, request, Struct(*fields), reply, Struct(*reply_fields))
+
+    mutating = ("request", REQUEST)
+    pair(0x0100, "OpenSession", [("nonce", Bytes(16)), ("name", NAME)],
+         "SessionOpened", [
+             ("session", U64), ("expiry", U32), ("chunk_size", U32), ("replicas", U8),
+             ("min_replicas", U8), ("lease", U32)])
+    pair(0x0102, "KeepSession", [("session", U64)], "SessionKept", [])
+    pair(0x0104, "CloseSession", [("session", U64)], "SessionClosed", [])
+    pair(0x0110, "MakeFolder", [mutating, ("path", PATH), ("parents", BOOL)],
+         "FolderMade", [("file_id", U64)])
+    pair(0x0112, "CreatePending", [
+             mutating, ("path", PATH), ("replicas", Int(1, 0, 16)), ("level", LEVEL),
+             ("force", BOOL), ("parents", BOOL)],
+         "PendingCreated", [("file_id", U64), ("chunk_size", U32), ("replicas", U8)])
+    pair(0x0114, "AllocateChunks", [
+             ("session", U64), ("file_id", U64), ("first_index", U32), ("count", Int(2, 1, 256)),
+             ("fewest", U8), ("exclude", ListOf(U64, 64))],
+         "ChunksAllocated", [("chunks", ListOf(ALLOCATION, 256))])
+    pair(0x0116, "Publish", [
+             mutating, ("file_id", U64), ("path", PATH), ("force", BOOL), ("purge", BOOL),
+             ("parents", BOOL), ("size", U64), ("chunks", ListOf(SEALED_CHUNK, 262_144))],
+         "Published", [("node", NODE)])
+    pair(0x0118, "AbortPending", [mutating, ("file_id", U64)], "PendingAborted", [])
+    pair(0x011A, "Rename", [mutating, ("source", PATH), ("target", PATH)], "Renamed", [])
+    pair(0x011C, "Remove", [mutating, ("path", PATH), ("recursive", BOOL), ("purge", BOOL)],
+         "Removed", ids("files", "bytes"))
+    pair(0x011E, "RestoreTrash", [mutating, ("entry", U64), ("target", PATH)],
+         "TrashRestored", [("path", PATH)])
+    pair(0x0120, "EmptyTrash", [mutating, ("entry", U64)], "TrashEmptied", ids("entries", "bytes"))
+
+
+def _questions(table):
+    def pair(kind, request, fields, reply, reply_fields):
+        _pair(table, kind, ON_CONTROL, request, Struct(*fields), reply, Struct(*reply_fields))
+
+    pair(0x0130, "Stat", [("path", PATH)], "StatReply", [("node", NODE)])
+    pair(0x0132, "List", [("path", PATH), ("after", NAME), ("limit", PAGE)],
+         "ListReply", [("entries", ListOf(ENTRY, 10_000)), ("more", BOOL)])
+    pair(0x0134, "Locate", [
+             ("path", PATH), ("file_id", U64), ("first_index", U32), ("count", Int(4, 1, 4096))],
+         "LocateReply", [
+             ("node", NODE), ("chunk_size", U32), ("slots", U32),
+             ("chunks", ListOf(LOCATED_CHUNK, 4096))])
+    pair(0x0136, "Usage", [("path", PATH)],
+         "UsageReply", ids("files", "folders", "bytes", "stored"))
+    pair(0x0138, "Capacity", [], "CapacityReply", ids("total", "free", "used", "trash"))
+    pair(0x013A, "ListTrash", [("after", U64), ("limit", PAGE)],
+         "TrashListed", [("entries", ListOf(TRASH_ENTRY, 10_000)), ("more", BOOL)])
+    pair(0x013C, "Fsck", [("path", PATH), ("after", U64), ("limit", PAGE)],
+         "FsckReply", [
+             *ids("files", "chunks"), ("findings", ListOf(FINDING_ROW, 10_000)), ("next", U64),
+             ("more", BOOL)])
+    pair(0x013E, "Report", [],
+         "ReportReply", [
+             ("epoch", EPOCH), ("safe_mode", BOOL), ("read_only", BOOL),
+             ("servers", ListOf(SERVER, 65_536))])
+    pair(0x0140, "ReportReplica", [*ids("handle", "version", "server"), ("fault", REPLICA_FAULT)],
+         "ReplicaReported", [])
+
+
+def _chunkservers(table):
+    def pair(kind, request, fields, reply, reply_fields):
+        _pair(table, kind, ON_CONTROL, request, Struct(*fields), reply, Struct(*reply_fields))
+
+    pair(0x0200, "Register", [
+             ("server_id", U64), ("control_addr", ADDRESS), ("data_addr", ADDRESS),
+             ("http_addr", ADDRESS), ("rack", NAME), ("epoch", EPOCH),
+             ("directories", ListOf(DIRECTORY, 256))],
+         "Registered", [
+             ("server_id", U64), ("epoch", EPOCH), ("chunk_size", U32), ("heartbeat", U32),
+             ("suspect_after", U32), ("dead_after", U32), ("lease", U32),
+             ("ticket_keys", ListOf(TICKET_KEY, 16)), ("directories", ListOf(VERDICT, 256))])
+    pair(0x0202, "Heartbeat", [
+             *ids("server_id", "sequence"), ("disks", ListOf(DISK_BEAT, 256)),
+             ("corrupt", ListOf(CORRUPT_CHUNK, 1024)), ("heat", ListOf(HEAT, 1024)), ("load", U32)],
+         "HeartbeatReply", [("epoch", EPOCH)])
+    pair(0x0204, "Inventory", [
+             ("directory_id", Bytes(16)), ("sequence", U64), ("full", BOOL), ("first", BOOL),
+             ("last", BOOL), ("held", ListOf(HELD_CHUNK, 4096)), ("gone", ListOf(U64, 4096))],
+         "InventoryTaken", [("resend", BOOL)])
+    _pair(table, 0x0210, ON_CONTROL, "DeleteChunk", ORDER, "ChunkDeleted", EMPTY)
+    pair(0x0212, "VerifyChunk", ORDER.fields,
+         "ChunkVerified", [("good", BOOL), ("length", U32), ("crc32", U32)])
+    pair(0x0300, "ChunkStatus", [("ticket", TICKET), ("handle", U64)],
+         "ChunkStatusReply", [
+             *ids("version", "serial"), ("length", U32), ("crc32", U32), ("state", CHUNK_STATE)])
+    pair(0x0302, "ChunkCrcs", [
+             ("ticket", TICKET), *ids("handle", "version"), ("first_block", U32),
+             ("count", Int(4, 1, 1024))],
+         "ChunkCrcsReply", [("length", U32), ("crcs", ListOf(U32, 1024))])
+
+
+def _streams(table):
+    write_open = Struct(
+        ("ticket", TICKET), *ids("handle", "version", "file_id"), ("index", U32),
+        ("room", Int(4, 0, 64 * MIB)), *ids("begin_serial", "lock_token"), ("level", LEVEL),
+        ("position", U8), ("chain", ListOf(HOP, CHAIN_MOST, fewest=1)), check=check_write_open,
+    )
+    _pair(table, 0x0400, ON_DATA, "WriteOpen", write_open, "WriteOpened", EMPTY)
+    write_data = Struct(
+        *ids("handle", "version", "serial", "commit_mark"), ("request", REQUEST_OR_NONE),
+        ("offset", U32), ("level", LEVEL), ("piece_count", Int(1, 1, PLACES)), (None, Reserved(2)),
+        ("crcs", CRCS), (None, Reserved(28)),
+    )
+    table[0x0402] = Message("WriteData", ON_DATA, write_data, check_write_data)
+    write_ack = Struct(*ids("serial", "commit_mark"), ("level", LEVEL), ("copies", U8))
+    table[0x0403] = Message("WriteAck", ON_DATA, write_ack)
+    write_seal = Struct(
+        *ids("handle", "version"), ("length", Int(4, 0, 64 * MIB)), ("crc32", U32), ("level", LEVEL)
+    )
+    write_sealed = Struct(("length", U32), ("crc32", U32), ("members", ListOf(MEMBER_LEVEL, 16)))
+    _pair(table, 0x0404, ON_DATA, "WriteSeal", write_seal, "WriteSealed", write_sealed)
+    table[0x0406] = Message("Read", ON_DATA, Struct(
+        ("ticket", TICKET), *ids("handle", "version", "serial"), ("want", WANT),
+        ("offset", Int(4, step=BLOCK)), ("length", Int(4, 1)), check=check_read,
+    ))
+    read_data = Struct(
+        *ids("handle", "version", "serial"), ("chunk_length", U32), ("offset", Int(4, step=BLOCK)),
+        ("state", CHUNK_STATE), ("last", BOOL), ("piece_count", Int(1, 0, PLACES)),
+        (None, Reserved(1)), ("crcs", CRCS), (None, Reserved(24)),
+    )
+    table[0x0407] = Message("ReadData", ON_DATA, read_data, check_read_data)
+
+
+def all_messages():
+    """Kind to message, for every row of section 1."""
+    table = {}
+    for part in (_connection, _changes, _questions, _chunkservers, _streams):
+        part(table)
+    return table
+
+
+MESSAGES = all_messages()
