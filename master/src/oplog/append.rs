@@ -22,9 +22,9 @@ use super::segment::{SEGMENT_START, SegmentHeader};
 /// What may be chosen about the files. The defaults are right outside of tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
-    /// An entry that would reach beyond this begins the next segment.
+    /// An entry that would reach beyond this begins the next segment; 64 KiB to 1 GiB.
     pub segment_len: u64,
-    /// A segment's file grows to multiples of this.
+    /// A segment's file grows to multiples of this; not 0.
     ///
     /// Zeros are written ahead together with a batch, so that most syncs find the file's length
     /// unchanged and write no metadata. Measured on ext4, syncs a second of 256 bytes and of

@@ -224,7 +224,7 @@ impl Recovery {
         let torn_tail = end.torn.map(|fault| TornTail {
             file: segment.name.clone(),
             offset: segment.end,
-            index: self.reached.index + 1,
+            index: self.reached.index.saturating_add(1),
             fault,
         });
         let (reached, time_ms) = (self.reached, self.reached_time_ms);
@@ -286,11 +286,7 @@ impl Recovery {
                 proof,
             });
         }
-        let torn = self
-            .segment
-            .take_blank_end(&self.reached)
-            .is_err()
-            .then_some(fault);
+        let torn = (!self.segment.ends_blank(&self.reached)).then_some(fault);
         self.end = Some(LogEnd { torn });
         Ok(())
     }
@@ -401,22 +397,15 @@ impl OpenSegment {
         Ok((position, entry))
     }
 
-    /// Looks whether nothing but a mark and zeros stand behind the last entry, and believes the mark.
-    fn take_blank_end(&mut self, last: &Position) -> Result<(), EntryFault> {
-        let rest = self.rest();
-        let mark = decode_header(rest).ok().filter(|header| {
+    /// Whether nothing but a mark and zeros stand behind the last entry.
+    fn ends_blank(&self, last: &Position) -> bool {
+        let is_mark = decode_header(self.rest()).is_ok_and(|header| {
             header.kind.is_none()
-                && header.place.index == last.index + 1
+                && header.place.index == last.index.saturating_add(1)
                 && header.place.chain_before == last.chain
         });
-        let zeros_from = if mark.is_some() { HEADER_LEN } else { 0 };
-        if rest.iter().skip(zeros_from).any(|&byte| byte != 0) {
-            return Err(EntryFault::Absent);
-        }
-        if let Some(mark) = mark {
-            self.prove(mark.place.synced_index);
-        }
-        Ok(())
+        let zeros_from = if is_mark { HEADER_LEN } else { 0 };
+        self.rest().iter().skip(zeros_from).all(|&byte| byte == 0)
     }
 
     /// Entries up to `synced_index` are on stable storage.

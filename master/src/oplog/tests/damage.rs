@@ -132,9 +132,11 @@ fn a_hole_in_an_unsynced_batch_is_a_torn_tail() {
     change(&disk, FIRST, |bytes| {
         bytes[offset_of(8)..offset_of(9)].fill(0)
     });
-    let mut log = start(&disk).unwrap();
+    let log = start(&disk).unwrap();
     assert_eq!(log.entries.len(), 7);
     assert_eq!(log.torn_tail.unwrap().fault, EntryFault::Absent);
+    let mut log = start(&disk).unwrap();
+    assert_eq!(log.torn_tail, None, "it was cut off");
     // What goes on there is found, and nothing of the old entry 9 behind it.
     log.appender.append(&[entry(8, BODY_LEN)]).unwrap();
     let log = start(&disk).unwrap();
@@ -244,6 +246,26 @@ fn entries_in_the_wrong_order_are_refused() {
 }
 
 #[test]
+fn an_entry_of_another_history_is_refused() {
+    let (disk, _) = three_batches();
+    let other = Disk::default();
+    let batch = [2, 2, 3, 4].map(|number| entry(number, BODY_LEN));
+    start(&other).unwrap().appender.append(&batch).unwrap();
+    let foreign = other.read(FIRST)[offset_of(2)..offset_of(3)].to_vec();
+    change(&disk, FIRST, |bytes| {
+        bytes[offset_of(2)..offset_of(3)].copy_from_slice(&foreign)
+    });
+    let Damage::Entry {
+        index: 2,
+        fault: EntryFault::ChainBroken,
+        ..
+    } = damage(&disk)
+    else {
+        panic!("another damage");
+    };
+}
+
+#[test]
 fn a_log_that_ends_before_its_checkpoint_is_refused() {
     let (disk, log) = three_batches();
     let entries: Vec<_> = (1..=6).map(|number| entry(number, BODY_LEN)).collect();
@@ -347,11 +369,12 @@ fn a_checkpoint_of_several_pieces_comes_back() {
         entries
     );
     let name = checkpoint_name(1);
-    let cases: [(fn(&mut Vec<u8>), FormatError); 4] = [
+    type Spoil = fn(&mut Vec<u8>);
+    let cases: [(Spoil, FormatError); 4] = [
         (|bytes| bytes.truncate(2_000_000), FormatError::Truncated),
         (|bytes| bytes.push(0), FormatError::TrailingBytes),
         (|bytes| bytes[1_500_000] ^= 1, FormatError::PieceCrcWrong),
-        (swap_first_pieces, FormatError::BodyCrcWrong),
+        (|bytes| swap_first_pieces(bytes), FormatError::BodyCrcWrong),
     ];
     for (spoil, error) in cases {
         let disk = disk.copy();
@@ -360,7 +383,7 @@ fn a_checkpoint_of_several_pieces_comes_back() {
     }
 }
 
-fn swap_first_pieces(bytes: &mut Vec<u8>) {
+fn swap_first_pieces(bytes: &mut [u8]) {
     let piece = 8 + 1024 * 1024;
     let (first, second) = bytes[128..128 + 2 * piece].split_at_mut(piece);
     first.swap_with_slice(second);
