@@ -1,1 +1,4 @@
-//! Under construction.
+//! The chunkserver (under construction).
+
+#[cfg(feature = "edge")]
+pub mod store;

@@ -1,0 +1,241 @@
+//! One chunk's file and its header: reading it, and writing the next generation
+//! (`spec/chunk-file.md` sections 4, 5, 10.4, 10.6).
+//!
+//! Invariant: a slot is overwritten only when the other one is valid and stable. It is kept in
+//! one place, [`ChunkFile::put_header`]. Whoever calls it holds the chunk's turn.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sarsen_protocol::crc::{combine, crc32};
+use sarsen_protocol::id::{ChunkHandle, ClusterId, DirectoryId};
+use sarsen_protocol::size::BLOCK_LEN;
+
+use super::crc_page::{self, CrcPageError};
+use super::error::{Operation, StoreError};
+use super::header::{FoundHeader, Header, decode_page};
+use super::layout::{
+    CRC_PAGE_LEN, CRC_PAGE_POSITION, DATA_POSITION, HEADER_PAGE_LEN, chunk_path, slot_position,
+};
+use super::region::{Region, Tree};
+
+/// Blocks that reading back takes in one read: 1 MiB.
+const BLOCKS_PER_READ: u32 = 16;
+
+/// Whose a chunk file has to be to belong to a directory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owner {
+    pub(super) cluster_id: ClusterId,
+    pub(super) directory_id: DirectoryId,
+}
+
+/// An open chunk file, with the header that counts.
+#[derive(Debug)]
+pub(super) struct ChunkFile {
+    pub(super) region: Arc<dyn Region>,
+    pub(super) path: PathBuf,
+    pub(super) header: Header,
+    /// The other slot was damaged when the file was opened.
+    pub(super) doubtful: bool,
+    /// The slot that counts is on stable storage.
+    pub(super) header_stable: bool,
+}
+
+/// What reading a chunk back showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadBack {
+    /// CRC of the data that was read; of no meaning if some of it could not be read.
+    pub crc32: u32,
+    /// Blocks that don't match their CRC, or that the medium didn't give.
+    pub bad_blocks: Vec<u32>,
+    /// What is wrong with the CRC page, if it doesn't match the header. No blocks are looked at
+    /// then: there is nothing to compare them with.
+    pub crc_page_error: Option<CrcPageError>,
+}
+
+impl ReadBack {
+    /// Whether everything matched.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.bad_blocks.is_empty() && self.crc_page_error.is_none()
+    }
+}
+
+impl ChunkFile {
+    /// Opens a chunk's file and reads its header page.
+    ///
+    /// # Errors
+    /// No such file, no header that counts, another chunk's or another directory's file.
+    pub(super) fn open(
+        tree: &dyn Tree,
+        handle: ChunkHandle,
+        owner: Owner,
+        header_stable: bool,
+    ) -> Result<Self, StoreError> {
+        let path = tree.root().join(chunk_path(handle));
+        let region = tree
+            .open(&chunk_path(handle))
+            .map_err(|source| match source.kind() {
+                std::io::ErrorKind::NotFound => StoreError::NotFound { handle },
+                _ => StoreError::io(Operation::Open, path.clone(), source),
+            })?;
+        let mut page = [0; HEADER_PAGE_LEN];
+        region
+            .read_at(&mut page, 0)
+            .map_err(|source| StoreError::io(Operation::Read, path.clone(), source))?;
+        // A file that ends early reads as blank from there on, which is what it is.
+        let FoundHeader { header, doubtful } =
+            decode_page(&page).map_err(|error| StoreError::HeaderDamaged { handle, error })?;
+        if header.handle != handle
+            || header.cluster_id != owner.cluster_id
+            || header.directory_id != owner.directory_id
+        {
+            return Err(StoreError::OtherFile { handle });
+        }
+        Ok(Self {
+            region,
+            path,
+            header,
+            doubtful,
+            header_stable,
+        })
+    }
+
+    /// Writes the next generation of the header; it is stable only after [`Self::sync`].
+    ///
+    /// # Errors
+    /// Those of the medium; `self` then still has the header from before.
+    pub(super) fn put_header(
+        &mut self,
+        change: impl FnOnce(&mut Header),
+    ) -> Result<(), StoreError> {
+        // The slot to be overwritten holds the generation before this one, if there was one.
+        if self.header.generation > 1 && !self.header_stable {
+            self.sync()?;
+        }
+        let mut next = self.header.clone();
+        change(&mut next);
+        next.generation += 1;
+        self.region
+            .write_at(&next.encode(), slot_position(next.generation))
+            .map_err(|source| self.error(Operation::Write, source))?;
+        self.header = next;
+        self.header_stable = false;
+        Ok(())
+    }
+
+    /// Makes the file's content stable, its header included.
+    ///
+    /// # Errors
+    /// Those of the medium. The caller must not call again as if nothing had happened.
+    pub(super) fn sync(&mut self) -> Result<(), StoreError> {
+        self.region
+            .sync()
+            .map_err(|source| self.error(Operation::Sync, source))?;
+        self.header_stable = true;
+        Ok(())
+    }
+
+    /// Reads the CRCs of the blocks, and checks that the file is as long as its header says.
+    ///
+    /// # Errors
+    /// Those of the medium, or what is wrong with page or file.
+    pub(super) fn read_crcs(&self) -> Result<Box<[u32]>, StoreError> {
+        let handle = self.header.handle;
+        let len = self
+            .region
+            .file_len()
+            .map_err(|source| self.error(Operation::Read, source))?;
+        if len < DATA_POSITION + u64::from(self.header.length) {
+            return Err(StoreError::FileTooShort { handle });
+        }
+        let mut page = [0; CRC_PAGE_LEN];
+        self.region
+            .read_at(&mut page, CRC_PAGE_POSITION)
+            .map_err(|source| self.error(Operation::Read, source))?;
+        self.decode_crcs(&page)
+            .map_err(|error| StoreError::CrcPageDamaged { handle, error })
+    }
+
+    fn decode_crcs(&self, page: &[u8]) -> Result<Box<[u32]>, CrcPageError> {
+        let Header {
+            length,
+            data_crc32,
+            crc_page_crc32,
+            ..
+        } = self.header;
+        crc_page::decode(page, length, data_crc32, crc_page_crc32)
+    }
+
+    /// Reads all data and compares each block. What the medium doesn't give is bad, not an error.
+    pub(super) fn read_back(&self) -> ReadBack {
+        let mut found = ReadBack {
+            crc32: 0,
+            bad_blocks: Vec::new(),
+            crc_page_error: None,
+        };
+        let mut page = [0; CRC_PAGE_LEN];
+        let read = self
+            .region
+            .read_at(&mut page, CRC_PAGE_POSITION)
+            .unwrap_or(0);
+        let crcs = match self.decode_crcs(page.split_at(read).0) {
+            Ok(crcs) => crcs,
+            Err(error) => {
+                return ReadBack {
+                    crc_page_error: Some(error),
+                    ..found
+                };
+            }
+        };
+        let mut buf = vec![0; (BLOCKS_PER_READ * BLOCK_LEN) as usize];
+        let mut left = self.header.length as usize;
+        let mut block: u32 = 0;
+        for expected in crcs.chunks(BLOCKS_PER_READ as usize) {
+            let wanted = left.min(buf.len());
+            left -= wanted;
+            self.compare_blocks(buf.split_at_mut(wanted).0, block, expected, &mut found);
+            block += BLOCKS_PER_READ;
+        }
+        found
+    }
+
+    /// Reads `buf.len()` bytes from `first_block` on and compares them with their blocks' CRCs.
+    fn compare_blocks(
+        &self,
+        buf: &mut [u8],
+        first_block: u32,
+        expected: &[u32],
+        found: &mut ReadBack,
+    ) {
+        let position = DATA_POSITION + u64::from(first_block) * u64::from(BLOCK_LEN);
+        let read = match self.region.read_at(buf, position) {
+            Ok(read) => read,
+            // One bad sector fails the whole read: take the blocks one by one to name it.
+            Err(_) if expected.len() > 1 => {
+                let blocks = buf.chunks_mut(BLOCK_LEN as usize).zip(expected);
+                for (block, (bytes, crc)) in (first_block..).zip(blocks) {
+                    self.compare_blocks(bytes, block, std::slice::from_ref(crc), found);
+                }
+                return;
+            }
+            Err(_) => 0,
+        };
+        let mut rest = read;
+        let blocks = buf.chunks(BLOCK_LEN as usize).zip(expected);
+        for (block, (bytes, &crc)) in (first_block..).zip(blocks) {
+            let is_there = bytes.len() <= rest;
+            rest = rest.saturating_sub(bytes.len());
+            let computed = crc32(bytes);
+            found.crc32 = combine(found.crc32, computed, bytes.len() as u64);
+            if !is_there || computed != crc {
+                found.bad_blocks.push(block);
+            }
+        }
+    }
+
+    /// An error of the medium on this file.
+    pub(super) fn error(&self, operation: Operation, source: std::io::Error) -> StoreError {
+        StoreError::io(operation, self.path.clone(), source)
+    }
+}

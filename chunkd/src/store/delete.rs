@@ -1,0 +1,122 @@
+//! Deleting by order: a rename into the holding folder, which is emptied later
+//! (`spec/chunk-file.md` section 10.7).
+//!
+//! The store deletes nothing by itself. An order is checked against the file's own header, not
+//! against what memory says of it. Orders come in batches, so that one sync of a folder serves
+//! all chunks that left it.
+
+use std::collections::BTreeSet;
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
+
+use super::chunk_file::ChunkFile;
+use super::directory::{Directory, io_error};
+use super::error::{Operation, StoreError};
+use super::layout::{DELETED_FOLDER, chunk_path, deleted_path, folder_of};
+use super::table::lock;
+
+impl Directory {
+    /// Deletes chunks of these versions, durably; a result for each, in order.
+    ///
+    /// Readers that have a chunk open keep it.
+    ///
+    /// # Errors
+    /// One by one: [`StoreError::NotFound`], [`StoreError::OtherVersion`], what is wrong with the
+    /// header, those of the medium. After [`StoreError::Io`] of a sync the chunk is gone, but
+    /// might come back after a power cut.
+    pub fn delete(&self, orders: &[(ChunkHandle, ChunkVersion)]) -> Vec<Result<(), StoreError>> {
+        let moved: Vec<_> = orders
+            .iter()
+            .map(|&(handle, version)| self.put_aside(handle, version))
+            .collect();
+        let folders: BTreeSet<String> = orders
+            .iter()
+            .zip(&moved)
+            .filter(|(_, moved)| moved.is_ok())
+            .map(|(&(handle, _), _)| folder_of(handle))
+            .collect();
+        let unsynced: BTreeSet<String> = self.sync_left(folders);
+        let result = |(&(handle, _), moved): (&(ChunkHandle, _), Result<(), StoreError>)| {
+            moved?;
+            match unsynced.contains(&folder_of(handle)) {
+                true => Err(StoreError::DirectoryPoisoned),
+                false => Ok(()),
+            }
+        };
+        orders.iter().zip(moved).map(result).collect()
+    }
+
+    /// Deletes a file whose header is damaged, and which therefore has no version to compare.
+    ///
+    /// # Errors
+    /// [`StoreError::NotDamaged`], [`StoreError::NotFound`], those of the medium.
+    pub fn delete_damaged(&self, handle: ChunkHandle) -> Result<(), StoreError> {
+        let mut turn = self.table.turn(handle);
+        match ChunkFile::open(&*self.tree, handle, self.owner(), true) {
+            Ok(_) => return Err(StoreError::NotDamaged { handle }),
+            Err(StoreError::HeaderDamaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.rename_away(handle, ChunkVersion::NONE)?;
+        turn.remove();
+        lock(&self.readable).remove(handle);
+        lock(&self.problems).retain(|problem| problem.handle != Some(handle));
+        self.sync_folder(DELETED_FOLDER)?;
+        self.sync_folder(&folder_of(handle))
+    }
+
+    /// Removes what deletes put aside; how many files that were.
+    ///
+    /// # Errors
+    /// Those of the medium; what was removed until then is gone.
+    pub fn empty_deleted(&self) -> Result<usize, StoreError> {
+        let names = self
+            .tree
+            .list(DELETED_FOLDER)
+            .map_err(|source| io_error(&*self.tree, Operation::Open, DELETED_FOLDER, source))?;
+        for name in &names {
+            let path = format!("{DELETED_FOLDER}/{name}");
+            self.tree
+                .remove(&path)
+                .map_err(|source| io_error(&*self.tree, Operation::Remove, &path, source))?;
+        }
+        Ok(names.len())
+    }
+
+    /// Checks one order and renames the file; not durable yet.
+    fn put_aside(&self, handle: ChunkHandle, asked: ChunkVersion) -> Result<(), StoreError> {
+        let mut turn = self.table.turn(handle);
+        let file = ChunkFile::open(&*self.tree, handle, self.owner(), true)?;
+        let held = file.header.version;
+        if held != asked {
+            return Err(StoreError::OtherVersion {
+                handle,
+                held,
+                asked,
+            });
+        }
+        self.rename_away(handle, held)?;
+        turn.remove();
+        lock(&self.readable).remove(handle);
+        lock(&self.problems).retain(|problem| problem.handle != Some(handle));
+        Ok(())
+    }
+
+    fn rename_away(&self, handle: ChunkHandle, version: ChunkVersion) -> Result<(), StoreError> {
+        let from = chunk_path(handle);
+        self.tree
+            .rename(&from, &deleted_path(handle, version))
+            .map_err(|source| io_error(&*self.tree, Operation::Rename, &from, source))
+    }
+
+    /// Makes the renames stable; the folders for which that failed.
+    fn sync_left(&self, folders: BTreeSet<String>) -> BTreeSet<String> {
+        if !folders.is_empty() && self.sync_folder(DELETED_FOLDER).is_err() {
+            return folders;
+        }
+        folders
+            .into_iter()
+            .filter(|folder| self.sync_folder(folder).is_err())
+            .collect()
+    }
+}

@@ -1,0 +1,62 @@
+//! Chunks on disk (`spec/chunk-file.md`).
+//!
+//! A [`Directory`] is one `--dir`: locked, with an `IDENTITY`, a table of the chunks in it, and a
+//! bounded cache of those that are open for reading. The store separates bookkeeping from bulk
+//! I/O: it says where bytes go and whether they count, and the data plane moves them with the
+//! descriptor that it is given.
+//!
+//! Read in this order:
+//!
+//! - [`layout`], [`header`], [`crc_page`], [`identity`]: where things lie, and the bytes;
+//! - [`region`]: the seam to the disk;
+//! - [`chunk_file`]: one file and its two header slots; [`table`]: all of them in memory;
+//! - [`directory`], [`scan`]: opening a directory;
+//! - [`pending`], [`seal`]: a chunk comes into being; [`readable`], [`cache`], [`map`]: it is read;
+//!   [`upkeep`]: it is verified; [`delete`]: it goes.
+//!
+//! Invariants: sealed data never changes. A header slot is overwritten only when the other is
+//! valid and stable. A failed sync is never tried again: it poisons what it covered. Nothing is
+//! deleted without an order. No lock is held over data I/O.
+//!
+//! Left out on purpose: open chunks (the journal and the patches), clones, id tables. Their fields
+//! are in the format. What a crash leaves at each step stands in the spec, section 10.
+
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)
+)]
+
+mod cache;
+mod chunk_file;
+pub mod crc_page;
+mod delete;
+mod directory;
+mod error;
+pub mod header;
+pub mod identity;
+pub mod layout;
+mod map;
+mod pending;
+mod readable;
+pub mod region;
+mod scan;
+mod seal;
+mod table;
+mod upkeep;
+
+pub use chunk_file::ReadBack;
+pub use directory::{Directory, Start};
+pub use error::{Operation, StoreError};
+pub use header::Flags;
+pub use identity::{Adoption, Identity};
+pub use map::{Mapping, View};
+pub use pending::{NewChunk, PendingChunk, data_position};
+pub use readable::ReadableChunk;
+pub use region::Space;
+pub use scan::{Problem, ProblemKind};
+pub use seal::{SealClaim, SealOutcome};
+pub use table::InventoryEntry;
+pub use upkeep::ReadFrom;
+
+#[cfg(test)]
+mod tests;

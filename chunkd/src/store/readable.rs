@@ -1,0 +1,157 @@
+//! A sealed chunk as readers use it: its CRCs in memory, its data by descriptor or mapping.
+//!
+//! What is read is not looked at here: whoever asked verifies it with [`ReadableChunk::block_crcs`].
+//! Opened chunks are cached, as many as the directory was told; one in use outlives its place in
+//! the cache, and its file's deletion.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
+use sarsen_protocol::message::ChunkState;
+
+use super::chunk_file::ChunkFile;
+use super::directory::Directory;
+use super::error::{Operation, StoreError};
+use super::map::Mapping;
+use super::pending::data_position;
+use super::region::Region;
+use super::seal::check_usable;
+use super::table::lock;
+
+/// A sealed chunk, opened.
+#[derive(Debug)]
+pub struct ReadableChunk {
+    /// The chunk's name.
+    pub handle: ChunkHandle,
+    /// Its version.
+    pub version: ChunkVersion,
+    /// The last mutation in it.
+    pub serial: Serial,
+    /// Sealed, today.
+    pub state: ChunkState,
+    /// Bytes of data.
+    pub length: u32,
+    /// CRC of the data.
+    pub crc32: u32,
+    /// CRC of each block; of the last one, over the bytes that are there.
+    pub block_crcs: Box<[u32]>,
+    region: Arc<dyn Region>,
+    mapping: Option<Mapping>,
+}
+
+impl ReadableChunk {
+    /// The descriptor to read from, at [`data_position`]; `None` if the store is not on real
+    /// files (tests).
+    #[must_use]
+    pub fn file(&self) -> Option<&Arc<File>> {
+        self.region.file()
+    }
+
+    /// The mapped data; `None` if there is none, or if the store is not on real files.
+    #[must_use]
+    pub fn mapping(&self) -> Option<&Mapping> {
+        self.mapping.as_ref()
+    }
+
+    /// Reads data at `offset`, blocking; how much there was.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    pub fn read_at(&self, buf: &mut [u8], offset: u32) -> Result<usize, StoreError> {
+        let left = self.length.saturating_sub(offset) as usize;
+        let wanted = buf.len().min(left);
+        let (wanted, _) = buf.split_at_mut(wanted);
+        self.region
+            .read_at(wanted, data_position(offset))
+            .map_err(|source| {
+                let path = super::layout::chunk_path(self.handle).into();
+                StoreError::io(Operation::Read, path, source)
+            })
+    }
+}
+
+impl Directory {
+    /// A chunk that is open already; never blocks on the disk.
+    #[must_use]
+    pub fn find_readable(&self, handle: ChunkHandle) -> Option<Arc<ReadableChunk>> {
+        lock(&self.readable).find(handle)
+    }
+
+    /// Opens a sealed chunk for reading, or finds it open.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::OtherState`] if it isn't sealed;
+    /// [`StoreError::Corrupt`] and [`StoreError::Poisoned`] for marks it has; what is wrong with
+    /// its header or CRC page, which marks it corrupt; those of the medium.
+    pub fn open_for_read(&self, handle: ChunkHandle) -> Result<Arc<ReadableChunk>, StoreError> {
+        if let Some(found) = self.find_readable(handle) {
+            return Ok(found);
+        }
+        let version = self.check_readable(handle)?;
+        let opened = match self.load_readable(handle) {
+            Ok(loaded) => Arc::new(loaded),
+            Err(error) => {
+                if is_damage(&error) {
+                    self.mark_corrupt(handle, version)?;
+                }
+                return Err(error);
+            }
+        };
+        lock(&self.readable).put(handle, Arc::clone(&opened));
+        // A mark or a deletion changes the table first and then the cache: whichever came while
+        // the chunk was being opened is seen here, or has taken it out again.
+        if let Err(error) = self.check_readable(handle) {
+            lock(&self.readable).remove(handle);
+            return Err(error);
+        }
+        Ok(opened)
+    }
+
+    fn check_readable(&self, handle: ChunkHandle) -> Result<ChunkVersion, StoreError> {
+        let held = self
+            .table
+            .held(handle)
+            .ok_or(StoreError::NotFound { handle })?;
+        check_usable(&held, None)?;
+        match held.entry.state {
+            ChunkState::Sealed => Ok(held.entry.version),
+            state => Err(StoreError::OtherState { handle, state }),
+        }
+    }
+
+    fn load_readable(&self, handle: ChunkHandle) -> Result<ReadableChunk, StoreError> {
+        // Nothing is written through this opening, so whether the header is stable is no matter.
+        let file = ChunkFile::open(&*self.tree, handle, self.owner(), false)?;
+        let block_crcs = file.read_crcs()?;
+        let mapping = match file.region.file() {
+            Some(descriptor) if file.header.length > 0 => {
+                let mapped = Mapping::new(descriptor, file.header.length);
+                Some(mapped.map_err(|source| file.error(Operation::Map, source))?)
+            }
+            _ => None,
+        };
+        Ok(ReadableChunk {
+            handle,
+            version: file.header.version,
+            serial: file.header.serial,
+            state: file.header.state,
+            length: file.header.length,
+            crc32: file.header.data_crc32,
+            block_crcs,
+            region: file.region,
+            mapping,
+        })
+    }
+}
+
+/// Whether the medium gave something else than what was written.
+fn is_damage(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::HeaderDamaged { .. }
+            | StoreError::CrcPageDamaged { .. }
+            | StoreError::FileTooShort { .. }
+            | StoreError::OtherFile { .. }
+    )
+}

@@ -1,0 +1,231 @@
+//! What a directory holds, in memory: an entry a chunk, and who may change a chunk's file.
+//!
+//! A directory holds a million chunks, so an entry keeps only what the inventory tells; the rest
+//! of a header is read from the file when it is needed. The one lock is held for lookups alone,
+//! never over I/O. Whoever changes a chunk's header, or moves its file, first takes the chunk's
+//! [`Turn`]: others who want the same chunk wait, other chunks go on.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, Serial};
+use sarsen_protocol::message::ChunkState;
+
+use super::chunk_file::ChunkFile;
+use super::header::Flags;
+use super::pending::PendingChunk;
+
+/// Takes a lock, also after a panic elsewhere: what is under our locks is whole between calls.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the inventory tells of one chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InventoryEntry {
+    /// Its name.
+    pub handle: ChunkHandle,
+    /// Its version.
+    pub version: ChunkVersion,
+    /// The last mutation in it.
+    pub serial: Serial,
+    /// Bytes of data; 0 while it is pending.
+    pub length: u32,
+    /// CRC of the data; 0 while it is pending.
+    pub crc32: u32,
+    /// Pending, open or sealed.
+    pub state: ChunkState,
+    /// Its marks.
+    pub flags: Flags,
+    /// The file that it was made for.
+    pub file_id: FileId,
+    /// Its place in that file.
+    pub index: u32,
+    /// Found sealed by this start, but unsynced or doubtful: it must not be counted before
+    /// [`super::Directory::sync_unsynced`] has read it back.
+    pub needs_read_back: bool,
+}
+
+/// An entry, and what only the store needs to know.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) entry: InventoryEntry,
+    /// The slot that counts is on stable storage.
+    pub(super) header_stable: bool,
+    /// Sealed before this start, and not read back and synced since.
+    pub(super) from_earlier_start: bool,
+}
+
+impl Held {
+    /// What a file's header says of the chunk.
+    pub(super) fn of(file: &ChunkFile, from_earlier_start: bool) -> Self {
+        let header = &file.header;
+        let needs_read_back = header.state == ChunkState::Sealed
+            && (file.doubtful || (from_earlier_start && header.flags.unsynced));
+        Self {
+            entry: InventoryEntry {
+                handle: header.handle,
+                version: header.version,
+                serial: header.serial,
+                length: header.length,
+                crc32: header.data_crc32,
+                state: header.state,
+                flags: header.flags,
+                file_id: header.file_id,
+                index: header.index,
+                needs_read_back,
+            },
+            header_stable: file.header_stable,
+            from_earlier_start,
+        }
+    }
+}
+
+/// All chunks of a directory.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    chunks: Mutex<Chunks>,
+    given_back: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Chunks {
+    held: BTreeMap<ChunkHandle, Held>,
+    pending: HashMap<ChunkHandle, Arc<PendingChunk>>,
+    turns: HashSet<ChunkHandle>,
+}
+
+impl Table {
+    /// A table of what a start found.
+    pub(super) fn new(held: impl IntoIterator<Item = Held>) -> Self {
+        let held = held
+            .into_iter()
+            .map(|held| (held.entry.handle, held))
+            .collect();
+        Self {
+            chunks: Mutex::new(Chunks {
+                held,
+                ..Chunks::default()
+            }),
+            given_back: Condvar::new(),
+        }
+    }
+
+    /// Waits until nobody else changes the chunk, and keeps others from it until dropped.
+    ///
+    /// Nobody may take a second turn while holding one.
+    pub(super) fn turn(&self, handle: ChunkHandle) -> Turn<'_> {
+        let mut chunks = lock(&self.chunks);
+        while !chunks.turns.insert(handle) {
+            chunks = self
+                .given_back
+                .wait(chunks)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        Turn {
+            table: self,
+            handle,
+        }
+    }
+
+    /// The chunk, as it is now.
+    pub(super) fn held(&self, handle: ChunkHandle) -> Option<Held> {
+        lock(&self.chunks).held.get(&handle).cloned()
+    }
+
+    /// Up to `max` entries with higher handles than `after`, in order.
+    pub(super) fn inventory(&self, after: Option<ChunkHandle>, max: usize) -> Vec<InventoryEntry> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        lock(&self.chunks)
+            .held
+            .range((from, Bound::Unbounded))
+            .take(max)
+            .map(|(_, held)| held.entry.clone())
+            .collect()
+    }
+
+    /// The handles of the chunks that fit.
+    pub(super) fn handles(&self, fits: impl Fn(&InventoryEntry) -> bool) -> Vec<ChunkHandle> {
+        let chunks = lock(&self.chunks);
+        chunks
+            .held
+            .values()
+            .map(|held| &held.entry)
+            .filter(|e| fits(e))
+            .map(|e| e.handle)
+            .collect()
+    }
+
+    /// How many chunks there are, and the highest handle and version among them.
+    pub(super) fn extent(&self) -> (usize, ChunkHandle, ChunkVersion) {
+        let chunks = lock(&self.chunks);
+        let handle = chunks
+            .held
+            .last_key_value()
+            .map(|(&handle, _)| handle)
+            .unwrap_or_default();
+        let versions = chunks.held.values().map(|held| held.entry.version);
+        (
+            chunks.held.len(),
+            handle,
+            versions.max().unwrap_or_default(),
+        )
+    }
+}
+
+/// The right to change one chunk's header, place and entry; given back on drop.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    table: &'a Table,
+    handle: ChunkHandle,
+}
+
+impl Turn<'_> {
+    /// Whose turn it is.
+    pub(super) fn handle(&self) -> ChunkHandle {
+        self.handle
+    }
+
+    /// The chunk's entry.
+    pub(super) fn held(&self) -> Option<Held> {
+        self.table.held(self.handle)
+    }
+
+    /// The chunk as it is being written, if this start began it and it was not sealed yet.
+    pub(super) fn pending(&self) -> Option<Arc<PendingChunk>> {
+        lock(&self.table.chunks).pending.get(&self.handle).cloned()
+    }
+
+    /// Puts the chunk's entry in, or in place of the old one.
+    pub(super) fn put(&mut self, held: Held) {
+        lock(&self.table.chunks).held.insert(self.handle, held);
+    }
+
+    /// Puts a chunk in that begins to be written.
+    pub(super) fn put_pending(&mut self, pending: Arc<PendingChunk>, held: Held) {
+        let mut chunks = lock(&self.table.chunks);
+        chunks.pending.insert(self.handle, pending);
+        chunks.held.insert(self.handle, held);
+    }
+
+    /// The chunk is no longer being written.
+    pub(super) fn close_pending(&mut self) {
+        if let Some(pending) = lock(&self.table.chunks).pending.remove(&self.handle) {
+            pending.abandon();
+        }
+    }
+
+    /// Takes the chunk out.
+    pub(super) fn remove(&mut self) {
+        self.close_pending();
+        lock(&self.table.chunks).held.remove(&self.handle);
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        lock(&self.table.chunks).turns.remove(&self.handle);
+        self.table.given_back.notify_all();
+    }
+}

@@ -1,0 +1,7 @@
+//! The store's tests: its promises over every kind of tree, at every crash, and its vectors.
+
+mod conformance;
+mod crash;
+mod faulty;
+mod heap;
+mod scenario;

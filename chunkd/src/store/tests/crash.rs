@@ -1,0 +1,387 @@
+//! Stops a workload at every write and sync in turn, lets the power fail or the process die,
+//! opens the directory again, and compares it with what had been acknowledged
+//! (`spec/chunk-file.md` section 11). Then the same with every sync failing in turn.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use sarsen_protocol::id::{ChunkHandle, Epoch, StartNumber};
+use sarsen_protocol::message::{ChunkState, Level};
+
+use super::super::header::HeaderError;
+use super::super::region::Tree;
+use super::super::{Directory, ProblemKind, ReadFrom, StoreError};
+use super::faulty::{Faults, FaultyTree};
+use super::scenario::{ADOPTION, START, Sample};
+
+const EPOCH: Epoch = Epoch {
+    number: 4,
+    incarnation: 0xabc,
+};
+
+/// Enough to meet subsets of both kinds; 0 and 1 are the extremes.
+const SEEDS: std::ops::Range<u64> = 0..6;
+
+/// What the workload was told is done.
+#[derive(Debug, Default)]
+struct Acknowledged {
+    adopted: bool,
+    obeyed: bool,
+    start_number: StartNumber,
+    disk: BTreeSet<ChunkHandle>,
+    memory: BTreeSet<ChunkHandle>,
+    deleted: BTreeSet<ChunkHandle>,
+    /// Deletes that were begun: their chunks may be there or not.
+    maybe_deleted: BTreeSet<ChunkHandle>,
+}
+
+fn samples() -> BTreeMap<ChunkHandle, Sample> {
+    let lens = [5_000, 1, 70_000, 140_000, 0, 9_000, 3_000];
+    (1..)
+        .zip(lens)
+        .map(|(n, len)| Sample::new(n, len))
+        .map(|s| (s.handle, s))
+        .collect()
+}
+
+/// Does a little of everything, goes on after errors, and says what was acknowledged.
+fn run_workload(tree: &Arc<dyn Tree>) -> Acknowledged {
+    let mut done = Acknowledged::default();
+    for _ in 0..2 {
+        let Ok(directory) = Directory::open_tree(Arc::clone(tree), &START) else {
+            return done;
+        };
+        done.start_number = directory.identity().start_number;
+        done.adopted |= directory.adopt(ADOPTION).is_ok();
+        done.obeyed |= directory.obey_epoch(EPOCH).is_ok();
+        write_and_delete(&directory, &mut done);
+    }
+    done
+}
+
+/// The chunks' lives. In a second start it finds what the first one left.
+fn write_and_delete(directory: &Directory, done: &mut Acknowledged) {
+    let samples: Vec<Sample> = samples().into_values().collect();
+    let [whole, unsynced, settled, verified, deleted, raised, pending] = &samples[..] else {
+        unreachable!("seven samples")
+    };
+    for (sample, level) in [
+        (whole, Level::Disk),
+        (settled, Level::Memory),
+        (verified, Level::Disk),
+        (deleted, Level::Disk),
+        (raised, Level::Memory),
+    ] {
+        store(directory, done, sample, level);
+    }
+    for (handle, result) in directory.sync_unsynced() {
+        if result.is_ok() {
+            done.disk.insert(handle);
+        }
+    }
+    // Verification and marks write headers too; what they say is not promised.
+    for now in [1_000, 2_000, 3_000] {
+        let _ = directory.verify(verified.handle, ReadFrom::Cache, now);
+    }
+    done.maybe_deleted.insert(deleted.handle);
+    if directory.delete(&[(deleted.handle, deleted.version)])[0].is_ok() {
+        done.deleted.insert(deleted.handle);
+    }
+    let _ = directory.empty_deleted();
+    store(directory, done, unsynced, Level::Memory);
+    store(directory, done, raised, Level::Disk);
+    let _ = pending.write(directory, 1000);
+}
+
+fn store(directory: &Directory, done: &mut Acknowledged, sample: &Sample, level: Level) {
+    if done.maybe_deleted.contains(&sample.handle) {
+        return;
+    }
+    let stored = match sample.store(directory, level) {
+        // It is there already: the client asks for the seal again.
+        Err(StoreError::AlreadyExists { .. }) => sample.seal(directory, level),
+        stored => stored,
+    };
+    match stored.map(|outcome| outcome.level) {
+        Ok(Level::Disk) => done.disk.insert(sample.handle),
+        Ok(Level::Memory) => done.memory.insert(sample.handle),
+        Err(_) => false,
+    };
+}
+
+/// What came between the workload and the next start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crash {
+    PowerCut,
+    Kill,
+    /// Either of them, after a sync that failed: chunks may be marked, but not wrong.
+    AfterFailedSync,
+}
+
+/// Opens what is left and compares it with what was acknowledged.
+fn check(tree: FaultyTree, done: &Acknowledged, crash: Crash, context: &str) {
+    let tree: Arc<dyn Tree> = Arc::new(tree);
+    let directory = Directory::open_tree(tree, &START).expect(context);
+    let identity = directory.identity();
+    assert!(identity.start_number > done.start_number, "{context}");
+    assert!(
+        !done.adopted || identity.adoption == Some(ADOPTION),
+        "{context}"
+    );
+    assert!(!done.obeyed || identity.epoch == EPOCH, "{context}");
+    for problem in directory.problems() {
+        // What was never acknowledged at `disk` may be blank, or sealed at `memory` and cut short.
+        let garbage = [
+            ProblemKind::Header(HeaderError::Blank),
+            ProblemKind::TooShort,
+        ];
+        assert!(garbage.contains(&problem.kind), "{context}: {problem:?}");
+    }
+    for handle in &done.deleted {
+        assert_eq!(
+            directory.entry(*handle),
+            None,
+            "{context}: a delete came undone"
+        );
+    }
+    for &handle in done.disk.difference(&done.maybe_deleted) {
+        let entry = directory.entry(handle);
+        let is_marked = entry.is_some_and(|entry| entry.flags.poisoned || entry.flags.corrupt);
+        if !(is_marked && crash == Crash::AfterFailedSync) {
+            check_whole(&directory, handle, context);
+            let entry = directory.entry(handle).unwrap();
+            assert!(
+                !entry.flags.unsynced && !entry.needs_read_back,
+                "{context}: {entry:?}"
+            );
+        }
+    }
+    if crash == Crash::Kill {
+        for &handle in done.memory.difference(&done.maybe_deleted) {
+            check_whole(&directory, handle, context);
+        }
+    }
+    check_claims(&directory, context);
+    directory.sync_unsynced();
+    check_claims(&directory, context);
+}
+
+fn check_whole(directory: &Directory, handle: ChunkHandle, context: &str) {
+    let sample = &samples()[&handle];
+    let entry = directory.entry(handle);
+    let entry = entry.unwrap_or_else(|| panic!("{context}: {handle} is gone"));
+    assert_eq!(entry.state, ChunkState::Sealed, "{context}: {entry:?}");
+    assert_eq!(entry.version, sample.version, "{context}");
+    assert!(
+        !entry.flags.poisoned && !entry.flags.corrupt,
+        "{context}: {entry:?}"
+    );
+    assert_eq!(
+        sample.read(directory).expect(context),
+        sample.bytes,
+        "{context}: {handle}"
+    );
+}
+
+/// Whatever says that it is sealed, and is in no doubt, is right.
+fn check_claims(directory: &Directory, context: &str) {
+    for entry in directory.inventory(None, 100) {
+        let doubted = entry.needs_read_back || entry.flags.poisoned || entry.flags.corrupt;
+        if entry.state == ChunkState::Sealed && !doubted {
+            let found = directory
+                .verify(entry.handle, ReadFrom::Medium, 9_000)
+                .expect(context);
+            assert!(found.is_good(), "{context}: {entry:?} {found:?}");
+            assert_eq!(entry.length, samples()[&entry.handle].length(), "{context}");
+            check_whole(directory, entry.handle, context);
+        }
+    }
+}
+
+/// Runs the workload on a new tree with these faults.
+fn run_with(faults: Faults) -> (Arc<FaultyTree>, Acknowledged) {
+    let faulty = Arc::new(FaultyTree::with(faults));
+    let tree: Arc<dyn Tree> = Arc::clone(&faulty) as _;
+    let done = run_workload(&tree);
+    (faulty, done)
+}
+
+#[test]
+fn the_workload_itself_does_everything() {
+    let (tree, done) = run_with(Faults::default());
+    assert!(done.adopted && done.obeyed);
+    assert_eq!(done.disk.len(), 6, "{done:?}");
+    assert_eq!(done.deleted.len(), 1);
+    assert!(tree.counts().syncs > 30, "{:?}", tree.counts());
+    check(
+        tree.after_power_cut(0),
+        &done,
+        Crash::PowerCut,
+        "at the end",
+    );
+}
+
+#[test]
+fn no_promise_breaks_when_the_power_fails_at_any_step() {
+    let steps = run_with(Faults::default()).0.counts().steps;
+    for stop in 0..=steps {
+        let (tree, done) = run_with(Faults {
+            stop_at: Some(stop),
+            ..Faults::default()
+        });
+        for seed in SEEDS {
+            let context = format!("power cut before step {stop}, seed {seed}");
+            check(tree.after_power_cut(seed), &done, Crash::PowerCut, &context);
+        }
+    }
+}
+
+#[test]
+fn no_promise_breaks_when_the_process_dies_at_any_step() {
+    let steps = run_with(Faults::default()).0.counts().steps;
+    for stop in 0..=steps {
+        let (tree, done) = run_with(Faults {
+            stop_at: Some(stop),
+            ..Faults::default()
+        });
+        let context = format!("killed before step {stop}");
+        check(tree.after_kill(), &done, Crash::Kill, &context);
+
+        // What a start after the kill tells the master stands, even if the power fails then.
+        let killed = Arc::new(tree.after_kill());
+        let directory = Directory::open_tree(Arc::clone(&killed) as _, &START).unwrap();
+        let told = directory.inventory(None, 100);
+        drop(directory);
+        let cut = Arc::new(killed.after_power_cut(0));
+        let directory = Directory::open_tree(cut, &START).unwrap();
+        assert_eq!(
+            directory.inventory(None, 100),
+            told,
+            "{context}, then a power cut"
+        );
+    }
+}
+
+#[test]
+fn no_promise_breaks_when_any_sync_fails() {
+    let syncs = run_with(Faults::default()).0.counts().syncs;
+    for fail in 0..syncs {
+        let (tree, done) = run_with(Faults {
+            fail_sync: Some(fail),
+            ..Faults::default()
+        });
+        for seed in SEEDS {
+            let context = format!("sync {fail} failed, then a power cut, seed {seed}");
+            check(
+                tree.after_power_cut(seed),
+                &done,
+                Crash::AfterFailedSync,
+                &context,
+            );
+        }
+        check(
+            tree.after_kill(),
+            &done,
+            Crash::AfterFailedSync,
+            &format!("sync {fail} failed, then a kill"),
+        );
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_harms_nothing() {
+    let reservations = run_with(Faults::default()).0.counts().reservations;
+    assert!(reservations > 5);
+    for fill in 0..reservations {
+        let (tree, done) = run_with(Faults {
+            fill_at: Some(fill),
+            ..Faults::default()
+        });
+        // The second start finds room again and stores what was refused, but for the chunk that
+        // is to be deleted.
+        let stored: BTreeSet<_> = done.disk.union(&done.memory).collect();
+        assert!(
+            stored.len() == 6 || (stored.len() == 5 && done.deleted.is_empty()),
+            "{done:?}"
+        );
+        check(
+            tree.after_power_cut(0),
+            &done,
+            Crash::PowerCut,
+            &format!("reservation {fill}"),
+        );
+    }
+    let tree: Arc<dyn Tree> = Arc::new(FaultyTree::with(Faults {
+        fill_at: Some(0),
+        ..Faults::default()
+    }));
+    let directory = super::scenario::open(&tree).unwrap();
+    let sample = Sample::new(1, 10);
+    let full = sample.store(&directory, Level::Disk);
+    assert!(matches!(full, Err(StoreError::NoSpace { .. })), "{full:?}");
+    sample
+        .store(&directory, Level::Disk)
+        .expect("nothing of the first try is in the way");
+}
+
+#[test]
+fn a_failed_sync_poisons_its_chunk_for_good() {
+    let healthy: Arc<FaultyTree> = Arc::new(FaultyTree::new());
+    let sample = Sample::new(1, 100_000);
+    let directory = super::scenario::open(&(Arc::clone(&healthy) as _)).unwrap();
+    let before = healthy.counts().syncs;
+    sample.store(&directory, Level::Disk).unwrap();
+    assert_eq!(healthy.counts().syncs - before, 3, "data, header, folder");
+
+    for fail in [before, before + 1] {
+        let faults = Faults {
+            fail_sync: Some(fail),
+            ..Faults::default()
+        };
+        let tree: Arc<dyn Tree> = Arc::new(FaultyTree::with(faults));
+        let directory = super::scenario::open(&tree).unwrap();
+        let failed = sample.store(&directory, Level::Disk);
+        assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
+        for _ in 0..2 {
+            let again = sample.seal(&directory, Level::Disk);
+            assert!(
+                matches!(again, Err(StoreError::Poisoned { .. })),
+                "{again:?}"
+            );
+        }
+        assert!(directory.open_for_read(sample.handle).is_err());
+        assert!(!directory.is_poisoned());
+        drop(directory);
+        let directory = super::scenario::open(&tree).unwrap();
+        assert!(directory.entry(sample.handle).unwrap().flags.poisoned);
+        let again = sample.seal(&directory, Level::Disk);
+        assert!(
+            matches!(again, Err(StoreError::Poisoned { .. })),
+            "{again:?}"
+        );
+    }
+
+    let faults = Faults {
+        fail_sync: Some(before + 2),
+        ..Faults::default()
+    };
+    let tree: Arc<dyn Tree> = Arc::new(FaultyTree::with(faults));
+    let directory = super::scenario::open(&tree).unwrap();
+    assert!(sample.store(&directory, Level::Disk).is_err());
+    assert!(directory.is_poisoned());
+    let other = Sample::new(2, 1).store(&directory, Level::Memory);
+    assert!(
+        matches!(other, Err(StoreError::DirectoryPoisoned)),
+        "{other:?}"
+    );
+    assert_eq!(
+        sample.read(&directory).unwrap(),
+        sample.bytes,
+        "it is still read"
+    );
+    drop(directory);
+    assert!(
+        super::scenario::open(&tree).unwrap().is_poisoned(),
+        "a restart clears nothing"
+    );
+}

@@ -1,0 +1,482 @@
+//! A tree that behaves as badly as `spec/chunk-file.md` section 1 allows.
+//!
+//! It counts every change and sync, stops at a chosen one, and can fail a chosen sync or a chosen
+//! reservation. [`FaultyTree::after_power_cut`] gives the tree that a power cut leaves: of each
+//! file's unsynced writes any subset of 512-byte sectors, of the unsynced names a prefix.
+//! [`FaultyTree::after_kill`] gives the one that the death of the process leaves.
+//!
+//! A failed sync of a file does what Linux does: the pages count as clean from then on, though
+//! they never reached the disk, and reads go on to see them until the cache is dropped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::super::region::{Region, Space, Tree};
+use super::heap::{names_in, split};
+
+const SECTOR: usize = 512;
+
+/// What goes wrong, counted from 0.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Faults {
+    /// This change or sync, and all after it, are not done.
+    pub(super) stop_at: Option<usize>,
+    /// This sync fails.
+    pub(super) fail_sync: Option<usize>,
+    /// This reservation finds the disk full.
+    pub(super) fill_at: Option<usize>,
+}
+
+/// How often what was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Changes and syncs.
+    pub(super) steps: usize,
+    /// Syncs.
+    pub(super) syncs: usize,
+    /// Reservations.
+    pub(super) reservations: usize,
+}
+
+/// A tree that forgets and fails.
+#[derive(Debug)]
+pub(super) struct FaultyTree {
+    disk: Arc<Mutex<Disk>>,
+}
+
+#[derive(Debug)]
+struct FaultyRegion {
+    disk: Arc<Mutex<Disk>>,
+    inode: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Disk {
+    faults: Faults,
+    counts: Counts,
+    inodes: Vec<Inode>,
+    names: Names,
+    stable_names: Names,
+    /// What has been done to names since, in order.
+    unsynced_names: Vec<NameChange>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Inode {
+    seen: Vec<u8>,
+    stable: Vec<u8>,
+    /// What has been done to the content since, in order.
+    unsynced: Vec<Change>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write { position: usize, bytes: Vec<u8> },
+    SetLen(usize),
+}
+
+#[derive(Clone, Debug, Default)]
+struct Names {
+    files: BTreeMap<String, usize>,
+    folders: BTreeSet<String>,
+}
+
+#[derive(Clone, Debug)]
+enum NameChange {
+    Create { path: String, inode: usize },
+    Rename { from: String, to: String },
+    Remove { path: String },
+    MakeFolder { path: String },
+}
+
+impl FaultyTree {
+    /// An empty tree without faults.
+    pub(super) fn new() -> Self {
+        Self::with(Faults::default())
+    }
+
+    /// An empty tree with these faults.
+    pub(super) fn with(faults: Faults) -> Self {
+        Self {
+            disk: Arc::new(Mutex::new(Disk {
+                faults,
+                ..Disk::default()
+            })),
+        }
+    }
+
+    /// What was asked for so far.
+    pub(super) fn counts(&self) -> Counts {
+        self.disk.lock().unwrap().counts
+    }
+
+    /// The tree that the process's death leaves: everything that was written, synced or not.
+    pub(super) fn after_kill(&self) -> Self {
+        let disk = self.disk.lock().unwrap().clone();
+        Self::of(Disk {
+            faults: Faults::default(),
+            counts: Counts::default(),
+            ..disk
+        })
+    }
+
+    /// The tree that a power cut leaves: with seed 0 nothing unsynced, with seed 1 all of it, with
+    /// others some.
+    pub(super) fn after_power_cut(&self, seed: u64) -> Self {
+        let mut choice = Choice { seed, state: seed };
+        let before = self.disk.lock().unwrap();
+        let kept = choice.up_to(before.unsynced_names.len());
+        let mut names = before.stable_names.clone();
+        before
+            .unsynced_names
+            .iter()
+            .take(kept)
+            .for_each(|change| names.apply(change));
+        let inodes = before
+            .inodes
+            .iter()
+            .map(|inode| inode.after_power_cut(&mut choice));
+        Self::of(Disk {
+            inodes: inodes.collect(),
+            stable_names: names.clone(),
+            names,
+            ..Disk::default()
+        })
+    }
+
+    fn of(disk: Disk) -> Self {
+        Self {
+            disk: Arc::new(Mutex::new(disk)),
+        }
+    }
+
+    fn region(&self, inode: usize) -> Arc<dyn Region> {
+        Arc::new(FaultyRegion {
+            disk: Arc::clone(&self.disk),
+            inode,
+        })
+    }
+
+    fn change_name(&self, change: NameChange) -> io::Result<()> {
+        let mut disk = step(&self.disk)?;
+        disk.names.apply(&change);
+        disk.unsynced_names.push(change);
+        Ok(())
+    }
+
+    fn find(&self, path: &str) -> io::Result<usize> {
+        let disk = self.disk.lock().unwrap();
+        disk.names
+            .files
+            .get(path)
+            .copied()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Tree for FaultyTree {
+    fn root(&self) -> &Path {
+        Path::new("faulty")
+    }
+
+    fn create(&self, path: &str) -> io::Result<Arc<dyn Region>> {
+        if self.find(path).is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let inode = self.disk.lock().unwrap().inodes.len();
+        self.change_name(NameChange::Create {
+            path: path.to_owned(),
+            inode,
+        })?;
+        self.disk.lock().unwrap().inodes.push(Inode::default());
+        Ok(self.region(inode))
+    }
+
+    fn open(&self, path: &str) -> io::Result<Arc<dyn Region>> {
+        Ok(self.region(self.find(path)?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.find(from)?;
+        self.change_name(NameChange::Rename {
+            from: from.to_owned(),
+            to: to.to_owned(),
+        })
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        self.find(path)?;
+        self.change_name(NameChange::Remove {
+            path: path.to_owned(),
+        })
+    }
+
+    fn make_folder(&self, path: &str) -> io::Result<()> {
+        if self.disk.lock().unwrap().names.folders.contains(path) {
+            return Ok(());
+        }
+        self.change_name(NameChange::MakeFolder {
+            path: path.to_owned(),
+        })
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        let disk = self.disk.lock().unwrap();
+        let Names { files, folders } = &disk.names;
+        if !folder.is_empty() && !folders.contains(folder) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(names_in(folder, files.keys())
+            .chain(names_in(folder, folders))
+            .collect())
+    }
+
+    fn sync_folder(&self, folder: &str) -> io::Result<()> {
+        let mut disk = sync_step(&self.disk)?.ok_or(io::ErrorKind::Other)?;
+        let is_here = |change: &NameChange| change.folders().contains(&folder);
+        let covered = disk
+            .unsynced_names
+            .iter()
+            .rposition(is_here)
+            .map_or(0, |last| last + 1);
+        disk.sync_names(covered);
+        Ok(())
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        let mut disk = sync_step(&self.disk)?.ok_or(io::ErrorKind::Other)?;
+        let all = disk.unsynced_names.len();
+        disk.sync_names(all);
+        disk.inodes.iter_mut().for_each(Inode::sync);
+        Ok(())
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        Ok(Space {
+            total: 1 << 40,
+            free: 1 << 40,
+        })
+    }
+}
+
+impl FaultyRegion {
+    fn change(&self, change: Change) -> io::Result<()> {
+        let mut disk = step(&self.disk)?;
+        disk.inodes[self.inode].change(change);
+        Ok(())
+    }
+}
+
+impl Region for FaultyRegion {
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        let disk = self.disk.lock().unwrap();
+        let seen = &disk.inodes[self.inode].seen;
+        let from = seen.len().min(usize::try_from(position).unwrap());
+        let len = buf.len().min(seen.len() - from);
+        buf[..len].copy_from_slice(&seen[from..from + len]);
+        Ok(len)
+    }
+
+    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
+        let position = usize::try_from(position).unwrap();
+        self.change(Change::Write {
+            position,
+            bytes: bytes.to_owned(),
+        })
+    }
+
+    fn reserve(&self, position: u64, len: u64) -> io::Result<()> {
+        let end = usize::try_from(position + len).unwrap();
+        let mut disk = step(&self.disk)?;
+        disk.counts.reservations += 1;
+        if disk.faults.fill_at == Some(disk.counts.reservations - 1) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let inode = &mut disk.inodes[self.inode];
+        if inode.seen.len() < end {
+            inode.change(Change::SetLen(end));
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.change(Change::SetLen(usize::try_from(len).unwrap()))
+    }
+
+    fn file_len(&self) -> io::Result<u64> {
+        Ok(self.disk.lock().unwrap().inodes[self.inode].seen.len() as u64)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        match sync_step(&self.disk)? {
+            Some(mut disk) => {
+                disk.inodes[self.inode].sync();
+                Ok(())
+            }
+            None => {
+                self.disk.lock().unwrap().inodes[self.inode]
+                    .unsynced
+                    .clear();
+                Err(io::ErrorKind::Other.into())
+            }
+        }
+    }
+
+    fn drop_cached(&self) -> io::Result<()> {
+        let mut disk = self.disk.lock().unwrap();
+        let inode = &mut disk.inodes[self.inode];
+        if inode.unsynced.is_empty() {
+            inode.seen.clone_from(&inode.stable);
+        }
+        Ok(())
+    }
+
+    fn file(&self) -> Option<&Arc<File>> {
+        None
+    }
+}
+
+/// Counts a change or a sync; an error once the tree has stopped.
+fn step(disk: &Mutex<Disk>) -> io::Result<MutexGuard<'_, Disk>> {
+    let mut disk = disk.lock().unwrap();
+    if disk
+        .faults
+        .stop_at
+        .is_some_and(|stop| disk.counts.steps >= stop)
+    {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    disk.counts.steps += 1;
+    Ok(disk)
+}
+
+/// Counts a sync; `None` if it is the one to fail.
+fn sync_step(disk: &Mutex<Disk>) -> io::Result<Option<MutexGuard<'_, Disk>>> {
+    let mut disk = step(disk)?;
+    disk.counts.syncs += 1;
+    let fails = disk.faults.fail_sync == Some(disk.counts.syncs - 1);
+    Ok((!fails).then_some(disk))
+}
+
+impl Disk {
+    fn sync_names(&mut self, count: usize) {
+        for change in self.unsynced_names.drain(..count) {
+            self.stable_names.apply(&change);
+        }
+    }
+}
+
+impl Inode {
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.seen, |_| true);
+        self.unsynced.push(change);
+    }
+
+    fn sync(&mut self) {
+        for change in self.unsynced.drain(..) {
+            change.apply(&mut self.stable, |_| true);
+        }
+    }
+
+    fn after_power_cut(&self, choice: &mut Choice) -> Self {
+        let mut left = self.stable.clone();
+        for change in &self.unsynced {
+            change.apply(&mut left, |_| choice.is_kept());
+        }
+        Self {
+            seen: left.clone(),
+            stable: left,
+            unsynced: Vec::new(),
+        }
+    }
+}
+
+impl Change {
+    /// Does the change, sector by sector, as far as `is_kept` lets it.
+    fn apply(&self, content: &mut Vec<u8>, mut is_kept: impl FnMut(usize) -> bool) {
+        match self {
+            Self::SetLen(len) if is_kept(0) => content.resize(*len, 0),
+            Self::SetLen(_) => {}
+            Self::Write { position, bytes } => {
+                let (mut at, mut rest) = (*position, bytes.as_slice());
+                while !rest.is_empty() {
+                    let len = rest.len().min(SECTOR - at % SECTOR);
+                    let (sector, after) = rest.split_at(len);
+                    if is_kept(at / SECTOR) {
+                        content.resize(content.len().max(at + len), 0);
+                        content[at..at + len].copy_from_slice(sector);
+                    }
+                    (at, rest) = (at + len, after);
+                }
+            }
+        }
+    }
+}
+
+impl Names {
+    fn apply(&mut self, change: &NameChange) {
+        match change {
+            NameChange::Create { path, inode } => {
+                self.files.insert(path.clone(), *inode);
+            }
+            NameChange::Rename { from, to } => {
+                let inode = self.files.remove(from).expect("names are changed in order");
+                self.files.insert(to.clone(), inode);
+            }
+            NameChange::Remove { path } => {
+                self.files.remove(path);
+            }
+            NameChange::MakeFolder { path } => {
+                self.folders.insert(path.clone());
+            }
+        }
+    }
+}
+
+impl NameChange {
+    /// The folders whose entries it changes.
+    fn folders(&self) -> [&str; 2] {
+        match self {
+            Self::Create { path, .. } | Self::Remove { path } | Self::MakeFolder { path } => {
+                [split(path).0; 2]
+            }
+            Self::Rename { from, to } => [split(from).0, split(to).0],
+        }
+    }
+}
+
+/// Seeded choices (SplitMix64).
+#[derive(Debug)]
+struct Choice {
+    seed: u64,
+    state: u64,
+}
+
+impl Choice {
+    fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn is_kept(&mut self) -> bool {
+        match self.seed {
+            0 => false,
+            1 => true,
+            _ => self.next().is_multiple_of(2),
+        }
+    }
+
+    fn up_to(&mut self, most: usize) -> usize {
+        match self.seed {
+            0 => 0,
+            1 => most,
+            _ => usize::try_from(self.next() % (most as u64 + 1)).unwrap(),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Reading chunks back, and the marks that come of it (`spec/chunk-file.md` sections 10.4, 10.6).
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
+use sarsen_protocol::message::ChunkState;
+
+use super::chunk_file::{ChunkFile, ReadBack};
+use super::directory::Directory;
+use super::error::{Operation, StoreError};
+use super::table::{Held, Turn, lock};
+
+/// Where a read back gets the bytes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadFrom {
+    /// From the page cache where it has them.
+    Cache,
+    /// From the medium: the kernel drops what it cached first. What is not synced stays cached.
+    Medium,
+}
+
+impl Directory {
+    /// Reads a sealed chunk back and compares every block. Sets the time of verification to `now`
+    /// (ms since 1970) if all match, marks the chunk corrupt if not.
+    ///
+    /// Others may read, and order the deletion, meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::OtherState`], [`StoreError::HeaderDamaged`] and
+    /// [`StoreError::OtherFile`] (which mark it corrupt), those of the medium on the header.
+    pub fn verify(
+        &self,
+        handle: ChunkHandle,
+        from: ReadFrom,
+        now: u64,
+    ) -> Result<ReadBack, StoreError> {
+        let held = self
+            .table
+            .held(handle)
+            .ok_or(StoreError::NotFound { handle })?;
+        if held.entry.state != ChunkState::Sealed {
+            return Err(StoreError::OtherState {
+                handle,
+                state: held.entry.state,
+            });
+        }
+        let version = held.entry.version;
+        let file = match ChunkFile::open(&*self.tree, handle, self.owner(), held.header_stable) {
+            Ok(file) => file,
+            Err(error) => {
+                let is_damage = matches!(
+                    error,
+                    StoreError::HeaderDamaged { .. } | StoreError::OtherFile { .. }
+                );
+                if is_damage {
+                    self.mark_corrupt(handle, version)?;
+                }
+                return Err(error);
+            }
+        };
+        if from == ReadFrom::Medium {
+            file.region
+                .drop_cached()
+                .map_err(|source| file.error(Operation::Read, source))?;
+        }
+        let found = file.read_back();
+        match found.is_good() {
+            true => self.mark_verified(handle, version, now)?,
+            false => self.mark_corrupt(handle, version)?,
+        }
+        Ok(found)
+    }
+
+    /// Marks a chunk corrupt: it is not served any more, now and after a restart.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::OtherVersion`]; those of the medium, and then the
+    /// mark holds for this start.
+    pub fn mark_corrupt(
+        &self,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+    ) -> Result<(), StoreError> {
+        let mut turn = self.table.turn(handle);
+        let mut held = held_at(&turn, version)?;
+        held.entry.flags.corrupt = true;
+        turn.put(held.clone());
+        lock(&self.readable).remove(handle);
+        match ChunkFile::open(&*self.tree, handle, self.owner(), held.header_stable) {
+            Ok(mut file) => self.mark_corrupt_in(&mut turn, &mut file),
+            // There is no header to put a mark in, and the next start sees that by itself.
+            Err(StoreError::HeaderDamaged { .. } | StoreError::OtherFile { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Marks the chunk of an opened file corrupt.
+    pub(super) fn mark_corrupt_in(
+        &self,
+        turn: &mut Turn<'_>,
+        file: &mut ChunkFile,
+    ) -> Result<(), StoreError> {
+        if !file.header.flags.corrupt {
+            let marked = file.put_header(|header| header.flags.corrupt = true);
+            let marked = marked.and_then(|()| file.sync());
+            let mut held = Held::of(file, false);
+            held.entry.flags.corrupt = true;
+            turn.put(held);
+            lock(&self.readable).remove(turn.handle());
+            marked?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of when a chunk matched. Not synced: a crash takes the time before back.
+    fn mark_verified(
+        &self,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        now: u64,
+    ) -> Result<(), StoreError> {
+        let mut turn = self.table.turn(handle);
+        let mut held = held_at(&turn, version)?;
+        let mut file = ChunkFile::open(&*self.tree, handle, self.owner(), held.header_stable)?;
+        let put = file.put_header(|header| header.last_verified = now);
+        held.header_stable = file.header_stable;
+        turn.put(held);
+        put
+    }
+}
+
+fn held_at(turn: &Turn<'_>, asked: ChunkVersion) -> Result<Held, StoreError> {
+    let handle = turn.handle();
+    let held = turn.held().ok_or(StoreError::NotFound { handle })?;
+    match held.entry.version == asked {
+        true => Ok(held),
+        false => Err(StoreError::OtherVersion {
+            handle,
+            held: held.entry.version,
+            asked,
+        }),
+    }
+}
