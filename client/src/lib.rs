@@ -1,1 +1,2 @@
-//! Under construction.
+//! The client library.
+pub mod core;

@@ -1,0 +1,21 @@
+//! What the client decides, without a socket, a file, a clock or randomness.
+//!
+//! Each machine is told what happened by `handle_*`, and yields what to do by `poll`, until that
+//! is `None`; `wake_at` says when to poll again though nothing happened. `now` is the time since
+//! the client was made, and every seed is an argument, so that a run can be repeated exactly.
+//!
+//! - [`retry`]: what to do about a request to the master that failed, and how long to wait;
+//! - [`locate`]: which chunks a range of a file touches, and which replica to ask first;
+//! - [`pieces`]: payloads cut at block edges, and their CRCs;
+//! - [`upload`]: a file's chunks on their way up, over machines of [`write`], one a stream;
+//! - [`read`]: a file's chunks on their way down, over machines of [`read_stream`].
+//!
+//! Left out on purpose: hedged reads, caching of locations, mutation in place.
+
+pub mod locate;
+pub mod pieces;
+pub mod read;
+pub mod read_stream;
+pub mod retry;
+pub mod upload;
+pub mod write;

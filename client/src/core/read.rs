@@ -1,0 +1,508 @@
+//! A file's chunks on their way down (design of reads: `spec/messages.md` sections 7 and 13).
+//!
+//! [`Download`] asks the master where chunks are, a page at a time and ahead of need, reads
+//! several chunks at once from different replicas, and says which replica comes next when one
+//! fails. Chunks are begun in their order; [`Action::Fetch`] is yielded again for a chunk until
+//! [`Download::handle_fetched`], and goes on where the replica before ended.
+//!
+//! A chunk whose replicas all failed is located again, after a wait. It is given up
+//!
+//! - as corrupt, when every replica that is left to ask is known to be corrupt;
+//! - as unreachable, when none served for as long as the download's patience.
+//!
+//! Reads are pinned to handle and version: a chunk that changed between two replicas is given up
+//! and never mixed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::time::Duration;
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ServerId};
+use sarsen_protocol::message::{LocatedChunk, Replica, ReplicaFault};
+
+use super::locate::{Part, choose, indexes, part};
+use super::read_stream::{Sealed, Verified, block_start};
+use super::retry::Backoff;
+
+/// Chunks located by one request.
+pub const PAGE_LEN: u32 = 256;
+
+/// What is known when a download begins.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Bytes of the file that are wanted; within its size.
+    pub range: Range<u64>,
+    /// Bytes of a whole chunk.
+    pub chunk_size: u32,
+    /// Streams at a time, at least one.
+    pub streams_max: usize,
+    /// Whether bytes that were given out may be given out once more, as those of a file may and
+    /// those of a pipe may not.
+    pub rewindable: bool,
+    /// How long a chunk may come no further after a failure.
+    pub patience: Duration,
+    /// For the jitter of waits and the choice of replicas.
+    pub seed: u64,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Ask the master where chunks are.
+    Locate {
+        /// Index of the first.
+        first_index: u32,
+        /// How many.
+        count: u32,
+    },
+    /// Read a chunk from a replica. What the chunk's length leaves of the range is zeros.
+    Fetch(Box<Fetch>),
+    /// Give out zeros: no chunk is there.
+    Zeros {
+        /// Place in the file.
+        index: u32,
+        /// First byte in the place.
+        from: u32,
+        /// The byte after the last.
+        to: u32,
+    },
+    /// Tell the master of a replica that failed.
+    Report {
+        /// The chunk.
+        handle: ChunkHandle,
+        /// Its version.
+        version: ChunkVersion,
+        /// Who holds the replica.
+        server: ServerId,
+        /// What it did.
+        fault: ReplicaFault,
+    },
+    /// All was read.
+    Done,
+    /// It can't be read.
+    GiveUp(GiveUp),
+}
+
+/// A range of a chunk to read from a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// The chunk as it was located, with the ticket.
+    pub chunk: LocatedChunk,
+    /// Whom to ask.
+    pub replica: Replica,
+    /// The first byte that is wanted; bytes of its block that lie before are only verified.
+    pub from: u32,
+    /// The byte after the last; may lie beyond the chunk's length.
+    pub to: u32,
+    /// What replicas before this one brought.
+    pub verified: Verified,
+}
+
+impl Fetch {
+    /// The chunk as the master's log has it.
+    #[must_use]
+    pub const fn sealed(&self) -> Sealed {
+        Sealed {
+            handle: self.chunk.handle,
+            version: self.chunk.version,
+            length: self.chunk.length,
+            crc32: self.chunk.crc32,
+        }
+    }
+}
+
+/// Why a chunk can't be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GiveUp {
+    /// Every replica is corrupt.
+    Corrupt {
+        /// Its place in the file.
+        index: u32,
+        /// Its name.
+        handle: ChunkHandle,
+    },
+    /// No replica served in time.
+    Unreachable {
+        /// Its place in the file.
+        index: u32,
+        /// Its name.
+        handle: ChunkHandle,
+    },
+    /// It is not the chunk any more that was begun with.
+    Changed {
+        /// Its place in the file.
+        index: u32,
+    },
+}
+
+/// How a replica failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Its bytes do not match their CRCs.
+    Corrupt,
+    /// All its pieces were good, and together they are not what was sealed.
+    OtherBytes,
+    /// No connection, or one that broke or fell silent.
+    Unreachable,
+    /// Its disk failed.
+    MediumFailed,
+    /// It holds another version.
+    WrongVersion,
+    /// It refuses for now, or does not hold the chunk.
+    Refused,
+    /// The ticket or the location is out of date: the master knows better.
+    OutOfDate,
+}
+
+impl Fault {
+    /// What to tell the master; `None` for what is no fault of the replica.
+    const fn report(self) -> Option<ReplicaFault> {
+        match self {
+            Self::Corrupt | Self::OtherBytes => Some(ReplicaFault::CrcMismatch),
+            Self::Unreachable => Some(ReplicaFault::Unreachable),
+            Self::MediumFailed => Some(ReplicaFault::MediumFailed),
+            Self::WrongVersion => Some(ReplicaFault::WrongVersion),
+            Self::Refused | Self::OutOfDate => None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    /// A replica is to be chosen.
+    Ready,
+    /// A replica was asked.
+    Fetching,
+    /// To be located again.
+    Stale,
+    /// The master was asked where it is by now.
+    Locating,
+}
+
+/// A chunk that is being read.
+#[derive(Clone, Debug)]
+struct Slot {
+    chunk: LocatedChunk,
+    from: u32,
+    to: u32,
+    verified: Verified,
+    state: State,
+    /// Asked since the chunk was last located.
+    tried: Vec<ServerId>,
+    /// Never to be asked again.
+    corrupt: Vec<ServerId>,
+    /// Told to the master.
+    reported: Vec<ServerId>,
+    /// Whether a replica failed that may serve later.
+    may_recover: bool,
+    failing_since: Option<Duration>,
+    not_before: Duration,
+    backoff: Backoff,
+}
+
+/// The download of a range of one file.
+#[derive(Clone, Debug)]
+pub struct Download {
+    plan: Plan,
+    /// Next chunk to begin, up to the range's end.
+    next: Range<u32>,
+    /// Chunks that were located and not begun; holes are left out.
+    located: VecDeque<LocatedChunk>,
+    /// Everything below was located.
+    located_to: u32,
+    locating: bool,
+    slots: BTreeMap<u32, Slot>,
+    reports: VecDeque<Action>,
+    given_up: Option<GiveUp>,
+    ended: bool,
+}
+
+impl Download {
+    /// A download of which no chunk is located yet; `None` for a range that no file can have.
+    #[must_use]
+    pub fn new(plan: Plan) -> Option<Self> {
+        let next = indexes(&plan.range, plan.chunk_size)?;
+        Some(Self {
+            located_to: next.start,
+            next,
+            plan,
+            located: VecDeque::new(),
+            locating: false,
+            slots: BTreeMap::new(),
+            reports: VecDeque::new(),
+            given_up: None,
+            ended: false,
+        })
+    }
+
+    /// The master said where `asked` are.
+    pub fn handle_located(&mut self, asked: Range<u32>, chunks: Vec<LocatedChunk>) {
+        if self.slots.get(&asked.start).map(|slot| &slot.state) == Some(&State::Locating) {
+            self.handle_relocated(asked.start, chunks);
+            return;
+        }
+        self.locating = false;
+        if asked.start <= self.located_to && asked.end > self.located_to {
+            let is_new = |chunk: &LocatedChunk| {
+                chunk.index >= self.located_to && asked.contains(&chunk.index)
+            };
+            self.located.extend(chunks.into_iter().filter(is_new));
+            self.located_to = asked.end;
+        }
+    }
+
+    /// Verified bytes of a chunk came.
+    pub fn handle_progress(&mut self, index: u32) {
+        if let Some(slot) = self.slots.get_mut(&index) {
+            slot.failing_since = None;
+            slot.backoff.reset();
+        }
+    }
+
+    /// All that was wanted of a chunk came and was verified.
+    pub fn handle_fetched(&mut self, index: u32) {
+        self.slots.remove(&index);
+    }
+
+    /// A replica failed after it had brought `verified`.
+    pub fn handle_failed(
+        &mut self,
+        now: Duration,
+        index: u32,
+        server: ServerId,
+        verified: Verified,
+        fault: Fault,
+    ) {
+        let Some(slot) = self.slots.get_mut(&index) else {
+            return;
+        };
+        slot.verified = verified;
+        slot.state = State::Ready;
+        slot.tried.push(server);
+        slot.failing_since.get_or_insert(now);
+        match fault {
+            Fault::Corrupt => slot.corrupt.push(server),
+            Fault::OtherBytes => {
+                slot.corrupt.push(server);
+                slot.verified = begin_at(slot.from);
+                if !self.plan.rewindable {
+                    self.given_up = Some(slot.corrupt_as(index));
+                }
+            }
+            Fault::Unreachable | Fault::MediumFailed | Fault::Refused => slot.may_recover = true,
+            Fault::WrongVersion | Fault::OutOfDate => {}
+        }
+        if let Some(fault) = fault.report()
+            && !slot.reported.contains(&server)
+        {
+            slot.reported.push(server);
+            self.reports.push_back(Action::Report {
+                handle: slot.chunk.handle,
+                version: slot.chunk.version,
+                server,
+                fault,
+            });
+        }
+        if fault == Fault::OutOfDate || slot.choose(self.plan.seed).is_none() {
+            slot.locate_after_a_wait(now);
+        }
+    }
+
+    /// When to poll again though nothing happened.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Duration> {
+        self.slots
+            .values()
+            .filter(|slot| slot.state == State::Stale)
+            .map(|slot| slot.not_before)
+            .min()
+    }
+
+    /// The next thing to do, until there is none for now.
+    pub fn poll(&mut self, now: Duration) -> Option<Action> {
+        if self.ended {
+            return None;
+        }
+        if let Some(report) = self.reports.pop_front() {
+            return Some(report);
+        }
+        self.give_up_what_failed_for_long(now);
+        if let Some(why) = self.given_up.take() {
+            self.ended = true;
+            return Some(Action::GiveUp(why));
+        }
+        if self.next.is_empty() && self.slots.is_empty() {
+            self.ended = true;
+            return Some(Action::Done);
+        }
+        self.go_on(now)
+            .or_else(|| self.begin(now))
+            .or_else(|| self.locate())
+    }
+
+    /// Goes on with a chunk whose replica failed.
+    fn go_on(&mut self, now: Duration) -> Option<Action> {
+        for (&index, slot) in &mut self.slots {
+            match slot.state {
+                State::Ready => {
+                    let Some(replica) = slot.choose(self.plan.seed).cloned() else {
+                        slot.locate_after_a_wait(now);
+                        continue;
+                    };
+                    slot.state = State::Fetching;
+                    return Some(slot.fetch(replica));
+                }
+                State::Stale if now >= slot.not_before => {
+                    slot.state = State::Locating;
+                    return Some(Action::Locate {
+                        first_index: index,
+                        count: 1,
+                    });
+                }
+                State::Fetching | State::Stale | State::Locating => {}
+            }
+        }
+        None
+    }
+
+    /// Begins the next chunk.
+    fn begin(&mut self, now: Duration) -> Option<Action> {
+        while self.slots.len() < self.plan.streams_max
+            && !self.next.is_empty()
+            && self.next.start < self.located_to
+        {
+            let index = self.next.start;
+            self.next.start += 1;
+            let part = part(&self.plan.range, self.plan.chunk_size, index);
+            let chunk = self.located.pop_front_if(|chunk| chunk.index == index);
+            let Some(chunk) = chunk.filter(|chunk| chunk.length > part.from) else {
+                return Some(Action::Zeros {
+                    index,
+                    from: part.from,
+                    to: part.to,
+                });
+            };
+            let backoff = Backoff::new(self.plan.seed ^ u64::from(index));
+            self.slots.insert(index, Slot::new(chunk, part, backoff));
+            // None if no replica is known: the next chunk may have one.
+            if let Some(fetch) = self.go_on(now) {
+                return Some(fetch);
+            }
+        }
+        None
+    }
+
+    /// Locates the next page before the chunks of this one have all begun.
+    fn locate(&mut self) -> Option<Action> {
+        let ahead = u32::try_from(self.plan.streams_max).unwrap_or(u32::MAX);
+        let is_due = self.located_to < self.next.end
+            && self.next.start.saturating_add(ahead) >= self.located_to;
+        if self.locating || !is_due {
+            return None;
+        }
+        self.locating = true;
+        Some(Action::Locate {
+            first_index: self.located_to,
+            count: PAGE_LEN.min(self.next.end - self.located_to),
+        })
+    }
+
+    fn handle_relocated(&mut self, index: u32, chunks: Vec<LocatedChunk>) {
+        let Some(slot) = self.slots.get_mut(&index) else {
+            return;
+        };
+        let same = |it: &LocatedChunk| {
+            it.index == index
+                && it.handle == slot.chunk.handle
+                && it.version == slot.chunk.version
+                && it.length == slot.chunk.length
+        };
+        let Some(chunk) = chunks.into_iter().find(same) else {
+            self.given_up = Some(GiveUp::Changed { index });
+            return;
+        };
+        slot.chunk = chunk;
+        slot.tried.clear();
+        slot.state = State::Ready;
+        let can_be_asked = slot.choose(self.plan.seed).is_some();
+        if !can_be_asked && !slot.corrupt.is_empty() && !slot.may_recover {
+            self.given_up = Some(slot.corrupt_as(index));
+        }
+    }
+
+    fn give_up_what_failed_for_long(&mut self, now: Duration) {
+        let patience = self.plan.patience;
+        let failed = |slot: &Slot| {
+            slot.state != State::Fetching
+                && slot
+                    .failing_since
+                    .is_some_and(|since| now >= since + patience)
+        };
+        if let Some((&index, slot)) = self.slots.iter().find(|(_, slot)| failed(slot)) {
+            self.given_up.get_or_insert(GiveUp::Unreachable {
+                index,
+                handle: slot.chunk.handle,
+            });
+        }
+    }
+}
+
+impl Slot {
+    const fn new(chunk: LocatedChunk, part: Part, backoff: Backoff) -> Self {
+        Self {
+            chunk,
+            from: part.from,
+            to: part.to,
+            verified: begin_at(part.from),
+            state: State::Ready,
+            tried: Vec::new(),
+            corrupt: Vec::new(),
+            reported: Vec::new(),
+            may_recover: false,
+            failing_since: None,
+            not_before: Duration::ZERO,
+            backoff,
+        }
+    }
+
+    /// No replica is left to ask.
+    fn locate_after_a_wait(&mut self, now: Duration) {
+        self.state = State::Stale;
+        self.failing_since.get_or_insert(now);
+        self.not_before = now + self.backoff.delay();
+    }
+
+    fn choose(&self, seed: u64) -> Option<&Replica> {
+        choose(&self.chunk.replicas, self.chunk.index, seed, |replica| {
+            !self.tried.contains(&replica.server) && !self.corrupt.contains(&replica.server)
+        })
+    }
+
+    fn fetch(&self, replica: Replica) -> Action {
+        Action::Fetch(Box::new(Fetch {
+            chunk: self.chunk.clone(),
+            replica,
+            from: self.from,
+            to: self.to,
+            verified: self.verified,
+        }))
+    }
+
+    const fn corrupt_as(&self, index: u32) -> GiveUp {
+        GiveUp::Corrupt {
+            index,
+            handle: self.chunk.handle,
+        }
+    }
+}
+
+/// Nothing verified yet of a read that wants `from` on.
+const fn begin_at(from: u32) -> Verified {
+    Verified {
+        reached: block_start(from),
+        crc32: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests;

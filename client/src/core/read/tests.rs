@@ -1,0 +1,290 @@
+use super::*;
+use sarsen_protocol::id::{FileId, SessionId};
+use sarsen_protocol::key::SecretKey;
+use sarsen_protocol::message::ChunkState;
+use sarsen_protocol::ticket::{Claims, Rights, Ticket};
+
+const MIB: u32 = 1024 * 1024;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn plan(range: Range<u64>, streams_max: usize) -> Plan {
+    Plan {
+        range,
+        chunk_size: MIB,
+        streams_max,
+        rewindable: true,
+        patience: PATIENCE,
+        seed: 1,
+    }
+}
+
+/// A download of `chunks` whole chunks.
+fn download(chunks: u32, streams_max: usize) -> Download {
+    Download::new(plan(0..u64::from(chunks * MIB), streams_max)).unwrap()
+}
+
+fn chunk(index: u32, servers: &[u64]) -> LocatedChunk {
+    let handle = ChunkHandle(100 + u64::from(index));
+    let claims = Claims {
+        rights: Rights::READ,
+        key_id: 1,
+        handle,
+        version: ChunkVersion(1),
+        expiry: 0,
+        file_id: FileId(1),
+        session: SessionId::NONE,
+        epoch: 1,
+        chain_crc: 0,
+    };
+    LocatedChunk {
+        index,
+        handle,
+        version: ChunkVersion(1),
+        length: MIB,
+        crc32: 0,
+        state: ChunkState::Sealed,
+        primary: ServerId::NONE,
+        ticket: Ticket::sign(claims, &SecretKey::new([0; 32])),
+        replicas: servers
+            .iter()
+            .map(|&id| Replica {
+                server: ServerId(id),
+                control_addr: String::new(),
+                data_addr: format!("s:{id}"),
+            })
+            .collect(),
+    }
+}
+
+fn actions(download: &mut Download, now: Duration) -> Vec<Action> {
+    std::iter::from_fn(|| download.poll(now)).collect()
+}
+
+fn locate(first_index: u32, count: u32) -> Action {
+    Action::Locate { first_index, count }
+}
+
+/// The chunk and server of each fetch; panics at anything else.
+fn fetches(actions: &[Action]) -> Vec<(u32, u64)> {
+    let fetch = |action: &Action| match action {
+        Action::Fetch(fetch) => (fetch.chunk.index, fetch.replica.server.0),
+        other => panic!("{other:?} is no fetch"),
+    };
+    actions.iter().map(fetch).collect()
+}
+
+/// One chunk on three servers, being read from the first that was chosen, which is returned.
+fn one_chunk(servers: &[u64]) -> (Download, u64) {
+    let mut download = download(1, 4);
+    assert_eq!(actions(&mut download, at(0)), [locate(0, 1)]);
+    download.handle_located(0..1, vec![chunk(0, servers)]);
+    let first = fetches(&actions(&mut download, at(0)));
+    assert_eq!(first.len(), 1);
+    (download, first[0].1)
+}
+
+fn fail(download: &mut Download, now: Duration, server: u64, fault: Fault) {
+    download.handle_failed(now, 0, ServerId(server), begin_at(0), fault);
+}
+
+fn report(server: u64, fault: ReplicaFault) -> Action {
+    Action::Report {
+        handle: ChunkHandle(100),
+        version: ChunkVersion(1),
+        server: ServerId(server),
+        fault,
+    }
+}
+
+#[test]
+fn an_empty_range_is_done_at_once() {
+    let mut download = Download::new(plan(5..5, 4)).unwrap();
+    assert_eq!(actions(&mut download, at(0)), [Action::Done]);
+}
+
+#[test]
+fn chunks_come_side_by_side_from_different_servers() {
+    let mut download = download(5, 3);
+    assert_eq!(actions(&mut download, at(0)), [locate(0, 5)]);
+    download.handle_located(0..5, (0..5).map(|i| chunk(i, &[1, 2, 3])).collect());
+    let begun = fetches(&actions(&mut download, at(0)));
+    let indexes: Vec<_> = begun.iter().map(|it| it.0).collect();
+    let mut servers: Vec<_> = begun.iter().map(|it| it.1).collect();
+    servers.sort_unstable();
+    assert_eq!((indexes, servers), (vec![0, 1, 2], vec![1, 2, 3]));
+    download.handle_fetched(1);
+    assert_eq!(fetches(&actions(&mut download, at(0)))[0].0, 3);
+    [0, 2, 3].map(|index| download.handle_fetched(index));
+    assert_eq!(fetches(&actions(&mut download, at(0)))[0].0, 4);
+    download.handle_fetched(4);
+    assert_eq!(actions(&mut download, at(0)), [Action::Done]);
+}
+
+#[test]
+fn the_next_page_is_located_before_it_is_needed() {
+    let mut download = download(PAGE_LEN + 1, 2);
+    assert_eq!(actions(&mut download, at(0)), [locate(0, PAGE_LEN)]);
+    download.handle_located(0..PAGE_LEN, (0..PAGE_LEN).map(|i| chunk(i, &[1])).collect());
+    for index in 0..PAGE_LEN - 4 {
+        assert!(!fetches(&actions(&mut download, at(0))).is_empty());
+        download.handle_fetched(index);
+    }
+    let acted = actions(&mut download, at(0));
+    assert_eq!(acted.last(), Some(&locate(PAGE_LEN, 1)));
+    assert_eq!(actions(&mut download, at(0)), [], "asked once");
+}
+
+#[test]
+fn a_part_of_a_file_and_its_holes() {
+    let mib = u64::from(MIB);
+    let mut download = Download::new(plan(mib + 70_000..3 * mib + 5, 4)).unwrap();
+    assert_eq!(actions(&mut download, at(0)), [locate(1, 3)]);
+    download.handle_located(1..4, vec![chunk(1, &[1]), chunk(3, &[1])]);
+    let acted = actions(&mut download, at(0));
+    let [Action::Fetch(first), hole, Action::Fetch(last)] = &acted[..] else {
+        panic!("{acted:?}");
+    };
+    assert_eq!((first.from, first.to), (70_000, MIB));
+    assert_eq!(first.verified, begin_at(70_000));
+    assert_eq!(first.verified.reached, 65_536);
+    assert_eq!(
+        *hole,
+        Action::Zeros {
+            index: 2,
+            from: 0,
+            to: MIB
+        }
+    );
+    assert_eq!((last.from, last.to), (0, 5));
+}
+
+#[test]
+fn the_next_replica_goes_on_where_the_one_before_ended() {
+    let (mut download, first) = one_chunk(&[1, 2, 3]);
+    let verified = Verified {
+        reached: 131_072,
+        crc32: 9,
+    };
+    download.handle_failed(at(1), 0, ServerId(first), verified, Fault::Unreachable);
+    let acted = actions(&mut download, at(1));
+    let [told, Action::Fetch(fetch)] = &acted[..] else {
+        panic!("{acted:?}");
+    };
+    assert_eq!(*told, report(first, ReplicaFault::Unreachable));
+    assert_ne!(fetch.replica.server, ServerId(first));
+    assert_eq!(fetch.verified, verified);
+}
+
+#[test]
+fn a_corrupt_replica_is_reported_and_not_asked_again() {
+    let (mut download, first) = one_chunk(&[1, 2]);
+    let other = 3 - first;
+    fail(&mut download, at(0), first, Fault::Corrupt);
+    let acted = actions(&mut download, at(0));
+    assert_eq!(acted[0], report(first, ReplicaFault::CrcMismatch));
+    assert_eq!(fetches(&acted[1..]), [(0, other)]);
+    fail(&mut download, at(0), other, Fault::Unreachable);
+    assert_eq!(
+        actions(&mut download, at(0)),
+        [report(other, ReplicaFault::Unreachable)]
+    );
+    let wake = download.wake_at().unwrap();
+    assert_eq!(actions(&mut download, wake), [locate(0, 1)]);
+    download.handle_located(0..1, vec![chunk(0, &[1, 2])]);
+    assert_eq!(fetches(&actions(&mut download, wake)), [(0, other)]);
+    download.handle_fetched(0);
+    assert_eq!(actions(&mut download, wake), [Action::Done]);
+}
+
+#[test]
+fn corrupt_everywhere_is_given_up_as_corrupt() {
+    let (mut download, first) = one_chunk(&[1, 2]);
+    fail(&mut download, at(0), first, Fault::Corrupt);
+    actions(&mut download, at(0));
+    fail(&mut download, at(0), 3 - first, Fault::Corrupt);
+    actions(&mut download, at(0));
+    let wake = download.wake_at().unwrap();
+    assert_eq!(actions(&mut download, wake), [locate(0, 1)]);
+    download.handle_located(0..1, vec![chunk(0, &[])]);
+    let corrupt = GiveUp::Corrupt {
+        index: 0,
+        handle: ChunkHandle(100),
+    };
+    assert_eq!(actions(&mut download, wake), [Action::GiveUp(corrupt)]);
+    assert_eq!(actions(&mut download, wake), []);
+}
+
+#[test]
+fn without_a_replica_it_waits_and_then_gives_up_as_unreachable() {
+    let mut download = download(1, 4);
+    actions(&mut download, at(0));
+    download.handle_located(0..1, vec![chunk(0, &[])]);
+    let mut now = at(0);
+    loop {
+        match &actions(&mut download, now)[..] {
+            [] => now = download.wake_at().unwrap().max(now),
+            [Action::Locate { .. }] => download.handle_located(0..1, vec![chunk(0, &[])]),
+            [Action::GiveUp(why)] => {
+                let handle = ChunkHandle(100);
+                assert_eq!(*why, GiveUp::Unreachable { index: 0, handle });
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(now >= PATIENCE && now < PATIENCE + at(2), "{now:?}");
+}
+
+#[test]
+fn a_ticket_that_is_out_of_date_is_renewed() {
+    let (mut download, first) = one_chunk(&[1]);
+    fail(&mut download, at(0), first, Fault::OutOfDate);
+    assert_eq!(actions(&mut download, at(0)), []);
+    let wake = download.wake_at().unwrap();
+    assert_eq!(actions(&mut download, wake), [locate(0, 1)]);
+    download.handle_located(0..1, vec![chunk(0, &[1])]);
+    assert_eq!(fetches(&actions(&mut download, wake)), [(0, 1)]);
+}
+
+#[test]
+fn two_versions_are_never_mixed() {
+    let (mut download, first) = one_chunk(&[1]);
+    fail(&mut download, at(0), first, Fault::WrongVersion);
+    actions(&mut download, at(0));
+    let wake = download.wake_at().unwrap();
+    assert_eq!(actions(&mut download, wake), [locate(0, 1)]);
+    let mut other = chunk(0, &[1]);
+    other.version = ChunkVersion(2);
+    download.handle_located(0..1, vec![other]);
+    let changed = GiveUp::Changed { index: 0 };
+    assert_eq!(actions(&mut download, wake), [Action::GiveUp(changed)]);
+}
+
+#[test]
+fn what_was_given_to_a_pipe_can_not_be_taken_back() {
+    for rewindable in [true, false] {
+        let plan = Plan {
+            rewindable,
+            ..plan(0..u64::from(MIB), 4)
+        };
+        let mut download = Download::new(plan).unwrap();
+        actions(&mut download, at(0));
+        download.handle_located(0..1, vec![chunk(0, &[1, 2])]);
+        let first = fetches(&actions(&mut download, at(0)))[0].1;
+        let whole = Verified {
+            reached: MIB,
+            crc32: 1,
+        };
+        download.handle_failed(at(0), 0, ServerId(first), whole, Fault::OtherBytes);
+        let acted = actions(&mut download, at(0));
+        match &acted[1] {
+            Action::Fetch(fetch) if rewindable => assert_eq!(fetch.verified, begin_at(0)),
+            Action::GiveUp(GiveUp::Corrupt { .. }) if !rewindable => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}

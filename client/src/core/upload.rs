@@ -1,0 +1,350 @@
+//! A file's chunks on their way up (`spec/messages.md` section 6).
+//!
+//! [`Upload`] decides which chunks to ask the master for, which to send next and over how many
+//! streams, and what to do when a stream fails: the chunk is dropped and sent again under a new
+//! handle, without the server that was blamed. It is driven so:
+//!
+//! ```text
+//!             ┌────────────────────── handle_failed ◄──────────────────────┐
+//!             ▼                                                            │
+//! waiting ── Allocate, handle_allocated ──► allocated ── Begin ──► writing ┴ handle_sealed ──► sealed
+//! ```
+//!
+//! When all are sealed and the source has ended, [`Action::Publish`] names them; it is the last.
+//!
+//! When too few servers are left, it asks for less in steps: fewer copies (down to `fewest`),
+//! then also of servers that were blamed, then it waits and begins anew. It gives up when
+//! nothing came further than ever before for as long as its patience, counted from a failure, so
+//! that a source that is slow is no failure. A server that was blamed is asked again after
+//! [`BLAME_TIME`].
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use sarsen_protocol::id::ServerId;
+use sarsen_protocol::message::{Allocation, SealedChunk};
+use sarsen_protocol::size::EXCLUDE_MAX;
+
+use super::retry::Backoff;
+
+/// How long a server that failed us is left out.
+pub const BLAME_TIME: Duration = Duration::from_secs(30);
+
+/// Chunks allocated before a stream is free for them.
+const AHEAD: usize = 4;
+
+/// What is known when an upload begins.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Streams at a time, at least one.
+    pub streams_max: usize,
+    /// The fewest copies of a chunk that will do.
+    pub fewest: u8,
+    /// How long nothing may come further after a failure.
+    pub patience: Duration,
+    /// For the jitter of waits.
+    pub seed: u64,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Ask the master for `count` chunks from `first_index` on.
+    Allocate {
+        /// Index of the first.
+        first_index: u32,
+        /// How many.
+        count: u16,
+        /// The fewest copies that will do; 0 for as many as the file wants.
+        fewest: u8,
+        /// Servers that failed us.
+        exclude: Vec<ServerId>,
+    },
+    /// Send a chunk over a stream of its own.
+    Begin(Box<Allocation>),
+    /// All is sealed: publish the file.
+    Publish {
+        /// Every chunk in order.
+        chunks: Vec<SealedChunk>,
+    },
+    /// The last failure is not going to pass.
+    GiveUp,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    /// Has no handle.
+    Waiting,
+    /// The master was asked for one.
+    Asked,
+    Allocated(Box<Allocation>),
+    Writing,
+    Sealed(SealedChunk),
+}
+
+#[derive(Clone, Debug)]
+struct Slot {
+    state: State,
+    /// The most bytes that any try brought.
+    acked_max: u32,
+}
+
+/// How much less is asked for, after the master had too few servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Demand {
+    AllCopies,
+    FewestCopies,
+    FewestCopiesOfAnyServer,
+}
+
+/// The upload of one file.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    plan: Plan,
+    slots: Vec<Slot>,
+    /// All slots below are sealed.
+    first_unsealed: usize,
+    source_ended: bool,
+    asking: bool,
+    demand: Demand,
+    blamed: VecDeque<(ServerId, Duration)>,
+    backoff: Backoff,
+    /// Nothing new is begun before, after a failure.
+    not_before: Duration,
+    failing_since: Option<Duration>,
+    ended: bool,
+}
+
+impl Upload {
+    /// An upload of which no chunk is known yet.
+    #[must_use]
+    pub fn new(plan: Plan) -> Self {
+        Self {
+            backoff: Backoff::new(plan.seed),
+            plan,
+            slots: Vec::new(),
+            first_unsealed: 0,
+            source_ended: false,
+            asking: false,
+            demand: Demand::AllCopies,
+            blamed: VecDeque::new(),
+            not_before: Duration::ZERO,
+            failing_since: None,
+            ended: false,
+        }
+    }
+
+    /// The source has bytes for `chunks` chunks, or had, and has no more if it `ended`.
+    pub fn handle_source(&mut self, chunks: u32, ended: bool) {
+        let slot = Slot {
+            state: State::Waiting,
+            acked_max: 0,
+        };
+        let count = self.slots.len().max(chunks as usize);
+        self.slots.resize(count, slot);
+        self.source_ended = ended;
+    }
+
+    /// The master gave chunks; those that it did not give are asked for again.
+    pub fn handle_allocated(&mut self, allocations: Vec<Allocation>) {
+        self.demand = Demand::AllCopies;
+        for allocation in allocations {
+            if let Some(slot) = self.slots.get_mut(allocation.index as usize)
+                && matches!(slot.state, State::Asked)
+                && !allocation.chain.is_empty()
+            {
+                slot.state = State::Allocated(Box::new(allocation));
+            }
+        }
+        self.end_asking();
+    }
+
+    /// The master has too few servers for what was asked.
+    pub fn handle_too_few_servers(&mut self, now: Duration, retry_after: Duration) {
+        self.end_asking();
+        self.demand = match self.demand {
+            Demand::AllCopies => Demand::FewestCopies,
+            Demand::FewestCopies if !self.blamed.is_empty() => Demand::FewestCopiesOfAnyServer,
+            _ => {
+                self.blamed.clear();
+                self.not_before = now + retry_after.max(self.backoff.delay());
+                Demand::AllCopies
+            }
+        };
+        self.count_failure(now);
+    }
+
+    /// A chunk's stream has brought `acked` bytes to all members.
+    pub fn handle_acked(&mut self, index: u32, acked: u32) {
+        if let Some(slot) = self.slots.get_mut(index as usize)
+            && acked > slot.acked_max
+        {
+            slot.acked_max = acked;
+            self.failing_since = None;
+            self.backoff.reset();
+        }
+    }
+
+    /// A chunk is sealed.
+    pub fn handle_sealed(&mut self, sealed: SealedChunk) {
+        if let Some(slot) = self.slots.get_mut(sealed.index as usize) {
+            slot.state = State::Sealed(sealed);
+            self.failing_since = None;
+            self.backoff.reset();
+        }
+        let is_sealed = |slot: &Slot| matches!(slot.state, State::Sealed(_));
+        while self.slots.get(self.first_unsealed).is_some_and(is_sealed) {
+            self.first_unsealed += 1;
+        }
+    }
+
+    /// A chunk's stream failed, by the fault of `blame` if anybody's.
+    pub fn handle_failed(&mut self, now: Duration, index: u32, blame: Option<ServerId>) {
+        if let Some(slot) = self.slots.get_mut(index as usize) {
+            slot.state = State::Waiting;
+        }
+        if let Some(server) = blame.filter(|server| server.is_some()) {
+            self.blamed.retain(|(blamed, _)| *blamed != server);
+            self.blamed.push_back((server, now + BLAME_TIME));
+            if self.blamed.len() > EXCLUDE_MAX {
+                self.blamed.pop_front();
+            }
+        }
+        // The first failure may be one server's, and another serves at once.
+        if self.failing_since.is_some() {
+            self.not_before = now + self.backoff.delay();
+        }
+        self.count_failure(now);
+    }
+
+    /// When to poll again though nothing happened.
+    #[must_use]
+    pub fn wake_at(&self, now: Duration) -> Option<Duration> {
+        (now < self.not_before && !self.ended).then_some(self.not_before)
+    }
+
+    /// The next thing to do, until there is none for now.
+    pub fn poll(&mut self, now: Duration) -> Option<Action> {
+        if self.ended {
+            return None;
+        }
+        if self.has_no_patience_left(now) {
+            self.ended = true;
+            return Some(Action::GiveUp);
+        }
+        if self.source_ended && self.first_unsealed == self.slots.len() {
+            self.ended = true;
+            return Some(Action::Publish {
+                chunks: self.sealed_chunks(),
+            });
+        }
+        if now < self.not_before {
+            return None;
+        }
+        self.begin().or_else(|| self.allocate(now))
+    }
+
+    fn begin(&mut self) -> Option<Action> {
+        let writing = |slot: &&Slot| matches!(slot.state, State::Writing);
+        if self.window().iter().filter(writing).count() >= self.plan.streams_max {
+            return None;
+        }
+        let slot = self
+            .window_mut()
+            .iter_mut()
+            .find(|slot| matches!(slot.state, State::Allocated(_)))?;
+        match std::mem::replace(&mut slot.state, State::Writing) {
+            State::Allocated(allocation) => Some(Action::Begin(allocation)),
+            _ => None,
+        }
+    }
+
+    /// Asks for the first run of chunks that have no handle yet.
+    fn allocate(&mut self, now: Duration) -> Option<Action> {
+        if self.asking {
+            return None;
+        }
+        let is_waiting = |slot: &Slot| matches!(slot.state, State::Waiting);
+        let start = self.window().iter().position(is_waiting)?;
+        let first_index = u32::try_from(self.first_unsealed + start).ok()?;
+        let mut count = 0;
+        for slot in self.window_mut().iter_mut().skip(start) {
+            if !is_waiting(slot) {
+                break;
+            }
+            slot.state = State::Asked;
+            count += 1;
+        }
+        self.asking = true;
+        while self.blamed.front().is_some_and(|(_, until)| *until <= now) {
+            self.blamed.pop_front();
+        }
+        let (fewest, exclude) = match self.demand {
+            Demand::AllCopies => (0, self.blamed()),
+            Demand::FewestCopies => (self.plan.fewest, self.blamed()),
+            Demand::FewestCopiesOfAnyServer => (self.plan.fewest, Vec::new()),
+        };
+        Some(Action::Allocate {
+            first_index,
+            count,
+            fewest,
+            exclude,
+        })
+    }
+
+    fn blamed(&self) -> Vec<ServerId> {
+        self.blamed.iter().map(|(server, _)| *server).collect()
+    }
+
+    /// Where the work is: the first chunk that is not sealed, and some behind it.
+    fn window_range(&self) -> std::ops::Range<usize> {
+        let len = self.plan.streams_max + AHEAD;
+        self.first_unsealed..self.slots.len().min(self.first_unsealed + len)
+    }
+
+    fn window(&self) -> &[Slot] {
+        self.slots.get(self.window_range()).unwrap_or_default()
+    }
+
+    fn window_mut(&mut self) -> &mut [Slot] {
+        let range = self.window_range();
+        self.slots.get_mut(range).unwrap_or_default()
+    }
+
+    fn end_asking(&mut self) {
+        self.asking = false;
+        for slot in self.window_mut() {
+            if matches!(slot.state, State::Asked) {
+                slot.state = State::Waiting;
+            }
+        }
+    }
+
+    fn count_failure(&mut self, now: Duration) {
+        self.failing_since.get_or_insert(now);
+    }
+
+    fn has_no_patience_left(&self, now: Duration) -> bool {
+        // Only when a failure is to be followed by another try: what is on its way may arrive.
+        let patience = self.plan.patience;
+        let idle = !self.asking
+            && !self
+                .window()
+                .iter()
+                .any(|slot| matches!(slot.state, State::Writing));
+        idle && self
+            .failing_since
+            .is_some_and(|since| now >= since + patience)
+    }
+
+    fn sealed_chunks(&self) -> Vec<SealedChunk> {
+        let sealed = |slot: &Slot| match &slot.state {
+            State::Sealed(sealed) => Some(sealed.clone()),
+            _ => None,
+        };
+        self.slots.iter().filter_map(sealed).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

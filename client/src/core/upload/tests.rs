@@ -1,0 +1,205 @@
+use super::*;
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, SessionId};
+use sarsen_protocol::key::SecretKey;
+use sarsen_protocol::message::Hop;
+use sarsen_protocol::ticket::{Claims, Rights, Ticket};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn upload(streams_max: usize) -> Upload {
+    Upload::new(Plan {
+        streams_max,
+        fewest: 2,
+        patience: PATIENCE,
+        seed: 1,
+    })
+}
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn allocation(index: u32, handle: u64) -> Allocation {
+    let claims = Claims {
+        rights: Rights::WRITE,
+        key_id: 1,
+        handle: ChunkHandle(handle),
+        version: ChunkVersion(1),
+        expiry: 0,
+        file_id: FileId(1),
+        session: SessionId(1),
+        epoch: 1,
+        chain_crc: 0,
+    };
+    Allocation {
+        index,
+        handle: ChunkHandle(handle),
+        version: ChunkVersion(1),
+        ticket: Ticket::sign(claims, &SecretKey::new([0; 32])),
+        chain: vec![Hop {
+            server: ServerId(1),
+            data_addr: "a:1".into(),
+        }],
+    }
+}
+
+fn sealed(index: u32, handle: u64) -> SealedChunk {
+    SealedChunk {
+        index,
+        handle: ChunkHandle(handle),
+        version: ChunkVersion(1),
+        length: 10,
+        crc32: 0,
+        servers: vec![ServerId(1)],
+    }
+}
+
+fn allocate(first_index: u32, count: u16, fewest: u8, exclude: &[u64]) -> Action {
+    Action::Allocate {
+        first_index,
+        count,
+        fewest,
+        exclude: exclude.iter().copied().map(ServerId).collect(),
+    }
+}
+
+fn begin(index: u32, handle: u64) -> Action {
+    Action::Begin(Box::new(allocation(index, handle)))
+}
+
+fn actions(upload: &mut Upload, now: Duration) -> Vec<Action> {
+    std::iter::from_fn(|| upload.poll(now)).collect()
+}
+
+#[test]
+fn an_empty_file_is_published_at_once() {
+    let mut upload = upload(4);
+    assert_eq!(actions(&mut upload, at(0)), []);
+    upload.handle_source(0, true);
+    let publish = Action::Publish { chunks: vec![] };
+    assert_eq!(actions(&mut upload, at(0)), [publish]);
+}
+
+#[test]
+fn chunks_go_up_side_by_side_and_are_published_in_order() {
+    let mut upload = upload(2);
+    upload.handle_source(3, true);
+    assert_eq!(actions(&mut upload, at(0)), [allocate(0, 3, 0, &[])]);
+    upload.handle_allocated((0..3).map(|i| allocation(i, 10 + u64::from(i))).collect());
+    assert_eq!(actions(&mut upload, at(0)), [begin(0, 10), begin(1, 11)]);
+    upload.handle_sealed(sealed(1, 11));
+    assert_eq!(actions(&mut upload, at(0)), [begin(2, 12)]);
+    upload.handle_sealed(sealed(2, 12));
+    assert_eq!(actions(&mut upload, at(0)), []);
+    upload.handle_sealed(sealed(0, 10));
+    let chunks = vec![sealed(0, 10), sealed(1, 11), sealed(2, 12)];
+    assert_eq!(actions(&mut upload, at(0)), [Action::Publish { chunks }]);
+}
+
+#[test]
+fn a_long_file_is_allocated_a_few_chunks_ahead() {
+    let mut upload = upload(2);
+    upload.handle_source(1000, true);
+    assert_eq!(actions(&mut upload, at(0)), [allocate(0, 6, 0, &[])]);
+    upload.handle_allocated((0..6).map(|i| allocation(i, 10)).collect());
+    actions(&mut upload, at(0));
+    upload.handle_sealed(sealed(0, 10));
+    let next = [begin(2, 10), allocate(6, 1, 0, &[])];
+    assert_eq!(actions(&mut upload, at(0)), next);
+}
+
+#[test]
+fn a_pipe_is_allocated_for_as_it_comes() {
+    let mut upload = upload(2);
+    upload.handle_source(1, false);
+    assert_eq!(actions(&mut upload, at(0)), [allocate(0, 1, 0, &[])]);
+    upload.handle_allocated(vec![allocation(0, 10)]);
+    assert_eq!(actions(&mut upload, at(0)), [begin(0, 10)]);
+    upload.handle_sealed(sealed(0, 10));
+    assert_eq!(
+        actions(&mut upload, at(1000)),
+        [],
+        "a silent pipe is waited for"
+    );
+    upload.handle_source(1, true);
+    let chunks = vec![sealed(0, 10)];
+    assert_eq!(actions(&mut upload, at(1000)), [Action::Publish { chunks }]);
+}
+
+#[test]
+fn a_failed_chunk_goes_elsewhere_under_a_new_handle() {
+    let mut upload = upload(1);
+    upload.handle_source(2, true);
+    actions(&mut upload, at(0));
+    upload.handle_allocated(vec![allocation(0, 10), allocation(1, 11)]);
+    assert_eq!(actions(&mut upload, at(0)), [begin(0, 10)]);
+    upload.handle_failed(at(1), 0, Some(ServerId(7)));
+    let next = [begin(1, 11), allocate(0, 1, 0, &[7])];
+    assert_eq!(actions(&mut upload, at(1)), next);
+    upload.handle_sealed(sealed(1, 11));
+    upload.handle_allocated(vec![allocation(0, 20)]);
+    assert_eq!(actions(&mut upload, at(1)), [begin(0, 20)]);
+    upload.handle_failed(at(2), 0, None);
+    assert_eq!(
+        actions(&mut upload, at(2) + BLAME_TIME),
+        [allocate(0, 1, 0, &[])],
+        "a server is blamed for a while only"
+    );
+}
+
+#[test]
+fn with_too_few_servers_less_is_asked_for_step_by_step() {
+    let mut upload = upload(1);
+    upload.handle_source(1, true);
+    actions(&mut upload, at(0));
+    upload.handle_allocated(vec![allocation(0, 10)]);
+    actions(&mut upload, at(0));
+    upload.handle_failed(at(0), 0, Some(ServerId(7)));
+    assert_eq!(actions(&mut upload, at(0)), [allocate(0, 1, 0, &[7])]);
+    upload.handle_too_few_servers(at(0), Duration::ZERO);
+    assert_eq!(actions(&mut upload, at(0)), [allocate(0, 1, 2, &[7])]);
+    upload.handle_too_few_servers(at(0), Duration::ZERO);
+    assert_eq!(actions(&mut upload, at(0)), [allocate(0, 1, 2, &[])]);
+    upload.handle_too_few_servers(at(0), at(3));
+    assert_eq!(actions(&mut upload, at(0)), []);
+    assert_eq!(upload.wake_at(at(0)), Some(at(3)));
+    assert_eq!(actions(&mut upload, at(3)), [allocate(0, 1, 0, &[])]);
+}
+
+#[test]
+fn it_gives_up_when_nothing_comes_further() {
+    let mut upload = upload(1);
+    upload.handle_source(1, true);
+    actions(&mut upload, at(0));
+    for second in 0..59 {
+        upload.handle_allocated(vec![allocation(0, 10 + second)]);
+        let acted = actions(&mut upload, at(second));
+        assert_eq!(acted, [begin(0, 10 + second)], "after {second} s");
+        // Only the first try comes this far: the others repeat it.
+        upload.handle_acked(0, 5);
+        upload.handle_failed(at(second), 0, None);
+        actions(&mut upload, at(second + 1));
+    }
+    upload.handle_allocated(vec![allocation(0, 99)]);
+    assert_eq!(actions(&mut upload, at(60)), [Action::GiveUp]);
+    assert_eq!(actions(&mut upload, at(61)), []);
+}
+
+#[test]
+fn coming_further_than_ever_before_is_progress() {
+    let mut upload = upload(1);
+    upload.handle_source(1, true);
+    actions(&mut upload, at(0));
+    for try_number in 0..50 {
+        upload.handle_allocated(vec![allocation(0, 10)]);
+        let now = at(20 * try_number);
+        assert_eq!(
+            actions(&mut upload, now),
+            [begin(0, 10)],
+            "try {try_number}"
+        );
+        upload.handle_acked(0, u32::try_from(try_number).unwrap() + 1);
+        upload.handle_failed(now, 0, None);
+        actions(&mut upload, now + at(1));
+    }
+}

@@ -1,0 +1,336 @@
+//! One chunk on its way down a chain: the client's end of a write stream (`spec/wire.md`
+//! section 12.1).
+//!
+//! The client sends `WriteOpen`, any number of `WriteData`, and `WriteSeal`, without waiting for
+//! more than room in its window; the chain answers `WriteOpened`, acks, and `WriteSealed`, in
+//! this order. [`WriteStream`] counts what was sent and acknowledged, says whether another piece fits into
+//! the window, checks every answer, and knows since when the chain owes one. Acks are
+//! cumulative. A stream that failed is never gone on with: its chunk is sent again whole.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use sarsen_protocol::id::{Serial, ServerId};
+use sarsen_protocol::message::{Hop, Level, WriteAck, WriteSealed};
+
+/// Bytes that may be on their way before the first of them is acknowledged.
+pub const WINDOW_LEN: u32 = 8 * 1024 * 1024;
+
+/// How long a chain may owe an answer to `WriteOpen` or `WriteData`.
+pub const STALL_MAX: Duration = Duration::from_secs(10);
+
+/// How long a chain may owe `WriteSealed`: a seal at `disk` waits for a sync of the whole chunk
+/// on every member, beside those of other chunks.
+pub const SEAL_STALL_MAX: Duration = Duration::from_secs(60);
+
+/// An answer that the chain could not have given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteFault {
+    /// An ack of a serial that was not sent, or lower than one before.
+    #[error("the chain acknowledged serial {serial}, which was not its turn")]
+    AckOutOfTurn {
+        /// Which.
+        serial: Serial,
+    },
+    /// `WriteOpened` or `WriteSealed` when it was not awaited.
+    #[error("the chain answered what it was not asked")]
+    AnswerOutOfTurn,
+    /// The chain sealed other bytes than were sent.
+    #[error("the chain sealed {length} bytes with CRC {crc32:08x}, which is not what was sent")]
+    SealedOtherBytes {
+        /// How many.
+        length: u32,
+        /// Theirs.
+        crc32: u32,
+    },
+    /// A member is missing from the answer, is no member, or reached a lower level than asked.
+    #[error("server {server} did not seal as asked")]
+    NotSealedAsAsked {
+        /// Which.
+        server: ServerId,
+    },
+}
+
+/// The client's end of a write stream.
+#[derive(Clone, Debug)]
+pub struct WriteStream {
+    level: Level,
+    /// Whether `WriteOpened` came.
+    opened: bool,
+    /// The CRC that `WriteSeal` told, once it was sent.
+    seal_crc: Option<u32>,
+    sent: u32,
+    acked: u32,
+    last_serial: Serial,
+    /// The serials that are not acknowledged, each with the end of its bytes.
+    in_flight: VecDeque<(Serial, u32)>,
+    /// Since when an answer is owed; `None` while none is.
+    owed_since: Option<Duration>,
+}
+
+impl WriteStream {
+    /// A stream whose `WriteOpen` was sent `now`, to be sealed at `level`.
+    #[must_use]
+    pub fn new(now: Duration, level: Level) -> Self {
+        Self {
+            level,
+            opened: false,
+            seal_crc: None,
+            sent: 0,
+            acked: 0,
+            last_serial: Serial::NONE,
+            in_flight: VecDeque::new(),
+            owed_since: Some(now),
+        }
+    }
+
+    /// Bytes acknowledged.
+    #[must_use]
+    pub const fn acked(&self) -> u32 {
+        self.acked
+    }
+
+    /// Whether another piece of `len` bytes may be sent now.
+    #[must_use]
+    pub fn has_room(&self, len: u32) -> bool {
+        let in_flight = self.sent - self.acked;
+        in_flight == 0 || in_flight.saturating_add(len) <= WINDOW_LEN
+    }
+
+    /// A piece of `len` bytes is sent: its serial, and its offset in the chunk.
+    pub fn send(&mut self, now: Duration, len: u32) -> (Serial, u32) {
+        let offset = self.sent;
+        self.sent += len;
+        self.last_serial = Serial(self.last_serial.0 + 1);
+        self.in_flight.push_back((self.last_serial, self.sent));
+        self.owed_since.get_or_insert(now);
+        (self.last_serial, offset)
+    }
+
+    /// `WriteSeal` is sent, of all that was sent, with its CRC.
+    pub fn seal(&mut self, now: Duration, crc32: u32) {
+        self.seal_crc = Some(crc32);
+        self.owed_since = Some(now);
+    }
+
+    /// `WriteOpened` came.
+    ///
+    /// # Errors
+    /// [`WriteFault::AnswerOutOfTurn`].
+    pub fn handle_opened(&mut self, now: Duration) -> Result<(), WriteFault> {
+        if self.opened {
+            return Err(WriteFault::AnswerOutOfTurn);
+        }
+        self.opened = true;
+        self.answered(now);
+        Ok(())
+    }
+
+    /// `WriteAck` came.
+    ///
+    /// # Errors
+    /// [`WriteFault::AckOutOfTurn`], [`WriteFault::AnswerOutOfTurn`].
+    pub fn handle_ack(&mut self, now: Duration, ack: &WriteAck) -> Result<(), WriteFault> {
+        if !self.opened {
+            return Err(WriteFault::AnswerOutOfTurn);
+        }
+        let serial = ack.serial;
+        let lowest = self.in_flight.front().map(|(serial, _)| *serial);
+        if serial > self.last_serial || lowest.is_none_or(|lowest| serial < lowest) {
+            return Err(WriteFault::AckOutOfTurn { serial });
+        }
+        while let Some(&(sent, end)) = self.in_flight.front()
+            && sent <= serial
+        {
+            self.acked = end;
+            self.in_flight.pop_front();
+        }
+        self.answered(now);
+        Ok(())
+    }
+
+    /// `WriteSealed` came: the members that hold the chunk now.
+    ///
+    /// # Errors
+    /// What the chain did not do as asked.
+    pub fn handle_sealed(
+        &mut self,
+        sealed: &WriteSealed,
+        chain: &[Hop],
+    ) -> Result<Vec<ServerId>, WriteFault> {
+        let (true, Some(crc32)) = (self.opened, self.seal_crc) else {
+            return Err(WriteFault::AnswerOutOfTurn);
+        };
+        if (sealed.length, sealed.crc32) != (self.sent, crc32) {
+            return Err(WriteFault::SealedOtherBytes {
+                length: sealed.length,
+                crc32: sealed.crc32,
+            });
+        }
+        let servers: Vec<_> = sealed.members.iter().map(|member| member.server).collect();
+        for hop in chain {
+            let as_asked = sealed
+                .members
+                .iter()
+                .any(|member| member.server == hop.server && member.level >= self.level);
+            if !as_asked {
+                return Err(WriteFault::NotSealedAsAsked { server: hop.server });
+            }
+        }
+        let is_member = |server: &&ServerId| chain.iter().any(|hop| hop.server == **server);
+        if let Some(&server) = servers.iter().find(|server| !is_member(server)) {
+            return Err(WriteFault::NotSealedAsAsked { server });
+        }
+        self.owed_since = None;
+        Ok(servers)
+    }
+
+    /// When the stream counts as stalled unless something comes; `None` while nothing is owed.
+    #[must_use]
+    pub fn stalled_at(&self) -> Option<Duration> {
+        let patience = match self.seal_crc {
+            Some(_) => SEAL_STALL_MAX,
+            None => STALL_MAX,
+        };
+        self.owed_since.map(|since| since + patience)
+    }
+
+    /// Something came; something else may still be owed.
+    fn answered(&mut self, now: Duration) {
+        let owes = !self.opened || self.seal_crc.is_some() || !self.in_flight.is_empty();
+        self.owed_since = owes.then_some(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sarsen_protocol::message::MemberLevel;
+
+    const MIB: u32 = 1024 * 1024;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn ack(serial: u64) -> WriteAck {
+        WriteAck {
+            serial: Serial(serial),
+            commit_mark: Serial(serial),
+            level: Level::Memory,
+            copies: 2,
+        }
+    }
+
+    fn chain() -> Vec<Hop> {
+        [4, 5]
+            .map(|id| Hop {
+                server: ServerId(id),
+                data_addr: String::new(),
+            })
+            .into()
+    }
+
+    fn sealed(length: u32, crc32: u32, levels: [Level; 2]) -> WriteSealed {
+        let members = chain().into_iter().zip(levels);
+        WriteSealed {
+            length,
+            crc32,
+            members: members
+                .map(|(hop, level)| MemberLevel {
+                    server: hop.server,
+                    level,
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn the_window_closes_and_a_cumulative_ack_opens_it() {
+        let mut stream = WriteStream::new(at(0), Level::Disk);
+        let mut sent = Vec::new();
+        while stream.has_room(MIB) {
+            sent.push(stream.send(at(0), MIB));
+        }
+        assert_eq!(sent.len(), 8);
+        assert_eq!(sent[0], (Serial(1), 0));
+        assert_eq!(sent[7], (Serial(8), 7 * MIB));
+        stream.handle_opened(at(1)).unwrap();
+        stream.handle_ack(at(1), &ack(3)).unwrap();
+        assert_eq!(stream.acked(), 3 * MIB);
+        assert!(stream.has_room(3 * MIB) && !stream.has_room(4 * MIB));
+    }
+
+    #[test]
+    fn answers_that_could_not_be_are_refused() {
+        let mut stream = WriteStream::new(at(0), Level::Disk);
+        let out_of_turn = |serial| {
+            Err(WriteFault::AckOutOfTurn {
+                serial: Serial(serial),
+            })
+        };
+        let unopened = stream.handle_ack(at(0), &ack(1));
+        assert_eq!(unopened, Err(WriteFault::AnswerOutOfTurn));
+        stream.handle_opened(at(0)).unwrap();
+        let again = stream.handle_opened(at(0));
+        assert_eq!(again, Err(WriteFault::AnswerOutOfTurn));
+        assert_eq!(stream.handle_ack(at(0), &ack(1)), out_of_turn(1));
+        stream.send(at(0), 10);
+        assert_eq!(stream.handle_ack(at(0), &ack(2)), out_of_turn(2));
+        assert_eq!(stream.handle_ack(at(0), &ack(0)), out_of_turn(0));
+        assert_eq!(stream.handle_ack(at(0), &ack(1)), Ok(()));
+        assert_eq!(stream.handle_ack(at(0), &ack(1)), out_of_turn(1));
+        let early = stream.handle_sealed(&sealed(10, 1, [Level::Disk; 2]), &chain());
+        assert_eq!(early, Err(WriteFault::AnswerOutOfTurn));
+    }
+
+    #[test]
+    fn a_seal_counts_only_as_asked() {
+        let mut stream = WriteStream::new(at(0), Level::Disk);
+        stream.send(at(0), 10);
+        stream.handle_opened(at(0)).unwrap();
+        stream.handle_ack(at(0), &ack(1)).unwrap();
+        stream.seal(at(0), 77);
+        let mut handle = |it: WriteSealed| stream.handle_sealed(&it, &chain());
+        assert_eq!(
+            handle(sealed(9, 77, [Level::Disk; 2])),
+            Err(WriteFault::SealedOtherBytes {
+                length: 9,
+                crc32: 77
+            })
+        );
+        let server = ServerId(5);
+        assert_eq!(
+            handle(sealed(10, 77, [Level::Disk, Level::Memory])),
+            Err(WriteFault::NotSealedAsAsked { server })
+        );
+        let mut missing = sealed(10, 77, [Level::Disk; 2]);
+        missing.members.pop();
+        assert_eq!(
+            handle(missing),
+            Err(WriteFault::NotSealedAsAsked { server })
+        );
+        assert_eq!(
+            handle(sealed(10, 77, [Level::Disk; 2])),
+            Ok(vec![ServerId(4), server])
+        );
+    }
+
+    #[test]
+    fn only_who_owes_an_answer_stalls() {
+        let mut stream = WriteStream::new(at(0), Level::Disk);
+        assert_eq!(stream.stalled_at(), Some(STALL_MAX));
+        stream.handle_opened(at(3)).unwrap();
+        assert_eq!(stream.stalled_at(), None, "a slow source is no stall");
+        stream.send(at(100), 10);
+        stream.send(at(104), 10);
+        assert_eq!(stream.stalled_at(), Some(at(100) + STALL_MAX));
+        stream.handle_ack(at(105), &ack(1)).unwrap();
+        assert_eq!(stream.stalled_at(), Some(at(105) + STALL_MAX));
+        stream.handle_ack(at(106), &ack(2)).unwrap();
+        assert_eq!(stream.stalled_at(), None);
+        stream.seal(at(200), 1);
+        assert_eq!(stream.stalled_at(), Some(at(200) + SEAL_STALL_MAX));
+    }
+}
