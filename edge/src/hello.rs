@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use sarsen_protocol::deframe::{Deframer, Frame};
 use sarsen_protocol::error::FrameError;
 use sarsen_protocol::handshake::{Dialer, HandshakeError, Identity, Listener, Peer, refusal};
@@ -103,6 +104,27 @@ pub async fn dial_data(
             .into(),
         }),
     }
+}
+
+/// Takes the hello of a data-plane connection that was accepted; the bytes are what the dialer
+/// sent right behind its proof, as it may.
+///
+/// # Errors
+/// Why the peer is not to be trusted; it was told, as far as it can understand.
+pub async fn accept_data(
+    stream: &mut TcpStream,
+    identity: Identity,
+    key: &SecretKey,
+) -> Result<(Peer, BytesMut), ConnectError> {
+    let addr = stream
+        .peer_addr()
+        .map_or_else(|_| "a peer".into(), |addr| addr.to_string());
+    listen::tune(stream).map_err(|cause| ConnectError::Io {
+        addr: addr.clone(),
+        cause,
+    })?;
+    let (peer, mut deframer) = accept(stream, &addr, identity, Plane::Data, key).await?;
+    Ok((peer, std::mem::take(deframer.buffer())))
 }
 
 /// Opens a connection and says hello; the deframer holds what came behind the hello.

@@ -1,0 +1,15 @@
+//! What a chunkserver decides, without a socket, file, clock or randomness.
+//!
+//! The edges feed what arrived into these state machines and carry out the actions that they
+//! yield; a simulator can drive the same machines on a virtual clock.
+//!
+//! - [`replica_stream`]: one member's side of a write stream;
+//! - [`read_stream`]: which frames answer a read;
+//! - [`tickets`]: whether a ticket opens the door;
+//! - [`machine`]: the chunkserver and its master: registration, heartbeats, orders, with
+//!   [`inventory`] for one directory's report, [`event`] for what it is told and [`action`] for
+//!   what it wants done.
+
+pub mod read_stream;
+pub mod replica_stream;
+pub mod tickets;

@@ -1,0 +1,184 @@
+//! Whether a ticket opens the door (`spec/wire.md` section 11).
+//!
+//! A chunkserver asks nobody: it has the keys from its registration, and the request tells the
+//! rest. `now` is the wall clock, in milliseconds since 1970.
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ServerId};
+use sarsen_protocol::key::SecretKey;
+use sarsen_protocol::message::{TicketKey, WriteOpen};
+use sarsen_protocol::status::Status;
+use sarsen_protocol::ticket::{Rights, Ticket, TicketError, chain_crc};
+
+/// The keys that the master signs with.
+#[derive(Clone, Debug, Default)]
+pub struct TicketKeys {
+    keys: Vec<(u32, SecretKey)>,
+}
+
+impl TicketKeys {
+    /// The keys that a registration told.
+    #[must_use]
+    pub fn new(keys: &[TicketKey]) -> Self {
+        let keys = keys.iter().map(|key| (key.key_id, SecretKey::new(key.key)));
+        Self {
+            keys: keys.collect(),
+        }
+    }
+
+    /// Checks the ticket of a stream that is to be written by `me`.
+    ///
+    /// # Errors
+    /// Why not, also if `me` is not the member at the position that `open` names.
+    pub fn check_write(&self, open: &WriteOpen, me: ServerId, now: u64) -> Result<(), TicketError> {
+        let ticket = &open.ticket;
+        self.check(ticket, Rights::WRITE, open.handle, open.version, now)?;
+        let claims = ticket.unverified_claims();
+        let member = open.chain.get(usize::from(open.position));
+        let is_bound = claims.chain_crc == chain_crc(&open.chain)
+            && claims.file_id == open.file_id
+            && member.is_some_and(|hop| hop.server == me);
+        match is_bound {
+            true => Ok(()),
+            false => Err(TicketError::NotForThis),
+        }
+    }
+
+    /// Checks the ticket of a read, or of a question about a chunk.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_read(
+        &self,
+        ticket: &Ticket,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        now: u64,
+    ) -> Result<(), TicketError> {
+        let rights = match ticket.unverified_claims().rights.allow(Rights::READ) {
+            true => Rights::READ,
+            false => Rights::COPY,
+        };
+        self.check(ticket, rights, handle, version, now)
+    }
+
+    fn check(
+        &self,
+        ticket: &Ticket,
+        rights: Rights,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        now: u64,
+    ) -> Result<(), TicketError> {
+        let key_id = ticket.unverified_claims().key_id;
+        let (_, key) = self
+            .keys
+            .iter()
+            .find(|(id, _)| *id == key_id)
+            .ok_or(TicketError::UnknownKey { key_id })?;
+        ticket.verify(key, rights, handle, version, now).map(|_| ())
+    }
+}
+
+/// What the bearer is told.
+#[must_use]
+pub fn status_of(error: TicketError) -> Status {
+    match error {
+        TicketError::Expired => Status::TicketExpired,
+        _ => Status::TicketInvalid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sarsen_protocol::id::{FileId, Serial, SessionId};
+    use sarsen_protocol::message::{Hop, Level};
+    use sarsen_protocol::ticket::Claims;
+
+    const KEY: TicketKey = TicketKey {
+        key_id: 4,
+        key: [1; 32],
+    };
+
+    fn open(rights: Rights, key_id: u32) -> WriteOpen {
+        let hop = |n| Hop {
+            server: ServerId(n),
+            data_addr: format!("h:{n}"),
+        };
+        let chain = vec![hop(1), hop(2)];
+        let claims = Claims {
+            rights,
+            key_id,
+            handle: ChunkHandle(5),
+            version: ChunkVersion(6),
+            expiry: 100,
+            file_id: FileId(7),
+            session: SessionId(8),
+            epoch: 1,
+            chain_crc: chain_crc(&chain),
+        };
+        WriteOpen {
+            ticket: Ticket::sign(claims, &SecretKey::new(KEY.key)),
+            handle: ChunkHandle(5),
+            version: ChunkVersion(6),
+            file_id: FileId(7),
+            index: 0,
+            room: 0,
+            begin_serial: Serial::NONE,
+            lock_token: 0,
+            level: Level::Disk,
+            position: 1,
+            chain,
+        }
+    }
+
+    #[test]
+    fn a_write_ticket_is_bound_to_chunk_file_chain_and_member() {
+        let keys = TicketKeys::new(&[KEY]);
+        let good = open(Rights::WRITE, 4);
+        assert_eq!(keys.check_write(&good, ServerId(2), 100), Ok(()));
+        assert_eq!(
+            keys.check_write(&good, ServerId(2), 101),
+            Err(TicketError::Expired)
+        );
+        assert_eq!(
+            keys.check_write(&good, ServerId(1), 0),
+            Err(TicketError::NotForThis)
+        );
+        let changes: [fn(&mut WriteOpen); 5] = [
+            |open| open.chain.reverse(),
+            |open| open.chain.truncate(1),
+            |open| open.file_id = FileId(1),
+            |open| open.handle = ChunkHandle(1),
+            |open| open.version = ChunkVersion(1),
+        ];
+        for change in changes {
+            let mut other = good.clone();
+            change(&mut other);
+            let verdict = keys.check_write(&other, ServerId(2), 0);
+            assert_eq!(verdict, Err(TicketError::NotForThis), "{other:?}");
+        }
+        let reading = open(Rights::READ, 4);
+        assert_eq!(
+            keys.check_write(&reading, ServerId(2), 0),
+            Err(TicketError::NotForThis)
+        );
+        let unknown = open(Rights::WRITE, 5);
+        assert_eq!(
+            keys.check_write(&unknown, ServerId(2), 0),
+            Err(TicketError::UnknownKey { key_id: 5 })
+        );
+    }
+
+    #[test]
+    fn reading_takes_a_read_or_a_copy_ticket() {
+        let keys = TicketKeys::new(&[KEY]);
+        let check = |rights| {
+            let ticket = open(rights, 4).ticket;
+            keys.check_read(&ticket, ChunkHandle(5), ChunkVersion(6), 0)
+        };
+        assert_eq!(check(Rights::READ), Ok(()));
+        assert_eq!(check(Rights::COPY), Ok(()));
+        assert_eq!(check(Rights::WRITE), Err(TicketError::NotForThis));
+    }
+}

@@ -1,0 +1,261 @@
+//! A data-plane connection: receive exactly, send all, send from a chunk.
+//!
+//! A [`Socket`] is used through `&self`: one task may receive while another sends. Dropping it
+//! ends the connection in both directions, also when a request of io_uring still holds the
+//! descriptor.
+//!
+//! A future that is dropped before it is ready may have received or sent some bytes: the
+//! connection is of no use afterwards and has to be dropped too. This is so with both modes.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::net::{RecvFlags, SendFlags};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use super::Mode;
+use super::pool::Buffer;
+use crate::store::{ReadableChunk, data_position};
+use crate::uring;
+
+/// A connection on the data plane, after its hello.
+#[derive(Debug)]
+pub struct Socket {
+    kind: Kind,
+    peer: SocketAddr,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Uring(Arc<std::net::TcpStream>),
+    Epoll(TcpStream),
+}
+
+/// What stopped a chunk's bytes from being sent.
+#[derive(Debug)]
+pub enum SendChunkError {
+    /// The peer is gone, or its connection broke.
+    Peer(io::Error),
+    /// The medium did not give the bytes; so many of them had been sent.
+    Medium {
+        /// Bytes that were sent.
+        sent: u32,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Socket {
+    /// Takes over a connection that was made with tokio.
+    ///
+    /// # Errors
+    /// When the connection is gone already.
+    pub fn new(mode: Mode, stream: TcpStream) -> io::Result<Self> {
+        let peer = stream.peer_addr()?;
+        let kind = match mode {
+            Mode::Epoll => Kind::Epoll(stream),
+            Mode::Uring => {
+                let stream = stream.into_std()?;
+                // io_uring answers a request on a non-blocking socket with EAGAIN and doesn't wait.
+                stream.set_nonblocking(false)?;
+                Kind::Uring(Arc::new(stream))
+            }
+        };
+        Ok(Self { kind, peer })
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub const fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Receives up to `len` bytes, at least one; an empty answer is the end of the stream.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn recv_some(&self, len: usize) -> io::Result<Vec<u8>> {
+        match &self.kind {
+            Kind::Uring(stream) => uring::ops::recv_some(stream, len).await,
+            Kind::Epoll(stream) => {
+                let mut bytes = vec![0; len];
+                loop {
+                    stream.readable().await?;
+                    match stream.try_read(&mut bytes) {
+                        Ok(received) => {
+                            bytes.truncate(received);
+                            return Ok(bytes);
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Receives a buffer's payload from its byte `from` on, all of it.
+    ///
+    /// # Errors
+    /// When the connection broke or ended; the buffer is lost with it.
+    pub async fn recv_payload(&self, mut buffer: Buffer, from: usize) -> io::Result<Buffer> {
+        let stream = match &self.kind {
+            Kind::Uring(stream) => return uring::ops::recv_payload(stream, buffer, from).await,
+            Kind::Epoll(stream) => stream,
+        };
+        let mut done = from;
+        while let Some(rest) = buffer
+            .payload_mut()
+            .get_mut(done..)
+            .filter(|it| !it.is_empty())
+        {
+            stream.readable().await?;
+            match stream.try_read(rest) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(received) => done += received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(buffer)
+    }
+
+    /// Sends a small frame.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn send(&self, frame: impl Into<Bytes>) -> io::Result<()> {
+        let frame = frame.into();
+        match &self.kind {
+            Kind::Uring(stream) => uring::ops::send(stream, frame, SendFlags::empty()).await,
+            Kind::Epoll(stream) => send_all(stream, &frame, SendFlags::empty()).await,
+        }
+    }
+
+    /// Sends the frame in a buffer, head and payload, from where it lies.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn send_frame(&self, buffer: Arc<Buffer>) -> io::Result<()> {
+        match &self.kind {
+            Kind::Uring(stream) => uring::ops::send_frame(stream, buffer).await,
+            Kind::Epoll(stream) => send_all(stream, buffer.frame(), SendFlags::empty()).await,
+        }
+    }
+
+    /// Sends a head, then `len` bytes of a chunk from `offset` on, with no copy in user space.
+    ///
+    /// # Errors
+    /// Whose fault it was.
+    pub async fn send_chunk(
+        &self,
+        head: Bytes,
+        chunk: &Arc<ReadableChunk>,
+        offset: u32,
+        len: u32,
+    ) -> Result<(), SendChunkError> {
+        // More follows: head and payload may share a segment.
+        let flags = if len > 0 {
+            SendFlags::MORE
+        } else {
+            SendFlags::empty()
+        };
+        match &self.kind {
+            Kind::Uring(stream) => {
+                let sent = uring::ops::send(stream, head, flags).await;
+                sent.map_err(SendChunkError::Peer)?;
+                uring::ops::send_chunk(stream, chunk, offset, len).await
+            }
+            Kind::Epoll(stream) => {
+                let sent = send_all(stream, &head, flags).await;
+                sent.map_err(SendChunkError::Peer)?;
+                send_file(stream, chunk, offset, len).await
+            }
+        }
+    }
+
+    /// Whether an idle connection can still be used: the peer has neither closed it nor spoken.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let peeked = match &self.kind {
+            Kind::Uring(stream) => rustix::net::recv(stream, &mut [0; 1], flags),
+            Kind::Epoll(stream) => rustix::net::recv(stream, &mut [0; 1], flags),
+        };
+        matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
+    }
+
+    /// Tells the peer that nothing more will be sent; what it sends can still be received.
+    pub fn end_sending(&self) {
+        self.shutdown(Shutdown::Write);
+    }
+
+    fn shutdown(&self, how: Shutdown) {
+        // Fails only when the connection is gone, which is what is wanted.
+        let _ = match &self.kind {
+            Kind::Uring(stream) => stream.shutdown(how),
+            Kind::Epoll(stream) => socket2::SockRef::from(stream).shutdown(how),
+        };
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.shutdown(Shutdown::Both);
+    }
+}
+
+async fn send_all(stream: &TcpStream, bytes: &[u8], flags: SendFlags) -> io::Result<()> {
+    let flags = flags | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        let send = || Ok(rustix::net::send(stream, rest, flags)?);
+        done += stream.async_io(Interest::WRITABLE, send).await?;
+    }
+    Ok(())
+}
+
+async fn send_file(
+    stream: &TcpStream,
+    chunk: &ReadableChunk,
+    offset: u32,
+    len: u32,
+) -> Result<(), SendChunkError> {
+    let medium = |sent, source| SendChunkError::Medium { sent, source };
+    let Some(file) = chunk.file() else {
+        return Err(medium(0, io::ErrorKind::Unsupported.into()));
+    };
+    let mut sent = 0;
+    while sent < len {
+        let mut position = data_position(offset + sent);
+        let left = (len - sent) as usize;
+        let send = || {
+            Ok(rustix::fs::sendfile(
+                stream,
+                file,
+                Some(&mut position),
+                left,
+            )?)
+        };
+        match stream.async_io(Interest::WRITABLE, send).await {
+            // The file ends before its data: it was cut off behind our back.
+            Ok(0) => return Err(medium(sent, io::ErrorKind::UnexpectedEof.into())),
+            Ok(more) => sent += u32::try_from(more).unwrap_or(left as u32),
+            Err(error) if is_of_the_medium(&error) => return Err(medium(sent, error)),
+            Err(error) => return Err(SendChunkError::Peer(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a failed send from a chunk is the disk's fault and not the connection's.
+pub(crate) fn is_of_the_medium(error: &io::Error) -> bool {
+    let errno = rustix::io::Errno::from_io_error(error);
+    matches!(
+        errno,
+        Some(rustix::io::Errno::FAULT | rustix::io::Errno::IO)
+    )
+}

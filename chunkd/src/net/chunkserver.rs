@@ -1,0 +1,302 @@
+//! What the planes of one chunkserver share: who it is, its directories, its ticket keys.
+//!
+//! Nothing is served before [`Chunkserver::register`]: there are no ticket keys until then. What
+//! the data plane changes or doubts it tells through [`Notice`]s, for the inventory and for
+//! whoever reads chunks back.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sarsen_protocol::handshake::Identity;
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ClusterId, DirectoryId, ServerId};
+use sarsen_protocol::key::SecretKey;
+use sarsen_protocol::message::{Heat, Role, Start};
+use sarsen_protocol::status::Status;
+use tokio::sync::mpsc;
+
+use super::counters::Counters;
+use crate::core::tickets::TicketKeys;
+use crate::store::{Directory, NewChunk, PendingChunk, StoreError};
+
+/// Chunks whose reads are counted at a time; the rest of a wide scan isn't hot.
+const HEAT_TRACKED_MAX: usize = 65_536;
+
+/// What the control plane is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The inventory's entry of a chunk is another one now, or gone.
+    Changed {
+        /// Where the chunk lies.
+        directory: DirectoryId,
+        /// Which.
+        handle: ChunkHandle,
+    },
+    /// The medium failed under a read: the chunk should be read back.
+    Doubtful {
+        /// Where the chunk lies.
+        directory: DirectoryId,
+        /// Which.
+        handle: ChunkHandle,
+        /// Its version.
+        version: ChunkVersion,
+    },
+}
+
+/// A directory, and whether the master lets it count.
+#[derive(Debug)]
+struct Place {
+    directory: Arc<Directory>,
+    is_served: AtomicBool,
+}
+
+/// One chunkserver, as its planes share it.
+#[derive(Debug)]
+pub struct Chunkserver {
+    key: SecretKey,
+    places: Vec<Place>,
+    identity: RwLock<Identity>,
+    ticket_keys: RwLock<Arc<TicketKeys>>,
+    heat: Mutex<HashMap<ChunkHandle, u32>>,
+    notices: mpsc::UnboundedSender<Notice>,
+    /// What is counted.
+    pub counters: Counters,
+}
+
+impl Chunkserver {
+    /// The chunkserver of these directories, of which there is at least one.
+    #[must_use]
+    pub fn new(
+        key: SecretKey,
+        directories: Vec<Arc<Directory>>,
+    ) -> (Self, mpsc::UnboundedReceiver<Notice>) {
+        let (notices, noticed) = mpsc::unbounded_channel();
+        let identity = Identity {
+            role: Role::Chunkserver,
+            cluster_id: ClusterId::NONE,
+            start: directories
+                .first()
+                .map(|first| start_of(first))
+                .unwrap_or_default(),
+        };
+        let place = |directory| Place {
+            directory,
+            is_served: AtomicBool::new(false),
+        };
+        let chunkserver = Self {
+            key,
+            places: directories.into_iter().map(place).collect(),
+            identity: RwLock::new(identity),
+            ticket_keys: RwLock::default(),
+            heat: Mutex::default(),
+            notices,
+            counters: Counters::default(),
+        };
+        chunkserver.learn_identity();
+        (chunkserver, noticed)
+    }
+
+    /// Begins to serve: after the directories were adopted, those that the master lets count.
+    pub fn register(&self, keys: TicketKeys, served: &[DirectoryId]) {
+        self.learn_identity();
+        for place in &self.places {
+            let is_served = served.contains(&place.directory.identity().directory_id);
+            place.is_served.store(is_served, Ordering::Release);
+        }
+        *self
+            .ticket_keys
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    /// Takes cluster and server id from the first directory that has them.
+    fn learn_identity(&self) {
+        let mut adoptions = self.directories().filter_map(|it| it.identity().adoption);
+        if let Some(adoption) = adoptions.next() {
+            let mut identity = self
+                .identity
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            identity.cluster_id = adoption.cluster_id;
+            identity.start.server_id = adoption.server_id;
+        }
+    }
+
+    /// What to say of ourselves in a hello.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        *self.identity.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Our id; none before the first registration.
+    #[must_use]
+    pub fn me(&self) -> ServerId {
+        self.identity().start.server_id
+    }
+
+    /// The cluster's key.
+    #[must_use]
+    pub fn key(&self) -> &SecretKey {
+        &self.key
+    }
+
+    /// The keys that tickets are checked with.
+    #[must_use]
+    pub fn ticket_keys(&self) -> Arc<TicketKeys> {
+        Arc::clone(
+            &self
+                .ticket_keys
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    /// All directories, in the order of the command line.
+    pub fn directories(&self) -> impl Iterator<Item = &Arc<Directory>> {
+        self.places.iter().map(|place| &place.directory)
+    }
+
+    /// The directory of this id.
+    #[must_use]
+    pub fn directory(&self, id: DirectoryId) -> Option<&Arc<Directory>> {
+        self.directories()
+            .find(|it| it.identity().directory_id == id)
+    }
+
+    /// The served directory that has the chunk.
+    #[must_use]
+    pub fn directory_of(&self, handle: ChunkHandle) -> Option<&Arc<Directory>> {
+        self.served()
+            .find(|directory| directory.entry(handle).is_some())
+    }
+
+    /// Makes a chunk in the served directory with the most room. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::AlreadyExists`] if any directory has the handle, those of the directory,
+    /// and [`StoreError::NotAdopted`] while none is served.
+    pub fn create(
+        &self,
+        new: &NewChunk,
+    ) -> Result<(Arc<Directory>, Arc<PendingChunk>), StoreError> {
+        if self.directory_of(new.handle).is_some() {
+            return Err(StoreError::AlreadyExists { handle: new.handle });
+        }
+        let free = |directory: &Arc<Directory>| directory.space().map_or(0, |space| space.free);
+        let roomiest = self
+            .served()
+            .filter(|directory| !directory.is_poisoned())
+            .max_by_key(|directory| free(directory))
+            .or_else(|| self.served().next())
+            .ok_or(StoreError::NotAdopted)?;
+        let pending = roomiest.create_pending(new)?;
+        self.changed(roomiest, new.handle);
+        Ok((Arc::clone(roomiest), pending))
+    }
+
+    fn served(&self) -> impl Iterator<Item = &Arc<Directory>> {
+        let served = self
+            .places
+            .iter()
+            .filter(|it| it.is_served.load(Ordering::Acquire));
+        served.map(|place| &place.directory)
+    }
+
+    /// Tells that the inventory's entry of a chunk has changed.
+    pub fn changed(&self, directory: &Directory, handle: ChunkHandle) {
+        let directory = directory.identity().directory_id;
+        self.notify(Notice::Changed { directory, handle });
+    }
+
+    /// Tells that the medium failed under a read.
+    pub fn doubt(&self, directory: &Directory, handle: ChunkHandle, version: ChunkVersion) {
+        self.counters.medium_errors.add(1);
+        let directory = directory.identity().directory_id;
+        self.notify(Notice::Doubtful {
+            directory,
+            handle,
+            version,
+        });
+    }
+
+    fn notify(&self, notice: Notice) {
+        // Nobody listens any more when the server is at its end.
+        let _ = self.notices.send(notice);
+    }
+
+    /// Counts a read, for the heartbeat's heat.
+    pub fn count_read(&self, handle: ChunkHandle) {
+        let mut heat = self.heat();
+        if heat.len() < HEAT_TRACKED_MAX || heat.contains_key(&handle) {
+            let reads = heat.entry(handle).or_default();
+            *reads = reads.saturating_add(1);
+        }
+    }
+
+    /// The most read chunks since the last call, at most `max`.
+    #[must_use]
+    pub fn take_heat(&self, max: usize) -> Vec<Heat> {
+        let counted = std::mem::take(&mut *self.heat());
+        let heat = counted
+            .into_iter()
+            .map(|(handle, reads)| Heat { handle, reads });
+        let mut heat: Vec<Heat> = heat.collect();
+        heat.sort_unstable_by_key(|heat| (std::cmp::Reverse(heat.reads), heat.handle));
+        heat.truncate(max);
+        heat
+    }
+
+    fn heat(&self) -> MutexGuard<'_, HashMap<ChunkHandle, u32>> {
+        self.heat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a directory says of its start, without a server id.
+fn start_of(directory: &Directory) -> Start {
+    let identity = directory.identity();
+    Start {
+        server_id: ServerId::NONE,
+        directory_id: identity.directory_id,
+        start_number: identity.start_number,
+        start_nonce: identity.start_nonce,
+    }
+}
+
+/// The wall clock in milliseconds since 1970, which tickets expire by.
+#[must_use]
+pub fn wall_clock() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What a peer is told of an error of the store.
+#[must_use]
+pub fn status_of(error: &StoreError) -> Status {
+    match error {
+        StoreError::NotFound { .. } => Status::ChunkUnknown,
+        StoreError::AlreadyExists { .. } => Status::ChunkExists,
+        StoreError::OtherVersion { .. } => Status::Moved,
+        StoreError::OtherState { .. } => Status::ChunkOpen,
+        StoreError::Closed { .. } => Status::ChunkSealed,
+        StoreError::NotContiguous { .. } => Status::OutOfOrder,
+        StoreError::BeyondRoom { .. } | StoreError::PieceCount { .. } => Status::InvalidArgument,
+        StoreError::SealMismatch { .. } => Status::SealMismatch,
+        StoreError::StaleEpoch { .. } | StoreError::ForkedEpoch { .. } => Status::StaleEpoch,
+        StoreError::OtherCluster { .. } | StoreError::OtherServer { .. } => {
+            Status::ForeignDirectory
+        }
+        StoreError::NoSpace { .. } => Status::NoSpace,
+        StoreError::Io { .. } => Status::MediumFailed,
+        StoreError::Poisoned { .. } | StoreError::DirectoryPoisoned => Status::Poisoned,
+        StoreError::Corrupt { .. }
+        | StoreError::HeaderDamaged { .. }
+        | StoreError::CrcPageDamaged { .. }
+        | StoreError::FileTooShort { .. }
+        | StoreError::OtherFile { .. } => Status::Corrupt,
+        StoreError::NotAdopted => Status::TicketInvalid,
+        _ => Status::Internal,
+    }
+}

@@ -1,0 +1,190 @@
+//! Frames from a data-plane connection: heads here, payloads into whatever buffer is given.
+//!
+//! A write stream is mostly `WriteData`, whose header and body have a fixed length. So a head is
+//! received with one request of just that many bytes: a shorter frame leaves a rest that belongs
+//! to the next head, and no payload byte is ever received here and copied, but for the few that
+//! may have come with the hello.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use sarsen_protocol::deframe::error_frame;
+use sarsen_protocol::error::FrameError;
+use sarsen_protocol::header::Header;
+use sarsen_protocol::message::{ErrorBody, Kind, Message, Plane, WRITE_DATA_LEN};
+use sarsen_protocol::size::HEADER_LEN;
+use sarsen_protocol::status::Status;
+use thiserror::Error;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::STALL_MAX;
+use crate::io::Socket;
+use crate::io::pool::Buffer;
+
+/// Header and body of a `WriteData`.
+const HEAD_LEN: usize = HEADER_LEN + WRITE_DATA_LEN;
+
+/// How long the rest of what a peer sends is taken and thrown away before its connection closes.
+const LINGER_MAX: Duration = Duration::from_secs(5);
+
+/// Why there is no next frame.
+#[derive(Debug, Error)]
+pub(super) enum LinkError {
+    /// The connection broke, or ended inside a frame.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The peer broke the protocol.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The peer fell silent.
+    #[error("the peer fell silent")]
+    Silent,
+}
+
+/// A frame without its payload.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// The header.
+    pub(super) header: Header,
+    /// Header and body as they came.
+    pub(super) bytes: Bytes,
+}
+
+impl Head {
+    /// The body as the message that the caller expects.
+    pub(super) fn message<M: Message>(&self) -> Result<M, FrameError> {
+        let kind = self.header.kind;
+        if kind != M::KIND {
+            return Err(FrameError::OutOfTurn { kind });
+        }
+        M::from_body(self.body()).map_err(|source| FrameError::Body { kind, source })
+    }
+
+    /// The error body of a frame whose status is not `ok`.
+    pub(super) fn error(&self) -> Result<ErrorBody, FrameError> {
+        let kind = self.header.kind;
+        ErrorBody::from_body(self.body()).map_err(|source| FrameError::Body { kind, source })
+    }
+
+    fn body(&self) -> &[u8] {
+        self.bytes.get(HEADER_LEN..).unwrap_or_default()
+    }
+}
+
+/// A connection after its hello, and what was received of it but not looked at.
+#[derive(Debug)]
+pub(super) struct Link {
+    socket: Rc<Socket>,
+    stash: BytesMut,
+}
+
+impl Link {
+    /// A connection, with the bytes that came behind its hello.
+    pub(super) fn new(socket: Socket, stash: BytesMut) -> Self {
+        Self {
+            socket: Rc::new(socket),
+            stash,
+        }
+    }
+
+    /// The connection, to send on.
+    pub(super) fn socket(&self) -> &Rc<Socket> {
+        &self.socket
+    }
+
+    /// Whether the connection is idle and can begin another stream.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.stash.is_empty() && self.socket.is_quiet()
+    }
+
+    /// The next frame's header and body; `None` if the peer closed between two frames.
+    ///
+    /// Waits up to `rest_max` for the frame to begin, and [`STALL_MAX`] for it to go on.
+    pub(super) async fn next_head(
+        &mut self,
+        rest_max: Duration,
+    ) -> Result<Option<Head>, LinkError> {
+        let begin = Instant::now() + rest_max;
+        if !self.fill(HEADER_LEN, HEAD_LEN, begin).await? {
+            return Ok(None);
+        }
+        let Some(bytes) = self.stash.first_chunk() else {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        };
+        let header = Header::decode(bytes, Plane::Data, true)?;
+        let head_len = HEADER_LEN + header.body_len as usize;
+        self.fill(head_len, head_len, Instant::now() + STALL_MAX)
+            .await?;
+        let bytes = self.stash.split_to(head_len).freeze();
+        let head = Head { header, bytes };
+        header.check_body(head.body())?;
+        Ok(Some(head))
+    }
+
+    /// Receives until `wanted` bytes are here, taking at most `at_most`. False if the peer closed
+    /// before the first of them.
+    async fn fill(
+        &mut self,
+        wanted: usize,
+        at_most: usize,
+        mut deadline: Instant,
+    ) -> Result<bool, LinkError> {
+        while self.stash.len() < wanted {
+            let receive = self.socket.recv_some(at_most - self.stash.len());
+            let received = timeout_at(deadline, receive)
+                .await
+                .map_err(|_| LinkError::Silent)??;
+            if received.is_empty() {
+                return match self.stash.is_empty() {
+                    true => Ok(false),
+                    false => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                };
+            }
+            self.stash.extend_from_slice(&received);
+            deadline = Instant::now() + STALL_MAX;
+        }
+        Ok(true)
+    }
+
+    /// Receives the payload that a prepared buffer is for.
+    pub(super) async fn recv_payload(&mut self, mut buffer: Buffer) -> Result<Buffer, LinkError> {
+        let here = self.stash.len().min(buffer.payload().len());
+        let stashed = self.stash.split_to(here);
+        buffer.payload_mut()[..here].copy_from_slice(&stashed);
+        let receive = self.socket.recv_payload(buffer, here);
+        Ok(timeout(STALL_MAX, receive)
+            .await
+            .map_err(|_| LinkError::Silent)??)
+    }
+
+    /// Sends a small frame, unless the peer takes nothing any more.
+    pub(super) async fn send(&self, frame: Vec<u8>) -> Result<(), LinkError> {
+        let sent = timeout(STALL_MAX, self.socket.send(frame)).await;
+        Ok(sent.map_err(|_| LinkError::Silent)??)
+    }
+
+    /// Says why the connection ends, and ends it.
+    pub(super) async fn goodbye(self, status: Status, text: &str) {
+        let frame = error_frame(Kind::Goodbye, 0, status, &ErrorBody::new(text));
+        if self.send(frame).await.is_ok() {
+            self.linger().await;
+        }
+    }
+
+    /// Ends a connection whose peer was told why and may still be sending: closing at once would
+    /// reset it, and the peer could lose what it was told.
+    pub(super) async fn linger(self) {
+        self.socket.end_sending();
+        let throw_away = async {
+            while let Ok(bytes) = self.socket.recv_some(64 * 1024).await {
+                if bytes.is_empty() {
+                    break;
+                }
+            }
+        };
+        // A peer that goes on sending regardless is cut off.
+        let _ = timeout(LINGER_MAX, throw_away).await;
+    }
+}

@@ -1,0 +1,37 @@
+//! The data plane (`spec/wire.md` sections 4 and 12).
+//!
+//! [`DataPlane`] runs some threads, each with a runtime of its own; all accept from the same
+//! listening socket, and a connection stays on the thread that took it. [`chunkserver`] is what
+//! the threads share with the control plane: who we are, the directories, the ticket keys.
+//!
+//! - [`link`]: frames from a connection;
+//! - [`write_stream`]: a member's side of a chain, with [`next_hop`] for the way on;
+//! - [`read`]: stored CRCs and bytes to a reader.
+//!
+//! Invariants: nothing is served without a ticket; no chunk byte is copied in user space; memory
+//! does not grow with the number or the slowness of peers ([`crate::io::pool`]); a thread never
+//! waits for a disk. Whatever a peer sends, only its own connection ends.
+
+pub mod chunkserver;
+pub mod counters;
+mod link;
+mod next_hop;
+mod plane;
+mod read;
+mod write_stream;
+
+pub use chunkserver::{Chunkserver, Notice};
+pub use plane::{DataPlane, PlaneConfig};
+
+use std::time::Duration;
+
+/// How long a peer may keep an unfinished frame, an answer that is due, or room in its socket to
+/// itself before its connection is given up.
+const STALL_MAX: Duration = Duration::from_secs(30);
+
+/// How much longer each hop waits for the hops behind it, so that the one next to the trouble
+/// finds it out first and names the right server.
+const STALL_MORE_PER_HOP: Duration = Duration::from_secs(5);
+
+/// How long a connection may rest between frames.
+const IDLE_MAX: Duration = Duration::from_secs(300);

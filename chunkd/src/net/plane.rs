@@ -1,0 +1,262 @@
+//! The threads of the data plane, and a connection's life on one of them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use sarsen_edge::hello::accept_data;
+use sarsen_protocol::error::FrameError;
+use sarsen_protocol::message::Kind;
+use sarsen_protocol::status::Status;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{interval, sleep};
+
+use super::chunkserver::Chunkserver;
+use super::link::{Head, Link, LinkError};
+use super::next_hop::NextHops;
+use super::write_stream::StreamEnd;
+use super::{IDLE_MAX, read, write_stream};
+use crate::io::pool::Pool;
+use crate::io::{Mode, Socket};
+
+/// Connections of a process, those in their hello counted too.
+const CONNECTIONS_MAX: usize = 8192;
+
+/// How long accepting rests when the system has no descriptor to give.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often idle connections to next hops are looked at.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How the data plane runs.
+#[derive(Clone, Copy, Debug)]
+pub struct PlaneConfig {
+    /// How bytes are moved.
+    pub mode: Mode,
+    /// Threads; at least one.
+    pub threads: usize,
+    /// Buffers of the process, a mebibyte each; at least one.
+    pub buffers: usize,
+}
+
+/// The running data plane.
+#[derive(Debug)]
+pub struct DataPlane {
+    address: SocketAddr,
+    stop: watch::Sender<Stop>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// How far the data plane is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stop {
+    No,
+    /// Accept nothing; connections end between two streams.
+    Drain,
+    /// Connections end now.
+    Now,
+}
+
+/// What the tasks of one thread share.
+#[derive(Debug)]
+pub(super) struct Thread {
+    pub(super) mode: Mode,
+    pub(super) chunkserver: Arc<Chunkserver>,
+    pub(super) pool: Pool,
+    pub(super) next_hops: NextHops,
+    connections: Arc<Semaphore>,
+    stop: watch::Receiver<Stop>,
+}
+
+impl DataPlane {
+    /// Starts the threads, which accept from `listener`.
+    ///
+    /// # Errors
+    /// When the system has no thread or descriptor to give. A thread that can't make its runtime
+    /// logs that and serves nothing.
+    pub fn start(
+        config: PlaneConfig,
+        listener: std::net::TcpListener,
+        chunkserver: &Arc<Chunkserver>,
+    ) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let (stop, stopped) = watch::channel(Stop::No);
+        let pool = Pool::new(config.buffers);
+        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut threads = Vec::new();
+        for number in 0..config.threads.max(1) {
+            let listener = listener.try_clone()?;
+            let (chunkserver, pool) = (Arc::clone(chunkserver), pool.clone());
+            let (connections, stopped) = (Arc::clone(&connections), stopped.clone());
+            let serve = move || {
+                let thread = Rc::new(Thread {
+                    mode: config.mode,
+                    chunkserver,
+                    pool,
+                    next_hops: NextHops::default(),
+                    connections,
+                    stop: stopped,
+                });
+                let served = crate::io::run(config.mode, accept(thread, listener));
+                if let Err(error) = served.and_then(|accepted| accepted) {
+                    tracing::error!(number, %error, "a thread of the data plane has ended");
+                }
+            };
+            let builder = std::thread::Builder::new().name(format!("data-{number}"));
+            threads.push(builder.spawn(serve)?);
+        }
+        Ok(Self {
+            address,
+            stop,
+            threads,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Accepts nothing more and lets streams come to their end, for at most `grace`; then ends.
+    /// Blocks.
+    pub fn drain(mut self, grace: Duration) {
+        self.stop.send_replace(Stop::Drain);
+        let deadline = std::time::Instant::now() + grace;
+        while std::time::Instant::now() < deadline
+            && !self.threads.iter().all(JoinHandle::is_finished)
+        {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.stop.send_replace(Stop::Now);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the data plane has panicked");
+            }
+        }
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Thread {
+    /// Returns when the data plane is to stop this far.
+    async fn stopped(&self, how: Stop) {
+        let mut stop = self.stop.clone();
+        // The sender goes only with the data plane, and that is a stop too.
+        let _ = stop.wait_for(|stop| *stop >= how).await;
+    }
+}
+
+/// Accepts until told to stop, then waits for the connections that are left.
+async fn accept(thread: Rc<Thread>, listener: std::net::TcpListener) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let mut connections = JoinSet::new();
+    let mut sweep = interval(SWEEP_INTERVAL);
+    loop {
+        tokio::select! {
+            () = thread.stopped(Stop::Drain) => break,
+            _ = sweep.tick() => thread.next_hops.sweep(),
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let thread = Rc::clone(&thread);
+                    connections.spawn_local(async move { connection(&thread, stream).await });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    tokio::select! {
+        () = thread.stopped(Stop::Now) => {}
+        () = async { while connections.join_next().await.is_some() {} } => {}
+    }
+    // io_uring waits for every request, so nothing may be left that has one.
+    connections.shutdown().await;
+    Ok(())
+}
+
+/// A connection from its first byte to its last.
+async fn connection(thread: &Thread, stream: TcpStream) {
+    let Ok(_permit) = thread.connections.try_acquire() else {
+        tracing::warn!("a connection was refused: there are {CONNECTIONS_MAX} already");
+        return;
+    };
+    let counters = &thread.chunkserver.counters;
+    let _counted = counters.connections.count();
+    let mut link = match hello(thread, stream).await {
+        Ok(link) => link,
+        Err(text) => {
+            counters.hello_failures.add(1);
+            return tracing::info!("a data connection failed its hello: {text}");
+        }
+    };
+    let peer = link.socket().peer();
+    match streams(thread, &mut link).await {
+        Ok(()) => {}
+        Err(StreamEnd::Told) => link.linger().await,
+        Err(StreamEnd::Link(LinkError::Frame(error))) => {
+            counters.protocol_errors.add(1);
+            tracing::warn!(%peer, %error, "closing a data connection");
+            if error != FrameError::BadMagic {
+                link.goodbye(Status::ProtocolError, &error.to_string())
+                    .await;
+            }
+        }
+        Err(StreamEnd::Link(error)) => tracing::debug!(%peer, %error, "a data connection ended"),
+    }
+}
+
+async fn hello(thread: &Thread, mut stream: TcpStream) -> Result<Link, String> {
+    let (identity, key) = (thread.chunkserver.identity(), thread.chunkserver.key());
+    let accepted = accept_data(&mut stream, identity, key).await;
+    let (_, behind) = accepted.map_err(|error| error.to_string())?;
+    let socket = Socket::new(thread.mode, stream).map_err(|error| error.to_string())?;
+    Ok(Link::new(socket, behind))
+}
+
+/// Serves one stream after the other until the peer closes or the data plane stops.
+async fn streams(thread: &Thread, link: &mut Link) -> Result<(), StreamEnd> {
+    loop {
+        let head = tokio::select! {
+            biased;
+            head = link.next_head(IDLE_MAX) => head?,
+            () = thread.stopped(Stop::Drain) => return Ok(()),
+        };
+        match head {
+            Some(head) => stream(thread, link, &head).await?,
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn stream(thread: &Thread, link: &mut Link, head: &Head) -> Result<(), StreamEnd> {
+    match head.header.kind {
+        Kind::WriteOpen => write_stream::serve(thread, link, head).await,
+        Kind::Read => Ok(read::serve(thread, link, head).await?),
+        Kind::Goodbye => {
+            let text = head.error()?.text;
+            tracing::debug!(peer = %link.socket().peer(), text, "the peer says goodbye");
+            Err(io::Error::from(io::ErrorKind::ConnectionAborted).into())
+        }
+        kind => Err(FrameError::OutOfTurn { kind }.into()),
+    }
+}

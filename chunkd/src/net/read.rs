@@ -1,0 +1,205 @@
+//! Reads: stored CRCs, and bytes straight from the chunk (`spec/wire.md` section 12.2).
+//!
+//! The bytes are not looked at here: the reader verifies. If the medium fails in the middle of a
+//! frame whose head is out, the rest of its payload is sent as zeros, which don't match their
+//! CRCs, and what was still to come is answered with `medium_failed`: the connection goes on, and
+//! the chunk is read back.
+
+use std::sync::Arc;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use sarsen_protocol::deframe::error_frame;
+use sarsen_protocol::header::Header;
+use sarsen_protocol::message::{
+    ChunkState, Crcs, ErrorBody, Kind, Message as _, READ_DATA_LEN, Read, ReadData,
+};
+use sarsen_protocol::size::{BLOCK_LEN, HEADER_LEN, pieces_in};
+use sarsen_protocol::status::Status;
+use tokio::time::timeout;
+
+use super::IDLE_MAX;
+use super::chunkserver::{status_of, wall_clock};
+use super::link::{Head, Link, LinkError};
+use super::plane::Thread;
+use crate::core::read_stream::{Part, ReadStream, ReplicaFacts};
+use crate::core::tickets;
+use crate::io::socket::SendChunkError;
+use crate::store::{Directory, InventoryEntry, ReadableChunk, StoreError};
+
+/// What is sent in place of bytes that the medium doesn't give.
+const ZEROS: &[u8] = &[0; 64 * 1024];
+
+type Refusal = (Status, ErrorBody);
+
+/// Answers one `Read`.
+///
+/// # Errors
+/// When the connection is of no use any more; a read that can't be answered is told to the peer.
+pub(super) async fn serve(thread: &Thread, link: &Link, head: &Head) -> Result<(), LinkError> {
+    let read: Read = head.message()?;
+    let request_id = head.header.request_id;
+    let counters = &thread.chunkserver.counters;
+    let _counted = counters.read_streams.count();
+    let result = match open(thread, &read).await {
+        Ok((directory, chunk, parts)) => {
+            thread.chunkserver.count_read(read.handle);
+            let sending = Sending {
+                thread,
+                link,
+                request_id,
+                directory: &directory,
+                chunk: &chunk,
+            };
+            sending.run(parts).await?
+        }
+        Err(refusal) => Err(refusal),
+    };
+    if let Err((status, mut error)) = result {
+        counters.read_failures.add(1);
+        error.server = thread.chunkserver.me();
+        link.send(error_frame(Kind::ReadData, request_id, status, &error))
+            .await?;
+    }
+    Ok(())
+}
+
+/// Finds the chunk and decides what is sent of it.
+async fn open(
+    thread: &Thread,
+    read: &Read,
+) -> Result<(Arc<Directory>, Arc<ReadableChunk>, ReadStream), Refusal> {
+    let refuse = |status: Status, text: String| (status, ErrorBody::new(text));
+    let keys = thread.chunkserver.ticket_keys();
+    // An older ticket opens a newer version too, where the read allows one.
+    let version = read.ticket.unverified_claims().version;
+    keys.check_read(&read.ticket, read.handle, version, wall_clock())
+        .map_err(|error| refuse(tickets::status_of(error), error.to_string()))?;
+    let unknown = || {
+        refuse(
+            Status::ChunkUnknown,
+            format!("no chunk {} is here", read.handle),
+        )
+    };
+    let directory = thread
+        .chunkserver
+        .directory_of(read.handle)
+        .ok_or_else(unknown)?;
+    let entry = directory.entry(read.handle).ok_or_else(unknown)?;
+    let parts = ReadStream::new(read, &facts_of(&entry))?;
+    let chunk = match directory.find_readable(read.handle) {
+        Some(chunk) => chunk,
+        None => {
+            let (directory, handle) = (Arc::clone(directory), read.handle);
+            let opening = tokio::task::spawn_blocking(move || directory.open_for_read(handle));
+            let opened = opening
+                .await
+                .map_err(|error| refuse(Status::Internal, error.to_string()));
+            opened?.map_err(|error| refused_by_store(thread, read, &error))?
+        }
+    };
+    Ok((Arc::clone(directory), chunk, parts))
+}
+
+fn refused_by_store(thread: &Thread, read: &Read, error: &StoreError) -> Refusal {
+    tracing::warn!(handle = %read.handle, %error, "a chunk can't be read");
+    if matches!(error, StoreError::Io { .. }) {
+        thread.chunkserver.counters.medium_errors.add(1);
+    }
+    (status_of(error), ErrorBody::new(error.to_string()))
+}
+
+fn facts_of(entry: &InventoryEntry) -> ReplicaFacts {
+    ReplicaFacts {
+        version: entry.version,
+        serial: entry.serial,
+        length: entry.length,
+        state: entry.state,
+    }
+}
+
+/// One read on its way out.
+struct Sending<'a> {
+    thread: &'a Thread,
+    link: &'a Link,
+    request_id: u64,
+    directory: &'a Directory,
+    chunk: &'a Arc<ReadableChunk>,
+}
+
+impl Sending<'_> {
+    /// Sends the parts; a refusal is what ends them early, and is still to be sent.
+    async fn run(&self, mut parts: ReadStream) -> Result<Result<(), Refusal>, LinkError> {
+        while let Some(part) = parts.next_part() {
+            let head = self.head(part)?;
+            let socket = self.link.socket();
+            let sending = socket.send_chunk(head, self.chunk, part.offset, part.len);
+            match timeout(IDLE_MAX, sending)
+                .await
+                .map_err(|_| LinkError::Silent)?
+            {
+                Ok(()) => self
+                    .thread
+                    .chunkserver
+                    .counters
+                    .bytes_out
+                    .add(u64::from(part.len)),
+                Err(SendChunkError::Peer(error)) => return Err(error.into()),
+                Err(SendChunkError::Medium { sent, source }) => {
+                    let handle = self.chunk.handle;
+                    tracing::error!(%handle, offset = part.offset + sent, error = %source,
+                        "the medium failed under a read");
+                    self.thread
+                        .chunkserver
+                        .doubt(self.directory, handle, self.chunk.version);
+                    self.send_zeros(part.len - sent).await?;
+                    if !part.last {
+                        let error = ErrorBody::new(format!("the medium failed: {source}"));
+                        return Ok(Err((Status::MediumFailed, error)));
+                    }
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Header and body of a part's frame.
+    fn head(&self, part: Part) -> Result<Bytes, LinkError> {
+        let first = (part.offset / BLOCK_LEN) as usize;
+        let count = pieces_in(part.offset, part.len) as usize;
+        let stored = self
+            .chunk
+            .block_crcs
+            .get(first..first + count)
+            .and_then(Crcs::new);
+        let body = ReadData {
+            handle: self.chunk.handle,
+            version: self.chunk.version,
+            serial: self.chunk.serial,
+            chunk_length: self.chunk.length,
+            offset: part.offset,
+            state: ChunkState::Sealed,
+            last: part.last,
+            // The table was checked against the chunk's length when it was opened.
+            crcs: stored.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::InvalidData))?,
+        }
+        .to_body();
+        let header = Header::new(Kind::ReadData, Status::Ok, self.request_id, &body, part.len);
+        let mut head = BytesMut::with_capacity(HEADER_LEN + READ_DATA_LEN);
+        head.put_slice(&header.encode());
+        head.put_slice(&body);
+        Ok(head.freeze())
+    }
+
+    async fn send_zeros(&self, len: u32) -> Result<(), LinkError> {
+        let mut left = len as usize;
+        while left > 0 {
+            let some = ZEROS.get(..left).unwrap_or(ZEROS);
+            let sending = self.link.socket().send(Bytes::from_static(some));
+            timeout(IDLE_MAX, sending)
+                .await
+                .map_err(|_| LinkError::Silent)??;
+            left -= some.len();
+        }
+        Ok(())
+    }
+}

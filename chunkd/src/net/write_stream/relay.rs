@@ -1,0 +1,160 @@
+//! The loops of a write stream that face connections: upstream, and the next hop.
+
+use std::sync::Arc;
+
+use sarsen_protocol::error::FrameError;
+use sarsen_protocol::message::{Hop, Kind, Message as _, WriteData};
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::IDLE_MAX;
+use super::super::link::{Head, Link, LinkError};
+use super::super::plane::Thread;
+use super::{Event, Events, NextEvent, tell};
+use crate::io::pool::{Buffer, StreamBuffers};
+
+/// Takes frames from upstream, up to the seal.
+pub(super) struct Receive<'a> {
+    pub(super) link: &'a mut Link,
+    pub(super) request_id: u64,
+    pub(super) buffers: &'a StreamBuffers,
+    pub(super) events: &'a Events,
+}
+
+impl Receive<'_> {
+    pub(super) async fn run(mut self) {
+        loop {
+            let event = self.next().await.unwrap_or_else(Event::UpstreamEnded);
+            let is_last = !matches!(event, Event::Data(..));
+            tell(self.events, event);
+            if is_last {
+                return;
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Result<Event, LinkError> {
+        let ended = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        let head = self.link.next_head(IDLE_MAX).await?.ok_or_else(ended)?;
+        let kind = head.header.kind;
+        if head.header.request_id != self.request_id {
+            return Err(FrameError::OutOfTurn { kind }.into());
+        }
+        match kind {
+            Kind::WriteData => self.data(&head).await,
+            Kind::WriteSeal => Ok(Event::Seal(head.message()?)),
+            // A sender that has changed its mind.
+            Kind::Goodbye => Err(ended().into()),
+            _ => Err(FrameError::OutOfTurn { kind }.into()),
+        }
+    }
+
+    async fn data(&mut self, head: &Head) -> Result<Event, LinkError> {
+        let data: WriteData = head.message()?;
+        data.check_payload(head.header.payload_len)
+            .map_err(|source| FrameError::Body {
+                kind: WriteData::KIND,
+                source,
+            })?;
+        let mut buffer = self.buffers.next().await?;
+        buffer.prepare(&head.bytes, head.header.payload_len as usize);
+        let buffer = self.link.recv_payload(buffer).await?;
+        Ok(Event::Data(data, Arc::new(buffer)))
+    }
+}
+
+/// What is to be sent to the next hop; whole frames, data as it came.
+#[derive(Debug)]
+pub(super) enum ForwardJob {
+    Open(Vec<u8>),
+    Data(Arc<Buffer>),
+    Seal(Vec<u8>),
+}
+
+/// Reaches the next hop, hands its connection to [`listen`], and sends it what there is.
+///
+/// A send that fails is not told: the connection's other direction brings the next hop's own
+/// word, or its end.
+pub(super) async fn forward(
+    thread: &Thread,
+    hop: Option<&Hop>,
+    request_id: u64,
+    mut jobs: mpsc::UnboundedReceiver<ForwardJob>,
+    dialled: oneshot::Sender<Link>,
+    events: &Events,
+) {
+    // Without a next hop the core forwards nothing.
+    let Some(hop) = hop else { return };
+    let connected = thread
+        .next_hops
+        .connect(hop, thread.mode, &thread.chunkserver)
+        .await;
+    let link = match connected {
+        Ok(link) => link,
+        Err(text) => return tell(events, Event::Next(NextEvent::Gone(text))),
+    };
+    let socket = std::rc::Rc::clone(link.socket());
+    tracing::debug!(server = %hop.server, request_id, "a chain goes on");
+    // The stream is over if nobody takes it.
+    let _ = dialled.send(link);
+    while let Some(job) = jobs.recv().await {
+        let sent = match job {
+            ForwardJob::Open(frame) | ForwardJob::Seal(frame) => socket.send(frame).await,
+            ForwardJob::Data(buffer) => {
+                let payload_len = buffer.payload().len() as u64;
+                thread.chunkserver.counters.bytes_forwarded.add(payload_len);
+                socket.send_frame(buffer).await
+            }
+        };
+        if let Err(error) = sent {
+            tracing::debug!(server = %hop.server, %error, "the next hop takes nothing any more");
+            return;
+        }
+    }
+}
+
+/// Takes the next hop's answers, up to the seal's; its connection comes back if it can be used
+/// again.
+pub(super) async fn listen(mut link: Link, request_id: u64, events: &Events) -> Option<Link> {
+    loop {
+        // How long it may take is the conductor's to say: it knows whether an answer is due.
+        let event = match link.next_head(std::time::Duration::MAX).await {
+            Ok(Some(head)) => answer(&head, request_id),
+            Ok(None) => Err("the next hop closed its connection".to_owned()),
+            Err(error) => Err(format!("the next hop: {error}")),
+        };
+        let event = event.unwrap_or_else(NextEvent::Gone);
+        let (is_sealed, is_over) = match event {
+            NextEvent::Opened | NextEvent::Ack(_) => (false, false),
+            NextEvent::Sealed(_) => (true, true),
+            NextEvent::Failed(..) | NextEvent::Gone(_) => (false, true),
+        };
+        tell(events, Event::Next(event));
+        if is_over {
+            return is_sealed.then_some(link);
+        }
+    }
+}
+
+fn answer(head: &Head, request_id: u64) -> Result<NextEvent, String> {
+    let broken = |error: FrameError| format!("the next hop broke the protocol: {error}");
+    let (kind, status) = (head.header.kind, head.header.status);
+    if kind == Kind::Goodbye {
+        let text = head.error().map_err(broken)?.text;
+        return Err(format!("the next hop said goodbye: {text}"));
+    }
+    let is_answer = matches!(kind, Kind::WriteOpened | Kind::WriteAck | Kind::WriteSealed);
+    if !is_answer || head.header.request_id != request_id {
+        return Err(broken(FrameError::OutOfTurn { kind }));
+    }
+    if !status.is_ok() {
+        return Ok(NextEvent::Failed(status, head.error().map_err(broken)?));
+    }
+    let event = match kind {
+        Kind::WriteOpened => head
+            .message()
+            .map(|sarsen_protocol::message::WriteOpened| NextEvent::Opened),
+        Kind::WriteAck => head.message().map(NextEvent::Ack),
+        _ => head.message().map(NextEvent::Sealed),
+    };
+    event.map_err(broken)
+}

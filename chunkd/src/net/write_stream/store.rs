@@ -1,0 +1,271 @@
+//! The loop of a write stream that faces the disk: checks what came, writes it, seals it.
+//!
+//! Anything that may wait for a disk runs on a blocking thread, or is io_uring's to wait for.
+
+use std::sync::Arc;
+
+use sarsen_protocol::crc::crc32;
+use sarsen_protocol::id::Serial;
+use sarsen_protocol::message::{Crcs, Level, WriteOpen, WriteSeal};
+use sarsen_protocol::size::piece_lens;
+use sarsen_protocol::status::Status;
+use tokio::sync::mpsc;
+
+use super::super::chunkserver::status_of;
+use super::super::plane::Thread;
+use super::{Event, Events, tell};
+use crate::io::pool::Buffer;
+use crate::io::{begin_now, file};
+use crate::store::{
+    Directory, NewChunk, Operation, PendingChunk, SealClaim, StoreError, data_position,
+};
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub(super) enum StoreJob {
+    /// Make the chunk.
+    Prepare,
+    /// Compare and write.
+    Data {
+        serial: Serial,
+        offset: u32,
+        crcs: Crcs,
+        buffer: Arc<Buffer>,
+    },
+    /// Seal.
+    Seal(WriteSeal),
+}
+
+/// Why a job was not done.
+enum Fault {
+    /// The piece that begins here in the chunk is not what was sent.
+    Damaged {
+        offset: u32,
+    },
+    Store(StoreError),
+    /// Our own doing.
+    Internal(String),
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// One stream's way to its chunk.
+pub(super) struct Store<'a> {
+    thread: &'a Thread,
+    new: NewChunk,
+    has_next_hop: bool,
+    events: Events,
+    last: Serial,
+    made: Option<Made>,
+}
+
+/// The chunk while it is written. Given up on drop, unless its seal has begun.
+struct Made {
+    directory: Arc<Directory>,
+    pending: Arc<PendingChunk>,
+    seal_began: bool,
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if !self.seal_began {
+            self.pending.abandon();
+        }
+    }
+}
+
+impl<'a> Store<'a> {
+    pub(super) fn new(thread: &'a Thread, open: &WriteOpen, events: Events) -> Self {
+        let new = NewChunk {
+            handle: open.handle,
+            version: open.version,
+            file_id: open.file_id,
+            index: open.index,
+            room: open.room,
+        };
+        let has_next_hop = usize::from(open.position) + 1 < open.chain.len();
+        Self {
+            thread,
+            new,
+            has_next_hop,
+            events,
+            last: open.begin_serial,
+            made: None,
+        }
+    }
+
+    /// Does jobs until one fails; then tells that, and does no more.
+    pub(super) async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<StoreJob>) {
+        while let Some(job) = jobs.recv().await {
+            match self.carry_out(job).await {
+                Ok(event) => tell(&self.events, event),
+                Err(fault) => {
+                    let (status, text) = self.told(&fault);
+                    return tell(&self.events, Event::Failed(status, text));
+                }
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, job: StoreJob) -> Result<Event, Fault> {
+        match job {
+            StoreJob::Prepare => {
+                self.prepare().await?;
+                Ok(Event::Prepared)
+            }
+            StoreJob::Data {
+                serial,
+                offset,
+                crcs,
+                buffer,
+            } => {
+                self.write(offset, &crcs, buffer).await?;
+                self.last = serial;
+                Ok(Event::Stored(serial))
+            }
+            StoreJob::Seal(seal) => Ok(Event::Sealed(self.seal(seal).await?)),
+        }
+    }
+
+    async fn prepare(&mut self) -> Result<(), Fault> {
+        let chunkserver = Arc::clone(&self.thread.chunkserver);
+        let new = self.new;
+        let (directory, pending) = blocking(move || chunkserver.create(&new)).await?;
+        self.made = Some(Made {
+            directory,
+            pending,
+            seal_began: false,
+        });
+        Ok(())
+    }
+
+    async fn write(&self, offset: u32, crcs: &Crcs, buffer: Arc<Buffer>) -> Result<(), Fault> {
+        let pending = &self.made()?.pending;
+        let mode = self.thread.mode;
+        let payload = buffer.payload();
+        let len = u32::try_from(payload.len()).map_err(|error| internal(&error))?;
+        if self.has_next_hop {
+            // The kernel sends the frame on while this thread computes.
+            begin_now(mode).await;
+        }
+        compare(offset, payload, crcs)?;
+        self.thread
+            .chunkserver
+            .counters
+            .bytes_in
+            .add(u64::from(len));
+        if !pending.has_room(offset, len) {
+            let pending = Arc::clone(pending);
+            blocking(move || pending.reserve(offset, len)).await?;
+        }
+        let descriptor = pending
+            .file()
+            .ok_or_else(|| internal(&"the store has no files"))?;
+        let written = file::write_at(mode, descriptor, buffer, data_position(offset)).await;
+        written.map_err(|source| StoreError::Io {
+            operation: Operation::Write,
+            path: format!("chunk {}", self.new.handle).into(),
+            source,
+        })?;
+        Ok(pending.commit_pieces(offset, len, crcs.as_slice())?)
+    }
+
+    async fn seal(&mut self, seal: WriteSeal) -> Result<Level, Fault> {
+        let serial = self.last;
+        let made = self
+            .made
+            .as_mut()
+            .ok_or_else(|| internal(&"a seal before its chunk"))?;
+        made.seal_began = true;
+        let directory = Arc::clone(&made.directory);
+        let WriteSeal {
+            handle,
+            version,
+            length,
+            crc32,
+            level,
+        } = seal;
+        let claim = SealClaim {
+            length,
+            crc32,
+            serial,
+            level,
+        };
+        let outcome = {
+            let directory = Arc::clone(&directory);
+            blocking(move || directory.seal(handle, version, &claim)).await
+        };
+        let chunkserver = &self.thread.chunkserver;
+        // Sealed or poisoned: the inventory has something new to tell.
+        chunkserver.changed(&directory, handle);
+        let outcome = outcome.inspect_err(|_| made.pending.abandon())?;
+        chunkserver.counters.chunks_sealed.add(1);
+        Ok(outcome.level)
+    }
+
+    fn made(&self) -> Result<&Made, Fault> {
+        self.made
+            .as_ref()
+            .ok_or_else(|| internal(&"data before its chunk"))
+    }
+
+    /// What the peer is told; counted here, where it is known whose fault it was.
+    fn told(&self, fault: &Fault) -> (Status, String) {
+        let counters = &self.thread.chunkserver.counters;
+        match fault {
+            Fault::Damaged { offset } => {
+                counters.pieces_damaged.add(1);
+                let text = format!("the piece at {offset} does not match the CRC it came with");
+                (Status::DamagedInTransit, text)
+            }
+            Fault::Store(error) => {
+                match error {
+                    StoreError::Io {
+                        operation: Operation::Sync,
+                        ..
+                    }
+                    | StoreError::Poisoned { .. }
+                    | StoreError::DirectoryPoisoned => counters.sync_failures.add(1),
+                    StoreError::Io { .. } => counters.medium_errors.add(1),
+                    _ => {}
+                }
+                (status_of(error), error.to_string())
+            }
+            Fault::Internal(text) => (Status::Internal, text.clone()),
+        }
+    }
+}
+
+/// Compares a payload with its CRCs, a piece at a time.
+fn compare(offset: u32, payload: &[u8], crcs: &Crcs) -> Result<(), Fault> {
+    let len = u32::try_from(payload.len()).map_err(|error| internal(&error))?;
+    let mut rest = payload;
+    let mut piece_offset = offset;
+    for (piece_len, &expected) in piece_lens(offset, len).zip(crcs.as_slice()) {
+        let (piece, behind) = rest.split_at(piece_len as usize);
+        if crc32(piece) != expected {
+            return Err(Fault::Damaged {
+                offset: piece_offset,
+            });
+        }
+        piece_offset += piece_len;
+        rest = behind;
+    }
+    Ok(())
+}
+
+fn internal(what: &dyn std::fmt::Display) -> Fault {
+    Fault::Internal(what.to_string())
+}
+
+/// Runs what may wait for a disk where it holds nobody up.
+async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Fault> {
+    let done = tokio::task::spawn_blocking(act).await;
+    Ok(done.map_err(|error| internal(&error))??)
+}

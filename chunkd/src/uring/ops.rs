@@ -1,0 +1,202 @@
+//! The requests that the data plane makes of io_uring.
+//!
+//! Everything here is unsafe in all but name: a request holds a raw address until the kernel is
+//! done with it, and nothing but this module keeps that address good. The contract, which each
+//! request fulfils in one place ([`submit`]):
+//!
+//! - what owns the memory, and what owns the descriptor, move into the request (`kept`) and
+//!   stay there until its completion, also when the future is dropped;
+//! - the memory does not move when its owner does: it is on the heap or mapped;
+//! - memory that the kernel writes to has one owner, the request; memory that it reads from is
+//!   shared read-only, or is a mapping that nobody here looks into.
+
+use std::fs::File;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use io_uring::{cqueue, opcode, squeue, types};
+use rustix::net::{RecvFlags, SendFlags};
+use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
+
+use crate::io::pool::Buffer;
+use crate::io::socket::{SendChunkError, is_of_the_medium};
+use crate::store::ReadableChunk;
+
+/// Does nothing, but only once everything before it was submitted.
+pub async fn no_op() {
+    // It can't fail, and if it did nothing would be lost.
+    let _ = submit((), opcode::Nop::new().build()).await;
+}
+
+/// Receives up to `len` bytes.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn recv_some(stream: &Arc<TcpStream>, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0_u8; len];
+    let request = opcode::Recv::new(fd(stream), bytes.as_mut_ptr(), to_u32(len)).build();
+    let (result, (_, mut bytes)) = submit((Arc::clone(stream), bytes), request).await;
+    bytes.truncate(result? as usize);
+    Ok(bytes)
+}
+
+/// Receives a buffer's payload from its byte `from` on, in one completion if nothing interrupts.
+///
+/// # Errors
+/// Those of the connection; [`io::ErrorKind::UnexpectedEof`] if it ends first.
+pub async fn recv_payload(
+    stream: &Arc<TcpStream>,
+    mut buffer: Buffer,
+    from: usize,
+) -> io::Result<Buffer> {
+    let mut done = from;
+    loop {
+        let rest = buffer.payload_mut().get_mut(done..).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(buffer);
+        }
+        let request = opcode::Recv::new(fd(stream), rest.as_mut_ptr(), to_u32(rest.len()))
+            .flags(flag_bits(RecvFlags::WAITALL.bits()))
+            .build();
+        let (result, (_, returned)) = submit((Arc::clone(stream), buffer), request).await;
+        buffer = returned;
+        match result? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            received => done += received as usize,
+        }
+    }
+}
+
+/// Sends small bytes.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn send(stream: &Arc<TcpStream>, bytes: Bytes, flags: SendFlags) -> io::Result<()> {
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        let request = send_request(stream, rest.as_ptr(), rest.len(), flags);
+        let (sent, _) = submit((Arc::clone(stream), bytes.clone()), request).await;
+        done += sent? as usize;
+    }
+    Ok(())
+}
+
+/// Sends the frame in a buffer.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn send_frame(stream: &Arc<TcpStream>, buffer: Arc<Buffer>) -> io::Result<()> {
+    let mut done = 0;
+    while let Some(rest) = buffer.frame().get(done..).filter(|rest| !rest.is_empty()) {
+        let request = send_request(stream, rest.as_ptr(), rest.len(), SendFlags::empty());
+        let (sent, _) = submit((Arc::clone(stream), Arc::clone(&buffer)), request).await;
+        done += sent? as usize;
+    }
+    Ok(())
+}
+
+/// Sends bytes of a chunk from its mapping. A bad sector is an error of the request, not a signal.
+///
+/// # Errors
+/// Whose fault it was.
+pub async fn send_chunk(
+    stream: &Arc<TcpStream>,
+    chunk: &Arc<ReadableChunk>,
+    offset: u32,
+    len: u32,
+) -> Result<(), SendChunkError> {
+    let mut sent = 0;
+    while sent < len {
+        let view = chunk
+            .mapping()
+            .and_then(|mapping| mapping.view(offset + sent, len - sent));
+        let Some(view) = view else {
+            let source = io::ErrorKind::UnexpectedEof.into();
+            return Err(SendChunkError::Medium { sent, source });
+        };
+        let request = send_request(stream, view.as_ptr(), view.len(), SendFlags::empty());
+        // The chunk owns the mapping, and is kept.
+        let (result, _) = submit((Arc::clone(stream), Arc::clone(chunk)), request).await;
+        match result {
+            Ok(more) => sent += more,
+            Err(source) if is_of_the_medium(&source) => {
+                return Err(SendChunkError::Medium { sent, source });
+            }
+            Err(error) => return Err(SendChunkError::Peer(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Writes a buffer's payload at `position`, all of it.
+///
+/// # Errors
+/// Those of the medium.
+pub async fn write_at(file: &Arc<File>, buffer: Arc<Buffer>, position: u64) -> io::Result<()> {
+    let mut done = 0;
+    while let Some(rest) = buffer.payload().get(done..).filter(|rest| !rest.is_empty()) {
+        let request = opcode::Write::new(fd(file), rest.as_ptr(), to_u32(rest.len()))
+            .offset(position + done as u64)
+            .build();
+        let (written, _) = submit((Arc::clone(file), Arc::clone(&buffer)), request).await;
+        match written? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => done += written as usize,
+        }
+    }
+    Ok(())
+}
+
+fn send_request(
+    stream: &Arc<TcpStream>,
+    start: *const u8,
+    len: usize,
+    flags: SendFlags,
+) -> squeue::Entry {
+    // Without WAITALL a send ends when the socket's buffer is full.
+    let waitall = RecvFlags::WAITALL.bits();
+    let flags = (flags | SendFlags::NOSIGNAL).bits() | waitall;
+    opcode::Send::new(fd(stream), start, to_u32(len))
+        .flags(flag_bits(flags))
+        .build()
+}
+
+fn fd(owner: &impl AsRawFd) -> types::Fd {
+    let fd: RawFd = owner.as_raw_fd();
+    types::Fd(fd)
+}
+
+fn to_u32(len: usize) -> u32 {
+    u32::try_from(len).expect("no buffer here is longer than a frame or a chunk")
+}
+
+fn flag_bits(bits: u32) -> i32 {
+    i32::try_from(bits).expect("no flag has the highest bit")
+}
+
+/// Hands a request to the ring; `kept` stays alive until the kernel is done with it, and comes
+/// back. The request must point only into memory, and name only descriptors, that `kept` owns.
+async fn submit<K: Unpin + 'static>(kept: K, request: squeue::Entry) -> (io::Result<u32>, K) {
+    UnsubmittedOneshot::new(kept, Completion(std::marker::PhantomData), request)
+        .submit()
+        .await
+}
+
+/// Turns a completion into its result and what was kept.
+struct Completion<K>(std::marker::PhantomData<K>);
+
+impl<K: 'static> OneshotOutputTransform for Completion<K> {
+    type Output = (io::Result<u32>, K);
+    type StoredData = K;
+
+    fn transform_oneshot_output(self, kept: K, completion: cqueue::Entry) -> Self::Output {
+        let result = match u32::try_from(completion.result()) {
+            Ok(count) => Ok(count),
+            Err(_) => Err(io::Error::from_raw_os_error(-completion.result())),
+        };
+        (result, kept)
+    }
+}
