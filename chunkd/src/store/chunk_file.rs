@@ -12,6 +12,7 @@ use sarsen_protocol::id::{ChunkHandle, ClusterId, DirectoryId};
 use sarsen_protocol::size::BLOCK_LEN;
 
 use super::crc_page::{self, CrcPageError};
+use super::directory::io_error;
 use super::error::{Operation, StoreError};
 use super::header::{FoundHeader, Header, decode_page};
 use super::layout::{
@@ -72,13 +73,27 @@ impl ChunkFile {
         owner: Owner,
         header_stable: bool,
     ) -> Result<Self, StoreError> {
-        let path = tree.root().join(chunk_path(handle));
         let region = tree
             .open(&chunk_path(handle))
             .map_err(|source| match source.kind() {
                 std::io::ErrorKind::NotFound => StoreError::NotFound { handle },
-                _ => StoreError::io(Operation::Open, path.clone(), source),
+                _ => io_error(tree, Operation::Open, &chunk_path(handle), source),
             })?;
+        Self::read(region, tree, handle, owner, header_stable)
+    }
+
+    /// Reads the header page of a chunk's file that is open already.
+    ///
+    /// # Errors
+    /// As [`Self::open`], but for a missing file.
+    pub(super) fn read(
+        region: Arc<dyn Region>,
+        tree: &dyn Tree,
+        handle: ChunkHandle,
+        owner: Owner,
+        header_stable: bool,
+    ) -> Result<Self, StoreError> {
+        let path = tree.root().join(chunk_path(handle));
         let mut page = [0; HEADER_PAGE_LEN];
         region
             .read_at(&mut page, 0)

@@ -37,7 +37,8 @@ pub struct Start {
     pub new_directory_id: DirectoryId,
     /// Threads that read headers.
     pub scan_threads: usize,
-    /// Chunks kept open and mapped at once. Each takes a descriptor and a mapping.
+    /// Chunks kept open and mapped for readers at once: each takes a descriptor and a mapping. As
+    /// many that were sealed at `memory` stay open until they are synced.
     pub open_chunks_max: usize,
 }
 
@@ -83,7 +84,7 @@ impl Directory {
         }
         let found = scan(&*tree, owner_of(&identity), start.scan_threads)?;
         Ok(Self {
-            table: Table::new(found.held),
+            table: Table::new(found.held, start.open_chunks_max),
             readable: Mutex::new(Cache::new(start.open_chunks_max)),
             problems: Mutex::new(found.problems),
             poisoned: AtomicBool::new(identity.poisoned),
@@ -248,12 +249,16 @@ impl Directory {
         &self,
         change: impl FnOnce(&mut Identity) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let _replacing = lock(&self.replacing);
-        let mut identity = self.identity();
-        change(&mut identity)?;
-        replace_identity(&*self.tree, &identity)?;
-        *lock(&self.identity) = identity;
-        Ok(())
+        let replaced = {
+            let _replacing = lock(&self.replacing);
+            let mut identity = self.identity();
+            change(&mut identity)?;
+            replace_identity(&*self.tree, &identity).map(|()| *lock(&self.identity) = identity)
+        };
+        if replaced.as_ref().is_err_and(StoreError::is_failed_sync) {
+            self.poison();
+        }
+        replaced
     }
 }
 

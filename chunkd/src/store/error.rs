@@ -300,10 +300,26 @@ impl std::fmt::Display for Operation {
 }
 
 impl StoreError {
-    /// An error of the medium; a full disk has a variant of its own.
+    /// Whether a sync failed: what it covered may be lost, and asking again proves nothing.
+    pub(super) fn is_failed_sync(&self) -> bool {
+        matches!(
+            self,
+            Self::Io {
+                operation: Operation::Sync,
+                ..
+            }
+        )
+    }
+
+    /// An error of the medium. A full disk has a variant of its own, but not for a sync: what
+    /// counts there is that it failed.
     pub(super) fn io(operation: Operation, path: PathBuf, source: io::Error) -> Self {
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { path },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                if operation != Operation::Sync =>
+            {
+                Self::NoSpace { path }
+            }
             _ => Self::Io {
                 operation,
                 path,

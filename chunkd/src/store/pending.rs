@@ -118,6 +118,12 @@ impl PendingChunk {
         self.region.file()
     }
 
+    /// Whether there is room for `len` bytes at `offset` already; never blocks on the disk.
+    #[must_use]
+    pub fn has_room(&self, offset: u32, len: u32) -> bool {
+        u64::from(offset) + u64::from(len) <= u64::from(lock(&self.progress).reserved)
+    }
+
     /// Makes room for `len` bytes at `offset`. Blocks for as long as `fallocate` takes.
     ///
     /// # Errors

@@ -210,7 +210,11 @@ impl Directory {
             self.poison_chunk(turn, &mut file);
             return Err(error);
         }
-        turn.put(Held::of(&file, false));
+        let mut held = Held::of(&file, false);
+        if claim.level == Level::Memory {
+            held.kept_open = self.table.keep_open(&file.region);
+        }
+        turn.put(held);
         turn.close_pending();
         match claim.level {
             Level::Disk => self.sync_folder(&folder_of(turn.handle())),
@@ -241,15 +245,23 @@ impl Directory {
         Ok(())
     }
 
-    /// Makes a sealed chunk as durable as any; reads it back if an earlier start sealed it.
+    /// Makes a sealed chunk as durable as any. Reads it back from the medium first, unless the file
+    /// was kept open since it was written.
     fn settle(&self, turn: &mut Turn<'_>, held: &Held) -> Result<(), StoreError> {
         let handle = turn.handle();
-        let mut file = ChunkFile::open(&*self.tree, handle, self.owner(), held.header_stable)?;
+        let (tree, owner) = (&*self.tree, self.owner());
+        let mut file = match &held.kept_open {
+            Some(kept) => {
+                let region = Arc::clone(&kept.region);
+                ChunkFile::read(region, tree, handle, owner, held.header_stable)?
+            }
+            None => ChunkFile::open(tree, handle, owner, held.header_stable)?,
+        };
         if let Err(error) = file.sync() {
             self.poison_chunk(turn, &mut file);
             return Err(error);
         }
-        if held.from_earlier_start {
+        if held.kept_open.is_none() {
             file.region
                 .drop_cached()
                 .map_err(|source| file.error(Operation::Read, source))?;

@@ -15,6 +15,7 @@ use sarsen_protocol::message::ChunkState;
 use super::chunk_file::ChunkFile;
 use super::header::Flags;
 use super::pending::PendingChunk;
+use super::region::Region;
 
 /// Takes a lock, also after a panic elsewhere: what is under our locks is whole between calls.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -55,6 +56,19 @@ pub(super) struct Held {
     pub(super) header_stable: bool,
     /// Sealed before this start, and not read back and synced since.
     pub(super) from_earlier_start: bool,
+    /// The file, open since it was written, if it is unsynced.
+    pub(super) kept_open: Option<KeptOpen>,
+}
+
+/// A file that stays open from its writing to its sync.
+///
+/// If the kernel fails to write pages back, it tells that to the next sync of whoever had the file
+/// open then, and may tell nobody else.
+#[derive(Clone, Debug)]
+pub(super) struct KeptOpen {
+    pub(super) region: Arc<dyn Region>,
+    /// Its clones count how many files are kept open.
+    _token: Arc<()>,
 }
 
 impl Held {
@@ -78,15 +92,18 @@ impl Held {
             },
             header_stable: file.header_stable,
             from_earlier_start,
+            kept_open: None,
         }
     }
 }
 
 /// All chunks of a directory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
     chunks: Mutex<Chunks>,
     given_back: Condvar,
+    kept_open_token: Arc<()>,
+    kept_open_max: usize,
 }
 
 #[derive(Debug, Default)]
@@ -97,8 +114,8 @@ struct Chunks {
 }
 
 impl Table {
-    /// A table of what a start found.
-    pub(super) fn new(held: impl IntoIterator<Item = Held>) -> Self {
+    /// A table of what a start found. About `kept_open_max` unsynced files are kept open.
+    pub(super) fn new(held: impl IntoIterator<Item = Held>, kept_open_max: usize) -> Self {
         let held = held
             .into_iter()
             .map(|held| (held.entry.handle, held))
@@ -109,7 +126,17 @@ impl Table {
                 ..Chunks::default()
             }),
             given_back: Condvar::new(),
+            kept_open_token: Arc::new(()),
+            kept_open_max,
         }
+    }
+
+    /// Keeps a file open, unless too many are.
+    pub(super) fn keep_open(&self, region: &Arc<dyn Region>) -> Option<KeptOpen> {
+        (Arc::strong_count(&self.kept_open_token) <= self.kept_open_max).then(|| KeptOpen {
+            region: Arc::clone(region),
+            _token: Arc::clone(&self.kept_open_token),
+        })
     }
 
     /// Waits until nobody else changes the chunk, and keeps others from it until dropped.

@@ -120,10 +120,14 @@ impl Directory {
         let mut turn = self.table.turn(handle);
         let mut held = held_at(&turn, version)?;
         let mut file = ChunkFile::open(&*self.tree, handle, self.owner(), held.header_stable)?;
-        let put = file.put_header(|header| header.last_verified = now);
-        held.header_stable = file.header_stable;
-        turn.put(held);
-        put
+        let marked = file.put_header(|header| header.last_verified = now);
+        if marked.as_ref().is_err_and(StoreError::is_failed_sync) {
+            self.poison_chunk(&mut turn, &mut file);
+        } else {
+            held.header_stable = file.header_stable;
+            turn.put(held);
+        }
+        marked
     }
 }
 

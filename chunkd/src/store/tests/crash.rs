@@ -74,6 +74,10 @@ fn write_and_delete(directory: &Directory, done: &mut Acknowledged) {
     ] {
         store(directory, done, sample, level);
     }
+    // The second time syncs the header of the first, and all of the unsynced chunk with it.
+    for now in [500, 600] {
+        let _ = directory.verify(raised.handle, ReadFrom::Cache, now);
+    }
     for (handle, result) in directory.sync_unsynced() {
         if result.is_ok() {
             done.disk.insert(handle);
