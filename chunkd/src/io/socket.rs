@@ -231,19 +231,19 @@ async fn send_file(
     let mut sent = 0;
     while sent < len {
         let mut position = data_position(offset + sent);
-        let left = (len - sent) as usize;
+        let left = len - sent;
         let send = || {
             Ok(rustix::fs::sendfile(
                 stream,
                 file,
                 Some(&mut position),
-                left,
+                left as usize,
             )?)
         };
         match stream.async_io(Interest::WRITABLE, send).await {
             // The file ends before its data: it was cut off behind our back.
             Ok(0) => return Err(medium(sent, io::ErrorKind::UnexpectedEof.into())),
-            Ok(more) => sent += u32::try_from(more).unwrap_or(left as u32),
+            Ok(more) => sent += u32::try_from(more).unwrap_or(left),
             Err(error) if is_of_the_medium(&error) => return Err(medium(sent, error)),
             Err(error) => return Err(SendChunkError::Peer(error)),
         }

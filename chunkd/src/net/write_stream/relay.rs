@@ -116,8 +116,9 @@ pub(super) async fn forward(
 /// again.
 pub(super) async fn listen(mut link: Link, request_id: u64, events: &Events) -> Option<Link> {
     loop {
-        // How long it may take is the conductor's to say: it knows whether an answer is due.
-        let event = match link.next_head(std::time::Duration::MAX).await {
+        // How long it may take is the conductor's to say, who knows whether an answer is due;
+        // with nothing due, this rests for as long as upstream does, and a little more.
+        let event = match link.next_head(2 * IDLE_MAX).await {
             Ok(Some(head)) => answer(&head, request_id),
             Ok(None) => Err("the next hop closed its connection".to_owned()),
             Err(error) => Err(format!("the next hop: {error}")),

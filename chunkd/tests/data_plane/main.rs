@@ -1,0 +1,10 @@
+//! The data plane from outside: real sockets and files, a scripted peer, three servers in one
+//! process. Every test runs with epoll, and with io_uring where it is allowed.
+
+#![expect(clippy::cast_possible_truncation, reason = "tests count small things")]
+
+mod cluster;
+mod hostile;
+mod peer;
+mod reads;
+mod writes;

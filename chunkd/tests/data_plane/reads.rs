@@ -1,0 +1,227 @@
+//! Read streams (`spec/wire.md` section 12.2).
+
+use std::os::unix::fs::FileExt as _;
+
+use sarsen_chunkd::io::Mode;
+use sarsen_chunkd::net::Notice;
+use sarsen_chunkd::store::{ReadFrom, data_position};
+use sarsen_protocol::deframe::frame;
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
+use sarsen_protocol::message::{Kind, Level, Read, Want, WriteOpened, WriteSealed};
+use sarsen_protocol::status::Status;
+use sarsen_protocol::ticket::{Rights, Ticket};
+
+use crate::cluster::{Cluster, VERSION, modes, ticket, ticket_until};
+use crate::peer::{Peer, bytes};
+
+const MIB: u32 = 1024 * 1024;
+const CHUNK: ChunkHandle = ChunkHandle(0xcd02);
+
+/// One server with one sealed chunk.
+fn with_chunk(mode: Mode, content: &[u8]) -> (Cluster, Peer) {
+    let cluster = Cluster::start(mode, 1);
+    let mut peer = Peer::dial(cluster.address(0));
+    peer.open(CHUNK, &cluster.chain());
+    for (n, part) in content.chunks(MIB as usize).enumerate() {
+        peer.data(CHUNK, n as u64 + 1, n as u32 * MIB, part);
+    }
+    peer.seal(CHUNK, content, Level::Disk);
+    while peer.recv().expect("an answer").header.kind != Kind::WriteSealed {}
+    (cluster, peer)
+}
+
+#[test]
+fn ranges_come_in_whole_blocks_as_far_as_the_chunk_goes() {
+    for mode in modes() {
+        let content = bytes(3 * MIB as usize + 777);
+        let (cluster, mut peer) = with_chunk(mode, &content);
+        let len = content.len();
+        for (offset, length, expected) in [
+            (0, 1, 0..65_536),
+            (65_536, 65_536, 65_536..131_072),
+            (2 * MIB, 64 * 1_000_000 - 2 * MIB, 2 * MIB as usize..len),
+            (3 * MIB, 1, 3 * MIB as usize..len),
+            (3 * MIB + 65_536, 9, 0..0),
+        ] {
+            peer.read(CHUNK, offset, length);
+            let (found, bad) = peer.read_data();
+            assert!(found == content[expected], "{mode:?} {offset} {length}");
+            assert!(bad.is_empty());
+        }
+        let heat = cluster.servers[0].chunkserver.take_heat(10);
+        assert_eq!((heat[0].handle, heat[0].reads), (CHUNK, 5));
+    }
+}
+
+#[test]
+fn reads_sent_ahead_are_answered_in_order_also_past_a_refusal() {
+    for mode in modes() {
+        let content = bytes(MIB as usize);
+        let (_cluster, mut peer) = with_chunk(mode, &content);
+        for n in 0..15_u32 {
+            peer.request_id = u64::from(n) + 100;
+            let handle = if n == 7 { ChunkHandle(1) } else { CHUNK };
+            peer.read(handle, n * 65_536, 65_536);
+        }
+        for n in 0..15_usize {
+            peer.request_id = n as u64 + 100;
+            if n == 7 {
+                assert_eq!(
+                    peer.expect_failure(),
+                    (Kind::ReadData, Status::ChunkUnknown, 1)
+                );
+            } else {
+                let expected = content[n * 65_536..(n + 1) * 65_536].to_vec();
+                assert_eq!(peer.read_data(), (expected, vec![]), "{mode:?} {n}");
+            }
+        }
+    }
+}
+
+fn read(ticket: Ticket, version: u64, want: Want) -> Read {
+    Read {
+        ticket,
+        handle: CHUNK,
+        version: ChunkVersion(version),
+        serial: Serial::NONE,
+        want,
+        offset: 0,
+        length: 1,
+    }
+}
+
+#[test]
+fn a_read_without_the_right_ticket_or_version_is_refused_and_the_connection_goes_on() {
+    for mode in modes() {
+        let content = bytes(100);
+        let (cluster, mut peer) = with_chunk(mode, &content);
+        let good = ticket(Rights::READ, CHUNK, &[]);
+        for (asked, expected) in [
+            (
+                read(ticket(Rights::WRITE, CHUNK, &[]), VERSION.0, Want::Sealed),
+                Status::TicketInvalid,
+            ),
+            (
+                read(
+                    ticket(Rights::READ, ChunkHandle(1), &[]),
+                    VERSION.0,
+                    Want::Sealed,
+                ),
+                Status::TicketInvalid,
+            ),
+            (
+                read(
+                    ticket_until(Rights::READ, CHUNK, &[], 1),
+                    VERSION.0,
+                    Want::Sealed,
+                ),
+                Status::TicketExpired,
+            ),
+            (read(good, VERSION.0 - 1, Want::Sealed), Status::Moved),
+            (read(good, VERSION.0 + 1, Want::Plain), Status::Behind),
+        ] {
+            peer.send(&frame(&asked, peer.request_id));
+            assert_eq!(
+                peer.expect_failure(),
+                (Kind::ReadData, expected, 1),
+                "{mode:?}"
+            );
+        }
+        peer.read(CHUNK, 0, 1);
+        assert_eq!(peer.read_data(), (content, vec![]));
+        assert_eq!(
+            cluster.servers[0]
+                .chunkserver
+                .counters
+                .read_failures
+                .value(),
+            5
+        );
+    }
+}
+
+#[test]
+fn a_pending_chunk_is_not_read() {
+    for mode in modes() {
+        let cluster = Cluster::start(mode, 1);
+        let mut writer = Peer::dial(cluster.address(0));
+        writer.open(CHUNK, &cluster.chain());
+        writer.expect::<WriteOpened>();
+        let mut reader = Peer::dial(cluster.address(0));
+        reader.read(CHUNK, 0, 1);
+        assert_eq!(
+            reader.expect_failure(),
+            (Kind::ReadData, Status::ChunkUnknown, 1)
+        );
+        writer.seal(CHUNK, &[], Level::Memory);
+        writer.expect::<WriteSealed>();
+        reader.read(CHUNK, 0, 1);
+        assert_eq!(
+            reader.read_data(),
+            (vec![], vec![]),
+            "{mode:?} sealed, and empty"
+        );
+    }
+}
+
+#[test]
+fn a_flipped_bit_reaches_the_reader_as_a_mismatch_and_is_found_by_reading_back() {
+    for mode in modes() {
+        let content = bytes(MIB as usize);
+        let (cluster, mut peer) = with_chunk(mode, &content);
+        let server = &cluster.servers[0];
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(server.path_of(CHUNK))
+            .expect("there");
+        let at = 3 * 65_536 + 17;
+        let position = data_position(at);
+        file.write_all_at(&[content[at as usize] ^ 4], position)
+            .expect("flips");
+        peer.read(CHUNK, 0, MIB);
+        let (found, bad) = peer.read_data();
+        assert_eq!(bad, [3 * 65_536], "{mode:?}");
+        assert_ne!(found, content);
+        let back = server
+            .directory
+            .verify(CHUNK, ReadFrom::Medium, 1)
+            .expect("reads");
+        assert_eq!(back.bad_blocks, [3]);
+        peer.read(CHUNK, 0, MIB);
+        assert_eq!(peer.expect_failure(), (Kind::ReadData, Status::Corrupt, 1));
+    }
+}
+
+/// The medium fails in the middle of a read: here because the file was cut off behind the
+/// server's back, which the kernel answers on the way out as it does a bad sector.
+#[test]
+fn a_failing_medium_costs_the_read_and_not_the_connection() {
+    for mode in modes() {
+        let content = bytes(3 * MIB as usize);
+        let (mut cluster, mut peer) = with_chunk(mode, &content);
+        let server = &mut cluster.servers[0];
+        peer.read(CHUNK, 0, 1);
+        peer.read_data();
+        while server.notices.try_recv().is_ok() {}
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(server.path_of(CHUNK))
+            .expect("there");
+        file.set_len(data_position(MIB + 65_536)).expect("cut");
+        peer.read(CHUNK, 0, 3 * MIB);
+        assert_eq!(
+            peer.expect_failure(),
+            (Kind::ReadData, Status::MediumFailed, 1),
+            "{mode:?}"
+        );
+        let doubtful = Notice::Doubtful {
+            directory: server.directory.identity().directory_id,
+            handle: CHUNK,
+            version: VERSION,
+        };
+        assert_eq!(server.notices.try_recv(), Ok(doubtful));
+        // What there still is can still be read, on the same connection.
+        peer.read(CHUNK, 0, MIB);
+        assert_eq!(peer.read_data(), (content[..MIB as usize].to_vec(), vec![]));
+    }
+}
