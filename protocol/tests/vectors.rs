@@ -105,6 +105,21 @@ fn accepted_bodies_are_the_samples() {
     assert_eq!(samples.keys().next(), None, "a sample without a vector");
 }
 
+/// Nothing is optional, so no body is another one's beginning.
+#[test]
+fn a_body_cut_anywhere_is_truncated_and_a_longer_one_has_trailing_bytes() {
+    for (name, sample) in samples::all() {
+        let mut body = sample.to_body();
+        for len in 0..body.len() {
+            let cut = AnyMessage::from_body(sample.kind(), &body[..len]);
+            assert_eq!(cut, Err(BodyError::Truncated), "{name} cut to {len} bytes");
+        }
+        body.push(0);
+        let longer = AnyMessage::from_body(sample.kind(), &body);
+        assert_eq!(longer, Err(BodyError::TrailingBytes), "{name}");
+    }
+}
+
 #[test]
 fn rejected_bodies_fail_with_their_error() {
     for vector in ["messages.toml", "hello.toml"]
