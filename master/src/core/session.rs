@@ -115,6 +115,18 @@ impl Sessions {
         self.sessions.get(&id)
     }
 
+    /// What a request can be answered with at once: its first answer, or why it has none.
+    #[must_use]
+    pub fn answer(&self, request: RequestId) -> Option<Answer> {
+        let Some(session) = self.session(request.session) else {
+            return Some(Answer::Refused(Refusal::SessionUnknown));
+        };
+        if request.number < session.lowest {
+            return Some(Answer::Refused(Refusal::RequestForgotten));
+        }
+        session.answers.get(&request.number).cloned()
+    }
+
     /// All of them, by id.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (SessionId, &Session)> {
         self.sessions.iter().map(|(&id, session)| (id, session))

@@ -19,6 +19,7 @@ use super::chunk_table::ChunkTable;
 use super::command::cluster::{Addresses, TicketKey};
 use super::file::PendingFile;
 use super::namespace::Namespace;
+use super::refusal::Refusal;
 use super::session::Sessions;
 
 /// What the log knows of a chunkserver.
@@ -50,6 +51,38 @@ pub struct Servers {
     pub directories: BTreeMap<DirectoryId, DirectoryRecord>,
     /// The next server id to be drawn.
     pub next: u64,
+}
+
+/// What a directory's start is, by what the log has of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartKind {
+    /// The log is to have it.
+    New,
+    /// The log has it: the same start over another connection.
+    Reconnect,
+}
+
+impl Servers {
+    /// Whether a directory's start is sound (`spec/oplog-entries.md` section 4.7).
+    ///
+    /// # Errors
+    /// [`Refusal::ForeignDirectory`], [`Refusal::StaleStart`].
+    pub fn admit_start(
+        &self,
+        directory: DirectoryId,
+        start: &DirectoryRecord,
+    ) -> Result<StartKind, Refusal> {
+        if !self.servers.contains_key(&start.server) {
+            return Err(Refusal::ForeignDirectory);
+        }
+        match self.directories.get(&directory) {
+            None => Ok(StartKind::New),
+            Some(last) if last.server != start.server => Err(Refusal::ForeignDirectory),
+            Some(last) if last == start => Ok(StartKind::Reconnect),
+            Some(last) if start.start_number > last.start_number => Ok(StartKind::New),
+            Some(_) => Err(Refusal::StaleStart),
+        }
+    }
 }
 
 /// What the cluster is, from its first entry.

@@ -1,13 +1,20 @@
 use sarsen_protocol::crc;
-use sarsen_protocol::id::{ChunkVersion, DirectoryId, Epoch, Serial, StartNonce, StartNumber};
+use sarsen_protocol::id::{
+    ChunkVersion, DirectoryId, Epoch, RequestId, Serial, ServerId, StartNonce, StartNumber,
+};
 
 use super::*;
 use crate::core::checkpoint;
 use crate::core::command::chunks::Configuration;
-use crate::core::command::{LossCause, Member, PendingAborted, SessionOpened};
+use crate::core::command::{
+    Activation, ChunkSealed, DirectoryStarted, EpochRaised, FilePublished, FolderMade, LossCause,
+    Member, PendingAborted, PendingCreated, PossibleLoss, RangesReserved, SessionOpened,
+    SessionsClosed, Then, TrashEmptied, TrashExpired, TrashRestored,
+};
 use crate::core::scripted::{
     MIB, Script, crc_of, folder, genesis, path, pending, published, registered, removed, renamed,
 };
+use crate::core::session::PublishedFile;
 use crate::core::state::State;
 
 fn refused(refusal: Refusal) -> Answer {

@@ -1,0 +1,406 @@
+//! What this master has heard of chunkservers: who lives, what they hold.
+//!
+//! Nothing here is logged; all of it is gathered anew after a start, from registrations,
+//! heartbeats and inventories (`spec/messages.md` section 9). Whether a replica is any good is
+//! for [`Replica::standing`] to say, by what the log has.
+//!
+//! Invariants:
+//! - a replica is listed under its handle exactly if its directory lists the handle, but for those
+//!   that only a client acknowledged, which no directory lists;
+//! - a server has at most one connection; what comes over another one doesn't count.
+//!
+//! A server that falls silent keeps its replicas here: they stop counting when it is dead, and
+//! count again when it is heard. A new registration makes each directory send a full report,
+//! at whose end what was not in it is forgotten.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, ServerId};
+use sarsen_protocol::message::{Disk, DiskBeat, DiskState, HeldFlags, Inventory};
+
+use super::event::ConnectionId;
+use super::placement::FULL;
+use super::replica::{Replica, Source};
+
+/// A directory of a chunkserver that counts.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    /// Its room and state, as last told.
+    pub disk: Disk,
+    /// When its I/O path was last seen working.
+    pub last_beat: Duration,
+    /// Whether a full report has ended since the registration.
+    pub is_reported: bool,
+    /// The last inventory number taken; none until a full report begins.
+    sequence: Option<u64>,
+    /// While a full report is on its way: what was held before and has not come up in it.
+    unseen: Option<BTreeSet<ChunkHandle>>,
+    /// The chunks here.
+    held: BTreeSet<ChunkHandle>,
+}
+
+/// A chunkserver that registered with this master.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Its connection, while there is one.
+    pub connection: Option<ConnectionId>,
+    /// When it was last heard of.
+    pub last_heard: Duration,
+    /// Requests and streams in hand, as last told.
+    pub load: u32,
+    /// Chunks placed here since the last heartbeat.
+    pub recent: u32,
+    /// Its directories that count.
+    pub directories: BTreeMap<DirectoryId, Directory>,
+}
+
+impl Server {
+    /// Its disks, as last told.
+    pub fn disks(&self) -> impl Iterator<Item = &Disk> {
+        self.directories.values().map(|directory| &directory.disk)
+    }
+}
+
+/// What taking an inventory came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// A gap was seen.
+    pub resend: bool,
+    /// A full report has ended.
+    pub completed: bool,
+}
+
+/// All that this master has heard of chunkservers.
+#[derive(Clone, Debug, Default)]
+pub struct Chunkservers {
+    servers: BTreeMap<ServerId, Server>,
+    by_connection: BTreeMap<ConnectionId, ServerId>,
+    replicas: BTreeMap<ChunkHandle, Vec<Replica>>,
+    /// Replicas that only a client acknowledged, with when they stop counting, oldest first.
+    acknowledged: VecDeque<(Duration, ChunkHandle, ServerId)>,
+}
+
+impl Chunkservers {
+    /// One server.
+    #[must_use]
+    pub fn server(&self, id: ServerId) -> Option<&Server> {
+        self.servers.get(&id)
+    }
+
+    /// Every server that registered, by id.
+    pub fn servers(&self) -> impl Iterator<Item = (ServerId, &Server)> {
+        self.servers.iter().map(|(&id, server)| (id, server))
+    }
+
+    /// The server whose current connection this is.
+    #[must_use]
+    pub fn server_of(&self, connection: ConnectionId) -> Option<ServerId> {
+        self.by_connection.get(&connection).copied()
+    }
+
+    /// Whether a server was heard of lately enough for its replicas to count.
+    #[must_use]
+    pub fn is_live(&self, id: ServerId, now: Duration, dead_after: Duration) -> bool {
+        self.server(id)
+            .is_some_and(|server| now.saturating_sub(server.last_heard) < dead_after)
+    }
+
+    /// What is held of a chunk, by whomever, live or not.
+    #[must_use]
+    pub fn replicas(&self, handle: ChunkHandle) -> &[Replica] {
+        self.replicas.get(&handle).map_or(&[], Vec::as_slice)
+    }
+
+    /// The replicas of a chunk that count now: of live servers, on disks that work, not on their
+    /// way out.
+    pub fn live_replicas(
+        &self,
+        handle: ChunkHandle,
+        now: Duration,
+        dead_after: Duration,
+    ) -> impl Iterator<Item = &Replica> {
+        self.replicas(handle).iter().filter(move |replica| {
+            let in_time = match replica.source {
+                Source::Reported => true,
+                Source::Acknowledged { until } => now < until,
+            };
+            in_time
+                && !replica.deleting
+                && self.is_live(replica.server, now, dead_after)
+                && self.disk_works(replica, now, dead_after)
+        })
+    }
+
+    fn disk_works(&self, replica: &Replica, now: Duration, dead_after: Duration) -> bool {
+        if replica.source != Source::Reported {
+            return true;
+        }
+        let server = self.server(replica.server);
+        server
+            .and_then(|server| server.directories.get(&replica.directory))
+            .is_some_and(|directory| {
+                directory.disk.state != DiskState::Failed
+                    && now.saturating_sub(directory.last_beat) < dead_after
+            })
+    }
+
+    /// A server has registered: `accepted` are its directories that count.
+    ///
+    /// Gives the connection that it had before, whose word no longer counts.
+    pub fn register(
+        &mut self,
+        id: ServerId,
+        connection: ConnectionId,
+        accepted: Vec<Disk>,
+        now: Duration,
+    ) -> Option<ConnectionId> {
+        let server = self.servers.entry(id).or_insert_with(|| Server {
+            connection: None,
+            last_heard: now,
+            load: 0,
+            recent: 0,
+            directories: BTreeMap::new(),
+        });
+        let before = server.connection.replace(connection);
+        server.last_heard = now;
+        let mut old = std::mem::take(&mut server.directories);
+        for disk in accepted {
+            let held = old
+                .remove(&disk.directory_id)
+                .map(|directory| directory.held);
+            let directory = Directory {
+                last_beat: now,
+                is_reported: false,
+                sequence: None,
+                unseen: None,
+                held: held.unwrap_or_default(),
+                disk,
+            };
+            server
+                .directories
+                .insert(directory.disk.directory_id, directory);
+        }
+        for (gone, directory) in old {
+            for handle in directory.held {
+                self.drop_replica(handle, id, gone);
+            }
+        }
+        self.by_connection.insert(connection, id);
+        if let Some(before) = before {
+            self.by_connection.remove(&before);
+        }
+        before
+    }
+
+    /// A connection has closed: the server whose current one it was.
+    pub fn disconnect(&mut self, connection: ConnectionId) -> Option<ServerId> {
+        let id = self.by_connection.remove(&connection)?;
+        if let Some(server) = self.servers.get_mut(&id) {
+            server.connection = None;
+        }
+        Some(id)
+    }
+
+    /// A server tells how it and its disks are.
+    pub fn beat(&mut self, id: ServerId, load: u32, disks: Vec<DiskBeat>, now: Duration) {
+        let Some(server) = self.servers.get_mut(&id) else {
+            return;
+        };
+        server.last_heard = now;
+        server.load = load;
+        // What was placed since shows in the room that is left, or soon will.
+        server.recent /= 2;
+        for beat in disks {
+            if let Some(directory) = server.directories.get_mut(&beat.disk.directory_id) {
+                let age = Duration::from_millis(u64::from(beat.beat_age));
+                directory.last_beat = now.saturating_sub(age);
+                directory.disk = beat.disk;
+            }
+        }
+    }
+
+    /// A chunk was placed on a server.
+    pub fn count_placement(&mut self, id: ServerId) {
+        if let Some(server) = self.servers.get_mut(&id) {
+            server.recent = server.recent.saturating_add(1);
+        }
+    }
+
+    /// How full the emptiest of a server's directories is that takes chunks of `room` bytes; none
+    /// if none does.
+    #[must_use]
+    pub fn filled(&self, id: ServerId, room: u64, now: Duration, dead: Duration) -> Option<u32> {
+        let takes_chunks = |directory: &&Directory| {
+            directory.disk.state == DiskState::Ok
+                && directory.disk.free >= room
+                && now.saturating_sub(directory.last_beat) < dead
+        };
+        let directories = self.server(id)?.directories.values();
+        directories
+            .filter(takes_chunks)
+            .map(|directory| filled(&directory.disk))
+            .min()
+    }
+
+    /// A server tells what a directory holds.
+    ///
+    /// Of a directory that doesn't count nothing is taken.
+    pub fn take_inventory(&mut self, id: ServerId, inventory: &Inventory) -> Taken {
+        let directory_id = inventory.directory_id;
+        let Some(directory) = self.directory_mut(id, directory_id) else {
+            return Taken::default();
+        };
+        let begins = inventory.full && inventory.first;
+        let follows = directory.sequence.is_some_and(|last| {
+            last.checked_add(1) == Some(inventory.sequence)
+                && (!inventory.full || directory.unseen.is_some())
+        });
+        if !begins && !follows {
+            directory.sequence = None;
+            directory.unseen = None;
+            return Taken {
+                resend: true,
+                completed: false,
+            };
+        }
+        directory.sequence = Some(inventory.sequence);
+        if begins {
+            directory.unseen = Some(directory.held.clone());
+        }
+        for held in &inventory.held {
+            self.put_replica(held.handle, Replica::reported(id, directory_id, held));
+        }
+        for &handle in &inventory.gone {
+            self.drop_replica(handle, id, directory_id);
+        }
+        let completed = inventory.full && inventory.last;
+        if completed {
+            self.end_full_report(id, directory_id);
+        }
+        Taken {
+            resend: false,
+            completed,
+        }
+    }
+
+    fn end_full_report(&mut self, id: ServerId, directory_id: DirectoryId) {
+        let Some(directory) = self.directory_mut(id, directory_id) else {
+            return;
+        };
+        directory.is_reported = true;
+        for handle in directory.unseen.take().unwrap_or_default() {
+            self.drop_replica(handle, id, directory_id);
+        }
+    }
+
+    /// A client has named a server that sealed its chunk.
+    pub fn acknowledge(&mut self, handle: ChunkHandle, replica: Replica) {
+        let Source::Acknowledged { until } = replica.source else {
+            return;
+        };
+        let replicas = self.replicas.entry(handle).or_default();
+        // The server's own word, if it has come already, is the better one.
+        if replicas.iter().all(|known| known.server != replica.server) {
+            replicas.push(replica);
+            self.acknowledged.push_back((until, handle, replica.server));
+        }
+    }
+
+    /// Forgets what clients acknowledged and servers have not told of in time.
+    pub fn expire_acknowledged(&mut self, now: Duration) {
+        while let Some(&(until, handle, server)) = self.acknowledged.front() {
+            if until > now {
+                break;
+            }
+            self.acknowledged.pop_front();
+            self.retain(handle, |replica| {
+                replica.server != server || replica.source == Source::Reported
+            });
+        }
+    }
+
+    /// A replica was found bad.
+    pub fn mark_corrupt(&mut self, handle: ChunkHandle, version: ChunkVersion, server: ServerId) {
+        for replica in self.replicas.get_mut(&handle).into_iter().flatten() {
+            if replica.server == server && replica.version == version {
+                replica.flags = replica.flags.with(HeldFlags::CORRUPT);
+            }
+        }
+    }
+
+    /// Notes whether a replica is under a delete order.
+    pub fn set_deleting(&mut self, handle: ChunkHandle, server: ServerId, deleting: bool) {
+        for replica in self.replicas.get_mut(&handle).into_iter().flatten() {
+            if replica.server == server {
+                replica.deleting = deleting;
+            }
+        }
+    }
+
+    /// A server no longer has a chunk.
+    pub fn forget(&mut self, handle: ChunkHandle, server: ServerId) {
+        let directories: Vec<DirectoryId> = self
+            .replicas(handle)
+            .iter()
+            .filter(|replica| replica.server == server)
+            .map(|replica| replica.directory)
+            .collect();
+        for directory in directories {
+            self.drop_replica(handle, server, directory);
+        }
+    }
+
+    fn directory_mut(&mut self, id: ServerId, directory: DirectoryId) -> Option<&mut Directory> {
+        self.servers.get_mut(&id)?.directories.get_mut(&directory)
+    }
+
+    fn put_replica(&mut self, handle: ChunkHandle, replica: Replica) {
+        if let Some(directory) = self.directory_mut(replica.server, replica.directory) {
+            directory.held.insert(handle);
+            if let Some(unseen) = &mut directory.unseen {
+                unseen.remove(&handle);
+            }
+        }
+        let replicas = self.replicas.entry(handle).or_default();
+        let replaces = |known: &Replica| {
+            known.server == replica.server
+                && (known.directory == replica.directory || known.source != Source::Reported)
+        };
+        let deleting = replicas
+            .iter()
+            .any(|known| replaces(known) && known.deleting);
+        replicas.retain(|known| !replaces(known));
+        replicas.push(Replica {
+            deleting,
+            ..replica
+        });
+    }
+
+    fn drop_replica(&mut self, handle: ChunkHandle, server: ServerId, directory: DirectoryId) {
+        if let Some(directory) = self.directory_mut(server, directory) {
+            directory.held.remove(&handle);
+        }
+        self.retain(handle, |known| {
+            known.server != server || known.directory != directory
+        });
+    }
+
+    fn retain(&mut self, handle: ChunkHandle, keep: impl Fn(&Replica) -> bool) {
+        if let Some(replicas) = self.replicas.get_mut(&handle) {
+            replicas.retain(keep);
+            if replicas.is_empty() {
+                self.replicas.remove(&handle);
+            }
+        }
+    }
+}
+
+/// The part of a disk that is taken, in parts of [`FULL`].
+fn filled(disk: &Disk) -> u32 {
+    let used = u128::from(disk.total.saturating_sub(disk.free)) * u128::from(FULL);
+    u32::try_from(used / u128::from(disk.total.max(1))).unwrap_or(FULL)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! How the cluster and its chunks are, from metadata and reports; no data is read
+//! (`spec/messages.md` section 8).
+
+use std::collections::BTreeSet;
+
+use sarsen_protocol::id::{ChunkHandle, ServerId};
+use sarsen_protocol::message::{
+    CapacityReply, Disk, Finding, Fsck, FsckFinding, FsckReply, ReportReply, ServerReport,
+    ServerState,
+};
+
+use super::{Machine, millis};
+use crate::core::action::Failure;
+use crate::core::chunk_table::ChunkRecord;
+use crate::core::namespace::ROOT;
+use crate::core::replica::Standing;
+
+/// What a check covers.
+struct Scope {
+    files: u64,
+    chunks: u64,
+    /// The chunks, if they are not all there are.
+    only: Option<BTreeSet<ChunkHandle>>,
+}
+
+impl Machine {
+    pub(super) fn fsck(&self, request: &Fsck) -> Result<FsckReply, Failure> {
+        let scope = self.scope(&request.path)?;
+        let limit = request.limit as usize;
+        let mut reply = FsckReply {
+            files: scope.files,
+            chunks: scope.chunks,
+            findings: Vec::new(),
+            next: request.after,
+            more: false,
+        };
+        for (handle, record) in self.state.chunks.iter_after(request.after) {
+            if scope
+                .only
+                .as_ref()
+                .is_some_and(|only| !only.contains(&handle))
+            {
+                continue;
+            }
+            let found = self.examine(handle, record);
+            // All findings of one chunk come together; a page has those of one chunk at least.
+            if !reply.findings.is_empty() && reply.findings.len() + found.len() > limit {
+                reply.more = true;
+                break;
+            }
+            reply.findings.extend(found);
+            reply.next = handle;
+        }
+        Ok(reply)
+    }
+
+    fn scope(&self, path: &str) -> Result<Scope, Failure> {
+        let (id, _) = self.find(path)?;
+        if id == ROOT {
+            let files = self
+                .state
+                .namespace
+                .nodes()
+                .filter(|(_, node)| node.as_file().is_some());
+            let chunks = self.state.chunks.len() as u64;
+            return Ok(Scope {
+                files: files.count() as u64,
+                chunks,
+                only: None,
+            });
+        }
+        let (mut files, mut only) = (0, BTreeSet::new());
+        for file in self
+            .state
+            .namespace
+            .walk(id)
+            .filter_map(|visit| visit.node.as_file())
+        {
+            files += 1;
+            only.extend(file.chunks().map(|(_, handle)| handle));
+        }
+        Ok(Scope {
+            files,
+            chunks: only.len() as u64,
+            only: Some(only),
+        })
+    }
+
+    /// What is wrong with a chunk: each class once, but for stale and corrupt, which name the
+    /// server.
+    fn examine(&self, handle: ChunkHandle, record: &ChunkRecord) -> Vec<FsckFinding> {
+        let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
+        let live = self.servers.live_replicas(handle, now, dead_after);
+        let standings: Vec<(ServerId, Standing)> = live
+            .map(|replica| (replica.server, replica.standing(record)))
+            .collect();
+        let good: BTreeSet<ServerId> = standings
+            .iter()
+            .filter(|(_, standing)| *standing == Standing::Good)
+            .map(|&(server, _)| server)
+            .collect();
+        let have = u8::try_from(good.len()).unwrap_or(u8::MAX);
+        let is_short = have < record.replicas;
+        let mut found = Vec::new();
+        let mut find = |finding, server| {
+            found.push(FsckFinding {
+                finding,
+                handle,
+                path: self
+                    .state
+                    .namespace
+                    .path_of(record.file)
+                    .unwrap_or_default(),
+                want: record.replicas,
+                have,
+                server,
+            });
+        };
+        match (&record.active, have) {
+            (Some(_), 0) => find(Finding::Unavailable, ServerId::NONE),
+            (None, 0) => find(Finding::Missing, ServerId::NONE),
+            _ if is_short => find(Finding::UnderReplicated, ServerId::NONE),
+            _ => {}
+        }
+        for (server, standing) in standings {
+            match standing {
+                Standing::Corrupt => find(Finding::Corrupt, server),
+                Standing::Stale if is_short => find(Finding::Stale, server),
+                Standing::Good | Standing::Stale | Standing::Ahead => {}
+            }
+        }
+        if !record.losses.is_empty() {
+            find(Finding::PossibleLoss, ServerId::NONE);
+        }
+        found
+    }
+
+    pub(super) fn report(&self) -> ReportReply {
+        let servers = self.state.servers.servers.iter().map(|(&id, record)| {
+            let heard = self.servers.server(id);
+            let silence = heard.map(|server| self.now.elapsed.saturating_sub(server.last_heard));
+            ServerReport {
+                id,
+                control_addr: record.addresses.control.clone(),
+                data_addr: record.addresses.data.clone(),
+                http_addr: record.addresses.http.clone(),
+                rack: record.rack.clone(),
+                state: if self.is_live(id) {
+                    ServerState::Live
+                } else {
+                    ServerState::Dead
+                },
+                last_heartbeat: silence.map_or(u32::MAX, millis),
+                disks: heard
+                    .into_iter()
+                    .flat_map(|server| server.disks())
+                    .cloned()
+                    .collect(),
+            }
+        });
+        ReportReply {
+            epoch: self.epoch,
+            safe_mode: self.is_safe_mode(),
+            read_only: self.is_read_only(),
+            servers: servers.collect(),
+        }
+    }
+
+    pub(super) fn capacity(&self) -> CapacityReply {
+        let live = self.servers.servers().filter(|&(id, _)| self.is_live(id));
+        let disks: Vec<&Disk> = live.flat_map(|(_, server)| server.disks()).collect();
+        let sum = |part: fn(&Disk) -> u64| {
+            disks
+                .iter()
+                .map(|disk| part(disk))
+                .fold(0, u64::saturating_add)
+        };
+        let stored_below = |top| {
+            let files = self
+                .state
+                .namespace
+                .walk(top)
+                .filter_map(|visit| visit.node.as_file());
+            files
+                .map(|file| self.stored(file))
+                .fold(0, u64::saturating_add)
+        };
+        let trash = self
+            .state
+            .namespace
+            .trash()
+            .map(|(top, _)| stored_below(top));
+        CapacityReply {
+            total: sum(|disk| disk.total),
+            free: sum(|disk| disk.free),
+            used: stored_below(ROOT),
+            trash: trash.fold(0, u64::saturating_add),
+        }
+    }
+}

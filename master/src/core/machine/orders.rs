@@ -1,0 +1,231 @@
+//! Orders to chunkservers: deletions and verifications (`spec/messages.md` section 10).
+//!
+//! An order belongs to the connection that it was sent over: when that is gone the order is void,
+//! and may be given again over the next one. The chunkserver compares epoch, handle and version
+//! when it runs it, so an order that comes late does no harm. Deletions wait in a queue a server,
+//! so that a big purge neither floods a server nor waits for sweep after sweep.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ServerId};
+use sarsen_protocol::message::{AnyMessage, DeleteChunk, ReplicaFault, ReportReplica, VerifyChunk};
+use sarsen_protocol::status::Status;
+
+use super::Machine;
+use crate::core::action::Action;
+use crate::core::event::{ConnectionId, Now, OrderId};
+
+/// Orders that one server may have unanswered.
+const ORDERS_PER_SERVER_MAX: usize = 64;
+
+/// What an order asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    Delete,
+    Verify,
+}
+
+/// An order that has not been answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Outstanding {
+    connection: ConnectionId,
+    server: ServerId,
+    handle: ChunkHandle,
+    version: ChunkVersion,
+    task: Task,
+}
+
+/// Orders under way, and deletions that wait for their turn.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Orders {
+    given: u64,
+    outstanding: BTreeMap<OrderId, Outstanding>,
+    counts: BTreeMap<ServerId, usize>,
+    queues: BTreeMap<ServerId, VecDeque<(ChunkHandle, ChunkVersion)>>,
+}
+
+impl Orders {
+    fn has_room(&self, server: ServerId) -> bool {
+        self.counts
+            .get(&server)
+            .is_none_or(|&count| count < ORDERS_PER_SERVER_MAX)
+    }
+
+    fn insert(&mut self, order: Outstanding) -> OrderId {
+        self.given += 1;
+        self.outstanding.insert(OrderId(self.given), order);
+        *self.counts.entry(order.server).or_default() += 1;
+        OrderId(self.given)
+    }
+
+    fn remove(&mut self, id: OrderId, connection: ConnectionId) -> Option<Outstanding> {
+        let known = self.outstanding.get(&id)?;
+        if known.connection != connection {
+            return None;
+        }
+        let order = self.outstanding.remove(&id)?;
+        if let Some(count) = self.counts.get_mut(&order.server) {
+            *count -= 1;
+        }
+        Some(order)
+    }
+}
+
+impl Machine {
+    /// A reader met a bad replica: its server is to look for itself.
+    pub(super) fn verify_replica(&mut self, report: &ReportReplica) {
+        let replicas = self.servers.replicas(report.handle);
+        let is_held = replicas
+            .iter()
+            .any(|replica| replica.server == report.server && replica.version == report.version);
+        let is_asked = self.orders.outstanding.values().any(|order| {
+            order.task == Task::Verify
+                && (order.server, order.handle) == (report.server, report.handle)
+        });
+        if is_held && !is_asked && report.fault != ReplicaFault::Unreachable {
+            self.give_order(report.server, report.handle, report.version, Task::Verify);
+        }
+    }
+
+    /// Queues what a sweep found, in place of what an earlier one did, and gives first orders.
+    pub(super) fn queue_deletions(&mut self, doomed: Vec<(ServerId, ChunkHandle, ChunkVersion)>) {
+        self.orders.queues.clear();
+        for (server, handle, version) in doomed {
+            self.orders
+                .queues
+                .entry(server)
+                .or_default()
+                .push_back((handle, version));
+        }
+        let servers: Vec<ServerId> = self.orders.queues.keys().copied().collect();
+        for server in servers {
+            self.give_deletions(server);
+        }
+    }
+
+    /// Gives a server as many of its deletions as it may have at once.
+    fn give_deletions(&mut self, server: ServerId) {
+        while self.orders.has_room(server) && self.check_writable().is_ok() {
+            let queue = self.orders.queues.get_mut(&server);
+            let Some((handle, version)) = queue.and_then(VecDeque::pop_front) else {
+                return;
+            };
+            if self.state.chunks.record(handle).is_none()
+                && self.give_order(server, handle, version, Task::Delete)
+            {
+                self.servers.set_deleting(handle, server, true);
+            }
+        }
+    }
+
+    /// Gives an order if the server is there and has room for it.
+    fn give_order(
+        &mut self,
+        server: ServerId,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        task: Task,
+    ) -> bool {
+        let connection = self
+            .servers
+            .server(server)
+            .and_then(|server| server.connection);
+        let Some(connection) = connection.filter(|_| self.orders.has_room(server)) else {
+            return false;
+        };
+        let order = Outstanding {
+            connection,
+            server,
+            handle,
+            version,
+            task,
+        };
+        let order = self.orders.insert(order);
+        let epoch = self.epoch;
+        let message = match task {
+            Task::Delete => DeleteChunk {
+                epoch,
+                handle,
+                version,
+            }
+            .into(),
+            Task::Verify => VerifyChunk {
+                epoch,
+                handle,
+                version,
+            }
+            .into(),
+        };
+        self.actions.push_back(Action::Order {
+            connection,
+            order,
+            message,
+        });
+        true
+    }
+
+    /// A chunkserver has answered an order.
+    pub fn handle_order_reply(
+        &mut self,
+        connection: ConnectionId,
+        order: OrderId,
+        reply: Result<AnyMessage, Status>,
+        now: Now,
+    ) {
+        self.now = now;
+        let Some(done) = self.orders.remove(order, connection) else {
+            return;
+        };
+        let Outstanding {
+            server,
+            handle,
+            version,
+            task,
+            ..
+        } = done;
+        match (task, reply) {
+            (Task::Delete, Ok(AnyMessage::ChunkDeleted(_))) | (_, Err(Status::ChunkUnknown)) => {
+                self.servers.forget(handle, server);
+            }
+            (Task::Delete, _) => self.servers.set_deleting(handle, server, false),
+            (Task::Verify, Ok(AnyMessage::ChunkVerified(found))) => {
+                let sealed = self
+                    .state
+                    .chunks
+                    .record(handle)
+                    .and_then(|record| record.at_rest());
+                let matches = sealed.is_none_or(|sealed| {
+                    sealed.version != version
+                        || (sealed.len, sealed.crc) == (found.length, found.crc32)
+                });
+                if !found.good || !matches {
+                    self.servers.mark_corrupt(handle, version, server);
+                }
+            }
+            (Task::Verify, Err(Status::Corrupt | Status::MediumFailed | Status::Poisoned)) => {
+                self.servers.mark_corrupt(handle, version, server);
+            }
+            (Task::Verify, _) => {}
+        }
+        self.give_deletions(server);
+    }
+
+    /// A connection's orders are void: what they were about may be ordered again.
+    pub(super) fn drop_orders(&mut self, connection: ConnectionId) {
+        let of_connection = |order: &&Outstanding| order.connection == connection;
+        let void: Vec<OrderId> = self
+            .orders
+            .outstanding
+            .iter()
+            .filter(|(_, order)| of_connection(order))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in void {
+            if let Some(order) = self.orders.remove(id, connection)
+                && order.task == Task::Delete
+            {
+                self.servers.set_deleting(order.handle, order.server, false);
+            }
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Chunkservers: registration, heartbeats, inventories (`spec/messages.md` section 9).
+//!
+//! A registration takes up to two rounds through the log: first the server (its id, addresses,
+//! rack), then the start of each directory. Only when all of it is durable does the server
+//! count. One whose directories are all copies or rolled back changes nothing: it may be the
+//! copy of a server that is well.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, ServerId};
+use sarsen_protocol::message::{
+    DirectoryReport, Heartbeat, HeartbeatReply, Inventory, InventoryTaken, Register, Registered,
+    TicketKey, Verdict,
+};
+use sarsen_protocol::status::Status;
+
+use super::{Machine, Waiter, millis};
+use crate::core::action::{Action, Alarm, Failure};
+use crate::core::command::cluster::Addresses;
+use crate::core::command::{DirectoryStarted, ServerRegistered};
+use crate::core::event::{ConnectionId, Token};
+use crate::core::refusal::Refusal;
+use crate::core::session::Answer;
+use crate::core::state::{DirectoryRecord, ServerRecord, StartKind};
+
+/// A registration on its way through the log.
+#[derive(Clone, Debug)]
+pub(super) struct Registration {
+    to: Token,
+    register: Register,
+    server: ServerId,
+    /// Directories whose entries are on their way.
+    waiting: BTreeSet<DirectoryId>,
+    refused: BTreeMap<DirectoryId, Refusal>,
+}
+
+impl Machine {
+    /// A chunkserver begins.
+    pub(super) fn register(&mut self, to: Token, register: Register) {
+        if self.registrations.contains_key(&to.connection)
+            || self.servers.server_of(to.connection).is_some()
+        {
+            let text = "this connection has registered already";
+            return self.refuse(to, Failure::new(Status::InvalidArgument, text));
+        }
+        let server = self.known_server(&register);
+        if let Err(failure) = self.check_log_covers(server, &register) {
+            return self.refuse(to, failure);
+        }
+        let refused = self.refused_starts(server, &register.directories);
+        let all_refused = !refused.is_empty() && refused.len() == register.directories.len();
+        let registration = Registration {
+            to,
+            register,
+            server,
+            waiting: BTreeSet::new(),
+            refused,
+        };
+        if all_refused {
+            let reply = self.registered(&registration);
+            return self.reply(to, reply);
+        }
+        let logged = self.state.servers.servers.get(&server);
+        let record = server_record(&registration.register);
+        let is_logged = logged == Some(&record);
+        self.registrations.insert(to.connection, registration);
+        if is_logged {
+            return self.start_directories(to.connection);
+        }
+        let ServerRecord { addresses, rack } = record;
+        let command = ServerRegistered {
+            server,
+            addresses,
+            rack,
+        };
+        self.append_for(command.into(), None, vec![Waiter::Server(to.connection)]);
+    }
+
+    /// Whose registration it is: by its word, or by whom its directories were registered before
+    /// an answer got lost; none for a new server.
+    fn known_server(&self, register: &Register) -> ServerId {
+        if register.server_id.is_some() {
+            return register.server_id;
+        }
+        let directories = register.directories.iter();
+        let mut known = directories
+            .filter_map(|report| self.state.servers.directories.get(&report.directory_id));
+        known
+            .next()
+            .map_or(ServerId::NONE, |directory| directory.server)
+    }
+
+    /// Whether this master's log covers all that a server has seen.
+    fn check_log_covers(&mut self, server: ServerId, register: &Register) -> Result<(), Failure> {
+        let theirs = register.epoch;
+        if theirs.number > self.epoch.number
+            || (theirs.number == self.epoch.number && theirs != self.epoch)
+        {
+            self.raise(Alarm::EpochAboveLog {
+                server,
+                epoch: theirs,
+            });
+            let text = format!(
+                "the server has obeyed epoch {}, this master's is {}: its log is older than the \
+                 cluster's",
+                theirs.number, self.epoch.number
+            );
+            return Err(Failure::new(Status::StaleEpoch, text));
+        }
+        if server.is_some() && !self.state.servers.servers.contains_key(&server) {
+            self.raise(Alarm::ServerAboveLog { server });
+            let text = format!("this master's log has no server {server}");
+            return Err(Failure::new(Status::ForeignDirectory, text));
+        }
+        for report in &register.directories {
+            self.check_given_out(server, report.highest_handle, report.highest_version);
+        }
+        Ok(())
+    }
+
+    /// Raises the alarm if a handle or version was never given out by this log.
+    fn check_given_out(&mut self, server: ServerId, handle: ChunkHandle, version: ChunkVersion) {
+        if handle >= self.state.handles_end || version >= self.state.versions_end {
+            self.raise(Alarm::ChunkAboveLog {
+                server,
+                handle,
+                version,
+            });
+        }
+    }
+
+    fn refused_starts(
+        &self,
+        server: ServerId,
+        directories: &[DirectoryReport],
+    ) -> BTreeMap<DirectoryId, Refusal> {
+        if !server.is_some() {
+            return BTreeMap::new();
+        }
+        let refused = directories.iter().filter_map(|report| {
+            let start = start_of(server, report);
+            let verdict = self.state.servers.admit_start(report.directory_id, &start);
+            Some((report.directory_id, verdict.err()?))
+        });
+        refused.collect()
+    }
+
+    /// The entry of a registration's server is applied.
+    pub(super) fn server_logged(&mut self, connection: ConnectionId, answer: &Answer) {
+        match answer {
+            Answer::Id(id) => {
+                if let Some(registration) = self.registrations.get_mut(&connection) {
+                    registration.server = ServerId(*id);
+                    self.start_directories(connection);
+                }
+            }
+            Answer::Refused(refusal) => {
+                if let Some(registration) = self.registrations.remove(&connection) {
+                    self.refuse(registration.to, refusal.status().into());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Appends the starts that the log doesn't have.
+    fn start_directories(&mut self, connection: ConnectionId) {
+        let Some(mut registration) = self.registrations.remove(&connection) else {
+            return;
+        };
+        let server = registration.server;
+        registration.refused = self.refused_starts(server, &registration.register.directories);
+        for report in &registration.register.directories {
+            let id = report.directory_id;
+            let start = start_of(server, report);
+            if self.state.servers.admit_start(id, &start) == Ok(StartKind::New) {
+                let command = DirectoryStarted {
+                    directory: id,
+                    server,
+                    start_number: start.start_number,
+                    start_nonce: start.start_nonce,
+                };
+                let waiter = Waiter::Directory(connection, id);
+                self.append_for(command.into(), None, vec![waiter]);
+                registration.waiting.insert(id);
+            }
+        }
+        self.registrations.insert(connection, registration);
+        self.finish_if_logged(connection);
+    }
+
+    /// The entry of one of a registration's directories is applied.
+    pub(super) fn directory_logged(
+        &mut self,
+        connection: ConnectionId,
+        directory: DirectoryId,
+        answer: &Answer,
+    ) {
+        let Some(registration) = self.registrations.get_mut(&connection) else {
+            return;
+        };
+        registration.waiting.remove(&directory);
+        if let Answer::Refused(refusal) = answer {
+            registration.refused.insert(directory, *refusal);
+        }
+        self.finish_if_logged(connection);
+    }
+
+    fn finish_if_logged(&mut self, connection: ConnectionId) {
+        if self
+            .registrations
+            .get(&connection)
+            .is_none_or(|one| !one.waiting.is_empty())
+        {
+            return;
+        }
+        let Some(registration) = self.registrations.remove(&connection) else {
+            return;
+        };
+        let accepted = registration.register.directories.iter();
+        let accepted = accepted
+            .filter(|report| !registration.refused.contains_key(&report.directory_id))
+            .map(|report| report.disk.clone())
+            .collect();
+        let (server, now) = (registration.server, self.now.elapsed);
+        if let Some(before) = self.servers.register(server, connection, accepted, now) {
+            self.drop_orders(before);
+            let text = format!("server {server} has registered over another connection");
+            let failure = Failure::new(Status::StaleEpoch, text);
+            self.actions.push_back(Action::Close {
+                connection: before,
+                failure,
+            });
+        }
+        let reply = self.registered(&registration);
+        self.reply(registration.to, reply);
+    }
+
+    fn registered(&self, registration: &Registration) -> Registered {
+        let key = &self.state.cluster.ticket_key;
+        let verdict = |report: &DirectoryReport| Verdict {
+            directory_id: report.directory_id,
+            status: match registration.refused.get(&report.directory_id) {
+                Some(refusal) => refusal.status().number(),
+                None => Status::Ok.number(),
+            },
+        };
+        Registered {
+            server_id: registration.server,
+            epoch: self.epoch,
+            chunk_size: self.state.cluster.chunk_size,
+            heartbeat: millis(self.config.heartbeat),
+            suspect_after: millis(self.config.suspect_after),
+            dead_after: millis(self.config.dead_after),
+            lease: millis(self.config.lease),
+            ticket_keys: vec![TicketKey {
+                key_id: key.id,
+                key: *key.key.bytes(),
+            }],
+            directories: registration
+                .register
+                .directories
+                .iter()
+                .map(verdict)
+                .collect(),
+        }
+    }
+
+    /// A chunkserver tells how it is.
+    pub(super) fn heartbeat(
+        &mut self,
+        connection: ConnectionId,
+        beat: Heartbeat,
+    ) -> Result<HeartbeatReply, Failure> {
+        let server = self.registered_server(connection)?;
+        if beat.server_id != server {
+            let text = format!("this connection is server {server}'s");
+            return Err(Failure::new(Status::InvalidArgument, text));
+        }
+        for corrupt in &beat.corrupt {
+            self.servers
+                .mark_corrupt(corrupt.handle, corrupt.version, server);
+        }
+        self.servers
+            .beat(server, beat.load, beat.disks, self.now.elapsed);
+        Ok(HeartbeatReply { epoch: self.epoch })
+    }
+
+    /// A chunkserver tells what a directory holds.
+    pub(super) fn inventory(
+        &mut self,
+        connection: ConnectionId,
+        inventory: &Inventory,
+    ) -> Result<InventoryTaken, Failure> {
+        let server = self.registered_server(connection)?;
+        let taken = self.servers.take_inventory(server, inventory);
+        for held in &inventory.held {
+            self.check_given_out(server, held.handle, held.version);
+            if self.state.chunks.record(held.handle).is_none() {
+                self.garbage.suspect(held.handle, self.now.elapsed);
+            }
+        }
+        if taken.completed {
+            self.leave_safe_mode_if_due();
+        }
+        Ok(InventoryTaken {
+            resend: taken.resend,
+        })
+    }
+
+    fn registered_server(&self, connection: ConnectionId) -> Result<ServerId, Failure> {
+        self.servers.server_of(connection).ok_or_else(|| {
+            Failure::new(
+                Status::StaleEpoch,
+                "this connection is not registered: register anew",
+            )
+        })
+    }
+}
+
+fn server_record(register: &Register) -> ServerRecord {
+    let addresses = Addresses {
+        control: register.control_addr.clone(),
+        data: register.data_addr.clone(),
+        http: register.http_addr.clone(),
+    };
+    ServerRecord {
+        addresses,
+        rack: register.rack.clone(),
+    }
+}
+
+fn start_of(server: ServerId, report: &DirectoryReport) -> DirectoryRecord {
+    DirectoryRecord {
+        server,
+        start_number: report.start_number,
+        start_nonce: report.start_nonce,
+    }
+}

@@ -1,0 +1,448 @@
+//! Registration, reports, liveness, and what `fsck` and `report` make of them.
+
+use sarsen_protocol::message::{Finding, ServerState};
+
+use super::*;
+
+fn kinds(log: &[Entry]) -> Vec<&'static str> {
+    log.iter().map(|entry| entry.command.name()).collect()
+}
+
+fn verdicts(reply: Result<AnyMessage, Failure>) -> Vec<u16> {
+    let Ok(AnyMessage::Registered(reply)) = reply else {
+        panic!("{reply:?}")
+    };
+    reply
+        .directories
+        .iter()
+        .map(|verdict| verdict.status)
+        .collect()
+}
+
+#[test]
+fn a_new_server_and_its_directories_are_logged_before_it_counts() {
+    let mut rig = Rig::new();
+    let connection = ConnectionId(1);
+    rig.machine.handle_connected(connection, Role::Chunkserver);
+    let to = rig.send(connection, register(1));
+    assert_eq!(kinds(&rig.log[4..]), [] as [&str; 0]);
+    rig.actions();
+    assert_eq!(kinds(&rig.log[4..]), ["server_registered"]);
+    rig.machine.handle_flushed(5, rig.now);
+    rig.actions();
+    assert_eq!(kinds(&rig.log[5..]), ["directory_started"]);
+    rig.machine.handle_flushed(6, rig.now);
+    let reply = Registered {
+        server_id: ServerId(1),
+        epoch: Epoch {
+            number: 1,
+            incarnation: 7,
+        },
+        chunk_size: MIB,
+        heartbeat: 1000,
+        suspect_after: 3000,
+        dead_after: 10_000,
+        lease: 60_000,
+        ticket_keys: vec![TicketKey {
+            key_id: 5,
+            key: [6; 32],
+        }],
+        directories: vec![Verdict {
+            directory_id: DirectoryId([1; 16]),
+            status: 0,
+        }],
+    };
+    assert_eq!(
+        rig.actions(),
+        [Action::Reply {
+            to,
+            reply: Ok(reply.into())
+        }]
+    );
+}
+
+#[test]
+fn a_reconnect_logs_nothing_and_takes_over() {
+    let mut rig = Rig::new();
+    rig.server(1);
+    let entries = rig.log.len();
+    let second = ConnectionId(50);
+    rig.machine.handle_connected(second, Role::Chunkserver);
+    let (reply, others) = rig.exchange(
+        second,
+        Register {
+            server_id: ServerId(1),
+            ..register(1)
+        },
+    );
+    assert_eq!(verdicts(reply), [0]);
+    assert_eq!(rig.log.len(), entries);
+    assert!(
+        matches!(&others[..], [Action::Close { connection, .. }] if *connection == ConnectionId(1))
+    );
+    let (late, _) = rig.exchange(ConnectionId(1), heartbeat(1));
+    assert_eq!(
+        late.unwrap_err().status,
+        Status::StaleEpoch,
+        "the old one's word is void"
+    );
+    let (again, _) = rig.exchange(second, register(1));
+    assert_eq!(again.unwrap_err().status, Status::InvalidArgument);
+}
+
+/// The answer to a first registration is lost with the connection; the server asks without an id.
+#[test]
+fn a_server_whose_first_answer_was_lost_gets_the_same_id() {
+    let mut rig = Rig::new();
+    rig.server(1);
+    rig.machine.handle_disconnected(ConnectionId(1), rig.now);
+    assert_eq!(rig.registered(1), ConnectionId(1));
+    assert_eq!(rig.machine.state().servers.servers.len(), 1);
+}
+
+#[test]
+fn a_copied_directory_changes_nothing() {
+    let mut rig = Rig::new();
+    rig.server(1);
+    let mut copy = Register {
+        server_id: ServerId(1),
+        ..register(1)
+    };
+    copy.control_addr = "127.0.0.1:9".to_owned();
+    copy.directories[0].start_nonce = StartNonce(99);
+    let second = ConnectionId(50);
+    rig.machine.handle_connected(second, Role::Chunkserver);
+    let entries = rig.log.len();
+    let (reply, others) = rig.exchange(second, copy);
+    assert_eq!(verdicts(reply), [Status::StaleStart.number()]);
+    assert_eq!((others, rig.log.len()), (vec![], entries));
+    rig.beat(1);
+    let (refused, _) = rig.exchange(second, heartbeat(1));
+    assert_eq!(refused.unwrap_err().status, Status::StaleEpoch);
+}
+
+#[test]
+fn one_stale_directory_does_not_spoil_the_others() {
+    let mut rig = Rig::new();
+    rig.server(1);
+    let mut both = Register {
+        server_id: ServerId(1),
+        ..register(1)
+    };
+    both.directories[0].start_nonce = StartNonce(99);
+    both.directories.push(register(2).directories.remove(0));
+    let second = ConnectionId(50);
+    rig.machine.handle_connected(second, Role::Chunkserver);
+    let (reply, _) = rig.exchange(second, both);
+    assert_eq!(verdicts(reply), [Status::StaleStart.number(), 0]);
+}
+
+#[test]
+fn proof_of_a_lost_log_stops_all_changes() {
+    let above = |change: fn(&mut Register)| {
+        let mut rig = Rig::new();
+        let mut register = register(1);
+        change(&mut register);
+        let connection = ConnectionId(1);
+        rig.machine.handle_connected(connection, Role::Chunkserver);
+        let (_, others) = rig.exchange(connection, register);
+        let request = rig.make_folder("/a");
+        assert_eq!(rig.status(request), Status::ReadOnly);
+        assert_eq!(rig.status(stat("/")), Status::Ok);
+        assert!(rig.get(Report).read_only);
+        others
+    };
+    let server = ServerId::NONE;
+    let epoch = Epoch {
+        number: 2,
+        incarnation: 1,
+    };
+    let alarms = above(|register| {
+        register.epoch = Epoch {
+            number: 2,
+            incarnation: 1,
+        }
+    });
+    assert_eq!(
+        alarms,
+        [Action::Alarm(Alarm::EpochAboveLog { server, epoch })]
+    );
+    let epoch = Epoch {
+        number: 1,
+        incarnation: 8,
+    };
+    let alarms = above(|register| {
+        register.epoch = Epoch {
+            number: 1,
+            incarnation: 8,
+        }
+    });
+    assert_eq!(
+        alarms,
+        [Action::Alarm(Alarm::EpochAboveLog { server, epoch })]
+    );
+    let alarms = above(|register| register.server_id = ServerId(9));
+    assert_eq!(
+        alarms,
+        [Action::Alarm(Alarm::ServerAboveLog {
+            server: ServerId(9)
+        })]
+    );
+    let (handle, version) = (ChunkHandle(65_537), ChunkVersion::NONE);
+    let alarms = above(|register| register.directories[0].highest_handle = ChunkHandle(65_537));
+    assert_eq!(
+        alarms,
+        [Action::Alarm(Alarm::ChunkAboveLog {
+            server,
+            handle,
+            version
+        })]
+    );
+}
+
+#[test]
+fn a_reported_chunk_that_was_never_given_out_is_never_deleted() {
+    let mut rig = Rig::with(Config {
+        orphan_grace: Duration::ZERO,
+        ..config()
+    });
+    rig.servers(1);
+    let allocation = Allocation {
+        index: 0,
+        handle: ChunkHandle(70_000),
+        version: ChunkVersion(1),
+        ..a_chunk()
+    };
+    let alarms = rig.hold(1, 2, &[held(FileId(50), &allocation)]);
+    let (handle, version) = (ChunkHandle(70_000), ChunkVersion(1));
+    let alarm = Alarm::ChunkAboveLog {
+        server: ServerId(1),
+        handle,
+        version,
+    };
+    assert_eq!(alarms, [Action::Alarm(alarm)]);
+    assert_eq!(rig.wait(seconds(3600)), []);
+}
+
+/// Some chunk of another cluster of the same making.
+fn a_chunk() -> Allocation {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let file = rig.begin("/f", 2);
+    rig.allocate(file, 1).remove(0)
+}
+
+#[test]
+fn a_silent_server_is_dead_and_its_replicas_are_missed() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let (_, chunk) = rig.upload("/f", 2);
+    rig.hold(1, 2, &[chunk]);
+    rig.hold(2, 2, &[chunk]);
+    assert_eq!(rig.get(fsck()).findings, []);
+    rig.wait(seconds(9));
+    rig.beat(1);
+    rig.wait(seconds(1));
+    let report = rig.get(Report);
+    let states: Vec<_> = report
+        .servers
+        .iter()
+        .map(|one| (one.state, one.last_heartbeat))
+        .collect();
+    assert_eq!(
+        states,
+        [(ServerState::Live, 1000), (ServerState::Dead, 10_000)]
+    );
+    let finding = FsckFinding {
+        finding: Finding::UnderReplicated,
+        handle: chunk.handle,
+        path: "/f".to_owned(),
+        want: 2,
+        have: 1,
+        server: ServerId::NONE,
+    };
+    assert_eq!(rig.get(fsck()).findings, std::slice::from_ref(&finding));
+    rig.wait(seconds(9));
+    let missing = FsckFinding {
+        finding: Finding::Missing,
+        have: 0,
+        ..finding
+    };
+    assert_eq!(rig.get(fsck()).findings, [missing]);
+    rig.beat(1);
+    rig.beat(2);
+    assert_eq!(rig.get(fsck()).findings, [], "heard again, all is well");
+}
+
+#[test]
+fn corrupt_and_stale_replicas_are_listed_and_not_given_out() {
+    let mut rig = Rig::new();
+    rig.servers(3);
+    let (_, chunk) = rig.upload("/f", 3);
+    let old = HeldChunk {
+        state: ChunkState::Pending,
+        ..chunk
+    };
+    rig.hold(1, 2, &[chunk]);
+    rig.hold(2, 2, &[old]);
+    rig.hold(3, 2, &[chunk]);
+    let mut beat = heartbeat(3);
+    beat.corrupt = vec![CorruptChunk {
+        handle: chunk.handle,
+        version: chunk.version,
+        directory_id: DirectoryId([3; 16]),
+    }];
+    let (reply, _) = rig.exchange(ConnectionId(3), beat);
+    assert!(reply.is_ok());
+    let findings: Vec<(Finding, u8, u64)> = rig
+        .get(fsck())
+        .findings
+        .iter()
+        .map(|one| (one.finding, one.have, one.server.0))
+        .collect();
+    let expected = [
+        (Finding::UnderReplicated, 1, 0),
+        (Finding::Stale, 1, 2),
+        (Finding::Corrupt, 1, 3),
+    ];
+    assert_eq!(findings, expected);
+    let replicas = rig.get(locate("/f")).chunks.remove(0).replicas;
+    assert_eq!(
+        replicas.iter().map(|one| one.server.0).collect::<Vec<_>>(),
+        [1]
+    );
+}
+
+#[test]
+fn a_readers_complaint_makes_the_server_look_for_itself() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let (_, chunk) = rig.upload("/f", 2);
+    rig.hold(1, 2, &[chunk]);
+    rig.hold(2, 2, &[chunk]);
+    let (handle, version) = (chunk.handle, chunk.version);
+    let complaint = |fault| ReportReplica {
+        handle,
+        version,
+        server: ServerId(1),
+        fault,
+    };
+    assert_eq!(
+        rig.ask(complaint(ReplicaFault::Unreachable)),
+        Ok(ReplicaReported.into())
+    );
+    let (_, orders) = rig.exchange(CLIENT, complaint(ReplicaFault::CrcMismatch));
+    let epoch = Epoch {
+        number: 1,
+        incarnation: 7,
+    };
+    let order = Action::Order {
+        connection: ConnectionId(1),
+        order: crate::core::event::OrderId(1),
+        message: VerifyChunk {
+            epoch,
+            handle,
+            version,
+        }
+        .into(),
+    };
+    assert_eq!(orders, [order]);
+    assert_eq!(
+        rig.ask(complaint(ReplicaFault::CrcMismatch)),
+        Ok(ReplicaReported.into())
+    );
+    assert_eq!(
+        rig.get(fsck()).findings,
+        [],
+        "nothing is dropped on a client's word"
+    );
+
+    let answer = |rig: &mut Rig, connection, good| {
+        let verified = ChunkVerified {
+            good,
+            length: 10,
+            crc32: chunk.crc32,
+        };
+        let order = crate::core::event::OrderId(1);
+        rig.machine
+            .handle_order_reply(connection, order, Ok(verified.into()), rig.now);
+    };
+    answer(&mut rig, ConnectionId(2), false);
+    assert_eq!(rig.get(fsck()).findings, [], "not that server's order");
+    answer(&mut rig, ConnectionId(1), false);
+    let findings = rig.get(fsck()).findings;
+    assert!(
+        findings
+            .iter()
+            .any(|one| one.finding == Finding::Corrupt && one.server.0 == 1)
+    );
+}
+
+#[test]
+fn findings_come_in_pages_of_whole_chunks() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    for name in ["/a", "/b", "/c"] {
+        rig.upload(name, 2);
+    }
+    rig.wait(seconds(20));
+    let page = |rig: &mut Rig, after, limit| {
+        let reply = rig.get(Fsck {
+            after,
+            limit,
+            ..fsck()
+        });
+        assert_eq!((reply.files, reply.chunks), (3, 3));
+        let handles: Vec<u64> = reply.findings.iter().map(|one| one.handle.0).collect();
+        (handles, reply.next, reply.more)
+    };
+    assert_eq!(
+        page(&mut rig, ChunkHandle(0), 2),
+        (vec![1, 2], ChunkHandle(2), true)
+    );
+    assert_eq!(
+        page(&mut rig, ChunkHandle(2), 2),
+        (vec![3], ChunkHandle(3), false)
+    );
+    let one = rig.get(Fsck {
+        path: "/b".to_owned(),
+        ..fsck()
+    });
+    assert_eq!((one.files, one.chunks, one.findings.len()), (1, 1, 1));
+}
+
+#[test]
+fn capacity_tells_files_and_trash_apart() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    rig.upload("/a", 2);
+    rig.upload("/b", 2);
+    let request = rig.remove("/b", false);
+    assert_eq!(
+        rig.get(request),
+        Removed {
+            files: 1,
+            bytes: 10
+        }
+    );
+    let mib = u64::from(MIB);
+    let expected = CapacityReply {
+        total: 2000 * mib,
+        free: 1800 * mib,
+        used: 20,
+        trash: 20,
+    };
+    assert_eq!(rig.get(Capacity), expected);
+    let usage = rig.get(Usage {
+        path: "/".to_owned(),
+    });
+    assert_eq!(
+        usage,
+        UsageReply {
+            files: 1,
+            folders: 1,
+            bytes: 10,
+            stored: 20
+        }
+    );
+}

@@ -1,0 +1,283 @@
+//! Safe mode, garbage, orphans, and what expires.
+
+use super::*;
+use crate::core::event::OrderId;
+
+fn deletion(server: u64, order: u64, epoch: u64, chunk: &HeldChunk) -> Action {
+    let epoch = Epoch {
+        number: epoch,
+        incarnation: 7,
+    };
+    let message = DeleteChunk {
+        epoch,
+        handle: chunk.handle,
+        version: chunk.version,
+    }
+    .into();
+    Action::Order {
+        connection: ConnectionId(server),
+        order: OrderId(order),
+        message,
+    }
+}
+
+fn deleted(rig: &mut Rig, server: u64, order: u64) -> Vec<Action> {
+    let (connection, order) = (ConnectionId(server), OrderId(order));
+    let reply = Ok(ChunkDeleted.into());
+    rig.machine
+        .handle_order_reply(connection, order, reply, rig.now);
+    rig.settle()
+}
+
+/// A cluster of two servers with one file on both.
+fn with_file(config: Config) -> (Rig, HeldChunk) {
+    let mut rig = Rig::with(config);
+    rig.servers(2);
+    let (_, chunk) = rig.upload("/f", 2);
+    rig.hold(1, 2, &[chunk]);
+    rig.hold(2, 2, &[chunk]);
+    (rig, chunk)
+}
+
+#[test]
+fn after_a_restart_changes_wait_until_enough_is_reported() {
+    let (rig, chunk) = with_file(config());
+    let mut rig = rig.restarted(config());
+    assert!(rig.machine.is_safe_mode());
+    assert_eq!(rig.status(stat("/f")), Status::Ok, "reads are served");
+    let request = rig.make_folder("/a");
+    let refused = rig.ask(request.clone()).unwrap_err();
+    assert_eq!(
+        (refused.status, refused.retry_after_ms),
+        (Status::SafeMode, 1000)
+    );
+    rig.server(1);
+    rig.server(2);
+    rig.hold(1, 2, &[chunk]);
+    assert_eq!(
+        rig.status(request.clone()),
+        Status::SafeMode,
+        "one copy of two"
+    );
+    rig.hold(2, 2, &[chunk]);
+    assert!(!rig.machine.is_safe_mode());
+    assert_eq!(rig.status(request), Status::Ok);
+}
+
+#[test]
+fn safe_mode_ends_in_time_whatever_is_reported() {
+    let (rig, _) = with_file(config());
+    let mut rig = rig.restarted(config());
+    assert_eq!(rig.machine.next_timeout(), seconds(5));
+    rig.wait(seconds(59));
+    assert!(rig.machine.is_safe_mode());
+    assert_eq!(rig.machine.next_timeout(), seconds(60));
+    rig.wait(seconds(1));
+    assert!(!rig.machine.is_safe_mode());
+}
+
+#[test]
+fn an_answer_is_given_again_even_in_safe_mode() {
+    let (mut rig, _) = with_file(config());
+    let request = rig.make_folder("/a");
+    let made = rig.ask(request.clone());
+    let mut rig = rig.restarted(config());
+    assert!(rig.machine.is_safe_mode());
+    assert_eq!(rig.ask(request), made);
+}
+
+#[test]
+fn purged_chunks_are_deleted_at_the_next_sweep() {
+    let (mut rig, chunk) = with_file(config());
+    let request = rig.remove("/f", true);
+    rig.get(request);
+    assert_eq!(rig.wait(seconds(4)), [], "lazily");
+    assert_eq!(
+        rig.wait(seconds(1)),
+        [deletion(1, 1, 1, &chunk), deletion(2, 2, 1, &chunk)]
+    );
+    rig.beat(1);
+    rig.beat(2);
+    assert_eq!(rig.wait(seconds(5)), [], "the orders are under way");
+    assert_eq!(deleted(&mut rig, 1, 1), []);
+    rig.machine.handle_order_reply(
+        ConnectionId(2),
+        OrderId(2),
+        Err(Status::MediumFailed),
+        rig.now,
+    );
+    assert_eq!(
+        rig.wait(seconds(5)),
+        [deletion(2, 3, 1, &chunk)],
+        "what failed is ordered again"
+    );
+}
+
+#[test]
+fn trash_keeps_its_chunks() {
+    let (mut rig, _) = with_file(config());
+    let request = rig.remove("/f", false);
+    rig.get(request);
+    assert_eq!(rig.wait(seconds(60)), []);
+}
+
+#[test]
+fn orders_are_void_with_their_connection() {
+    let (mut rig, chunk) = with_file(config());
+    let request = rig.remove("/f", true);
+    rig.get(request);
+    rig.wait(seconds(5));
+    rig.machine.handle_disconnected(ConnectionId(1), rig.now);
+    assert_eq!(rig.wait(seconds(5)), [], "nobody to order");
+    rig.registered(1);
+    assert_eq!(
+        deleted(&mut rig, 1, 1),
+        [],
+        "an answer to a void order means nothing"
+    );
+    assert_eq!(rig.wait(seconds(5)), [deletion(1, 3, 1, &chunk)]);
+}
+
+/// A purge of many chunks keeps each server busy, not flooded.
+#[test]
+fn deletions_are_paced_by_their_answers() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let file = rig.begin("/f", 2);
+    let chunks = rig.allocate(file, 100);
+    let all: Vec<&Allocation> = chunks.iter().collect();
+    let request = publish(rig.request(), file, "/f", &all);
+    rig.get(request);
+    let held: Vec<HeldChunk> = chunks.iter().map(|chunk| held(file, chunk)).collect();
+    rig.hold(1, 2, &held);
+    let request = rig.remove("/f", true);
+    rig.get(request);
+    let orders = rig.wait(seconds(5));
+    assert_eq!(orders.len(), 64);
+    assert_eq!(orders[63], deletion(1, 64, 1, &held[63]));
+    assert_eq!(deleted(&mut rig, 1, 1), [deletion(1, 65, 1, &held[64])]);
+}
+
+#[test]
+fn orphans_are_held_back_for_a_grace_and_not_in_safe_mode() {
+    let config = || Config {
+        orphan_grace: seconds(30),
+        ..config()
+    };
+    let (mut rig, chunk) = with_file(config());
+    let request = rig.remove("/f", true);
+    rig.get(request);
+    rig.upload("/g", 2);
+    // Nobody knows any more why the chunk is not in the table.
+    let mut rig = rig.restarted(config());
+    rig.registered(1);
+    rig.hold(1, 1, &[chunk]);
+    assert!(rig.machine.is_safe_mode());
+    for _ in 0..5 {
+        assert_eq!(rig.wait(seconds(9)), []);
+        rig.beat(1);
+    }
+    assert_eq!(
+        rig.wait(seconds(15)),
+        [deletion(1, 1, 2, &chunk)],
+        "safe mode has ended"
+    );
+}
+
+#[test]
+fn chunks_of_a_pending_file_are_spared_as_long_as_it_is_one() {
+    let mut rig = Rig::with(Config {
+        orphan_grace: seconds(20),
+        ..config()
+    });
+    rig.servers(2);
+    let file = rig.begin("/f", 2);
+    let chunk = held(file, &rig.allocate(file, 1).remove(0));
+    rig.hold(1, 2, &[chunk]);
+    for _ in 0..20 {
+        assert_eq!(rig.wait(seconds(5)), []);
+        rig.beat(1);
+    }
+    let request = AbortPending {
+        request: rig.request(),
+        file_id: file,
+    };
+    rig.get(request);
+    assert_eq!(rig.wait(seconds(5)), [deletion(1, 1, 1, &chunk)]);
+}
+
+#[test]
+fn a_chunk_that_was_sent_again_under_another_handle_is_deleted() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let file = rig.begin("/f", 2);
+    let broken = rig.allocate(file, 1).remove(0);
+    let good = rig.allocate(file, 1).remove(0);
+    let request = publish(rig.request(), file, "/f", &[&good]);
+    rig.get(request);
+    rig.hold(1, 2, &[held(file, &broken), held(file, &good)]);
+    assert_eq!(
+        rig.wait(seconds(5)),
+        [deletion(1, 1, 1, &held(file, &broken))]
+    );
+}
+
+#[test]
+fn a_session_that_nobody_keeps_ends_with_its_uploads() {
+    let mut rig = Rig::with(Config {
+        pending_expiry: seconds(60),
+        ..config()
+    });
+    rig.servers(2);
+    let file = rig.begin("/f", 2);
+    rig.wait(seconds(50));
+    rig.get(KeepSession {
+        session: rig.session,
+    });
+    rig.wait(seconds(50));
+    assert!(rig.machine.state().pending.contains_key(&file));
+    rig.wait(seconds(10));
+    assert!(rig.machine.state().pending.is_empty());
+    assert_eq!(
+        rig.status(KeepSession {
+            session: rig.session
+        }),
+        Status::SessionUnknown
+    );
+    let kinds: Vec<&str> = rig.log.iter().map(|entry| entry.command.name()).collect();
+    let closed = kinds
+        .iter()
+        .filter(|kind| **kind == "sessions_closed")
+        .count();
+    assert_eq!(closed, 1, "{kinds:?}");
+}
+
+#[test]
+fn trash_goes_for_good_when_its_time_is_over() {
+    let mut rig = Rig::with(Config {
+        trash_expiry: seconds(20),
+        ..config()
+    });
+    rig.servers(2);
+    let (_, chunk) = rig.upload("/f", 2);
+    rig.hold(1, 2, &[chunk]);
+    let request = rig.remove("/f", false);
+    rig.get(request);
+    rig.wait(seconds(19));
+    assert_eq!(rig.machine.state().namespace.trash().len(), 1);
+    rig.wait(seconds(5));
+    assert_eq!(rig.machine.state().namespace.trash().len(), 0);
+    rig.beat(1);
+    assert_eq!(rig.wait(seconds(5)), [deletion(1, 1, 1, &chunk)]);
+}
+
+/// The clock is set back by an hour: the log's time stands still, nothing breaks.
+#[test]
+fn the_logs_time_never_goes_back() {
+    let mut rig = Rig::new();
+    rig.now.unix_ms -= 3_600_000 / 4;
+    let request = rig.make_folder("/a");
+    rig.get(request);
+    let times: Vec<u64> = rig.log.iter().map(|entry| entry.time_ms).collect();
+    assert!(times.is_sorted(), "{times:?}");
+}

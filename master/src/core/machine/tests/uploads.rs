@@ -1,0 +1,227 @@
+//! Uploads, from the pending file to what readers are told.
+
+use sarsen_protocol::key::SecretKey;
+use sarsen_protocol::ticket::{Rights, Ticket, chain_crc};
+
+use super::*;
+
+fn key() -> SecretKey {
+    SecretKey::new([6; 32])
+}
+
+#[test]
+fn chunks_go_to_distinct_servers_with_tickets_bound_to_their_chain() {
+    let mut rig = Rig::new();
+    rig.servers(3);
+    let file = rig.begin("/f", 3);
+    let chunks = rig.allocate(file, 3);
+    for (at, chunk) in (0..).zip(&chunks) {
+        assert_eq!(chunk.index, at);
+        assert_eq!(chunk.handle, ChunkHandle(u64::from(at) + 1));
+        let mut servers: Vec<u64> = chunk.chain.iter().map(|hop| hop.server.0).collect();
+        servers.sort_unstable();
+        assert_eq!(servers, [1, 2, 3]);
+        let rights = (chunk.handle, chunk.version, rig.now.unix_ms);
+        let claims = chunk
+            .ticket
+            .verify(&key(), Rights::WRITE, rights.0, rights.1, rights.2);
+        let claims = claims.unwrap();
+        assert_eq!((claims.file_id, claims.session), (file, rig.session));
+        assert_eq!(claims.chain_crc, chain_crc(&chunk.chain));
+    }
+}
+
+#[test]
+fn a_published_file_is_read_from_who_acknowledged_it_until_they_report() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let (file, chunk) = rig.upload("/f", 2);
+    let located = |rig: &mut Rig| rig.get(locate("/f")).chunks.remove(0);
+    let first = located(&mut rig);
+    assert_eq!(
+        (first.handle, first.version, first.length),
+        (chunk.handle, chunk.version, 10)
+    );
+    assert_eq!(
+        (first.crc32, first.state),
+        (chunk.crc32, ChunkState::Sealed)
+    );
+    assert_eq!(first.replicas.len(), 2);
+    let now = rig.now.unix_ms;
+    let check = |ticket: &Ticket, at| {
+        ticket
+            .verify(&key(), Rights::READ, chunk.handle, chunk.version, at)
+            .is_ok()
+    };
+    assert!(check(&first.ticket, now + 120_000) && !check(&first.ticket, now + 120_001));
+
+    rig.hold(1, 2, &[chunk]);
+    rig.wait(seconds(9));
+    rig.beat(1);
+    rig.beat(2);
+    assert_eq!(located(&mut rig).replicas.len(), 2);
+    rig.wait(seconds(1));
+    let servers: Vec<u64> = located(&mut rig)
+        .replicas
+        .iter()
+        .map(|one| one.server.0)
+        .collect();
+    assert_eq!(servers, [1], "server 2 never told of it itself");
+
+    let by_id = Locate {
+        path: String::new(),
+        file_id: file,
+        ..locate("/")
+    };
+    let reply = rig.get(by_id);
+    assert_eq!((reply.slots, reply.node.crc32), (1, chunk.crc32));
+    assert_eq!(rig.status(locate("/")), Status::IsAFolder);
+    assert_eq!(rig.status(locate("/nope")), Status::NotFound);
+}
+
+#[test]
+fn too_few_servers_and_too_little_room_are_told_apart() {
+    let mut rig = Rig::new();
+    rig.servers(1);
+    let request = create(rig.request(), "/f");
+    assert_eq!(rig.status(request.clone()), Status::TooFewServers);
+    assert_eq!(
+        rig.log.last().unwrap().command.name(),
+        "directory_started",
+        "nothing is logged"
+    );
+    rig.server(2);
+    assert_eq!(
+        rig.status(request),
+        Status::Ok,
+        "the same request, when there are enough"
+    );
+    let mut full = heartbeat(2);
+    full.disks[0].disk.free = 1000;
+    let (reply, _) = rig.exchange(ConnectionId(2), full);
+    assert!(reply.is_ok());
+    let request = create(rig.request(), "/g");
+    assert_eq!(rig.status(request), Status::NoSpace);
+    rig.machine.handle_disconnected(ConnectionId(2), rig.now);
+    let request = create(rig.request(), "/g");
+    assert_eq!(rig.status(request), Status::TooFewServers);
+}
+
+#[test]
+fn a_client_that_lost_servers_takes_fewer_but_not_below_the_minimum() {
+    let mut rig = Rig::new();
+    rig.servers(3);
+    let file = rig.begin("/f", 3);
+    let mut request = allocate_chunks(rig.session, file, 1);
+    request.exclude = vec![ServerId(2)];
+    assert_eq!(rig.status(request.clone()), Status::TooFewServers);
+    request.fewest = 1;
+    let chain = rig.get(request.clone()).chunks.remove(0).chain;
+    let mut servers: Vec<u64> = chain.iter().map(|hop| hop.server.0).collect();
+    servers.sort_unstable();
+    assert_eq!(servers, [1, 3]);
+    request.exclude.push(ServerId(3));
+    assert_eq!(
+        rig.status(request),
+        Status::TooFewServers,
+        "min_replicas is 2"
+    );
+}
+
+#[test]
+fn chunks_are_given_to_the_session_of_the_pending_file_only() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let file = rig.begin("/f", 2);
+    let unknown = allocate_chunks(rig.session, FileId(99), 1);
+    assert_eq!(rig.status(unknown), Status::PendingUnknown);
+    let nobody = allocate_chunks(SessionId(99), file, 1);
+    assert_eq!(rig.status(nobody), Status::SessionUnknown);
+    let beyond = AllocateChunks {
+        first_index: 262_144,
+        ..allocate_chunks(rig.session, file, 1)
+    };
+    assert_eq!(rig.status(beyond), Status::TooLarge);
+    let other = rig
+        .get(OpenSession {
+            nonce: [8; 16],
+            name: String::new(),
+        })
+        .session;
+    assert_eq!(
+        rig.status(allocate_chunks(other, file, 1)),
+        Status::PendingUnknown
+    );
+}
+
+#[test]
+fn only_what_was_given_out_for_a_file_is_published() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let (file, other) = (rig.begin("/f", 2), rig.begin("/g", 2));
+    let (mine, theirs) = (
+        rig.allocate(file, 1).remove(0),
+        rig.allocate(other, 1).remove(0),
+    );
+    let stolen = publish(rig.request(), file, "/f", &[&theirs]);
+    assert_eq!(rig.status(stolen), Status::InvalidArgument);
+    let never = Allocation {
+        handle: ChunkHandle(60_000),
+        ..mine.clone()
+    };
+    let never = publish(rig.request(), file, "/f", &[&never]);
+    assert_eq!(rig.status(never), Status::InvalidArgument);
+    let mut single = publish(rig.request(), file, "/f", &[&mine]);
+    single.chunks[0].servers.truncate(1);
+    assert_eq!(
+        rig.status(single),
+        Status::InvalidArgument,
+        "min_replicas is 2"
+    );
+    let sound = publish(rig.request(), file, "/f", &[&mine]);
+    let node = rig.get(sound.clone()).node;
+    assert_eq!(
+        (node.size, node.sealed, node.crc32),
+        (10, true, crc_of(mine.handle.0))
+    );
+    assert_eq!(rig.get(sound).node, node, "sent again");
+    let anew = publish(rig.request(), file, "/f", &[&mine]);
+    assert_eq!(rig.get(anew).node, node, "asked again under another id");
+}
+
+#[test]
+fn an_upload_goes_on_over_a_restart() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let file = rig.begin("/f", 2);
+    let before = rig.allocate(file, 1).remove(0);
+    let mut rig = rig.restarted(config());
+    rig.servers(2);
+    let after = rig.allocate(file, 2).remove(1);
+    assert!(
+        after.handle.0 > 65_536,
+        "the rest of the older range is skipped"
+    );
+    let publish = publish(rig.request(), file, "/f", &[&before, &after]);
+    assert_eq!(rig.get(publish).node.size, u64::from(MIB) + 10);
+}
+
+#[test]
+fn ranges_are_reserved_before_they_run_out() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let file = rig.begin("/f", 2);
+    let request = allocate_chunks(rig.session, file, 256);
+    for _ in 0..300 {
+        assert_eq!(rig.get(request.clone()).chunks.len(), 256);
+    }
+    let ends: Vec<u64> = rig
+        .log
+        .iter()
+        .filter_map(|entry| match &entry.command {
+            Command::RangesReserved(body) => Some(body.handles_end),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ends, [65_537, 131_073]);
+}

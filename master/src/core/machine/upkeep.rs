@@ -1,0 +1,107 @@
+//! What happens by time alone: safe mode ends, garbage is swept, trash and sessions expire.
+
+use std::collections::BTreeSet;
+
+use sarsen_protocol::id::{ChunkHandle, FileId, ServerId, SessionId};
+
+use super::{Machine, sweep_interval};
+use crate::core::chunk_table::ChunkRecord;
+use crate::core::command::{IDS_MAX, SessionsClosed, TrashExpired};
+use crate::core::event::Now;
+use crate::core::replica::{Source, Standing};
+
+impl Machine {
+    /// Time has passed; due at [`next_timeout`](Machine::next_timeout), harmless before.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.now = now;
+        self.leave_safe_mode_if_due();
+        if now.elapsed >= self.next_sweep {
+            self.next_sweep = now.elapsed + sweep_interval(&self.config);
+            self.servers.expire_acknowledged(now.elapsed);
+            if self.is_serving() && self.check_writable().is_ok() {
+                self.sweep_garbage();
+                self.expire_trash();
+                self.expire_sessions();
+            }
+        }
+    }
+
+    /// Ends safe mode when enough is reported, or it has lasted long enough.
+    pub(super) fn leave_safe_mode_if_due(&mut self) {
+        let Some(since) = self.safe_mode_since else {
+            return;
+        };
+        let is_over = self.now.elapsed.saturating_sub(since) >= self.config.safe_mode_max;
+        if self.is_serving() && (is_over || self.enough_is_reported()) {
+            self.safe_mode_since = None;
+            // What expired while nobody could keep it gets its whole time again.
+            self.kept
+                .values_mut()
+                .for_each(|kept| *kept = self.now.elapsed);
+        }
+    }
+
+    fn enough_is_reported(&self) -> bool {
+        let (mut sealed, mut reported) = (0_u64, 0_u64);
+        for (handle, record) in self.state.chunks.iter() {
+            if record.at_rest().is_some() {
+                sealed += 1;
+                reported += u64::from(self.is_reported(handle, record));
+            }
+        }
+        // Exact for any number of chunks that memory could hold.
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a share of chunks, far below 2^52"
+        )]
+        let (share, all) = (reported as f64, sealed as f64);
+        share >= all * self.config.safe_mode_fraction
+    }
+
+    /// Whether as many good replicas of a chunk were reported as a chunk may have at the least.
+    fn is_reported(&self, handle: ChunkHandle, record: &ChunkRecord) -> bool {
+        let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
+        let live = self.servers.live_replicas(handle, now, dead_after);
+        let good = live.filter(|replica| {
+            replica.source == Source::Reported && replica.standing(record) == Standing::Good
+        });
+        let servers: BTreeSet<ServerId> = good.map(|replica| replica.server).collect();
+        servers.len() >= usize::from(self.config.fewest_replicas(record.replicas))
+    }
+
+    fn sweep_garbage(&mut self) {
+        let (now, grace) = (self.now.elapsed, self.config.orphan_grace);
+        let doomed = self.garbage.sweep(&self.state, &self.servers, now, grace);
+        let doomed = doomed.into_iter();
+        self.queue_deletions(
+            doomed
+                .map(|(handle, replica)| (replica.server, handle, replica.version))
+                .collect(),
+        );
+    }
+
+    fn expire_trash(&mut self) {
+        let expiry = u64::try_from(self.config.trash_expiry.as_millis()).unwrap_or(u64::MAX);
+        let expired = self.state.namespace.trash().filter(|(id, trashed)| {
+            self.now.unix_ms.saturating_sub(trashed.deleted_ms) >= expiry
+                && !self.expiring_trash.contains(id)
+        });
+        let entries: Vec<FileId> = expired.map(|(id, _)| id).take(IDS_MAX).collect();
+        if !entries.is_empty() {
+            self.expiring_trash.extend(&entries);
+            self.append(TrashExpired { entries }.into());
+        }
+    }
+
+    fn expire_sessions(&mut self) {
+        let expired = self.kept.iter().filter(|(id, kept)| {
+            self.now.elapsed.saturating_sub(**kept) >= self.config.pending_expiry
+                && !self.expiring_sessions.contains(id)
+        });
+        let sessions: Vec<SessionId> = expired.map(|(&id, _)| id).take(IDS_MAX).collect();
+        if !sessions.is_empty() {
+            self.expiring_sessions.extend(&sessions);
+            self.append(SessionsClosed { sessions }.into());
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Chunks for uploads: handles and versions, servers, tickets; and what a publication must name.
+//!
+//! Giving out a chunk is not logged: the range that its handle and version come from is. What an
+//! answer that was lost, or a restart, leaves behind is a skipped number and perhaps an orphan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, ServerId};
+use sarsen_protocol::message::{AllocateChunks, Allocation, ChunksAllocated, Hop};
+use sarsen_protocol::size::PUBLISH_CHUNKS_MAX;
+use sarsen_protocol::status::Status;
+use sarsen_protocol::ticket::{Claims, Rights, Ticket, chain_crc};
+
+use super::{Machine, millis};
+use crate::core::action::Failure;
+use crate::core::chunk_table::Sealed;
+use crate::core::command::{FilePublished, PublishedChunk, RangesReserved};
+use crate::core::file::PendingFile;
+use crate::core::placement::{Candidate, choose};
+use crate::core::replica::Replica;
+use crate::core::state::State;
+
+/// Handles, and versions, that one entry reserves.
+const RANGE_LEN: u64 = 65_536;
+
+/// How long a chunk that was given out may wait for its first byte.
+const WRITE_TICKET_LIFE: Duration = Duration::from_secs(600);
+
+/// Handles and versions: what was given out, and to which pending file.
+#[derive(Clone, Debug)]
+pub(super) struct Allocations {
+    /// The first handle that this master could give out: older ones are another's.
+    first_handle: u64,
+    next_handle: u64,
+    next_version: u64,
+    handles_end: u64,
+    versions_end: u64,
+    by_file: BTreeMap<FileId, BTreeSet<ChunkHandle>>,
+}
+
+impl Allocations {
+    /// Nothing to give out: the rest of an older range is skipped.
+    pub(super) fn new(state: &State) -> Self {
+        let (handles_end, versions_end) = (state.handles_end.0, state.versions_end.0);
+        Self {
+            first_handle: handles_end,
+            next_handle: handles_end,
+            next_version: versions_end,
+            handles_end,
+            versions_end,
+            by_file: BTreeMap::new(),
+        }
+    }
+
+    /// A range is durable.
+    pub(super) fn extend(&mut self, state: &State) {
+        self.handles_end = state.handles_end.0;
+        self.versions_end = state.versions_end.0;
+    }
+
+    /// A pending file is none any more: what was given out for it.
+    pub(super) fn end(&mut self, file: FileId) -> BTreeSet<ChunkHandle> {
+        self.by_file.remove(&file).unwrap_or_default()
+    }
+
+    fn left(&self) -> u64 {
+        (self.handles_end - self.next_handle).min(self.versions_end - self.next_version)
+    }
+
+    fn draw(&mut self, file: FileId) -> (ChunkHandle, ChunkVersion) {
+        let drawn = (
+            ChunkHandle(self.next_handle),
+            ChunkVersion(self.next_version),
+        );
+        self.next_handle += 1;
+        self.next_version += 1;
+        self.by_file.entry(file).or_default().insert(drawn.0);
+        drawn
+    }
+
+    /// Whether a handle may have been given out for a pending file.
+    fn could_be_of(&self, file: FileId, handle: ChunkHandle) -> bool {
+        handle.0 < self.first_handle
+            || self
+                .by_file
+                .get(&file)
+                .is_some_and(|handles| handles.contains(&handle))
+    }
+}
+
+impl Machine {
+    /// Reserves a range, unless one is on its way.
+    pub(super) fn reserve_ranges(&mut self) {
+        let is_on_its_way = |in_flight: &super::InFlight| {
+            matches!(
+                in_flight.entry.command,
+                crate::core::command::Command::RangesReserved(_)
+            )
+        };
+        if !self.in_flight.values().any(is_on_its_way) {
+            let handles_end = self.state.handles_end.0 + RANGE_LEN;
+            let versions_end = self.state.versions_end.0 + RANGE_LEN;
+            self.append(
+                RangesReserved {
+                    handles_end,
+                    versions_end,
+                }
+                .into(),
+            );
+        }
+    }
+
+    /// Gives out chunks of a pending file.
+    pub(super) fn allocate(
+        &mut self,
+        request: &AllocateChunks,
+    ) -> Result<ChunksAllocated, Failure> {
+        self.keep_session(request.session)?;
+        self.check_writable()?;
+        let pending = self.state.pending.get(&request.file_id);
+        let pending = pending.filter(|pending| pending.session == request.session);
+        let pending = pending.ok_or(Status::PendingUnknown)?.clone();
+        let end = u64::from(request.first_index) + u64::from(request.count);
+        if end > PUBLISH_CHUNKS_MAX as u64 {
+            let text = format!("a file has at most {PUBLISH_CHUNKS_MAX} chunks");
+            return Err(Failure::new(Status::TooLarge, text));
+        }
+        let count = u64::from(request.count);
+        if self.allocations.left() < count.max(RANGE_LEN / 2) {
+            self.reserve_ranges();
+        }
+        if self.allocations.left() < count {
+            return Err(self.starting());
+        }
+        let mut chunks = Vec::with_capacity(usize::from(request.count));
+        for index in (request.first_index..).take(usize::from(request.count)) {
+            chunks.push(self.allocate_one(request, &pending, index)?);
+        }
+        Ok(ChunksAllocated { chunks })
+    }
+
+    fn allocate_one(
+        &mut self,
+        request: &AllocateChunks,
+        pending: &PendingFile,
+        index: u32,
+    ) -> Result<Allocation, Failure> {
+        let wanted = pending.replicas;
+        let fewest = match request.fewest {
+            0 => wanted,
+            fewest => fewest.max(self.config.fewest_replicas(wanted)).min(wanted),
+        };
+        let candidates = self.candidates(&request.exclude);
+        if candidates.len() < usize::from(fewest) {
+            return Err(self.too_few_servers(fewest, candidates.len(), &request.exclude));
+        }
+        let servers = choose(&candidates, usize::from(wanted), &mut self.chance);
+        let chain: Vec<Hop> = servers
+            .iter()
+            .filter_map(|&server| self.hop(server))
+            .collect();
+        for &server in &servers {
+            self.servers.count_placement(server);
+        }
+        let (handle, version) = self.allocations.draw(request.file_id);
+        let expiry = self.now.unix_ms + u64::from(millis(WRITE_TICKET_LIFE));
+        let claims = Claims {
+            rights: Rights::WRITE,
+            key_id: self.state.cluster.ticket_key.id,
+            handle,
+            version,
+            expiry,
+            file_id: request.file_id,
+            session: request.session,
+            epoch: self.epoch.number,
+            chain_crc: chain_crc(&chain),
+        };
+        let ticket = Ticket::sign(claims, &self.state.cluster.ticket_key.key);
+        Ok(Allocation {
+            index,
+            handle,
+            version,
+            ticket,
+            chain,
+        })
+    }
+
+    /// The live servers that have room for a chunk.
+    fn candidates(&self, exclude: &[ServerId]) -> Vec<Candidate> {
+        let room = u64::from(self.state.cluster.chunk_size);
+        let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
+        let able = self.servers.servers().filter_map(|(id, server)| {
+            let usable = self.is_usable(id) && !exclude.contains(&id);
+            let filled = usable
+                .then(|| self.servers.filled(id, room, now, dead_after))
+                .flatten()?;
+            let rack = self.state.servers.servers.get(&id)?.rack.clone();
+            Some(Candidate {
+                server: id,
+                rack,
+                filled,
+                recent: server.recent,
+            })
+        });
+        able.collect()
+    }
+
+    fn hop(&self, server: ServerId) -> Option<Hop> {
+        let record = self.state.servers.servers.get(&server)?;
+        Some(Hop {
+            server,
+            data_addr: record.addresses.data.clone(),
+        })
+    }
+
+    /// Whether a file that wants so many copies can be begun.
+    pub(super) fn check_servers_for(&self, replicas: u8) -> Result<(), Failure> {
+        let able = self.candidates(&[]).len();
+        match able < usize::from(replicas) {
+            true => Err(self.too_few_servers(replicas, able, &[])),
+            false => Ok(()),
+        }
+    }
+
+    /// Says whether servers are missing, or room on them.
+    fn too_few_servers(&self, wanted: u8, able: usize, exclude: &[ServerId]) -> Failure {
+        let all = self.servers.servers();
+        let live = all
+            .filter(|&(id, _)| self.is_usable(id) && !exclude.contains(&id))
+            .count();
+        if live >= usize::from(wanted) {
+            let text = format!(
+                "{wanted} servers with room are needed, {able} of {live} live ones have any: \
+                 free space or add a disk"
+            );
+            return Failure::new(Status::NoSpace, text);
+        }
+        let text = format!(
+            "{wanted} live servers are needed, there are {live}: start more chunkservers or \
+             ask for fewer replicas"
+        );
+        Failure::new(Status::TooFewServers, text).retry_after(millis(self.config.heartbeat))
+    }
+
+    /// What applying a publication can't check: that its chunks were given out for it, and how
+    /// many copies this cluster wants at the least.
+    pub(super) fn check_publication(&self, body: &FilePublished) -> Result<(), Failure> {
+        let Some(pending) = self.state.pending.get(&body.file) else {
+            return Ok(());
+        };
+        let fewest = usize::from(self.config.fewest_replicas(pending.replicas));
+        let wrong = |chunk: &&PublishedChunk| {
+            !self.allocations.could_be_of(body.file, chunk.handle)
+                || self.garbage.is_condemned(chunk.handle)
+        };
+        if let Some(chunk) = body.chunks.iter().find(wrong) {
+            let text = format!("chunk {} was not given out for this file", chunk.handle);
+            return Err(Failure::new(Status::InvalidArgument, text));
+        }
+        if let Some(chunk) = body
+            .chunks
+            .iter()
+            .find(|chunk| chunk.servers.len() < fewest)
+        {
+            let text = format!("chunk {} has fewer than {fewest} copies", chunk.handle);
+            return Err(Failure::new(Status::InvalidArgument, text));
+        }
+        Ok(())
+    }
+
+    /// Lets the servers that a publication names count for readers until they tell themselves.
+    pub(super) fn acknowledge(&mut self, body: &FilePublished) {
+        let until = self.now.elapsed + self.config.dead_after;
+        for chunk in &body.chunks {
+            let record = self.state.chunks.record(chunk.handle);
+            if record.is_none_or(|record| record.file != body.file) {
+                continue;
+            }
+            let sealed = Sealed {
+                version: chunk.version,
+                len: chunk.len,
+                crc: chunk.crc,
+            };
+            for &server in &chunk.servers {
+                if self.servers.server(server).is_some() {
+                    let replica = Replica::acknowledged(server, sealed, body.file, until);
+                    self.servers.acknowledge(chunk.handle, replica);
+                }
+            }
+        }
+    }
+}
