@@ -1,2 +1,59 @@
-//! The client library.
+//! The client of a Sarsen cluster: it asks the master for names and places, and moves bytes
+//! straight to and from chunkservers.
+//!
+//! [`Client`] is the door; `examples/` shows it in use. Below it, from the inside out:
+//!
+//! - [`core`]: what is decided, as machines without a socket, a file or a clock;
+//! - `master`, `session`: one control connection, and changes that are done once over it;
+//! - `net`: streams with chunkservers; `source`, `sink`: the local end of a transfer;
+//! - `put`, `get`: the drivers that join machines, streams and files.
+//!
+//! Every byte that goes up carries a CRC computed here, and every byte that comes down was
+//! verified here: nothing in between has to be trusted. The API is `Send` and knows nothing of
+//! how servers do their I/O. Without the feature `edge` the crate is [`core`] alone.
+
+#![forbid(unsafe_code)]
+
 pub mod core;
+
+#[cfg(feature = "edge")]
+mod buffer;
+#[cfg(feature = "edge")]
+mod client;
+#[cfg(feature = "edge")]
+mod clock;
+#[cfg(feature = "edge")]
+mod error;
+#[cfg(feature = "edge")]
+mod get;
+#[cfg(feature = "edge")]
+mod master;
+#[cfg(feature = "edge")]
+mod net;
+#[cfg(feature = "edge")]
+pub mod path;
+#[cfg(feature = "edge")]
+mod progress;
+#[cfg(feature = "edge")]
+mod put;
+#[cfg(feature = "edge")]
+mod session;
+#[cfg(feature = "edge")]
+mod sink;
+#[cfg(feature = "edge")]
+mod source;
+
+#[cfg(feature = "edge")]
+pub use client::{Client, ClientConfig, FsckReport, MASTER_DEFAULT, TIMEOUT_DEFAULT};
+#[cfg(feature = "edge")]
+pub use error::{Error, StreamError};
+#[cfg(feature = "edge")]
+pub use get::{BadReplica, GetOptions, GetReport};
+#[cfg(feature = "edge")]
+pub use progress::Progress;
+#[cfg(feature = "edge")]
+pub use put::{PutOptions, PutReport, STREAMS_DEFAULT, ShortChunk};
+#[cfg(feature = "edge")]
+pub use sink::GetTarget;
+#[cfg(feature = "edge")]
+pub use source::PutSource;

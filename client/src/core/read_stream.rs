@@ -124,7 +124,8 @@ impl ReadStream {
         if !as_sealed {
             return Err(ReadFault::OtherVersion);
         }
-        if data.offset != self.verified.reached {
+        // Behind the end nothing is due, so that a stream can't go on for ever.
+        if data.offset != self.verified.reached || self.length() == 0 {
             return Err(ReadFault::OutOfOrder {
                 offset: data.offset,
                 wanted: self.verified.reached,
@@ -230,6 +231,9 @@ mod tests {
         assert_eq!(other.offset(), BLOCK_LEN);
         feed(&mut other, BLOCK_LEN, rest).unwrap();
         assert_eq!(other.handle_end(), Ok(()));
+        let more = feed(&mut other, LEN, &[]);
+        let (offset, wanted) = (LEN, LEN);
+        assert_eq!(more, Err(ReadFault::OutOfOrder { offset, wanted }));
     }
 
     #[test]

@@ -108,6 +108,7 @@ pub struct RequestRetry {
     deadline: Duration,
     backoff: Backoff,
     unanswered: bool,
+    renewed: bool,
 }
 
 impl RequestRetry {
@@ -118,6 +119,7 @@ impl RequestRetry {
             deadline: now.saturating_add(timeout),
             backoff: Backoff::new(seed),
             unanswered: false,
+            renewed: false,
         }
     }
 
@@ -139,9 +141,13 @@ impl RequestRetry {
                 status: Status::SessionUnknown,
                 ..
             } => {
-                return match self.unanswered {
-                    true => Step::GiveUp(GiveUp::OutcomeUnknown),
+                if self.unanswered {
+                    return Step::GiveUp(GiveUp::OutcomeUnknown);
+                }
+                // A master that forgets a session that it just opened will forget the next.
+                return match std::mem::replace(&mut self.renewed, true) {
                     false => Step::NewSession,
+                    true => Step::GiveUp(GiveUp::Refused),
                 };
             }
             Failure::Answered {
@@ -249,6 +255,11 @@ mod tests {
         assert_eq!(
             retry.handle_failure(Duration::ZERO, unknown),
             Step::NewSession
+        );
+        assert_eq!(
+            retry.clone().handle_failure(Duration::ZERO, unknown),
+            Step::GiveUp(GiveUp::Refused),
+            "once only"
         );
         retry.handle_failure(Duration::ZERO, Failure::NotAnswered);
         assert_eq!(

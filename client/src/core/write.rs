@@ -91,6 +91,12 @@ impl WriteStream {
         self.acked
     }
 
+    /// Whether the chain is known to be ready.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.opened
+    }
+
     /// Whether another piece of `len` bytes may be sent now.
     #[must_use]
     pub fn has_room(&self, len: u32) -> bool {

@@ -118,7 +118,9 @@ fn chunks_come_side_by_side_from_different_servers() {
     assert_eq!((indexes, servers), (vec![0, 1, 2], vec![1, 2, 3]));
     download.handle_fetched(1);
     assert_eq!(fetches(&actions(&mut download, at(0)))[0].0, 3);
-    [0, 2, 3].map(|index| download.handle_fetched(index));
+    for index in [0, 2, 3] {
+        download.handle_fetched(index);
+    }
     assert_eq!(fetches(&actions(&mut download, at(0)))[0].0, 4);
     download.handle_fetched(4);
     assert_eq!(actions(&mut download, at(0)), [Action::Done]);

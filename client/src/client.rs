@@ -1,0 +1,423 @@
+//! [`Client`]: what can be asked of a cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sarsen_edge::address::HostPort;
+use sarsen_protocol::id::{ChunkHandle, FileId};
+use sarsen_protocol::key::SecretKey;
+use sarsen_protocol::message::{
+    Capacity, CapacityReply, EmptyTrash, Fsck, FsckFinding, List, ListEntry, ListReply, ListTrash,
+    Locate, LocateReply, MakeFolder, Node, NodeType, Remove, Removed, Rename, Report, ReportReply,
+    RestoreTrash, ServerState, Stat, TrashEmptied, TrashEntry, Usage, UsageReply,
+};
+use sarsen_protocol::size::{LOCATE_COUNT_MAX, PAGE_LEN_MAX};
+use tokio::time::sleep;
+
+use crate::buffer::Buffers;
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::get::{GetOptions, GetReport, get};
+use crate::master::Master;
+use crate::net::Links;
+use crate::path;
+use crate::put::{PutOptions, PutReport, put};
+use crate::session::Sessions;
+use crate::sink::GetTarget;
+use crate::source::PutSource;
+
+/// How long a request may take, unless asked otherwise.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Where a master listens unless it was started otherwise.
+pub const MASTER_DEFAULT: &str = "127.0.0.1:7400";
+
+/// How often the state of the cluster is asked for while it is waited for.
+const WAIT_PERIOD: Duration = Duration::from_millis(50);
+
+/// Which cluster, and how patient to be with it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ClientConfig {
+    /// `HOST:PORT` of each master's control port.
+    pub masters: Vec<String>,
+    /// The cluster's key; without one, what a master on this machine left for this user.
+    pub key: Option<SecretKey>,
+    /// How long a request, or a transfer that comes no further, is tried again.
+    pub timeout: Duration,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            masters: vec![MASTER_DEFAULT.into()],
+            key: None,
+            timeout: TIMEOUT_DEFAULT,
+        }
+    }
+}
+
+/// What all parts of a client share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) clock: Clock,
+    pub(crate) timeout: Duration,
+    pub(crate) master: Arc<Master>,
+    pub(crate) sessions: Sessions,
+    pub(crate) links: Links,
+    pub(crate) buffers: Buffers,
+}
+
+/// A cluster, as one of its users sees it. Clones are the same client.
+///
+/// Every call tries again what may pass until [`ClientConfig::timeout`] is over. A change is done
+/// once however often it is sent. A call that is dropped may or may not have had its effect.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+/// All findings of an `fsck`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FsckReport {
+    /// Files looked at.
+    pub files: u64,
+    /// Chunks looked at.
+    pub chunks: u64,
+    /// What is wrong; empty if the cluster is healthy.
+    pub findings: Vec<FsckFinding>,
+}
+
+impl Client {
+    /// Connects to a master, trying again until the time is over.
+    ///
+    /// # Errors
+    /// [`Error::NoMaster`], [`Error::Key`], [`Error::Hello`], [`Error::MasterAddress`].
+    pub async fn connect(config: ClientConfig) -> Result<Self, Error> {
+        let parse = |text: &String| text.parse::<HostPort>();
+        let masters = config.masters.iter().map(parse).collect::<Result<_, _>>();
+        let masters: Vec<HostPort> = masters.map_err(|source| Error::MasterAddress { source })?;
+        let clock = Clock::start();
+        let master = Arc::new(Master::new(masters, config.key, config.timeout, clock));
+        master.connect().await?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                clock,
+                timeout: config.timeout,
+                sessions: Sessions::new(master.clone()),
+                links: Links::new(master.clone()),
+                master,
+                buffers: Buffers::default(),
+            }),
+        })
+    }
+
+    /// Ends the client's session and its connection. One that is dropped instead keeps its
+    /// session, and what is pending in it, until that expires.
+    pub async fn close(self) {
+        self.shared.sessions.close().await;
+        self.shared.master.close().await;
+    }
+
+    /// Uploads a file, which appears when it is whole.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `already_exists` unless [`PutOptions::force`] is set, and with
+    /// `is_a_folder`; [`Error::ChunkNotStored`]; what the source says.
+    pub async fn put(
+        &self,
+        path: &str,
+        source: PutSource,
+        options: PutOptions,
+    ) -> Result<PutReport, Error> {
+        put(&self.shared, path, source, options).await
+    }
+
+    /// Downloads a file, or the part of it that the options name; every byte is verified.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::NoReplica`], [`Error::IsAFolder`]; what the target says.
+    pub async fn get(
+        &self,
+        path: &str,
+        target: GetTarget<'_>,
+        options: GetOptions,
+    ) -> Result<GetReport, Error> {
+        get(&self.shared, path, target, options).await
+    }
+
+    /// Reads a part of a file into memory; it is shorter where the file ends.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn read_range(&self, path: &str, offset: u64, length: u64) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        let options = GetOptions {
+            offset,
+            length: Some(length),
+            ..GetOptions::default()
+        };
+        self.get(path, GetTarget::Writer(&mut bytes), options)
+            .await?;
+        Ok(bytes)
+    }
+
+    /// What is at a path.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `not_found`.
+    pub async fn stat(&self, path: &str) -> Result<Node, Error> {
+        path::check(path)?;
+        let path = path.to_owned();
+        Ok(self.shared.master.call(&Stat { path }).await?.node)
+    }
+
+    /// CRC-32 of a file, from what the master knows; `None` while one of its chunks is open.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `not_found`, [`Error::IsAFolder`].
+    pub async fn checksum(&self, path: &str) -> Result<Option<u32>, Error> {
+        let node = self.stat(path).await?;
+        match node.node_type {
+            NodeType::Folder => Err(Error::IsAFolder),
+            NodeType::File => Ok(node.sealed.then_some(node.crc32)),
+        }
+    }
+
+    /// A page of a folder: at most `limit` names above `after`, in the order of their bytes. A
+    /// file is listed as itself.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `not_found`.
+    pub async fn list_page(&self, path: &str, after: &str, limit: u32) -> Result<ListReply, Error> {
+        path::check(path)?;
+        let request = List {
+            path: path.to_owned(),
+            after: after.to_owned(),
+            limit: limit.clamp(1, PAGE_LIMIT),
+        };
+        self.shared.master.call(&request).await
+    }
+
+    /// A whole folder.
+    ///
+    /// # Errors
+    /// As [`Client::list_page`].
+    pub async fn list(&self, path: &str) -> Result<Vec<ListEntry>, Error> {
+        let mut entries: Vec<ListEntry> = Vec::new();
+        loop {
+            let after = entries.last().map_or("", |entry| &entry.name);
+            let page = self.list_page(path, after, PAGE_LIMIT).await?;
+            let more = page.more && !page.entries.is_empty();
+            entries.extend(page.entries);
+            if !more {
+                return Ok(entries);
+            }
+        }
+    }
+
+    /// Makes a folder; with `parents` also those above it, and one that exists is no error.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `already_exists`, `not_found`, `not_a_folder`.
+    pub async fn make_folder(&self, path: &str, parents: bool) -> Result<FileId, Error> {
+        path::check(path)?;
+        let made = self.shared.sessions.mutate(|request| MakeFolder {
+            request,
+            path: path.to_owned(),
+            parents,
+        });
+        Ok(made.await?.file_id)
+    }
+
+    /// Moves a file or folder to a path that is free.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `already_exists`, `not_found`, `invalid_argument`.
+    pub async fn rename(&self, source: &str, target: &str) -> Result<(), Error> {
+        path::check(source)?;
+        path::check(target)?;
+        let renamed = self.shared.sessions.mutate(|request| Rename {
+            request,
+            source: source.to_owned(),
+            target: target.to_owned(),
+        });
+        renamed.await.map(|_| ())
+    }
+
+    /// Removes a file or folder: into the trash, or for good with `purge`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `not_found`, and with `not_empty` unless `recursive`.
+    pub async fn remove(&self, path: &str, recursive: bool, purge: bool) -> Result<Removed, Error> {
+        path::check(path)?;
+        let removed = self.shared.sessions.mutate(|request| Remove {
+            request,
+            path: path.to_owned(),
+            recursive,
+            purge,
+        });
+        removed.await
+    }
+
+    /// What is in the trash, by number.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn trash_list(&self) -> Result<Vec<TrashEntry>, Error> {
+        let mut entries: Vec<TrashEntry> = Vec::new();
+        loop {
+            let request = ListTrash {
+                after: entries.last().map_or(0, |entry| entry.entry),
+                limit: PAGE_LIMIT,
+            };
+            let page = self.shared.master.call(&request).await?;
+            let more = page.more && !page.entries.is_empty();
+            entries.extend(page.entries);
+            if !more {
+                return Ok(entries);
+            }
+        }
+    }
+
+    /// Takes an entry out of the trash, to `target` or to where it was; where it is now.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `not_found`, `already_exists`.
+    pub async fn trash_restore(&self, entry: u64, target: Option<&str>) -> Result<String, Error> {
+        target.map_or(Ok(()), path::check)?;
+        let restored = self.shared.sessions.mutate(|request| RestoreTrash {
+            request,
+            entry,
+            target: target.unwrap_or_default().to_owned(),
+        });
+        Ok(restored.await?.path)
+    }
+
+    /// Empties the trash of one entry, or of all.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `not_found`.
+    pub async fn trash_empty(&self, entry: Option<u64>) -> Result<TrashEmptied, Error> {
+        let emptied = self.shared.sessions.mutate(|request| EmptyTrash {
+            request,
+            entry: entry.unwrap_or(0),
+        });
+        emptied.await
+    }
+
+    /// Where the chunks of a file are: all of them, holes left out.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `not_found`, [`Error::IsAFolder`].
+    pub async fn locate(&self, path: &str) -> Result<LocateReply, Error> {
+        path::check(path)?;
+        let mut request = Locate {
+            path: path.to_owned(),
+            file_id: FileId::NONE,
+            first_index: 0,
+            count: LOCATE_LIMIT,
+        };
+        let mut located = self.shared.master.call(&request).await?;
+        if located.node.node_type == NodeType::Folder {
+            return Err(Error::IsAFolder);
+        }
+        // The pages behind are those of the same file, whatever its path is by now.
+        request.path.clear();
+        request.file_id = located.node.file_id;
+        while request.first_index.saturating_add(LOCATE_LIMIT) < located.slots {
+            request.first_index += LOCATE_LIMIT;
+            let page = self.shared.master.call(&request).await?;
+            located.chunks.extend(page.chunks);
+        }
+        Ok(located)
+    }
+
+    /// Checks a tree from metadata and reports; `/` takes in the trash.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `not_found`.
+    pub async fn fsck(&self, path: &str) -> Result<FsckReport, Error> {
+        path::check(path)?;
+        let mut request = Fsck {
+            path: path.to_owned(),
+            after: ChunkHandle::NONE,
+            limit: PAGE_LIMIT,
+        };
+        let mut report = FsckReport::default();
+        loop {
+            let page = self.shared.master.call(&request).await?;
+            report.files = page.files;
+            report.chunks = page.chunks;
+            report.findings.extend(page.findings);
+            if !page.more || page.next <= request.after {
+                return Ok(report);
+            }
+            request.after = page.next;
+        }
+    }
+
+    /// The servers and their disks.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn report(&self) -> Result<ReportReply, Error> {
+        self.shared.master.call(&Report).await
+    }
+
+    /// The bytes of the live servers' disks.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn capacity(&self) -> Result<CapacityReply, Error> {
+        self.shared.master.call(&Capacity).await
+    }
+
+    /// What a tree takes.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `not_found`.
+    pub async fn usage(&self, path: &str) -> Result<UsageReply, Error> {
+        path::check(path)?;
+        let path = path.to_owned();
+        self.shared.master.call(&Usage { path }).await
+    }
+
+    /// Waits until so many chunkservers are live and safe mode is left.
+    ///
+    /// # Errors
+    /// [`Error::StillWaiting`] after [`ClientConfig::timeout`].
+    pub async fn wait(&self, chunkservers: u32) -> Result<ReportReply, Error> {
+        let deadline = self.shared.clock.now() + self.shared.timeout;
+        loop {
+            let report = self.report().await?;
+            let is_live = |state| matches!(state, ServerState::Live | ServerState::Draining);
+            let live = report.servers.iter().filter(|it| is_live(it.state)).count();
+            let live = u32::try_from(live).unwrap_or(u32::MAX);
+            if live >= chunkservers && !report.safe_mode {
+                return Ok(report);
+            }
+            if self.shared.clock.now() >= deadline {
+                return Err(Error::StillWaiting {
+                    wanted: chunkservers,
+                    live,
+                    safe_mode: report.safe_mode,
+                    waited: self.shared.timeout,
+                });
+            }
+            sleep(WAIT_PERIOD).await;
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "both limits are far below 2^32"
+)]
+const PAGE_LIMIT: u32 = PAGE_LEN_MAX as u32;
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "both limits are far below 2^32"
+)]
+const LOCATE_LIMIT: u32 = LOCATE_COUNT_MAX as u32;

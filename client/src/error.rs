@@ -1,0 +1,423 @@
+//! Why the client could not do what it was asked to, and what a program ends with for it.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sarsen_edge::address::AddressError;
+use sarsen_edge::connection::ConnectError;
+use sarsen_edge::exit::{Exit, Explain};
+use sarsen_edge::key::KeyError;
+use sarsen_protocol::error::FrameError;
+use sarsen_protocol::id::{ChunkHandle, ServerId};
+use sarsen_protocol::status::{Retry, Status};
+use thiserror::Error;
+
+use crate::path::PathError;
+
+/// Why the client could not do what it was asked to.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No master was named.
+    #[error("no master is named")]
+    NoMasterNamed,
+    /// The address of a master is malformed.
+    #[error("a master's address is wrong")]
+    MasterAddress {
+        /// What is wrong with it.
+        source: AddressError,
+    },
+    /// There is no key to say hello with.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// What answers at an address is not the cluster that was meant, or does not trust us.
+    #[error(transparent)]
+    Hello(ConnectError),
+    /// No master could be asked in time.
+    #[error("no master answered within {waited:?}: {}", cause.as_ref().map_or_else(|| masters.join(", "), ToString::to_string))]
+    NoMaster {
+        /// Where they were looked for.
+        masters: Vec<String>,
+        /// How long.
+        waited: Duration,
+        /// How the last try ended, if there was no connection.
+        cause: Option<Box<Error>>,
+    },
+    /// A connection could not be made for now.
+    #[error(transparent)]
+    Connect(ConnectError),
+    /// The master refused.
+    #[error("{text}")]
+    Refused {
+        /// Its status.
+        status: Status,
+        /// Its words.
+        text: String,
+    },
+    /// The master could not do it in time.
+    #[error("{text} (waited {waited:?})")]
+    NotNow {
+        /// Its last status.
+        status: Status,
+        /// Its words.
+        text: String,
+        /// How long it was asked.
+        waited: Duration,
+    },
+    /// The session ended while a change was unanswered.
+    #[error("the connection was lost in the middle of a change, which may have been done or not")]
+    OutcomeUnknown,
+    /// The session of an upload ended before it.
+    #[error("the session ended in the middle of the upload")]
+    SessionLost,
+    /// The master broke the protocol.
+    #[error("the master broke the protocol")]
+    Protocol(#[from] FrameError),
+    /// A path in the cluster is malformed.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// A local file could not be used.
+    #[error("can't {doing} {}", path.display())]
+    Local {
+        /// What was being done, as `read`.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The caller's reader failed.
+    #[error("can't read what is to be uploaded")]
+    Source {
+        /// What it said.
+        source: io::Error,
+    },
+    /// The caller's writer failed, or the pipe behind it was closed.
+    #[error("can't write what was downloaded")]
+    Sink {
+        /// What it said.
+        source: io::Error,
+    },
+    /// A file that is being uploaded became shorter.
+    #[error("the file became shorter while it was read: {wanted} bytes were there at first")]
+    SourceShrank {
+        /// Its length when the upload began.
+        wanted: u64,
+    },
+    /// A local path was to be a file and is a folder.
+    #[error("{} is a folder", path.display())]
+    LocalFolder {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Another process writes the same target.
+    #[error("{} is being downloaded by another process", path.display())]
+    TargetBusy {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A file was asked for and a folder is there.
+    #[error("it is a folder")]
+    IsAFolder,
+    /// More than one file can have.
+    #[error("{bytes} bytes are more than a file can have")]
+    TooLarge {
+        /// How many.
+        bytes: u64,
+    },
+    /// A chunk could not be stored.
+    #[error("chunk {index} can't be stored: {cause}")]
+    ChunkNotStored {
+        /// Its place in the file.
+        index: u32,
+        /// How the last try ended.
+        cause: Box<StreamError>,
+    },
+    /// Every replica of a chunk is corrupt.
+    #[error(
+        "chunk {index} ({handle}) is corrupt on every replica: {}",
+        servers(bad)
+    )]
+    Corrupt {
+        /// Its place in the file.
+        index: u32,
+        /// Its name.
+        handle: ChunkHandle,
+        /// Who holds the replicas that were read.
+        bad: Vec<ServerId>,
+    },
+    /// No replica of a chunk could be read in time.
+    #[error("no replica of chunk {index} ({handle}) can be read: {}", cause.as_ref().map_or_else(|| "no live server has one".into(), ToString::to_string))]
+    NoReplica {
+        /// Its place in the file.
+        index: u32,
+        /// Its name.
+        handle: ChunkHandle,
+        /// How the last try ended, if there was one.
+        cause: Option<Box<StreamError>>,
+    },
+    /// The file was changed while it was read.
+    #[error("the file was changed while it was read, at chunk {index}")]
+    Changed {
+        /// Where.
+        index: u32,
+    },
+    /// Fewer chunkservers than waited for.
+    #[error("{live} of {wanted} chunkservers are live after {waited:?}{}", if *safe_mode { ", and the master is in safe mode" } else { "" })]
+    StillWaiting {
+        /// How many were waited for.
+        wanted: u32,
+        /// How many are live.
+        live: u32,
+        /// Whether changes still wait for reports.
+        safe_mode: bool,
+        /// How long.
+        waited: Duration,
+    },
+    /// A task of the client's own ended before its work.
+    #[error("a task of the client broke down")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+fn servers(servers: &[ServerId]) -> String {
+    let names = servers.iter().map(|server| format!("server {server}"));
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// How a stream with a chunkserver ended.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// No connection to it.
+    #[error("server {server}: {cause}")]
+    Connect {
+        /// Which.
+        server: ServerId,
+        /// Why.
+        cause: ConnectError,
+    },
+    /// The connection broke.
+    #[error("server {server} ({addr}): the connection broke: {cause}")]
+    Io {
+        /// Which.
+        server: ServerId,
+        /// Its address.
+        addr: String,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// It owed an answer for too long.
+    #[error("server {server} ({addr}) fell silent")]
+    Silent {
+        /// Which.
+        server: ServerId,
+        /// Its address.
+        addr: String,
+    },
+    /// It answered with a failure, of its own or of a server behind it.
+    #[error("server {server}: {status}: {text}")]
+    Status {
+        /// Whose.
+        server: ServerId,
+        /// Which.
+        status: Status,
+        /// Its words.
+        text: String,
+    },
+    /// It broke the protocol.
+    #[error("server {server} ({addr}) broke the protocol: {cause}")]
+    Protocol {
+        /// Which.
+        server: ServerId,
+        /// Its address.
+        addr: String,
+        /// How.
+        cause: FrameError,
+    },
+    /// It acknowledged what it could not have.
+    #[error("server {server} ({addr}): {cause}")]
+    Write {
+        /// Which.
+        server: ServerId,
+        /// Its address.
+        addr: String,
+        /// What.
+        cause: crate::core::write::WriteFault,
+    },
+    /// Its replica is bad.
+    #[error("server {server} ({addr}): {cause}")]
+    Read {
+        /// Which.
+        server: ServerId,
+        /// Its address.
+        addr: String,
+        /// How.
+        cause: crate::core::read_stream::ReadFault,
+    },
+    /// The master has too few servers for another copy.
+    #[error("{text}")]
+    TooFewServers {
+        /// Its words.
+        text: String,
+    },
+}
+
+impl Error {
+    /// The exit code for a status that ended a request.
+    fn exit_of(status: Status) -> Exit {
+        match status {
+            Status::NotFound => Exit::NotFound,
+            Status::AlreadyExists => Exit::AlreadyExists,
+            Status::NameInvalid | Status::InvalidArgument => Exit::Usage,
+            Status::NoSpace => Exit::NoSpace,
+            Status::Corrupt | Status::SealMismatch | Status::DamagedInTransit => Exit::Corrupt,
+            Status::ReadOnly => Exit::Unavailable,
+            _ if status.retry() != Retry::Never => Exit::Unavailable,
+            _ => Exit::Failed,
+        }
+    }
+
+    /// The exit code for a failure of a local file.
+    fn exit_of_local(error: &io::Error) -> Exit {
+        match error.kind() {
+            io::ErrorKind::NotFound => Exit::NotFound,
+            io::ErrorKind::AlreadyExists => Exit::AlreadyExists,
+            _ => Exit::of_io(error),
+        }
+    }
+
+    /// Whether the reader of what is written here has gone, which is no failure.
+    #[must_use]
+    pub fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Sink { source } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+impl Explain for Error {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::NoMasterNamed | Self::MasterAddress { .. } | Self::Path(_) => Exit::Usage,
+            Self::Key(error) => error.exit(),
+            Self::NoMaster { .. }
+            | Self::Connect(_)
+            | Self::NoReplica { .. }
+            | Self::StillWaiting { .. }
+            | Self::SessionLost => Exit::Unavailable,
+            Self::Refused { status, .. } | Self::NotNow { status, .. } => Self::exit_of(*status),
+            Self::Local { source, .. } => Self::exit_of_local(source),
+            Self::Source { source } | Self::Sink { source } => Exit::of_io(source),
+            Self::ChunkNotStored { cause, .. } => match &**cause {
+                StreamError::Status {
+                    status: Status::NoSpace,
+                    ..
+                } => Exit::NoSpace,
+                _ => Exit::Unavailable,
+            },
+            Self::Corrupt { .. } => Exit::Corrupt,
+            Self::Hello(_)
+            | Self::OutcomeUnknown
+            | Self::Protocol(_)
+            | Self::SourceShrank { .. }
+            | Self::LocalFolder { .. }
+            | Self::TargetBusy { .. }
+            | Self::IsAFolder
+            | Self::TooLarge { .. }
+            | Self::Changed { .. }
+            | Self::Task(_) => Exit::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoMasterNamed | Self::MasterAddress { .. } => {
+                Some("name it with --master HOST:PORT or SARSEN_MASTER".into())
+            }
+            Self::Key(error) => error.hint(),
+            Self::Hello(error) => error.hint(),
+            Self::NoMaster { cause, .. } => match cause.as_deref() {
+                Some(Self::Key(error)) => error.hint(),
+                _ => Some("is the master up, and is its address right? See --master".into()),
+            },
+            Self::Refused { status, .. } | Self::NotNow { status, .. } => hint_of(*status),
+            Self::OutcomeUnknown => Some("look whether it was done, and repeat it if not".into()),
+            Self::SessionLost => Some("repeat the upload".into()),
+            Self::Path(PathError::NotAbsolute) => {
+                Some("write it with a `/` in front, as in /folder/name".into())
+            }
+            Self::IsAFolder => Some("name a file in it; `sarsen ls` lists them".into()),
+            Self::NoReplica { .. } | Self::ChunkNotStored { .. } => {
+                Some("`sarsen report` shows which servers are live".into())
+            }
+            Self::Corrupt { .. } => {
+                Some("`sarsen fsck` lists what is damaged; restore the file from elsewhere".into())
+            }
+            Self::StillWaiting { .. } => {
+                Some("`sarsen report` shows which servers are live".into())
+            }
+            Self::Changed { .. } => Some("repeat the download".into()),
+            _ => None,
+        }
+    }
+}
+
+/// What can be done about a status that ended a request.
+fn hint_of(status: Status) -> Option<String> {
+    let hint = match status {
+        Status::AlreadyExists => "give another name, or --force where a file is to be replaced",
+        Status::NotEmpty => "-r takes what is in it too",
+        Status::SafeMode => "the master still collects reports: wait, or give more --timeout",
+        Status::TooFewServers => {
+            "start more chunkservers, or ask for fewer --replicas; `sarsen report` shows them"
+        }
+        Status::ReadOnly => "the master lost a part of its log: see its own log",
+        Status::Overloaded | Status::ShuttingDown | Status::NotLeader => "try again later",
+        _ => return None,
+    };
+    Some(hint.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_the_exit_code_of_the_contract() {
+        for (status, exit) in [
+            (Status::NotFound, Exit::NotFound),
+            (Status::AlreadyExists, Exit::AlreadyExists),
+            (Status::NameInvalid, Exit::Usage),
+            (Status::IsAFolder, Exit::Failed),
+            (Status::NotEmpty, Exit::Failed),
+            (Status::SafeMode, Exit::Unavailable),
+            (Status::TooFewServers, Exit::Unavailable),
+            (Status::NotLeader, Exit::Unavailable),
+            (Status::ReadOnly, Exit::Unavailable),
+            (Status::Corrupt, Exit::Corrupt),
+            (Status::NoSpace, Exit::NoSpace),
+            (Status::Internal, Exit::Failed),
+        ] {
+            let text = String::new();
+            let refused = Error::Refused { status, text };
+            assert_eq!(refused.exit(), exit, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_there_is_no_space() {
+        let cause = StreamError::Status {
+            server: ServerId(3),
+            status: Status::NoSpace,
+            text: "the disk is full".into(),
+        };
+        let error = Error::ChunkNotStored {
+            index: 2,
+            cause: Box::new(cause),
+        };
+        assert_eq!(error.exit(), Exit::NoSpace);
+        assert_eq!(
+            error.to_string(),
+            "chunk 2 can't be stored: server 3: no_space: the disk is full"
+        );
+    }
+}

@@ -1,0 +1,455 @@
+//! The download of a file or a part of one: drives [`Download`] over the master and the data
+//! connections.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sarsen_protocol::id::{ChunkHandle, FileId, ServerId};
+use sarsen_protocol::message::{Locate, LocateReply, Node, NodeType, ReportReplica};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::client::Shared;
+use crate::core::locate::part;
+use crate::core::read::{Action, Download, Fault, Fetch, GiveUp, PAGE_LEN, Plan};
+use crate::error::{Error, StreamError};
+use crate::net::{ReadFailure, read_chunk};
+use crate::path;
+use crate::progress::{Progress, Tally};
+use crate::put::STREAMS_DEFAULT;
+use crate::sink::{GetTarget, Item, Opened, Outlet, PartFile, open, ordered_outlet};
+
+/// How long a download that is over waits for the master to hear of bad replicas.
+const REPORT_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How a file is to be downloaded.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct GetOptions {
+    /// The first byte that is wanted.
+    pub offset: u64,
+    /// How many are wanted at most; `None` for all.
+    pub length: Option<u64>,
+    /// Chunks on their way at a time.
+    pub streams_max: usize,
+    /// Is told how far it has come.
+    pub progress: Option<Arc<dyn Progress>>,
+}
+
+impl Default for GetOptions {
+    fn default() -> Self {
+        Self {
+            offset: 0,
+            length: None,
+            streams_max: STREAMS_DEFAULT,
+            progress: None,
+        }
+    }
+}
+
+impl GetOptions {
+    /// The bytes that are wanted of a file of `size`.
+    fn range(&self, size: u64) -> Range<u64> {
+        let start = self.offset.min(size);
+        let end = self
+            .length
+            .map_or(size, |length| start.saturating_add(length).min(size));
+        start..end
+    }
+}
+
+/// What was downloaded.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct GetReport {
+    /// The path in the cluster.
+    pub path: String,
+    /// What is there.
+    pub node: Node,
+    /// Bytes that were given out, each of them verified.
+    pub bytes: u64,
+    /// CRC-32 of the file; `None` where only a part of it was read.
+    pub crc32: Option<u32>,
+    /// From the first request to the last byte.
+    pub elapsed: Duration,
+    /// Replicas that were bad; good bytes came from others.
+    pub bad: Vec<BadReplica>,
+}
+
+/// A replica that was bad.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadReplica {
+    /// The chunk's place in the file.
+    pub index: u32,
+    /// The chunk.
+    pub handle: ChunkHandle,
+    /// Who holds the replica.
+    pub server: ServerId,
+    /// What was wrong, with the server's address.
+    pub what: String,
+}
+
+/// Downloads `path` into `target`.
+pub(crate) async fn get(
+    shared: &Arc<Shared>,
+    path: &str,
+    target: GetTarget<'_>,
+    options: GetOptions,
+) -> Result<GetReport, Error> {
+    path::check(path)?;
+    let began = shared.clock.now();
+    let first_page = locate_first(shared, path).await?;
+    let node = first_page.node;
+    if node.node_type == NodeType::Folder {
+        return Err(Error::IsAFolder);
+    }
+    let range = options.range(node.size);
+    if let Some(progress) = &options.progress {
+        progress.total(range.end - range.start);
+    }
+    let whole = range == (0..node.size);
+    let bytes = range.end - range.start;
+    let bad = match open(target, bytes).await? {
+        Opened::Part(part) => {
+            let to = To::Part(part);
+            let mut run = Run::new(shared, &first_page, range, options, to)?;
+            run.run().await?;
+            run.finish().await?
+        }
+        Opened::InOrder(output) => {
+            let (queue, queued) = mpsc::unbounded_channel();
+            let to = To::InOrder {
+                queue,
+                outlets: HashMap::new(),
+            };
+            let mut run = Run::new(shared, &first_page, range, options, to)?;
+            let reading = async {
+                run.run().await?;
+                run.finish().await
+            };
+            let writing = output.write(queued, &shared.buffers);
+            tokio::try_join!(reading, writing)?.0
+        }
+    };
+    Ok(GetReport {
+        path: path.to_owned(),
+        node,
+        bytes,
+        crc32: (whole && node.sealed).then_some(node.crc32),
+        elapsed: shared.clock.now().saturating_sub(began),
+        bad,
+    })
+}
+
+async fn locate_first(shared: &Arc<Shared>, path: &str) -> Result<LocateReply, Error> {
+    let request = Locate {
+        path: path.to_owned(),
+        file_id: FileId::NONE,
+        first_index: 0,
+        count: PAGE_LEN,
+    };
+    shared.master.call(&request).await
+}
+
+/// What a task of a download did.
+enum Event {
+    Located(Range<u32>, Result<LocateReply, Error>),
+    Read(Box<Fetch>, Result<(), ReadFailure>),
+    Reported,
+}
+
+/// Where the chunks go.
+enum To {
+    Part(PartFile),
+    InOrder {
+        queue: mpsc::UnboundedSender<mpsc::Receiver<Item>>,
+        /// Of the chunks that are being read.
+        outlets: HashMap<u32, Outlet>,
+    },
+}
+
+/// How far a chunk has come.
+struct Reached {
+    index: u32,
+    to: u32,
+}
+
+/// A download under way.
+struct Run {
+    shared: Arc<Shared>,
+    file_id: FileId,
+    chunk_size: u32,
+    range: Range<u64>,
+    options: GetOptions,
+    download: Download,
+    to: To,
+    tasks: JoinSet<Event>,
+    reached: mpsc::UnboundedSender<Reached>,
+    reachings: mpsc::UnboundedReceiver<Reached>,
+    tally: Tally,
+    bad: Vec<BadReplica>,
+    last_failure: HashMap<u32, StreamError>,
+}
+
+impl Run {
+    fn new(
+        shared: &Arc<Shared>,
+        first_page: &LocateReply,
+        range: Range<u64>,
+        options: GetOptions,
+        to: To,
+    ) -> Result<Self, Error> {
+        let bytes = range.end;
+        let plan = Plan {
+            range: range.clone(),
+            chunk_size: first_page.chunk_size,
+            streams_max: options.streams_max.max(1),
+            rewindable: matches!(to, To::Part(_)),
+            patience: shared.timeout,
+            seed: shared.master.draw_seed(),
+        };
+        let mut download = Download::new(plan).ok_or(Error::TooLarge { bytes })?;
+        download.handle_located(0..PAGE_LEN, first_page.chunks.clone());
+        let (reached, reachings) = mpsc::unbounded_channel();
+        Ok(Self {
+            shared: shared.clone(),
+            file_id: first_page.node.file_id,
+            chunk_size: first_page.chunk_size,
+            range,
+            options,
+            download,
+            to,
+            tasks: JoinSet::new(),
+            reached,
+            reachings,
+            tally: Tally::default(),
+            bad: Vec::new(),
+            last_failure: HashMap::new(),
+        })
+    }
+
+    /// Does what the machine says until all was read.
+    async fn run(&mut self) -> Result<(), Error> {
+        let clock = self.shared.clock;
+        loop {
+            while let Some(action) = self.download.poll(clock.now()) {
+                match action {
+                    Action::Locate { first_index, count } => self.locate(first_index, count),
+                    Action::Fetch(fetch) => self.fetch(fetch),
+                    Action::Zeros { index, from, to } => self.zeros(index, from, to).await?,
+                    Action::Report {
+                        handle,
+                        version,
+                        server,
+                        fault,
+                    } => self.tell_master(ReportReplica {
+                        handle,
+                        version,
+                        server,
+                        fault,
+                    }),
+                    Action::Done => return Ok(()),
+                    Action::GiveUp(why) => {
+                        self.wait_for_reports().await;
+                        return Err(self.given_up(why));
+                    }
+                }
+            }
+            tokio::select! {
+                Some(ended) = self.tasks.join_next() => self.handle(ended?)?,
+                Some(reached) = self.reachings.recv() => self.hear(reached),
+                () = clock.wait_until(self.download.wake_at()) => {}
+            }
+        }
+    }
+
+    /// Gives the target its name, and the master the time to hear of bad replicas.
+    async fn finish(mut self) -> Result<Vec<BadReplica>, Error> {
+        self.wait_for_reports().await;
+        if let To::Part(part) = self.to {
+            part.finish().await?;
+        }
+        Ok(self.bad)
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), Error> {
+        match event {
+            Event::Located(asked, reply) => self.download.handle_located(asked, reply?.chunks),
+            Event::Read(fetch, Ok(())) => {
+                let index = fetch.chunk.index;
+                self.hear(Reached {
+                    index,
+                    to: fetch.to,
+                });
+                if let To::InOrder { outlets, .. } = &mut self.to {
+                    outlets.remove(&index);
+                }
+                self.last_failure.remove(&index);
+                self.download.handle_fetched(index);
+            }
+            Event::Read(_, Err(ReadFailure::Sink(error))) => return Err(error),
+            Event::Read(
+                fetch,
+                Err(ReadFailure::Replica {
+                    error,
+                    fault,
+                    verified,
+                }),
+            ) => {
+                let (index, server) = (fetch.chunk.index, fetch.replica.server);
+                tracing::info!(index, %error, "another replica is asked");
+                self.note_bad(&fetch, &error, fault);
+                self.last_failure.insert(index, error);
+                let now = self.shared.clock.now();
+                self.download
+                    .handle_failed(now, index, server, verified, fault);
+            }
+            Event::Reported => {}
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, Reached { index, to }: Reached) {
+        self.download.handle_progress(index);
+        let from = part(&self.range, self.chunk_size, index).from;
+        let done = self.tally.set(index, to.saturating_sub(from));
+        if let Some(progress) = &self.options.progress {
+            progress.done(done);
+        }
+    }
+
+    /// Keeps what the user is to know of a replica.
+    fn note_bad(&mut self, fetch: &Fetch, error: &StreamError, fault: Fault) {
+        let is_bad = match fault {
+            Fault::Corrupt | Fault::OtherBytes | Fault::MediumFailed | Fault::WrongVersion => true,
+            Fault::Unreachable | Fault::Refused | Fault::OutOfDate => false,
+        };
+        if is_bad {
+            self.bad.push(BadReplica {
+                index: fetch.chunk.index,
+                handle: fetch.chunk.handle,
+                server: fetch.replica.server,
+                what: error.to_string(),
+            });
+        }
+    }
+
+    fn locate(&mut self, first_index: u32, count: u32) {
+        let request = Locate {
+            path: String::new(),
+            file_id: self.file_id,
+            first_index,
+            count,
+        };
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            let asked = first_index..first_index.saturating_add(count);
+            Event::Located(asked, shared.master.call(&request).await)
+        });
+    }
+
+    fn fetch(&mut self, fetch: Box<Fetch>) {
+        let outlet = self.outlet(fetch.chunk.index);
+        let (shared, reached) = (self.shared.clone(), self.reached.clone());
+        self.tasks.spawn(async move {
+            let read = read(&shared, &fetch, &outlet, &reached).await;
+            Event::Read(fetch, read)
+        });
+    }
+
+    async fn zeros(&mut self, index: u32, from: u32, to: u32) -> Result<(), Error> {
+        self.hear(Reached { index, to });
+        let outlet = self.outlet(index);
+        if let To::InOrder { outlets, .. } = &mut self.to {
+            outlets.remove(&index);
+        }
+        outlet.give_zeros(u64::from(to.saturating_sub(from))).await
+    }
+
+    /// Where a chunk goes; the first call for it is its turn in the order.
+    fn outlet(&mut self, index: u32) -> Outlet {
+        match &mut self.to {
+            To::Part(part) => {
+                let chunk_start = u64::from(index) * u64::from(self.chunk_size);
+                part.outlet(chunk_start, self.range.start)
+            }
+            To::InOrder { queue, outlets } => outlets
+                .entry(index)
+                .or_insert_with(|| {
+                    let (outlet, items) = ordered_outlet();
+                    // A writer that has gone says itself why.
+                    let _ = queue.send(items);
+                    outlet
+                })
+                .clone(),
+        }
+    }
+
+    fn tell_master(&mut self, report: ReportReplica) {
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = shared.master.call(&report).await {
+                tracing::debug!(%error, "the master did not hear of a replica");
+            }
+            Event::Reported
+        });
+    }
+
+    /// Waits a while for what the master was told last; other tasks are of no use any more.
+    async fn wait_for_reports(&mut self) {
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(REPORT_TIME_MAX, all).await.is_err() {
+            tracing::debug!("the master did not hear of every bad replica");
+        }
+    }
+
+    fn given_up(&mut self, why: GiveUp) -> Error {
+        match why {
+            GiveUp::Corrupt { index, handle } => Error::Corrupt {
+                index,
+                handle,
+                bad: self
+                    .bad
+                    .iter()
+                    .filter(|bad| bad.index == index)
+                    .map(|bad| bad.server)
+                    .collect(),
+            },
+            GiveUp::Unreachable { index, handle } => Error::NoReplica {
+                index,
+                handle,
+                cause: self.last_failure.remove(&index).map(Box::new),
+            },
+            GiveUp::Changed { index } => Error::Changed { index },
+        }
+    }
+}
+
+/// Reads a chunk from a replica, and what of the range lies behind its end as zeros.
+async fn read(
+    shared: &Shared,
+    fetch: &Fetch,
+    outlet: &Outlet,
+    reached: &mpsc::UnboundedSender<Reached>,
+) -> Result<(), ReadFailure> {
+    let index = fetch.chunk.index;
+    let on_reached = |to| {
+        // The download may have ended.
+        let _ = reached.send(Reached { index, to });
+    };
+    let replica = &fetch.replica;
+    let taken = shared.links.take(replica.server, &replica.data_addr).await;
+    let mut link = taken.map_err(|error| ReadFailure::Replica {
+        error,
+        fault: Fault::Unreachable,
+        verified: fetch.verified,
+    })?;
+    read_chunk(&mut link, fetch, &shared.buffers, outlet, &on_reached).await?;
+    shared.links.give_back(link);
+    let behind = fetch.to.saturating_sub(fetch.chunk.length.max(fetch.from));
+    let given = outlet.give_zeros(u64::from(behind)).await;
+    given.map_err(ReadFailure::Sink)
+}

@@ -1,0 +1,333 @@
+//! The way to the master: one control connection, dialled again when it is lost.
+//!
+//! [`Master::run`] sends a request until it is answered, as [`RequestRetry`] decides. Requests of
+//! many tasks share the connection; the first that finds it gone dials, the others wait for it.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sarsen_edge::address::HostPort;
+use sarsen_edge::connection::{CallError, ConnectError, Connection};
+use sarsen_edge::key;
+use sarsen_edge::random_u64;
+use sarsen_protocol::handshake::Identity;
+use sarsen_protocol::id::ClusterId;
+use sarsen_protocol::key::SecretKey;
+use sarsen_protocol::message::{Request, Role, Start};
+use sarsen_protocol::status::Status;
+use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout};
+
+use crate::clock::Clock;
+use crate::core::retry::{Failure, GiveUp, RequestRetry, Step};
+use crate::error::Error;
+
+/// How long one try may stay unanswered before the connection counts as lost.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// How long one dial may take.
+const DIAL_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// What it takes to say hello to a server of the cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Credentials {
+    pub(crate) key: SecretKey,
+    pub(crate) identity: Identity,
+}
+
+/// Why a request has no answer that its caller can use.
+#[derive(Debug)]
+pub(crate) enum Unanswered {
+    /// The session is unknown, and the request was surely not done.
+    SessionUnknown,
+    /// The master answered with a status that the caller wanted to see itself.
+    HandedBack { text: String, retry_after: Duration },
+    /// It failed for good.
+    Failed(Error),
+}
+
+/// The masters of a cluster, one of which is connected to.
+#[derive(Debug)]
+pub(crate) struct Master {
+    addresses: Vec<HostPort>,
+    /// As given; without one it is looked for on this machine.
+    key: Option<SecretKey>,
+    timeout: Duration,
+    clock: Clock,
+    seed: AtomicU64,
+    link: Mutex<Link>,
+    /// Set by the first hello.
+    credentials: OnceLock<Credentials>,
+}
+
+#[derive(Debug, Default)]
+struct Link {
+    connection: Option<Connection>,
+    /// Counts the dials: which of the addresses is next.
+    dials: usize,
+}
+
+impl Master {
+    pub(crate) fn new(
+        addresses: Vec<HostPort>,
+        key: Option<SecretKey>,
+        timeout: Duration,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            addresses,
+            key,
+            timeout,
+            clock,
+            seed: AtomicU64::new(random_u64()),
+            link: Mutex::default(),
+            credentials: OnceLock::new(),
+        }
+    }
+
+    /// How to say hello to chunkservers; `None` before the first hello to a master.
+    pub(crate) fn credentials(&self) -> Option<&Credentials> {
+        self.credentials.get()
+    }
+
+    /// A number for jitter, another one each time.
+    pub(crate) fn draw_seed(&self) -> u64 {
+        self.seed.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The life of a request that begins now.
+    pub(crate) fn begin(&self) -> RequestRetry {
+        RequestRetry::new(self.clock.now(), self.timeout, self.draw_seed())
+    }
+
+    /// Makes a connection, or finds that there is one.
+    pub(crate) async fn connect(&self) -> Result<(), Error> {
+        let mut retry = self.begin();
+        loop {
+            let cause = match self.connection().await {
+                Ok(_) => return Ok(()),
+                Err(cause) => cause,
+            };
+            if !is_passing(&cause) {
+                return Err(cause);
+            }
+            match retry.handle_failure(self.clock.now(), Failure::NotSent) {
+                Step::Again { after, .. } => sleep(after).await,
+                Step::NewSession | Step::GiveUp(_) => return Err(self.no_master(Some(cause))),
+            }
+        }
+    }
+
+    /// Asks until there is an answer, or the time is over.
+    pub(crate) async fn call<R: Request>(&self, request: &R) -> Result<R::Reply, Error> {
+        match self.run(request, &mut self.begin(), None).await {
+            Ok(reply) => Ok(reply),
+            Err(Unanswered::Failed(error)) => Err(error),
+            Err(Unanswered::SessionUnknown | Unanswered::HandedBack { .. }) => {
+                Err(Error::SessionLost)
+            }
+        }
+    }
+
+    /// Asks as [`Master::call`] does, within the life of `retry`; the status `handed_back` is not
+    /// retried here.
+    pub(crate) async fn run<R: Request>(
+        &self,
+        request: &R,
+        retry: &mut RequestRetry,
+        handed_back: Option<Status>,
+    ) -> Result<R::Reply, Unanswered> {
+        loop {
+            let error = match self.try_once(request, retry.deadline()).await {
+                Ok(reply) => return Ok(reply),
+                Err(error) => error,
+            };
+            let failure = match &error {
+                Attempt::NotSent(cause) if !is_passing(cause) => {
+                    return Err(Unanswered::Failed(error.into_error()));
+                }
+                Attempt::NotSent(_) => Failure::NotSent,
+                Attempt::Lost => Failure::NotAnswered,
+                Attempt::Broken(_) => return Err(Unanswered::Failed(error.into_error())),
+                Attempt::Answered {
+                    status,
+                    text,
+                    retry_after,
+                } => {
+                    if handed_back == Some(*status) {
+                        return Err(Unanswered::HandedBack {
+                            text: text.clone(),
+                            retry_after: *retry_after,
+                        });
+                    }
+                    Failure::Answered {
+                        status: *status,
+                        retry_after: *retry_after,
+                    }
+                }
+            };
+            match retry.handle_failure(self.clock.now(), failure) {
+                Step::Again { after, redial } => {
+                    if redial {
+                        self.hang_up().await;
+                    }
+                    sleep(after).await;
+                }
+                Step::NewSession => return Err(Unanswered::SessionUnknown),
+                Step::GiveUp(why) => return Err(Unanswered::Failed(self.given_up(why, error))),
+            }
+        }
+    }
+
+    /// One try, on the connection that there is or a new one.
+    async fn try_once<R: Request>(
+        &self,
+        request: &R,
+        deadline: Duration,
+    ) -> Result<R::Reply, Attempt> {
+        let connection = self.connection().await.map_err(Attempt::NotSent)?;
+        let left = deadline.saturating_sub(self.clock.now());
+        let answer = timeout(left.min(ANSWER_TIME_MAX), connection.call(request));
+        match answer.await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(CallError::Status { status, error })) => Err(Attempt::Answered {
+                status,
+                text: match error.text.is_empty() {
+                    true => status.meaning().to_owned(),
+                    false => error.text,
+                },
+                retry_after: Duration::from_millis(error.retry_after.into()),
+            }),
+            Ok(Err(CallError::Protocol(cause))) => {
+                connection.close();
+                Err(Attempt::Broken(cause.into()))
+            }
+            Ok(Err(_)) => Err(Attempt::Lost),
+            Err(_) => {
+                connection.close();
+                Err(Attempt::Lost)
+            }
+        }
+    }
+
+    /// The connection that there is, or a new one to the next address.
+    async fn connection(&self) -> Result<Connection, Error> {
+        let mut link = self.link.lock().await;
+        if let Some(connection) = link.connection.as_ref().filter(|it| !it.is_closed()) {
+            return Ok(connection.clone());
+        }
+        let turn = link.dials.checked_rem(self.addresses.len());
+        let address = turn.and_then(|turn| self.addresses.get(turn));
+        let address = address.ok_or(Error::NoMasterNamed)?;
+        link.dials += 1;
+        let key = self.key_for(address).await?;
+        let identity = Identity {
+            role: Role::Client,
+            cluster_id: self
+                .credentials()
+                .map_or(ClusterId::NONE, |known| known.identity.cluster_id),
+            start: Start::default(),
+        };
+        // The master asks a client nothing, so what comes in is not listened to.
+        let (connection, _incoming) =
+            Connection::dial(&address.to_string(), identity, &key, DIAL_TIME_MAX)
+                .await
+                .map_err(|error| match error.is_passing() {
+                    true => Error::Connect(error),
+                    false => Error::Hello(error),
+                })?;
+        tracing::debug!(%address, "connected to a master");
+        self.credentials.get_or_init(|| Credentials {
+            key,
+            identity: Identity {
+                cluster_id: connection.peer().identity.cluster_id,
+                ..identity
+            },
+        });
+        link.connection = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// The key that was given, or what a master at `address` left on this machine.
+    async fn key_for(&self, address: &HostPort) -> Result<SecretKey, Error> {
+        let known = self.key.as_ref();
+        if let Some(key) = known.or(self.credentials().map(|known| &known.key)) {
+            return Ok(key.clone());
+        }
+        let address = address.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let addresses = address.resolve().map_err(|cause| {
+                let addr = address.to_string();
+                Error::Connect(ConnectError::Io { addr, cause })
+            })?;
+            Ok(key::obtain(None, &addresses)?)
+        });
+        found.await?
+    }
+
+    /// Leaves the connection: the next request dials the next address.
+    async fn hang_up(&self) {
+        if let Some(connection) = self.link.lock().await.connection.take() {
+            connection.close();
+        }
+    }
+
+    /// Sends what is queued and ends the connection.
+    pub(crate) async fn close(&self) {
+        self.hang_up().await;
+    }
+
+    fn no_master(&self, cause: Option<Error>) -> Error {
+        Error::NoMaster {
+            masters: self.addresses.iter().map(ToString::to_string).collect(),
+            waited: self.timeout,
+            cause: cause.map(Box::new),
+        }
+    }
+
+    fn given_up(&self, why: GiveUp, last: Attempt) -> Error {
+        match (why, last) {
+            (GiveUp::OutcomeUnknown, _) => Error::OutcomeUnknown,
+            (GiveUp::OutOfTime, Attempt::Answered { status, text, .. }) => Error::NotNow {
+                status,
+                text,
+                waited: self.timeout,
+            },
+            (GiveUp::OutOfTime, Attempt::NotSent(cause)) => self.no_master(Some(cause)),
+            (GiveUp::OutOfTime, Attempt::Lost) => self.no_master(None),
+            (_, last) => last.into_error(),
+        }
+    }
+}
+
+/// How one try ended.
+#[derive(Debug)]
+enum Attempt {
+    NotSent(Error),
+    Lost,
+    Broken(Error),
+    Answered {
+        status: Status,
+        text: String,
+        retry_after: Duration,
+    },
+}
+
+impl Attempt {
+    fn into_error(self) -> Error {
+        match self {
+            Self::NotSent(error) | Self::Broken(error) => error,
+            Self::Lost => Error::OutcomeUnknown,
+            Self::Answered { status, text, .. } => Error::Refused { status, text },
+        }
+    }
+}
+
+/// Whether a dial that failed so may work later: a master that starts has yet to leave its key.
+fn is_passing(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Connect(_) | Error::Key(key::KeyError::NotFound { .. })
+    )
+}

@@ -1,0 +1,137 @@
+//! Data connections to chunkservers, and the streams on them.
+//!
+//! A connection carries one stream after the other (`spec/wire.md` section 12), so the client
+//! keeps those whose stream ended well. A server may close one that lies idle: it is looked at
+//! before it is used, and what fails on a used connection before any answer is nobody's fault.
+
+mod read;
+mod write;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sarsen_edge::connection::ConnectError;
+use sarsen_edge::hello::dial_data;
+use sarsen_protocol::error::FrameError;
+use sarsen_protocol::id::ServerId;
+use tokio::net::TcpStream;
+
+pub(crate) use read::{ReadFailure, read_chunk};
+pub(crate) use write::{WriteFailure, WriteJob, write_chunk};
+
+use crate::error::StreamError;
+use crate::master::Master;
+
+/// How long a chunkserver may take for connection and hello.
+const DIAL_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Connections that are kept for each server.
+const IDLE_MAX: usize = 8;
+
+/// The connections that lie idle, by address.
+#[derive(Debug)]
+pub(crate) struct Links {
+    master: Arc<Master>,
+    idle: Mutex<HashMap<String, Vec<Link>>>,
+}
+
+impl Links {
+    pub(crate) fn new(master: Arc<Master>) -> Self {
+        Self {
+            master,
+            idle: Mutex::default(),
+        }
+    }
+
+    /// A connection to the server at `addr`, kept or new.
+    pub(crate) async fn take(&self, server: ServerId, addr: &str) -> Result<Link, StreamError> {
+        while let Some(link) = self.pop(addr) {
+            if link.is_alive() {
+                return Ok(link);
+            }
+        }
+        let connect = |cause| StreamError::Connect { server, cause };
+        let Some(known) = self.master.credentials() else {
+            // Addresses of chunkservers come from a master, after a hello.
+            let cause = io::ErrorKind::NotConnected.into();
+            let addr = addr.to_owned();
+            return Err(connect(ConnectError::Io { addr, cause }));
+        };
+        let dialled = dial_data(addr, known.identity, &known.key, DIAL_TIME_MAX).await;
+        let (stream, _) = dialled.map_err(connect)?;
+        Ok(Link {
+            stream,
+            server,
+            addr: addr.to_owned(),
+            streams: 0,
+        })
+    }
+
+    fn pop(&self, addr: &str) -> Option<Link> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.get_mut(addr)?.pop()
+    }
+
+    /// Keeps a connection whose stream ended well.
+    pub(crate) fn give_back(&self, link: Link) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let links = idle.entry(link.addr.clone()).or_default();
+        if links.len() < IDLE_MAX {
+            links.push(link);
+        }
+    }
+}
+
+/// A data connection after its hello.
+#[derive(Debug)]
+pub(crate) struct Link {
+    stream: TcpStream,
+    server: ServerId,
+    addr: String,
+    /// Streams begun on it.
+    streams: u64,
+}
+
+impl Link {
+    /// Whether it was used before: its server may have closed it unseen.
+    const fn is_used(&self) -> bool {
+        self.streams > 1
+    }
+
+    /// Begins a stream: the request id of its frames.
+    const fn begin(&mut self) -> u64 {
+        self.streams += 1;
+        self.streams
+    }
+
+    /// An idle connection has nothing to say: what can be read from it is its end, or wrong.
+    fn is_alive(&self) -> bool {
+        let read = self.stream.try_read(&mut [0]);
+        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn io_error(&self, cause: io::Error) -> StreamError {
+        StreamError::Io {
+            server: self.server,
+            addr: self.addr.clone(),
+            cause,
+        }
+    }
+
+    fn silent(&self) -> StreamError {
+        StreamError::Silent {
+            server: self.server,
+            addr: self.addr.clone(),
+        }
+    }
+
+    fn protocol_error(&self, cause: impl Into<FrameError>) -> StreamError {
+        StreamError::Protocol {
+            server: self.server,
+            addr: self.addr.clone(),
+            cause: cause.into(),
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! A client's session: what makes its changes be done once (`spec/messages.md` section 4).
+//!
+//! Opened by the first change, kept alive in the background as long as the client lives, closed
+//! at its end. Requests are numbered within it; the lowest number that still waits for its
+//! answer travels with each, so that the master can forget the answers below.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use sarsen_edge::random;
+use sarsen_protocol::id::{RequestId, SessionId};
+use sarsen_protocol::message::{CloseSession, KeepSession, OpenSession, Request, SessionOpened};
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::error::Error;
+use crate::master::{Master, Unanswered};
+
+/// How long a client that ends waits for its session to be closed.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Bytes of a host's name that are told to the master.
+const HOST_LEN_MAX: usize = 200;
+
+/// The session that a client has by now.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    master: Arc<Master>,
+    current: tokio::sync::Mutex<Option<Arc<Session>>>,
+}
+
+impl Sessions {
+    pub(crate) fn new(master: Arc<Master>) -> Self {
+        Self {
+            master,
+            current: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The session, opened if there is none.
+    pub(crate) async fn current(&self) -> Result<Arc<Session>, Error> {
+        let mut current = self.current.lock().await;
+        if let Some(session) = current.as_ref() {
+            return Ok(session.clone());
+        }
+        let request = OpenSession {
+            nonce: random(),
+            name: client_name(),
+        };
+        let opened = self.master.call(&request).await?;
+        tracing::debug!(session = %opened.session, "opened a session");
+        let session = Session::new(opened, self.master.clone());
+        *current = Some(session.clone());
+        Ok(session)
+    }
+
+    /// Sends a change, which is done once however often it is sent.
+    ///
+    /// `make` is given the request's id; it is called again only if the master does not know the
+    /// session any more and has surely not done the change.
+    pub(crate) async fn mutate<R: Request>(
+        &self,
+        make: impl Fn(RequestId) -> R,
+    ) -> Result<R::Reply, Error> {
+        Ok(self.mutate_first(make).await?.0)
+    }
+
+    /// As [`Sessions::mutate`]; tells the session too, for what belongs to it from now on.
+    pub(crate) async fn mutate_first<R: Request>(
+        &self,
+        make: impl Fn(RequestId) -> R,
+    ) -> Result<(R::Reply, Arc<Session>), Error> {
+        let mut retry = self.master.begin();
+        loop {
+            let session = self.current().await?;
+            let number = session.begin();
+            match self.master.run(&make(number.id()), &mut retry, None).await {
+                Ok(reply) => return Ok((reply, session)),
+                Err(Unanswered::Failed(error)) => return Err(error),
+                Err(Unanswered::SessionUnknown | Unanswered::HandedBack { .. }) => {
+                    self.forget(&session).await;
+                }
+            }
+        }
+    }
+
+    /// Sends a change that means something in `session` only, as one of its pending files.
+    pub(crate) async fn mutate_in<R: Request>(
+        &self,
+        session: &Arc<Session>,
+        make: impl Fn(RequestId) -> R,
+    ) -> Result<R::Reply, Error> {
+        let number = session.begin();
+        let mut retry = self.master.begin();
+        match self.master.run(&make(number.id()), &mut retry, None).await {
+            Ok(reply) => Ok(reply),
+            Err(Unanswered::Failed(error)) => Err(error),
+            Err(Unanswered::SessionUnknown | Unanswered::HandedBack { .. }) => {
+                self.forget(session).await;
+                Err(Error::SessionLost)
+            }
+        }
+    }
+
+    /// The next change opens another session.
+    async fn forget(&self, session: &Arc<Session>) {
+        let mut current = self.current.lock().await;
+        current.take_if(|it| Arc::ptr_eq(it, session));
+    }
+
+    /// Closes the session if there is one; what the master doesn't hear of in time, expires.
+    pub(crate) async fn close(&self) {
+        if let Some(session) = self.current.lock().await.take() {
+            let request = CloseSession {
+                session: session.id,
+            };
+            if let Ok(Err(error)) = timeout(CLOSE_TIME_MAX, self.master.call(&request)).await {
+                tracing::debug!(%error, "the session was not closed and will expire");
+            }
+        }
+    }
+}
+
+/// A session at the master.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    /// The fewest copies that the cluster takes.
+    pub(crate) min_replicas: u8,
+    numbers: Mutex<Numbers>,
+    keeper: AbortHandle,
+}
+
+#[derive(Debug, Default)]
+struct Numbers {
+    last: u64,
+    outstanding: BTreeSet<u64>,
+}
+
+impl Session {
+    fn new(opened: SessionOpened, master: Arc<Master>) -> Arc<Self> {
+        Arc::new_cyclic(|session: &Weak<Self>| {
+            let keeping = keep(session.clone(), master, &opened);
+            Self {
+                id: opened.session,
+                min_replicas: opened.min_replicas,
+                numbers: Mutex::default(),
+                keeper: tokio::spawn(keeping).abort_handle(),
+            }
+        })
+    }
+
+    /// Numbers a request. The number is outstanding until it is dropped.
+    fn begin(self: &Arc<Self>) -> Outstanding {
+        let mut numbers = self.numbers();
+        numbers.last += 1;
+        let number = numbers.last;
+        numbers.outstanding.insert(number);
+        drop(numbers);
+        Outstanding {
+            session: self.clone(),
+            number,
+        }
+    }
+
+    fn numbers(&self) -> MutexGuard<'_, Numbers> {
+        // A panic can't leave the set half changed.
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+/// A request's number while its answer is waited for.
+#[derive(Debug)]
+struct Outstanding {
+    session: Arc<Session>,
+    number: u64,
+}
+
+impl Outstanding {
+    fn id(&self) -> RequestId {
+        let lowest = self.session.numbers().outstanding.first().copied();
+        RequestId {
+            session: self.session.id,
+            number: self.number,
+            lowest_outstanding: lowest.unwrap_or(self.number),
+        }
+    }
+}
+
+impl Drop for Outstanding {
+    fn drop(&mut self) {
+        self.session.numbers().outstanding.remove(&self.number);
+    }
+}
+
+/// Keeps a session, three times in the time that it lives without being kept.
+fn keep(
+    session: Weak<Session>,
+    master: Arc<Master>,
+    opened: &SessionOpened,
+) -> impl Future<Output = ()> + use<> {
+    let period = Duration::from_millis(u64::from(opened.expiry.max(30)) / 3);
+    let request = KeepSession {
+        session: opened.session,
+    };
+    async move {
+        loop {
+            sleep(period).await;
+            if session.strong_count() == 0 {
+                return;
+            }
+            if let Err(error) = master.call(&request).await {
+                // The next change will be told so too, and decide what to do about it.
+                tracing::warn!(%error, session = %request.session, "the session was not kept");
+            }
+        }
+    }
+}
+
+/// What the master shows people of this client.
+fn client_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let mut host = host.trim().to_owned();
+    host.truncate(host.floor_char_boundary(HOST_LEN_MAX));
+    format!("sarsen {}@{host}", std::process::id())
+}
