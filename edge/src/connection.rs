@@ -245,12 +245,18 @@ impl Connection {
     /// If the answer is not of the kind that the request wants, which is our bug.
     pub fn reply(&self, id: u64, asked: Kind, answer: Result<AnyMessage, (Status, ErrorBody)>) {
         let kind = reply_kind(asked);
+        let failed = |status, error| error_frame(kind, id, status, &error);
         let bytes = match answer {
             Ok(message) => {
                 assert_eq!(message.kind(), kind, "the reply to {}", asked.name());
-                any_frame(&message, id)
+                any_frame(&message, id).unwrap_or_else(|error| {
+                    failed(
+                        Status::TooLarge,
+                        ErrorBody::new(format!("{error}; ask for less")),
+                    )
+                })
             }
-            Err((status, error)) => error_frame(kind, id, status, &error),
+            Err((status, error)) => failed(status, error),
         };
         self.shared.send(bytes.into());
         self.shared.request_permits.add_permits(1);

@@ -6,10 +6,11 @@ use sarsen_edge::connection::{CallError, ConnectError, Connection, Incoming};
 use sarsen_edge::random;
 use sarsen_protocol::deframe::frame;
 use sarsen_protocol::handshake::{HandshakeError, Identity};
-use sarsen_protocol::id::ClusterId;
+use sarsen_protocol::id::{ChunkHandle, ClusterId, ServerId};
 use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{
-    AnyMessage, Capacity, CapacityReply, ErrorBody, Kind, Ping, Role, Start, Stat,
+    AnyMessage, Capacity, CapacityReply, ErrorBody, Finding, Fsck, FsckFinding, FsckReply, Kind,
+    Ping, Role, Start, Stat,
 };
 use sarsen_protocol::status::Status;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -89,6 +90,50 @@ async fn both_sides_ask_at_once_and_replies_find_their_calls() {
             ..
         })
     ));
+}
+
+/// Ten thousand paths of four kilobytes do not fit into a frame, and that is no reason to die.
+#[tokio::test]
+async fn a_reply_that_is_too_long_is_refused_and_the_connection_lives() {
+    let ((master, mut asked), (client, _ordered)) = pair().await;
+    let finding = FsckFinding {
+        finding: Finding::Missing,
+        handle: ChunkHandle(1),
+        path: "/".repeat(4000),
+        want: 3,
+        have: 0,
+        server: ServerId::NONE,
+    };
+    let findings = vec![finding; 10_000];
+    let page = Fsck {
+        path: "/".into(),
+        after: ChunkHandle::NONE,
+        limit: 10_000,
+    };
+    let (answer, ()) = tokio::join!(client.call(&page), async {
+        let request = asked.next().await.unwrap();
+        let next = ChunkHandle(1);
+        let reply = FsckReply {
+            files: 1,
+            chunks: 1,
+            findings,
+            next,
+            more: false,
+        };
+        master.reply(request.id, Kind::Fsck, Ok(reply.into()));
+    });
+    assert!(matches!(
+        answer,
+        Err(CallError::Status {
+            status: Status::TooLarge,
+            ..
+        })
+    ));
+    let (answer, ()) = tokio::join!(client.call(&Capacity), async {
+        let request = asked.next().await.unwrap();
+        master.reply(request.id, Kind::Capacity, Ok(capacity(1).into()));
+    });
+    assert_eq!(answer.unwrap(), capacity(1));
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use crate::error::FrameError;
 use crate::header::Header;
 use crate::message::{AnyMessage, ErrorBody, Kind, Message, Plane};
-use crate::size::HEADER_LEN;
+use crate::size::{CONTROL_BODY_LEN_MAX, HEADER_LEN};
 use crate::status::Status;
 
 /// A whole frame whose header and body CRC are right.
@@ -62,9 +62,20 @@ pub fn frame<M: Message>(message: &M, request_id: u64) -> Vec<u8> {
 }
 
 /// The bytes of a frame of any message without a payload.
-#[must_use]
-pub fn any_frame(message: &AnyMessage, request_id: u64) -> Vec<u8> {
-    join(message.kind(), Status::Ok, request_id, &message.to_body())
+///
+/// # Errors
+/// [`FrameError::BodyTooLong`] for a reply that grew beyond what the control plane carries.
+pub fn any_frame(message: &AnyMessage, request_id: u64) -> Result<Vec<u8>, FrameError> {
+    let body = message.to_body();
+    match u32::try_from(body.len()) {
+        Ok(len) if len <= CONTROL_BODY_LEN_MAX => {
+            Ok(join(message.kind(), Status::Ok, request_id, &body))
+        }
+        len => Err(FrameError::BodyTooLong {
+            len: len.unwrap_or(u32::MAX),
+            len_max: CONTROL_BODY_LEN_MAX,
+        }),
+    }
 }
 
 /// The bytes of a frame that carries a failure: a reply, or a `Goodbye`.
