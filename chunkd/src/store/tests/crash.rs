@@ -3,7 +3,7 @@
 //! (`spec/chunk-file.md` section 11). Then the same with every sync failing in turn.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use sarsen_protocol::id::{ChunkHandle, Epoch, StartNumber};
 use sarsen_protocol::message::{ChunkState, Level};
@@ -11,7 +11,7 @@ use sarsen_protocol::message::{ChunkState, Level};
 use super::super::header::HeaderError;
 use super::super::region::Tree;
 use super::super::{Directory, ProblemKind, ReadFrom, StoreError};
-use super::faulty::{Faults, FaultyTree};
+use super::faulty::{Faults, FaultyTree, Survives};
 use super::scenario::{ADOPTION, START, Sample};
 
 const EPOCH: Epoch = Epoch {
@@ -19,8 +19,15 @@ const EPOCH: Epoch = Epoch {
     incarnation: 0xabc,
 };
 
-/// Enough to meet subsets of both kinds; 0 and 1 are the extremes.
-const SEEDS: std::ops::Range<u64> = 0..6;
+/// Power cuts to try at one place, different ones at each.
+fn power_cuts(place: usize) -> impl Iterator<Item = Survives> {
+    let seeds = (place as u64 * 8..)
+        .take(4)
+        .map(|seed| Survives::Sectors { seed });
+    [Survives::Nothing, Survives::Everything]
+        .into_iter()
+        .chain(seeds)
+}
 
 /// What the workload was told is done.
 #[derive(Debug, Default)]
@@ -35,14 +42,13 @@ struct Acknowledged {
     maybe_deleted: BTreeSet<ChunkHandle>,
 }
 
-fn samples() -> BTreeMap<ChunkHandle, Sample> {
+static SAMPLES: LazyLock<BTreeMap<ChunkHandle, Sample>> = LazyLock::new(|| {
     let lens = [5_000, 1, 70_000, 140_000, 0, 9_000, 3_000];
-    (1..)
+    let samples = (1..)
         .zip(lens)
-        .map(|(n, len)| Sample::new(n, len))
-        .map(|s| (s.handle, s))
-        .collect()
-}
+        .map(|(number, len)| Sample::new(number, len));
+    samples.map(|sample| (sample.handle, sample)).collect()
+});
 
 /// Does a little of everything, goes on after errors, and says what was acknowledged.
 fn run_workload(tree: &Arc<dyn Tree>) -> Acknowledged {
@@ -61,7 +67,7 @@ fn run_workload(tree: &Arc<dyn Tree>) -> Acknowledged {
 
 /// The chunks' lives. In a second start it finds what the first one left.
 fn write_and_delete(directory: &Directory, done: &mut Acknowledged) {
-    let samples: Vec<Sample> = samples().into_values().collect();
+    let samples: Vec<&Sample> = SAMPLES.values().collect();
     let [whole, unsynced, settled, verified, deleted, raised, pending] = &samples[..] else {
         unreachable!("seven samples")
     };
@@ -93,6 +99,7 @@ fn write_and_delete(directory: &Directory, done: &mut Acknowledged) {
     }
     let _ = directory.empty_deleted();
     store(directory, done, unsynced, Level::Memory);
+    store(directory, done, settled, Level::Disk);
     store(directory, done, raised, Level::Disk);
     let _ = pending.write(directory, 1000);
 }
@@ -117,6 +124,8 @@ fn store(directory: &Directory, done: &mut Acknowledged, sample: &Sample, level:
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Crash {
     PowerCut,
+    /// One on a device that tears sectors: chunks may be in doubt, but not lost.
+    TornPowerCut,
     Kill,
     /// Either of them, after a sync that failed: chunks may be marked, but not wrong.
     AfterFailedSync,
@@ -134,12 +143,13 @@ fn check(tree: FaultyTree, done: &Acknowledged, crash: Crash, context: &str) {
     );
     assert!(!done.obeyed || identity.epoch == EPOCH, "{context}");
     for problem in directory.problems() {
-        // What was never acknowledged at `disk` may be blank, or sealed at `memory` and cut short.
-        let garbage = [
-            ProblemKind::Header(HeaderError::Blank),
-            ProblemKind::TooShort,
-        ];
-        assert!(garbage.contains(&problem.kind), "{context}: {problem:?}");
+        let is_garbage = match problem.kind {
+            // Made, but never sealed at `disk`; or sealed at `memory`, and cut short.
+            ProblemKind::Header(HeaderError::Blank) | ProblemKind::TooShort => true,
+            ProblemKind::Header(_) => crash == Crash::TornPowerCut,
+            _ => false,
+        };
+        assert!(is_garbage, "{context}: {problem:?}");
     }
     for handle in &done.deleted {
         assert_eq!(
@@ -148,17 +158,8 @@ fn check(tree: FaultyTree, done: &Acknowledged, crash: Crash, context: &str) {
             "{context}: a delete came undone"
         );
     }
-    for &handle in done.disk.difference(&done.maybe_deleted) {
-        let entry = directory.entry(handle);
-        let is_marked = entry.is_some_and(|entry| entry.flags.poisoned || entry.flags.corrupt);
-        if !(is_marked && crash == Crash::AfterFailedSync) {
-            check_whole(&directory, handle, context);
-            let entry = directory.entry(handle).unwrap();
-            assert!(
-                !entry.flags.unsynced && !entry.needs_read_back,
-                "{context}: {entry:?}"
-            );
-        }
+    if crash != Crash::TornPowerCut {
+        check_disk(&directory, done, crash, context);
     }
     if crash == Crash::Kill {
         for &handle in done.memory.difference(&done.maybe_deleted) {
@@ -168,10 +169,27 @@ fn check(tree: FaultyTree, done: &Acknowledged, crash: Crash, context: &str) {
     check_claims(&directory, context);
     directory.sync_unsynced();
     check_claims(&directory, context);
+    check_disk(&directory, done, crash, context);
+}
+
+/// What was acknowledged at `disk` is whole, and in no doubt.
+fn check_disk(directory: &Directory, done: &Acknowledged, crash: Crash, context: &str) {
+    for &handle in done.disk.difference(&done.maybe_deleted) {
+        let entry = directory.entry(handle);
+        let is_marked = entry.is_some_and(|entry| entry.flags.poisoned || entry.flags.corrupt);
+        if !(is_marked && crash == Crash::AfterFailedSync) {
+            check_whole(directory, handle, context);
+            let entry = directory.entry(handle).unwrap();
+            assert!(
+                !entry.flags.unsynced && !entry.needs_read_back,
+                "{context}: {entry:?}"
+            );
+        }
+    }
 }
 
 fn check_whole(directory: &Directory, handle: ChunkHandle, context: &str) {
-    let sample = &samples()[&handle];
+    let sample = &SAMPLES[&handle];
     let entry = directory.entry(handle);
     let entry = entry.unwrap_or_else(|| panic!("{context}: {handle} is gone"));
     assert_eq!(entry.state, ChunkState::Sealed, "{context}: {entry:?}");
@@ -196,7 +214,7 @@ fn check_claims(directory: &Directory, context: &str) {
                 .verify(entry.handle, ReadFrom::Medium, 9_000)
                 .expect(context);
             assert!(found.is_good(), "{context}: {entry:?} {found:?}");
-            assert_eq!(entry.length, samples()[&entry.handle].length(), "{context}");
+            assert_eq!(entry.length, SAMPLES[&entry.handle].length(), "{context}");
             check_whole(directory, entry.handle, context);
         }
     }
@@ -218,7 +236,7 @@ fn the_workload_itself_does_everything() {
     assert_eq!(done.deleted.len(), 1);
     assert!(tree.counts().syncs > 30, "{:?}", tree.counts());
     check(
-        tree.after_power_cut(0),
+        tree.after_power_cut(Survives::Nothing),
         &done,
         Crash::PowerCut,
         "at the end",
@@ -233,9 +251,19 @@ fn no_promise_breaks_when_the_power_fails_at_any_step() {
             stop_at: Some(stop),
             ..Faults::default()
         });
-        for seed in SEEDS {
-            let context = format!("power cut before step {stop}, seed {seed}");
-            check(tree.after_power_cut(seed), &done, Crash::PowerCut, &context);
+        for survives in power_cuts(stop) {
+            let context = format!("power cut before step {stop}, {survives:?}");
+            check(
+                tree.after_power_cut(survives),
+                &done,
+                Crash::PowerCut,
+                &context,
+            );
+        }
+        for seed in (stop as u64 * 8..).take(4) {
+            let context = format!("power cut before step {stop}, sectors torn, seed {seed}");
+            let left = tree.after_power_cut(Survives::TornSectors { seed });
+            check(left, &done, Crash::TornPowerCut, &context);
         }
     }
 }
@@ -256,7 +284,7 @@ fn no_promise_breaks_when_the_process_dies_at_any_step() {
         let directory = Directory::open_tree(Arc::clone(&killed) as _, &START).unwrap();
         let told = directory.inventory(None, 100);
         drop(directory);
-        let cut = Arc::new(killed.after_power_cut(0));
+        let cut = Arc::new(killed.after_power_cut(Survives::Nothing));
         let directory = Directory::open_tree(cut, &START).unwrap();
         assert_eq!(
             directory.inventory(None, 100),
@@ -274,10 +302,10 @@ fn no_promise_breaks_when_any_sync_fails() {
             fail_sync: Some(fail),
             ..Faults::default()
         });
-        for seed in SEEDS {
-            let context = format!("sync {fail} failed, then a power cut, seed {seed}");
+        for survives in power_cuts(fail) {
+            let context = format!("sync {fail} failed, then a power cut, {survives:?}");
             check(
-                tree.after_power_cut(seed),
+                tree.after_power_cut(survives),
                 &done,
                 Crash::AfterFailedSync,
                 &context,
@@ -309,7 +337,7 @@ fn a_full_disk_is_an_error_and_harms_nothing() {
             "{done:?}"
         );
         check(
-            tree.after_power_cut(0),
+            tree.after_power_cut(Survives::Nothing),
             &done,
             Crash::PowerCut,
             &format!("reservation {fill}"),

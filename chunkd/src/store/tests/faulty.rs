@@ -30,6 +30,19 @@ pub(super) struct Faults {
     pub(super) fill_at: Option<usize>,
 }
 
+/// What of the unsynced changes a power cut leaves.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Survives {
+    /// None.
+    Nothing,
+    /// All.
+    Everything,
+    /// Some sectors, some names.
+    Sectors { seed: u64 },
+    /// The same, and of some sectors only the first half: worse than the page assumes.
+    TornSectors { seed: u64 },
+}
+
 /// How often what was asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
@@ -123,10 +136,9 @@ impl FaultyTree {
         })
     }
 
-    /// The tree that a power cut leaves: with seed 0 nothing unsynced, with seed 1 all of it, with
-    /// others some.
-    pub(super) fn after_power_cut(&self, seed: u64) -> Self {
-        let mut choice = Choice { seed, state: seed };
+    /// The tree that a power cut leaves.
+    pub(super) fn after_power_cut(&self, survives: Survives) -> Self {
+        let mut choice = Choice::new(survives);
         let before = self.disk.lock().unwrap();
         let kept = choice.up_to(before.unsynced_names.len());
         let mut names = before.stable_names.clone();
@@ -225,13 +237,7 @@ impl Tree for FaultyTree {
 
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
         let disk = self.disk.lock().unwrap();
-        let Names { files, folders } = &disk.names;
-        if !folder.is_empty() && !folders.contains(folder) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        Ok(names_in(folder, files.keys())
-            .chain(names_in(folder, folders))
-            .collect())
+        names_in(folder, &disk.names.files, &disk.names.folders)
     }
 
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
@@ -371,20 +377,20 @@ impl Disk {
 
 impl Inode {
     fn change(&mut self, change: Change) {
-        change.apply(&mut self.seen, |_| true);
+        change.apply(&mut self.seen, |len| len);
         self.unsynced.push(change);
     }
 
     fn sync(&mut self) {
         for change in self.unsynced.drain(..) {
-            change.apply(&mut self.stable, |_| true);
+            change.apply(&mut self.stable, |len| len);
         }
     }
 
     fn after_power_cut(&self, choice: &mut Choice) -> Self {
         let mut left = self.stable.clone();
         for change in &self.unsynced {
-            change.apply(&mut left, |_| choice.is_kept());
+            change.apply(&mut left, |len| choice.kept_of(len));
         }
         Self {
             seen: left.clone(),
@@ -395,19 +401,20 @@ impl Inode {
 }
 
 impl Change {
-    /// Does the change, sector by sector, as far as `is_kept` lets it.
-    fn apply(&self, content: &mut Vec<u8>, mut is_kept: impl FnMut(usize) -> bool) {
+    /// Does the change sector by sector; of each, `kept_of` its length is how much gets there.
+    fn apply(&self, content: &mut Vec<u8>, mut kept_of: impl FnMut(usize) -> usize) {
         match self {
-            Self::SetLen(len) if is_kept(0) => content.resize(*len, 0),
+            Self::SetLen(len) if kept_of(1) == 1 => content.resize(*len, 0),
             Self::SetLen(_) => {}
             Self::Write { position, bytes } => {
                 let (mut at, mut rest) = (*position, bytes.as_slice());
                 while !rest.is_empty() {
                     let len = rest.len().min(SECTOR - at % SECTOR);
                     let (sector, after) = rest.split_at(len);
-                    if is_kept(at / SECTOR) {
+                    let kept = kept_of(len);
+                    if kept > 0 {
                         content.resize(content.len().max(at + len), 0);
-                        content[at..at + len].copy_from_slice(sector);
+                        content[at..at + kept].copy_from_slice(&sector[..kept]);
                     }
                     (at, rest) = (at + len, after);
                 }
@@ -448,14 +455,22 @@ impl NameChange {
     }
 }
 
-/// Seeded choices (SplitMix64).
+/// Choices of what survives, by SplitMix64.
 #[derive(Debug)]
 struct Choice {
-    seed: u64,
+    survives: Survives,
     state: u64,
 }
 
 impl Choice {
+    fn new(survives: Survives) -> Self {
+        let state = match survives {
+            Survives::Nothing | Survives::Everything => 0,
+            Survives::Sectors { seed } | Survives::TornSectors { seed } => seed,
+        };
+        Self { survives, state }
+    }
+
     fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.state;
@@ -464,19 +479,24 @@ impl Choice {
         mixed ^ (mixed >> 31)
     }
 
-    fn is_kept(&mut self) -> bool {
-        match self.seed {
-            0 => false,
-            1 => true,
-            _ => self.next().is_multiple_of(2),
+    /// How many bytes of an unsynced sector of `len` bytes are there.
+    fn kept_of(&mut self, len: usize) -> usize {
+        match self.survives {
+            Survives::Nothing => 0,
+            Survives::Everything => len,
+            Survives::Sectors { .. } => [0, len][self.up_to(1)],
+            Survives::TornSectors { .. } => [0, len, len / 2][self.up_to(2)],
         }
     }
 
+    /// A number from 0 to `most`.
     fn up_to(&mut self, most: usize) -> usize {
-        match self.seed {
-            0 => 0,
-            1 => most,
-            _ => usize::try_from(self.next() % (most as u64 + 1)).unwrap(),
+        match self.survives {
+            Survives::Nothing => 0,
+            Survives::Everything => most,
+            Survives::Sectors { .. } | Survives::TornSectors { .. } => {
+                usize::try_from(self.next() % (most as u64 + 1)).unwrap()
+            }
         }
     }
 }

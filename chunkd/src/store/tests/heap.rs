@@ -53,15 +53,31 @@ pub(super) fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
-/// The names that these paths have in a folder.
-pub(super) fn names_in<'a>(
-    folder: &'a str,
-    paths: impl IntoIterator<Item = &'a String>,
-) -> impl Iterator<Item = String> {
-    let split_paths = paths.into_iter().map(|path| split(path));
-    split_paths
-        .filter(move |(parent, _)| *parent == folder)
-        .map(|(_, name)| name.to_owned())
+/// The names in a folder, of all files and folders there are.
+pub(super) fn names_in<V>(
+    folder: &str,
+    files: &BTreeMap<String, V>,
+    folders: &BTreeSet<String>,
+) -> io::Result<Vec<String>> {
+    if !folder.is_empty() && !folders.contains(folder) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let prefix = if folder.is_empty() {
+        String::new()
+    } else {
+        format!("{folder}/")
+    };
+    let name_of = |path: &String| {
+        let name = path.strip_prefix(&prefix)?;
+        (!name.contains('/')).then(|| name.to_owned())
+    };
+    let is_below = |path: &&String| path.starts_with(&prefix);
+    let files = files
+        .range(prefix.clone()..)
+        .map(|(path, _)| path)
+        .take_while(is_below);
+    let folders = folders.range(prefix.clone()..).take_while(is_below);
+    Ok(files.chain(folders).filter_map(name_of).collect())
 }
 
 impl Tree for HeapTree {
@@ -98,12 +114,7 @@ impl Tree for HeapTree {
 
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
         let (files, folders) = (self.files.lock().unwrap(), self.folders.lock().unwrap());
-        if !folder.is_empty() && !folders.contains(folder) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        Ok(names_in(folder, files.keys())
-            .chain(names_in(folder, &*folders))
-            .collect())
+        names_in(folder, &files, &folders)
     }
 
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
