@@ -10,6 +10,10 @@
 //!   [`inventory`] for one directory's report, [`event`] for what it is told and [`action`] for
 //!   what it wants done.
 
+pub mod action;
+pub mod event;
+pub mod inventory;
+pub mod machine;
 pub mod read_stream;
 pub mod replica_stream;
 pub mod tickets;

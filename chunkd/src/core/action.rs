@@ -1,0 +1,176 @@
+//! What the chunkserver's machine wants done.
+
+use std::time::Duration;
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ClusterId, DirectoryId, Epoch, ServerId};
+use sarsen_protocol::message::{
+    AnyMessage, ErrorBody, Heartbeat, Inventory, Kind, Register, TicketKey,
+};
+use sarsen_protocol::status::Status;
+
+use super::event::ConnectionId;
+
+/// What a master may order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Move a replica to the holding folder.
+    Delete {
+        /// Which chunk.
+        handle: ChunkHandle,
+        /// Which version of it.
+        version: ChunkVersion,
+    },
+    /// Read a replica back from the medium.
+    Verify {
+        /// Which chunk.
+        handle: ChunkHandle,
+        /// Which version of it.
+        version: ChunkVersion,
+    },
+}
+
+impl Order {
+    /// The request that it came as.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Delete { .. } => Kind::DeleteChunk,
+            Self::Verify { .. } => Kind::VerifyChunk,
+        }
+    }
+}
+
+/// An order to delete whose epoch and connection were found to be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeleteOrder {
+    /// Over which connection it came.
+    pub connection: ConnectionId,
+    /// The number that its answer must carry.
+    pub request_id: u64,
+    /// Which chunk.
+    pub handle: ChunkHandle,
+    /// Which version of it.
+    pub version: ChunkVersion,
+}
+
+/// What is to be kept durably before a master is obeyed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToKeep {
+    /// The cluster that the directories belong to.
+    pub cluster_id: ClusterId,
+    /// The chunkserver that they belong to.
+    pub server_id: ServerId,
+    /// The cluster's chunk size.
+    pub chunk_size: u32,
+    /// The master's epoch.
+    pub epoch: Epoch,
+    /// The directories that the master lets count; the others are left as they are.
+    pub directories: Vec<DirectoryId>,
+}
+
+/// Why the chunkserver can't go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// No master will take this chunkserver: another key, cluster or protocol version.
+    NotWelcome(String),
+    /// A directory belongs to another cluster or server.
+    Foreign(String),
+    /// The master lets none of the directories count.
+    NothingToServe,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Reach this one of the masters, counted from 0 in the order of the command line.
+    Dial {
+        /// Which.
+        master: usize,
+    },
+    /// End a connection.
+    Close {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// Ask to be registered.
+    Register {
+        /// Over which connection.
+        connection: ConnectionId,
+        /// As whom.
+        register: Register,
+    },
+    /// Adopt the directories and take note of the epoch, durably; then say so.
+    Keep {
+        /// For which connection.
+        connection: ConnectionId,
+        /// What.
+        keep: ToKeep,
+    },
+    /// Serve, or go on serving: the chunkserver is registered.
+    Serve {
+        /// What tickets are checked with.
+        ticket_keys: Vec<TicketKey>,
+        /// The directories that count.
+        directories: Vec<DirectoryId>,
+        /// How often the directories' own I/O paths are to be looked at.
+        heartbeat: Duration,
+    },
+    /// Send a heartbeat; its heat and load are the sender's to fill in, who counts them.
+    SendHeartbeat {
+        /// Over which connection.
+        connection: ConnectionId,
+        /// What.
+        heartbeat: Heartbeat,
+    },
+    /// Read a slice of an inventory.
+    ReadSlice {
+        /// For which registration.
+        connection: ConnectionId,
+        /// Of which directory.
+        directory_id: DirectoryId,
+        /// Behind this handle.
+        after: Option<ChunkHandle>,
+    },
+    /// Send a message of an inventory.
+    SendInventory {
+        /// Over which connection.
+        connection: ConnectionId,
+        /// What.
+        inventory: Inventory,
+    },
+    /// Delete these replicas now; the version of each is compared with what is on disk.
+    Delete(Vec<DeleteOrder>),
+    /// Verify this replica now; the version is compared with what is on disk.
+    Verify {
+        /// Over which connection it was ordered.
+        connection: ConnectionId,
+        /// The number that its answer must carry.
+        request_id: u64,
+        /// Which chunk.
+        handle: ChunkHandle,
+        /// Which version of it.
+        version: ChunkVersion,
+    },
+    /// Answer an order.
+    Answer {
+        /// Over which connection.
+        connection: ConnectionId,
+        /// Which request.
+        request_id: u64,
+        /// Of which kind.
+        asked: Kind,
+        /// What.
+        answer: Result<AnyMessage, (Status, ErrorBody)>,
+    },
+    /// A directory is not served any more, or never was: the master says what is wrong with it.
+    Unserved {
+        /// Which.
+        directory_id: DirectoryId,
+        /// `stale_start`, or what else the master said.
+        status: Status,
+    },
+    /// A try to be registered failed, and another follows.
+    Warn(String),
+    /// End the program.
+    Stop(StopReason),
+}

@@ -1,0 +1,756 @@
+//! A chunkserver and its master: registration, heartbeats, inventories, orders
+//! (`spec/messages.md` sections 9 and 10).
+//!
+//! ```text
+//!            ┌────────────── failed, refused or lost: back-off ──────────────┐
+//!            ▼                                                               │
+//!         Waiting ──► Dialling ──► Registering ──► Keeping ──► Registered ───┘
+//! ```
+//!
+//! *Keeping*: before the first word of a master is obeyed, its epoch, and at the first time the
+//! cluster and the server's id, are on disk. An epoch that is older than one that was obeyed, or
+//! of the same number with another incarnation, is not obeyed at all.
+//!
+//! Orders wait here until they run. Epoch and connection are compared then, not when the order
+//! came; handle and version are compared by whoever has the chunk in hand. What came over a
+//! connection that is gone is neither run nor answered.
+//!
+//! Who drives it: one event at a time through [`Machine::handle`], then [`Machine::poll_action`]
+//! until it yields nothing; [`Event::Tick`] at the latest at [`Machine::deadline`]. Time is what
+//! has passed since some moment; the seed spreads the back-offs of many servers.
+//!
+//! Left out on purpose: the data plane, which goes on with the keys that it has while no master
+//! is reached; leases, which come with open chunks.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use sarsen_protocol::id::{ClusterId, DirectoryId, Epoch, ServerId};
+use sarsen_protocol::message::{
+    AnyMessage, ChunkDeleted, CorruptChunk, DirectoryReport, DiskBeat, ErrorBody, Heartbeat,
+    HeldChunk, Kind, Register, Registered,
+};
+use sarsen_protocol::size::CORRUPT_MAX;
+use sarsen_protocol::status::{Retry, Status};
+
+use super::action::{Action, DeleteOrder, Order, StopReason, ToKeep};
+use super::event::{ConnectionId, Event};
+use super::inventory::{InventoryReport, Step};
+
+/// The first back-off; it doubles with each failure.
+const BACK_OFF_MIN: Duration = Duration::from_millis(100);
+
+/// The longest back-off.
+const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+
+/// Heartbeats that may be unanswered; with as many out, the next one is left out.
+const HEARTBEATS_OUT_MAX: u64 = 4;
+
+/// Orders to delete that run together, for one sync of a folder.
+const DELETES_MAX: usize = 256;
+
+/// Orders to verify that run at a time: each reads a whole chunk from the medium.
+const VERIFIES_MAX: usize = 2;
+
+/// What the machine knows from its start.
+#[derive(Clone, Debug)]
+pub struct MachineConfig {
+    /// How many masters there are to try.
+    pub masters: usize,
+    /// Where we are reached.
+    pub control_addr: String,
+    /// Where our data plane is reached.
+    pub data_addr: String,
+    /// Where our HTTP port is reached.
+    pub http_addr: String,
+    /// Empty for none.
+    pub rack: String,
+    /// Our id, if an earlier registration gave one.
+    pub server_id: ServerId,
+    /// The highest epoch that was obeyed.
+    pub epoch: Epoch,
+    /// Random.
+    pub seed: u64,
+}
+
+#[derive(Debug)]
+enum Link {
+    Waiting {
+        until: Duration,
+    },
+    Dialling,
+    Registering {
+        connection: ConnectionId,
+        cluster_id: ClusterId,
+    },
+    Keeping {
+        connection: ConnectionId,
+        registered: Registered,
+    },
+    Registered(Session),
+}
+
+/// A registration that holds.
+#[derive(Debug)]
+struct Session {
+    connection: ConnectionId,
+    heartbeat: Duration,
+    next_heartbeat: Duration,
+    /// Of the last heartbeat sent, and of the last one answered.
+    sent: u64,
+    answered: u64,
+    /// The heartbeat that told of corrupt chunks and was not answered yet, and of how many.
+    corrupt_out: Option<(u64, usize)>,
+}
+
+#[derive(Debug)]
+struct DirectoryState {
+    report: DirectoryReport,
+    beat_age: u32,
+    is_served: bool,
+    inventory: InventoryReport,
+}
+
+#[derive(Debug)]
+struct WaitingOrder {
+    connection: ConnectionId,
+    request_id: u64,
+    epoch: Epoch,
+    order: Order,
+}
+
+/// A chunkserver, as far as its master is concerned.
+#[derive(Debug)]
+pub struct Machine {
+    config: MachineConfig,
+    now: Duration,
+    link: Link,
+    /// The master that is tried next.
+    next_master: usize,
+    failures: u32,
+    was_registered: bool,
+    directories: Vec<DirectoryState>,
+    corrupt: VecDeque<CorruptChunk>,
+    deletes: VecDeque<WaitingOrder>,
+    deletes_run: bool,
+    verifies: VecDeque<WaitingOrder>,
+    verifies_running: usize,
+    actions: VecDeque<Action>,
+}
+
+impl Machine {
+    /// A chunkserver that has just started; its first try is due at once.
+    #[must_use]
+    pub fn new(config: MachineConfig, directories: Vec<DirectoryReport>) -> Self {
+        let state = |report: DirectoryReport| DirectoryState {
+            inventory: InventoryReport::new(report.directory_id),
+            report,
+            beat_age: 0,
+            is_served: false,
+        };
+        Self {
+            config,
+            now: Duration::ZERO,
+            link: Link::Waiting {
+                until: Duration::ZERO,
+            },
+            next_master: 0,
+            failures: 0,
+            was_registered: false,
+            directories: directories.into_iter().map(state).collect(),
+            corrupt: VecDeque::new(),
+            deletes: VecDeque::new(),
+            deletes_run: false,
+            verifies: VecDeque::new(),
+            verifies_running: 0,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// When a tick is due; `None` while an answer is waited for.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        match &self.link {
+            Link::Waiting { until } => Some(*until),
+            Link::Registered(session) => Some(session.next_heartbeat),
+            Link::Dialling | Link::Registering { .. } | Link::Keeping { .. } => None,
+        }
+    }
+
+    /// Whether a registration holds.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        matches!(self.link, Link::Registered(_))
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Takes note of what happened at `now`.
+    pub fn handle(&mut self, now: Duration, event: Event) {
+        self.now = self.now.max(now);
+        match event {
+            Event::Tick => {}
+            Event::Dialled {
+                connection,
+                cluster_id,
+            } => self.dialled(connection, cluster_id),
+            Event::DialFailed { text, is_passing } => self.dial_failed(text, is_passing),
+            Event::Disconnected { connection } if self.is_current(connection) => {
+                self.back_off("the connection to the master was lost".to_owned());
+            }
+            Event::Disconnected { .. } => {}
+            Event::Registered { connection, answer } => self.registered(connection, answer),
+            Event::Kept { connection } => self.kept(connection),
+            Event::KeepFailed {
+                connection,
+                text,
+                is_foreign,
+            } => {
+                self.keep_failed(connection, text, is_foreign);
+            }
+            Event::HeartbeatAnswered {
+                connection,
+                sequence,
+                answer,
+            } => {
+                self.heartbeat_answered(connection, sequence, answer);
+            }
+            Event::SliceRead {
+                connection,
+                directory_id,
+                held,
+            } => {
+                self.slice_read(connection, directory_id, held);
+            }
+            Event::InventoryAnswered {
+                connection,
+                directory_id,
+                answer,
+            } => {
+                self.inventory_answered(connection, directory_id, answer);
+            }
+            Event::ChunkChanged {
+                directory_id,
+                handle,
+                held,
+            } => {
+                if let Some(directory) = self.directory(directory_id) {
+                    let highest = &mut directory.report;
+                    highest.highest_handle = highest.highest_handle.max(handle);
+                    let version = held.map(|held| held.version).unwrap_or_default();
+                    highest.highest_version = highest.highest_version.max(version);
+                    directory.inventory.handle_change(handle, held);
+                }
+            }
+            Event::FoundCorrupt(chunk) => self.corrupt.push_back(chunk),
+            Event::DiskBeat(DiskBeat { disk, beat_age }) => {
+                if let Some(directory) = self.directory(disk.directory_id) {
+                    directory.report.disk = disk;
+                    directory.beat_age = beat_age;
+                }
+            }
+            Event::Ordered {
+                connection,
+                request_id,
+                epoch,
+                order,
+            } => {
+                let waiting = WaitingOrder {
+                    connection,
+                    request_id,
+                    epoch,
+                    order,
+                };
+                match order {
+                    Order::Delete { .. } => self.deletes.push_back(waiting),
+                    Order::Verify { .. } => self.verifies.push_back(waiting),
+                }
+            }
+            Event::Deleted(answers) => {
+                self.deletes_run = false;
+                for (connection, request_id, answer) in answers {
+                    let answer = answer.map(|()| ChunkDeleted.into());
+                    self.answer(connection, request_id, Kind::DeleteChunk, answer);
+                }
+            }
+            Event::Verified {
+                connection,
+                request_id,
+                answer,
+            } => {
+                self.verifies_running = self.verifies_running.saturating_sub(1);
+                let answer = answer.map(Into::into);
+                self.answer(connection, request_id, Kind::VerifyChunk, answer);
+            }
+        }
+        self.advance();
+    }
+
+    /// Does what has become due.
+    fn advance(&mut self) {
+        match &self.link {
+            Link::Waiting { until } if *until <= self.now => {
+                let master = self.next_master;
+                self.next_master = (master + 1) % self.config.masters.max(1);
+                self.link = Link::Dialling;
+                self.actions.push_back(Action::Dial { master });
+            }
+            Link::Registered(session) => {
+                let connection = session.connection;
+                self.advance_heartbeat();
+                self.advance_inventories(connection);
+            }
+            _ => {}
+        }
+        self.advance_deletes();
+        self.advance_verifies();
+    }
+
+    fn is_current(&self, connection: ConnectionId) -> bool {
+        match &self.link {
+            Link::Waiting { .. } | Link::Dialling => false,
+            Link::Registering {
+                connection: current,
+                ..
+            }
+            | Link::Keeping {
+                connection: current,
+                ..
+            } => *current == connection,
+            Link::Registered(session) => session.connection == connection,
+        }
+    }
+
+    fn directory(&mut self, id: DirectoryId) -> Option<&mut DirectoryState> {
+        self.directories
+            .iter_mut()
+            .find(|it| it.report.directory_id == id)
+    }
+
+    // Registration.
+
+    fn dialled(&mut self, connection: ConnectionId, cluster_id: ClusterId) {
+        self.link = Link::Registering {
+            connection,
+            cluster_id,
+        };
+        let reports = self
+            .directories
+            .iter()
+            .map(|directory| directory.report.clone());
+        let register = Register {
+            server_id: self.config.server_id,
+            control_addr: self.config.control_addr.clone(),
+            data_addr: self.config.data_addr.clone(),
+            http_addr: self.config.http_addr.clone(),
+            rack: self.config.rack.clone(),
+            epoch: self.config.epoch,
+            directories: reports.collect(),
+        };
+        self.actions.push_back(Action::Register {
+            connection,
+            register,
+        });
+    }
+
+    fn dial_failed(&mut self, text: String, is_passing: bool) {
+        // Whoever was welcome once may be again: another program may have taken the port.
+        match is_passing || self.was_registered {
+            true => self.back_off(text),
+            false => self.stop(StopReason::NotWelcome(text)),
+        }
+    }
+
+    fn registered(
+        &mut self,
+        connection: ConnectionId,
+        answer: Result<Registered, (Status, ErrorBody)>,
+    ) {
+        let Link::Registering {
+            connection: current,
+            cluster_id,
+        } = self.link
+        else {
+            return;
+        };
+        if current != connection {
+            return;
+        }
+        let registered = match answer {
+            Ok(registered) => registered,
+            Err((status, error)) => return self.refused(connection, status, &error),
+        };
+        if !self.may_obey(registered.epoch) {
+            let text = "the master is an old one, or has lost its log: it is not obeyed";
+            return self.hang_up(connection, text.to_owned());
+        }
+        for verdict in &registered.directories {
+            let status = Status::from_number(verdict.status);
+            let directory_id = verdict.directory_id;
+            if !status.is_ok() {
+                self.actions.push_back(Action::Unserved {
+                    directory_id,
+                    status,
+                });
+            }
+            if let Some(directory) = self.directory(directory_id) {
+                directory.is_served = status.is_ok();
+            }
+        }
+        let directories = self.served();
+        if directories.is_empty() {
+            return self.stop(StopReason::NothingToServe);
+        }
+        let keep = ToKeep {
+            cluster_id,
+            server_id: registered.server_id,
+            chunk_size: registered.chunk_size,
+            epoch: registered.epoch,
+            directories,
+        };
+        self.link = Link::Keeping {
+            connection,
+            registered,
+        };
+        self.actions.push_back(Action::Keep { connection, keep });
+    }
+
+    fn refused(&mut self, connection: ConnectionId, status: Status, error: &ErrorBody) {
+        let text = format!(
+            "the master refused the registration: {status}: {}",
+            error.text
+        );
+        match (status, status.retry()) {
+            (Status::ForeignDirectory, _) => self.stop(StopReason::Foreign(text)),
+            (_, Retry::Never) if !self.was_registered => self.stop(StopReason::NotWelcome(text)),
+            _ => self.hang_up(connection, text),
+        }
+    }
+
+    /// Whether nothing newer, and no other history of the same number, was obeyed before.
+    fn may_obey(&self, asked: Epoch) -> bool {
+        let held = self.config.epoch;
+        asked.number > held.number || asked == held
+    }
+
+    fn kept(&mut self, connection: ConnectionId) {
+        let link = std::mem::replace(&mut self.link, Link::Dialling);
+        let registered = match link {
+            Link::Keeping {
+                connection: current,
+                registered,
+            } if current == connection => registered,
+            other => {
+                self.link = other;
+                return;
+            }
+        };
+        self.config.server_id = registered.server_id;
+        self.config.epoch = registered.epoch;
+        self.failures = 0;
+        self.was_registered = true;
+        for directory in &mut self.directories {
+            directory.inventory.restart();
+        }
+        let heartbeat = Duration::from_millis(u64::from(registered.heartbeat));
+        self.link = Link::Registered(Session {
+            connection,
+            heartbeat,
+            next_heartbeat: self.now,
+            sent: 0,
+            answered: 0,
+            corrupt_out: None,
+        });
+        let directories = self.served();
+        self.actions.push_back(Action::Serve {
+            ticket_keys: registered.ticket_keys,
+            directories,
+            heartbeat,
+        });
+    }
+
+    fn keep_failed(&mut self, connection: ConnectionId, text: String, is_foreign: bool) {
+        if !self.is_current(connection) {
+            return;
+        }
+        match is_foreign {
+            true => self.stop(StopReason::Foreign(text)),
+            false => self.hang_up(connection, text),
+        }
+    }
+
+    fn served(&self) -> Vec<DirectoryId> {
+        let served = self
+            .directories
+            .iter()
+            .filter(|directory| directory.is_served);
+        served
+            .map(|directory| directory.report.directory_id)
+            .collect()
+    }
+
+    fn hang_up(&mut self, connection: ConnectionId, text: String) {
+        self.actions.push_back(Action::Close { connection });
+        self.back_off(text);
+    }
+
+    fn back_off(&mut self, text: String) {
+        self.failures = self.failures.saturating_add(1);
+        let doubled = BACK_OFF_MIN.saturating_mul(1 << self.failures.min(16).saturating_sub(1));
+        // Half of it is fixed and half is drawn, so that many servers don't come at once.
+        let half = doubled.min(BACK_OFF_MAX) / 2;
+        let wait = half + half.mul_f64(self.draw());
+        self.link = Link::Waiting {
+            until: self.now + wait,
+        };
+        self.actions.push_back(Action::Warn(text));
+    }
+
+    /// A number from 0 to 1, by xorshift.
+    fn draw(&mut self) -> f64 {
+        let mut state = self.config.seed | 1;
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        self.config.seed = state;
+        let high = u32::try_from(state >> 32).unwrap_or(u32::MAX);
+        f64::from(high) / f64::from(u32::MAX)
+    }
+
+    fn stop(&mut self, reason: StopReason) {
+        self.actions.push_back(Action::Stop(reason));
+    }
+
+    // Heartbeats.
+
+    fn advance_heartbeat(&mut self) {
+        let Link::Registered(session) = &mut self.link else {
+            return;
+        };
+        if session.next_heartbeat > self.now {
+            return;
+        }
+        session.next_heartbeat = self.now + session.heartbeat;
+        if session.sent - session.answered >= HEARTBEATS_OUT_MAX {
+            return;
+        }
+        session.sent += 1;
+        // What a heartbeat told goes only with its answer, and no other tells it meanwhile.
+        let corrupt: Vec<_> = match session.corrupt_out {
+            Some(_) => Vec::new(),
+            None => self.corrupt.iter().take(CORRUPT_MAX).copied().collect(),
+        };
+        if !corrupt.is_empty() {
+            session.corrupt_out = Some((session.sent, corrupt.len()));
+        }
+        let disks = self.directories.iter().map(|directory| DiskBeat {
+            disk: directory.report.disk.clone(),
+            beat_age: directory.beat_age,
+        });
+        let heartbeat = Heartbeat {
+            server_id: self.config.server_id,
+            sequence: session.sent,
+            disks: disks.collect(),
+            corrupt,
+            heat: Vec::new(),
+            load: 0,
+        };
+        let connection = session.connection;
+        self.actions.push_back(Action::SendHeartbeat {
+            connection,
+            heartbeat,
+        });
+    }
+
+    fn heartbeat_answered(
+        &mut self,
+        connection: ConnectionId,
+        sequence: u64,
+        answer: Result<Epoch, Status>,
+    ) {
+        let Link::Registered(session) = &mut self.link else {
+            return;
+        };
+        if session.connection != connection {
+            return;
+        }
+        match answer {
+            Ok(epoch) if epoch == self.config.epoch => {
+                session.answered = session.answered.max(sequence.min(session.sent));
+                if let Some((_, told)) = session
+                    .corrupt_out
+                    .take_if(|(told_in, _)| *told_in == sequence)
+                {
+                    self.corrupt.drain(..told.min(self.corrupt.len()));
+                }
+            }
+            Ok(_) => self.hang_up(connection, "the master has another epoch".to_owned()),
+            Err(status) => self.hang_up(
+                connection,
+                format!("the master refused a heartbeat: {status}"),
+            ),
+        }
+    }
+
+    // Inventories.
+
+    fn advance_inventories(&mut self, connection: ConnectionId) {
+        for directory in self
+            .directories
+            .iter_mut()
+            .filter(|directory| directory.is_served)
+        {
+            let directory_id = directory.report.directory_id;
+            match directory.inventory.poll() {
+                Some(Step::ReadSlice { after }) => {
+                    self.actions.push_back(Action::ReadSlice {
+                        connection,
+                        directory_id,
+                        after,
+                    });
+                }
+                Some(Step::Send(inventory)) => {
+                    self.actions.push_back(Action::SendInventory {
+                        connection,
+                        inventory,
+                    });
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn slice_read(
+        &mut self,
+        connection: ConnectionId,
+        directory_id: DirectoryId,
+        held: Vec<HeldChunk>,
+    ) {
+        if !self.is_current(connection) {
+            return;
+        }
+        let Some(directory) = self.directory(directory_id) else {
+            return;
+        };
+        if let Some(inventory) = directory.inventory.handle_slice(held) {
+            self.actions.push_back(Action::SendInventory {
+                connection,
+                inventory,
+            });
+        }
+    }
+
+    fn inventory_answered(
+        &mut self,
+        connection: ConnectionId,
+        directory_id: DirectoryId,
+        answer: Result<bool, Status>,
+    ) {
+        if !self.is_current(connection) {
+            return;
+        }
+        match answer {
+            Ok(resend) => {
+                if let Some(directory) = self.directory(directory_id) {
+                    directory.inventory.handle_taken(resend);
+                }
+            }
+            Err(status) => {
+                self.hang_up(
+                    connection,
+                    format!("the master refused an inventory: {status}"),
+                );
+            }
+        }
+    }
+
+    // Orders.
+
+    /// Whether an order may run now. One that may not is answered, if there is anybody to answer.
+    fn may_run(&mut self, waiting: &WaitingOrder) -> bool {
+        let is_current = matches!(&self.link, Link::Registered(session)
+            if session.connection == waiting.connection);
+        if is_current && waiting.epoch != self.config.epoch {
+            let error = ErrorBody::new("the order is of another epoch than the registration's");
+            let (connection, request_id) = (waiting.connection, waiting.request_id);
+            let refusal = Err((Status::StaleEpoch, error));
+            self.answer(connection, request_id, waiting.order.kind(), refusal);
+            return false;
+        }
+        is_current
+    }
+
+    fn advance_deletes(&mut self) {
+        let mut batch = Vec::new();
+        while !self.deletes_run
+            && batch.len() < DELETES_MAX
+            && let Some(waiting) = self.deletes.pop_front()
+        {
+            if let Order::Delete { handle, version } = waiting.order
+                && self.may_run(&waiting)
+            {
+                let WaitingOrder {
+                    connection,
+                    request_id,
+                    ..
+                } = waiting;
+                batch.push(DeleteOrder {
+                    connection,
+                    request_id,
+                    handle,
+                    version,
+                });
+            }
+        }
+        if !batch.is_empty() {
+            self.deletes_run = true;
+            self.actions.push_back(Action::Delete(batch));
+        }
+    }
+
+    fn advance_verifies(&mut self) {
+        while self.verifies_running < VERIFIES_MAX
+            && let Some(waiting) = self.verifies.pop_front()
+        {
+            if let Order::Verify { handle, version } = waiting.order
+                && self.may_run(&waiting)
+            {
+                self.verifies_running += 1;
+                let WaitingOrder {
+                    connection,
+                    request_id,
+                    ..
+                } = waiting;
+                self.actions.push_back(Action::Verify {
+                    connection,
+                    request_id,
+                    handle,
+                    version,
+                });
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        connection: ConnectionId,
+        request_id: u64,
+        asked: Kind,
+        answer: Result<AnyMessage, (Status, ErrorBody)>,
+    ) {
+        if self.is_current(connection) {
+            self.actions.push_back(Action::Answer {
+                connection,
+                request_id,
+                asked,
+                answer,
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
