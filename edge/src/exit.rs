@@ -86,8 +86,12 @@ pub fn lines<E: Explain>(program: &str, error: &E) -> String {
     let mut what = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        what.push_str(": ");
-        what.push_str(&cause.to_string());
+        let cause_text = cause.to_string();
+        // Some errors say their cause themselves.
+        if !what.ends_with(&cause_text) {
+            what.push_str(": ");
+            what.push_str(&cause_text);
+        }
         source = cause.source();
     }
     let mut text = format!("{program}: {}\n", one_line(&what));

@@ -7,4 +7,16 @@
 
 pub mod core;
 #[cfg(feature = "edge")]
+mod driver;
+#[cfg(feature = "edge")]
+mod http;
+#[cfg(feature = "edge")]
+mod inputs;
+#[cfg(feature = "edge")]
+mod net;
+#[cfg(feature = "edge")]
 pub mod oplog;
+#[cfg(feature = "edge")]
+pub mod server;
+#[cfg(feature = "edge")]
+mod start;

@@ -1,0 +1,318 @@
+//! The thread that owns the machine: feeds it what happens, and does what it wants done.
+//!
+//! ```text
+//! connections, HTTP ── Input ──►┌─────────┐── replies, orders ──► connections
+//!                               │ machine │
+//! log thread ── LogEvent ──────►└─────────┘── entries ──► log thread
+//! ```
+//!
+//! Reads are answered at once. A mutation's reply waits, inside the machine, until its entry is on
+//! stable storage. When the log fails, the process ends: nothing that it would still say could be
+//! relied on.
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use sarsen_edge::connection::{CallError, Connection};
+use sarsen_edge::daemon::Drain;
+use sarsen_protocol::id::ClusterId;
+use sarsen_protocol::message::{AnyMessage, DeleteChunk, Kind, Role, VerifyChunk};
+use sarsen_protocol::status::Status;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+
+use crate::core::action::{Action, Alarm, Failure};
+use crate::core::event::{ConnectionId, Now, OrderId, Token};
+use crate::core::machine::Machine;
+use crate::inputs::{Answer, Input};
+use crate::oplog::{CheckpointWriter, Folder, LogEvent, LogWriter, OplogError, Position, prune};
+use crate::start::to_log;
+
+/// Inputs that are taken before the actions that they gave rise to are carried out.
+const BATCH_MAX: usize = 256;
+
+/// The connection that questions from inside this process seem to come over.
+const INSIDE: ConnectionId = ConnectionId(0);
+
+/// How long the master waits, when it is to end, for entries on their way to the disk.
+const LAST_FLUSH_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Reads both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    /// A clock that begins now.
+    pub(crate) fn start() -> Self {
+        Self {
+            started: Instant::now(),
+        }
+    }
+
+    /// The time.
+    pub(crate) fn now(&self) -> Now {
+        let since_1970 = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Now {
+            elapsed: self.started.elapsed(),
+            unix_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// Everything that the machine's thread holds.
+pub(crate) struct Driver {
+    pub(crate) machine: Machine,
+    pub(crate) clock: Clock,
+    pub(crate) log: LogWriter,
+    pub(crate) log_events: mpsc::UnboundedReceiver<LogEvent>,
+    pub(crate) folder: Arc<dyn Folder>,
+    pub(crate) cluster: ClusterId,
+    /// For the tasks that wait for the answers to orders.
+    pub(crate) inputs: mpsc::WeakSender<Input>,
+    /// What the log has on stable storage.
+    pub(crate) flushed: Position,
+    /// The last entry that was handed to the log.
+    pub(crate) appended: u64,
+    pub(crate) connections: HashMap<ConnectionId, Connection>,
+    /// Which message each unanswered request is.
+    pub(crate) asked: HashMap<Token, Kind>,
+    pub(crate) questions: HashMap<u64, oneshot::Sender<Answer>>,
+    pub(crate) last_question: u64,
+    pub(crate) is_saving: Arc<AtomicBool>,
+}
+
+impl Driver {
+    /// Runs until the process is asked to drain, or the log fails.
+    pub(crate) async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+        mut drain: Drain,
+    ) -> Result<(), OplogError> {
+        self.machine.handle_connected(INSIDE, Role::Client);
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        loop {
+            self.act();
+            let now = self.clock.now().elapsed;
+            let due = self.machine.next_timeout().saturating_sub(now);
+            tokio::select! {
+                biased;
+                () = drain.asked() => break,
+                Some(event) = self.log_events.recv() => self.handle_log(event)?,
+                count = inputs.recv_many(&mut batch, BATCH_MAX) => {
+                    if count == 0 {
+                        break;
+                    }
+                    batch.drain(..).for_each(|input| self.handle(input));
+                }
+                () = sleep(due) => self.machine.handle_timeout(self.clock.now()),
+            }
+        }
+        self.end().await
+    }
+
+    /// Lets what is on its way to the disk get there and be answered, then says goodbye.
+    async fn end(&mut self) -> Result<(), OplogError> {
+        self.act();
+        while self.flushed.index < self.appended {
+            match timeout(LAST_FLUSH_TIME_MAX, self.log_events.recv()).await {
+                Ok(Some(event)) => self.handle_log(event)?,
+                Ok(None) | Err(_) => break,
+            }
+            self.act();
+        }
+        for connection in self.connections.values() {
+            connection.goodbye(Status::ShuttingDown, "the master is ending");
+        }
+        Ok(())
+    }
+
+    fn handle_log(&mut self, event: LogEvent) -> Result<(), OplogError> {
+        match event {
+            LogEvent::Flushed(position) => {
+                self.flushed = position;
+                self.machine
+                    .handle_flushed(position.index, self.clock.now());
+                Ok(())
+            }
+            LogEvent::Failed(error) => Err(error),
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = self.clock.now();
+        match input {
+            Input::Opened(connection) => {
+                let id = ConnectionId(connection.id());
+                let role = connection.peer().identity.role;
+                self.connections.insert(id, connection);
+                self.machine.handle_connected(id, role);
+            }
+            Input::Request {
+                connection,
+                request,
+                message,
+            } => {
+                let token = Token {
+                    connection: ConnectionId(connection),
+                    request,
+                };
+                self.asked.insert(token, message.kind());
+                self.machine.handle_request(token, message, now);
+            }
+            Input::Closed { connection } => {
+                let id = ConnectionId(connection);
+                self.connections.remove(&id);
+                self.asked.retain(|token, _| token.connection != id);
+                self.machine.handle_disconnected(id, now);
+            }
+            Input::OrderDone {
+                connection,
+                order,
+                answer,
+            } => {
+                let connection = ConnectionId(connection);
+                let answer = answer.map_err(|error| match error {
+                    CallError::Status { status, .. } => status,
+                    _ => Status::Internal,
+                });
+                self.machine
+                    .handle_order_reply(connection, order, answer, now);
+            }
+            Input::Question { message, answer } => {
+                self.last_question += 1;
+                let request = self.last_question;
+                self.questions.insert(request, answer);
+                let token = Token {
+                    connection: INSIDE,
+                    request,
+                };
+                self.machine.handle_request(token, message, now);
+            }
+        }
+    }
+
+    /// Does what the machine wants done.
+    fn act(&mut self) {
+        while let Some(action) = self.machine.poll_action() {
+            match action {
+                Action::Append(entry) => match self.log.append(to_log(&entry)) {
+                    Ok(index) => self.appended = index,
+                    // The log's own event, which ends the master, is on its way.
+                    Err(error) => tracing::error!(%error, index = entry.index, "not logged"),
+                },
+                Action::Reply { to, reply } => self.reply(to, reply),
+                Action::Order {
+                    connection,
+                    order,
+                    message,
+                } => {
+                    self.order(connection, order, message);
+                }
+                Action::Close {
+                    connection,
+                    failure,
+                } => {
+                    if let Some(connection) = self.connections.get(&connection) {
+                        connection.goodbye(failure.status, &failure.text);
+                    }
+                }
+                Action::TakeCheckpoint { index, body } => self.save(index, body),
+                Action::Alarm(alarm) => sound(&alarm),
+            }
+        }
+    }
+
+    fn reply(&mut self, to: Token, reply: Result<AnyMessage, Failure>) {
+        let reply = reply.map_err(|failure| (failure.status, failure.to_body()));
+        if to.connection == INSIDE {
+            if let Some(answer) = self.questions.remove(&to.request) {
+                // Whoever asked may have gone.
+                let _ = answer.send(reply);
+            }
+            return;
+        }
+        let kind = self.asked.remove(&to);
+        if let (Some(kind), Some(connection)) = (kind, self.connections.get(&to.connection)) {
+            connection.reply(to.request, kind, reply);
+        }
+    }
+
+    /// Sends an order; its answer comes back as an input.
+    fn order(&self, to: ConnectionId, order: OrderId, message: AnyMessage) {
+        let (Some(connection), Some(inputs)) =
+            (self.connections.get(&to).cloned(), self.inputs.upgrade())
+        else {
+            return;
+        };
+        tokio::spawn(async move {
+            let answer = match message {
+                AnyMessage::DeleteChunk(order) => connection
+                    .call::<DeleteChunk>(&order)
+                    .await
+                    .map(AnyMessage::from),
+                AnyMessage::VerifyChunk(order) => connection
+                    .call::<VerifyChunk>(&order)
+                    .await
+                    .map(AnyMessage::from),
+                other => unreachable!("{} is not an order", other.kind().name()),
+            };
+            // Fails only when the master ends.
+            let _ = inputs
+                .send(Input::OrderDone {
+                    connection: to.0,
+                    order,
+                    answer,
+                })
+                .await;
+        });
+    }
+
+    /// Writes a checkpoint beside the work; one at a time.
+    fn save(&self, index: u64, body: Vec<u8>) {
+        assert_eq!(
+            index, self.flushed.index,
+            "the state is that of the last flush"
+        );
+        if self.is_saving.swap(true, Ordering::Relaxed) {
+            tracing::info!(index, "no checkpoint: the last one is still being written");
+            return;
+        }
+        let (folder, position, cluster) = (self.folder.clone(), self.flushed, self.cluster);
+        let (is_saving, unix_ms) = (self.is_saving.clone(), self.clock.now().unix_ms);
+        tokio::task::spawn_blocking(move || {
+            let saved = (|| {
+                let mut writer =
+                    CheckpointWriter::begin(folder.clone(), cluster, position, unix_ms)?;
+                writer.write_all(&body).map_err(|source| OplogError::Io {
+                    name: "checkpoint".into(),
+                    operation: "writing",
+                    source,
+                })?;
+                writer.finish()?;
+                prune(&*folder)
+            })();
+            match saved {
+                Ok(removed) => tracing::info!(index, removed, "a checkpoint is written"),
+                // The log still has everything; the next one is tried as usual.
+                Err(error) => tracing::error!(%error, index, "no checkpoint"),
+            }
+            is_saving.store(false, Ordering::Relaxed);
+        });
+    }
+}
+
+/// Tells of proof that the log was lost in part.
+fn sound(alarm: &Alarm) {
+    tracing::error!(
+        ?alarm,
+        "a part of the operation log is lost: nothing is changed or deleted any more; start from \
+         a newer copy of --dir"
+    );
+}

@@ -1,0 +1,7 @@
+//! The program `sarsen-master`; everything is in [`sarsen_master::server`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sarsen_master::server::main(std::env::args_os().collect())
+}
