@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, ServerId};
-use sarsen_protocol::message::{Disk, DiskBeat, DiskState, HeldFlags, Inventory};
+use sarsen_protocol::message::{ChunkState, Disk, DiskBeat, DiskState, HeldFlags, Inventory};
 
 use super::event::ConnectionId;
 use super::placement::FULL;
@@ -300,8 +300,12 @@ impl Chunkservers {
             return;
         };
         let replicas = self.replicas.entry(handle).or_default();
-        // The server's own word, if it has come already, is the better one.
-        if replicas.iter().all(|known| known.server != replica.server) {
+        // The server's own word is the better one, unless it is from before the seal.
+        let is_known = |known: &Replica| {
+            known.server == replica.server
+                && (known.state == ChunkState::Sealed || known.source != Source::Reported)
+        };
+        if !replicas.iter().any(is_known) {
             replicas.push(replica);
             self.acknowledged.push_back((until, handle, replica.server));
         }
@@ -365,7 +369,11 @@ impl Chunkservers {
         let replicas = self.replicas.entry(handle).or_default();
         let replaces = |known: &Replica| {
             known.server == replica.server
-                && (known.directory == replica.directory || known.source != Source::Reported)
+                && match known.source {
+                    Source::Reported => known.directory == replica.directory,
+                    // A report from before the seal may come after the publication.
+                    Source::Acknowledged { .. } => replica.state == ChunkState::Sealed,
+                }
         };
         let deleting = replicas
             .iter()

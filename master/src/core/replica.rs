@@ -38,7 +38,8 @@ pub enum Source {
     /// Its server.
     Reported,
     /// The client that wrote it, which named its server in the publication. Counts for readers
-    /// until the server's own report can be expected; never for safe mode or deletion.
+    /// until the server's own report can be expected, never for deletion. In safe mode, which
+    /// takes no publications, there is none.
     Acknowledged {
         /// When it stops counting.
         until: Duration,

@@ -161,6 +161,13 @@ fn a_request_is_done_once() {
     script.apply(Some(script.request_id(4, 4)), folder("/b").into());
     let forgotten = script.apply(Some(first), folder("/c").into());
     assert_eq!(forgotten.answer, refused(Refusal::RequestForgotten));
+    let kept = &script
+        .state
+        .sessions
+        .session(script.session)
+        .unwrap()
+        .answers;
+    assert_eq!(kept.keys().collect::<Vec<_>>(), [&4]);
     let nobody = RequestId {
         session: SessionId(99),
         number: 1,

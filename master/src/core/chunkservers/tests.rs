@@ -144,7 +144,7 @@ fn a_directory_that_is_no_longer_told_of_takes_its_chunks_along() {
     let other = DirectoryId([2; 16]);
     let before = all.register(SERVER, ConnectionId(2), vec![disk(other)], seconds(1));
     assert_eq!(before, Some(ConnectionId(1)));
-    assert_eq!(handles(&all), []);
+    assert!(handles(&all).is_empty());
     assert_eq!(
         all.server_of(ConnectionId(1)),
         None,
@@ -207,6 +207,43 @@ fn an_acknowledged_replica_counts_until_the_server_has_had_time_to_tell() {
     all.acknowledge(ChunkHandle(2), acknowledged);
     all.expire_acknowledged(seconds(6));
     assert_eq!(handles(&all), [1]);
+}
+
+/// The chunk's creation was told of before it was sealed, or on the way: the file can be read at
+/// once all the same.
+#[test]
+fn a_report_from_before_the_seal_does_not_outweigh_the_client() {
+    let mut all = registered();
+    let sealed = Sealed {
+        version: ChunkVersion(1),
+        len: 1,
+        crc: 1,
+    };
+    let pending = |sequence| {
+        let mut inventory = full(sequence, true, true, &[1]);
+        inventory.held[0].state = ChunkState::Pending;
+        inventory
+    };
+    let states = |all: &Chunkservers| -> Vec<ChunkState> {
+        all.replicas(ChunkHandle(1))
+            .iter()
+            .map(|replica| replica.state)
+            .collect()
+    };
+    all.take_inventory(SERVER, &pending(1));
+    all.acknowledge(
+        ChunkHandle(1),
+        Replica::acknowledged(SERVER, sealed, FileId(9), seconds(5)),
+    );
+    assert!(states(&all).contains(&ChunkState::Sealed));
+    all.take_inventory(SERVER, &pending(2));
+    assert!(states(&all).contains(&ChunkState::Sealed));
+    all.take_inventory(SERVER, &full(3, true, true, &[1]));
+    assert_eq!(
+        states(&all),
+        [ChunkState::Sealed],
+        "told of by the server itself now"
+    );
 }
 
 #[test]

@@ -58,6 +58,9 @@ use super::placement::Chance;
 use super::session::Answer;
 use super::state::State;
 
+/// However short `gc_interval` is, the machine also does something else.
+const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(10);
+
 /// What a start brings along that the core can't make.
 #[derive(Clone, Debug)]
 pub struct Startup {
@@ -140,7 +143,7 @@ impl Machine {
             .map(|(id, _)| (id, now.elapsed))
             .collect();
         let mut machine = Self {
-            next_sweep: now.elapsed + sweep_interval(&config),
+            next_sweep: now.elapsed.saturating_add(sweep_interval(&config)),
             allocations: Allocations::new(&state),
             last_checkpoint: state.index,
             chance: Chance::new(start.seed),
@@ -313,7 +316,7 @@ impl Machine {
     pub fn next_timeout(&self) -> Duration {
         let safe_mode_end = self
             .safe_mode_since
-            .map(|since| since + self.config.safe_mode_max);
+            .map(|since| since.saturating_add(self.config.safe_mode_max));
         safe_mode_end.map_or(self.next_sweep, |end| end.min(self.next_sweep))
     }
 
@@ -472,5 +475,5 @@ fn millis(duration: Duration) -> u32 {
 
 /// Twice as often as promised: what misses one sweep makes the next in time.
 fn sweep_interval(config: &Config) -> Duration {
-    config.gc_interval / 2
+    (config.gc_interval / 2).max(SWEEP_INTERVAL_MIN)
 }

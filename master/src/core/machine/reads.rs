@@ -146,13 +146,18 @@ impl Machine {
         handle: ChunkHandle,
         record: &ChunkRecord,
     ) -> LocatedChunk {
-        let life = millis((self.config.lease * 2).max(READ_TICKET_LIFE_MIN));
+        let life = millis(
+            self.config
+                .lease
+                .saturating_mul(2)
+                .max(READ_TICKET_LIFE_MIN),
+        );
         let claims = Claims {
             rights: Rights::READ,
             key_id: self.state.cluster.ticket_key.id,
             handle,
             version: record.version(),
-            expiry: self.now.unix_ms + u64::from(life),
+            expiry: self.now.unix_ms.saturating_add(u64::from(life)),
             file_id,
             session: SessionId::NONE,
             epoch: self.epoch.number,

@@ -1,6 +1,7 @@
 //! The machine driven as an edge would, with a log that is flushed when the test says so.
 
 mod chunkservers;
+mod crashes;
 mod requests;
 mod upkeep;
 mod uploads;

@@ -8,7 +8,7 @@ use super::{Machine, sweep_interval};
 use crate::core::chunk_table::ChunkRecord;
 use crate::core::command::{IDS_MAX, SessionsClosed, TrashExpired};
 use crate::core::event::Now;
-use crate::core::replica::{Source, Standing};
+use crate::core::replica::Standing;
 
 impl Machine {
     /// Time has passed; due at [`next_timeout`](Machine::next_timeout), harmless before.
@@ -16,7 +16,7 @@ impl Machine {
         self.now = now;
         self.leave_safe_mode_if_due();
         if now.elapsed >= self.next_sweep {
-            self.next_sweep = now.elapsed + sweep_interval(&self.config);
+            self.next_sweep = now.elapsed.saturating_add(sweep_interval(&self.config));
             self.servers.expire_acknowledged(now.elapsed);
             if self.is_serving() && self.check_writable().is_ok() {
                 self.sweep_garbage();
@@ -62,9 +62,7 @@ impl Machine {
     fn is_reported(&self, handle: ChunkHandle, record: &ChunkRecord) -> bool {
         let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
         let live = self.servers.live_replicas(handle, now, dead_after);
-        let good = live.filter(|replica| {
-            replica.source == Source::Reported && replica.standing(record) == Standing::Good
-        });
+        let good = live.filter(|replica| replica.standing(record) == Standing::Good);
         let servers: BTreeSet<ServerId> = good.map(|replica| replica.server).collect();
         servers.len() >= usize::from(self.config.fewest_replicas(record.replicas))
     }

@@ -164,7 +164,10 @@ impl Machine {
             self.servers.count_placement(server);
         }
         let (handle, version) = self.allocations.draw(request.file_id);
-        let expiry = self.now.unix_ms + u64::from(millis(WRITE_TICKET_LIFE));
+        let expiry = self
+            .now
+            .unix_ms
+            .saturating_add(u64::from(millis(WRITE_TICKET_LIFE)));
         let claims = Claims {
             rights: Rights::WRITE,
             key_id: self.state.cluster.ticket_key.id,
@@ -271,7 +274,7 @@ impl Machine {
 
     /// Lets the servers that a publication names count for readers until they tell themselves.
     pub(super) fn acknowledge(&mut self, body: &FilePublished) {
-        let until = self.now.elapsed + self.config.dead_after;
+        let until = self.now.elapsed.saturating_add(self.config.dead_after);
         for chunk in &body.chunks {
             let record = self.state.chunks.record(chunk.handle);
             if record.is_none_or(|record| record.file != body.file) {

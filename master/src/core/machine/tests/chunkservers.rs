@@ -286,6 +286,9 @@ fn corrupt_and_stale_replicas_are_listed_and_not_given_out() {
     rig.hold(1, 2, &[chunk]);
     rig.hold(2, 2, &[old]);
     rig.hold(3, 2, &[chunk]);
+    rig.wait(seconds(9));
+    (1..=3).for_each(|n| rig.beat(n));
+    rig.wait(seconds(1));
     let mut beat = heartbeat(3);
     beat.corrupt = vec![CorruptChunk {
         handle: chunk.handle,

@@ -206,6 +206,26 @@ fn chunks_of_a_pending_file_are_spared_as_long_as_it_is_one() {
     assert_eq!(rig.wait(seconds(5)), [deletion(1, 1, 1, &chunk)]);
 }
 
+/// A chunk is reported while its file is pending, then published: it was a suspect, and is none.
+#[test]
+fn a_chunk_that_was_published_is_no_orphan() {
+    let mut rig = Rig::with(Config {
+        orphan_grace: seconds(20),
+        ..config()
+    });
+    rig.servers(2);
+    let file = rig.begin("/f", 2);
+    let allocation = rig.allocate(file, 1).remove(0);
+    rig.hold(1, 2, &[held(file, &allocation)]);
+    rig.wait(seconds(5));
+    let request = publish(rig.request(), file, "/f", &[&allocation]);
+    rig.get(request);
+    for _ in 0..10 {
+        assert_eq!(rig.wait(seconds(5)), []);
+        rig.beat(1);
+    }
+}
+
 #[test]
 fn a_chunk_that_was_sent_again_under_another_handle_is_deleted() {
     let mut rig = Rig::new();
