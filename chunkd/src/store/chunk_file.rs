@@ -130,13 +130,24 @@ impl ChunkFile {
         }
         let mut next = self.header.clone();
         change(&mut next);
-        next.generation += 1;
-        self.region
-            .write_at(&next.encode(), slot_position(next.generation))
-            .map_err(|source| self.error(Operation::Write, source))?;
+        next.generation = next.generation.saturating_add(1);
+        self.write_slot(&next)?;
         self.header = next;
         self.header_stable = false;
         Ok(())
+    }
+
+    /// Writes a header to its slot, unless it is one that could not be read again.
+    ///
+    /// # Errors
+    /// [`StoreError::HeaderInvalid`], those of the medium.
+    pub(super) fn write_slot(&self, header: &Header) -> Result<(), StoreError> {
+        let slot = header.encode();
+        let handle = header.handle;
+        Header::decode(&slot).map_err(|error| StoreError::HeaderInvalid { handle, error })?;
+        self.region
+            .write_at(&slot, slot_position(header.generation))
+            .map_err(|source| self.error(Operation::Write, source))
     }
 
     /// Makes the file's content stable, its header included.

@@ -115,8 +115,8 @@ impl Directory {
     /// Gives the directory to a cluster and a server; once done, only the same can be given again.
     ///
     /// # Errors
-    /// [`StoreError::OtherCluster`], [`StoreError::OtherServer`], [`StoreError::ChunkSize`], those
-    /// of the medium.
+    /// [`StoreError::OtherCluster`], [`StoreError::OtherServer`], [`StoreError::ChunkSize`],
+    /// [`StoreError::IdentityInvalid`] for an id of 0, those of the medium.
     pub fn adopt(&self, asked: Adoption) -> Result<(), StoreError> {
         let Some(held) = self.identity().adoption else {
             if !chunk_size_is_valid(asked.chunk_size) {
@@ -322,8 +322,11 @@ fn read_identity(tree: &dyn Tree) -> Result<Option<Identity>, StoreError> {
         })
 }
 
+/// Replaces the file durably, unless the new one could not be read again.
 fn replace_identity(tree: &dyn Tree, identity: &Identity) -> Result<(), StoreError> {
     let next = |operation| move |source| io_error(tree, operation, IDENTITY_NEXT_FILE, source);
+    let bytes = identity.encode();
+    Identity::decode(&bytes).map_err(|error| StoreError::IdentityInvalid { error })?;
     match tree.remove(IDENTITY_NEXT_FILE) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(next(Operation::Remove)(error));
@@ -333,9 +336,7 @@ fn replace_identity(tree: &dyn Tree, identity: &Identity) -> Result<(), StoreErr
     let region = tree
         .create(IDENTITY_NEXT_FILE)
         .map_err(next(Operation::Create))?;
-    region
-        .write_at(&identity.encode(), 0)
-        .map_err(next(Operation::Write))?;
+    region.write_at(&bytes, 0).map_err(next(Operation::Write))?;
     region.sync().map_err(next(Operation::Sync))?;
     tree.rename(IDENTITY_NEXT_FILE, IDENTITY_FILE)
         .map_err(next(Operation::Rename))?;

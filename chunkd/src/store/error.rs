@@ -12,7 +12,7 @@ use sarsen_protocol::message::ChunkState;
 use thiserror::Error;
 
 use super::crc_page::CrcPageError;
-use super::header::HeaderError;
+use super::header::{HeaderError, SlotError};
 use super::identity::IdentityError;
 
 /// Why the store did not do what was asked.
@@ -106,6 +106,20 @@ pub enum StoreError {
     NotDamaged {
         /// The chunk.
         handle: ChunkHandle,
+    },
+    /// The header that the chunk would get is one that could not be read again.
+    #[error("chunk {handle} can't be written so: {error}")]
+    HeaderInvalid {
+        /// The chunk.
+        handle: ChunkHandle,
+        /// The check that it would fail.
+        error: SlotError,
+    },
+    /// The `IDENTITY` that the directory would get is one that could not be read again.
+    #[error("the directory can't be given such ids: {error}")]
+    IdentityInvalid {
+        /// The check that it would fail.
+        error: IdentityError,
     },
     /// An order of an epoch that is over.
     #[error("epoch {} is older than {}, which this directory obeys", asked.number, held.number)]

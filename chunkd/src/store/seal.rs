@@ -20,7 +20,6 @@ use super::error::{Operation, StoreError};
 use super::header::{Flags, Header};
 use super::layout::{
     CRC_PAGE_POSITION, DATA_POSITION, chunk_path, folder_of, room_for, sealed_file_len,
-    slot_position,
 };
 use super::pending::{NewChunk, PendingChunk};
 use super::table::{Held, Turn, lock};
@@ -58,6 +57,7 @@ impl Directory {
     ///
     /// # Errors
     /// [`StoreError::AlreadyExists`], [`StoreError::NoSpace`], [`StoreError::NotAdopted`],
+    /// [`StoreError::HeaderInvalid`] for a handle or version of 0,
     /// [`StoreError::DirectoryPoisoned`], those of the medium. Nothing is left behind then.
     pub fn create_pending(&self, new: &NewChunk) -> Result<Arc<PendingChunk>, StoreError> {
         self.check_not_poisoned()?;
@@ -324,9 +324,7 @@ fn write_first(file: &ChunkFile, reserved: u32) -> Result<(), StoreError> {
     file.region
         .reserve(0, DATA_POSITION + u64::from(reserved))
         .map_err(|source| file.error(Operation::Reserve, source))?;
-    file.region
-        .write_at(&file.header.encode(), slot_position(file.header.generation))
-        .map_err(|source| file.error(Operation::Write, source))
+    file.write_slot(&file.header)
 }
 
 /// Steps 2 to 5 of the spec's table.

@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sarsen_protocol::crc::crc32;
-use sarsen_protocol::id::{ChunkVersion, Epoch, StartNumber};
+use sarsen_protocol::id::{ChunkVersion, Epoch, ServerId, StartNonce, StartNumber};
 use sarsen_protocol::message::{ChunkState, Level};
 use sarsen_protocol::size::BLOCK_LEN;
 
 use super::super::layout::chunk_path;
 use super::super::region::{FileTree, Tree};
-use super::super::{Adoption, Directory, ReadFrom, StoreError};
+use super::super::{Adoption, Directory, PendingChunk, ReadFrom, ReadableChunk, Start, StoreError};
 use super::faulty::FaultyTree;
 use super::heap::HeapTree;
 use super::scenario::{ADOPTION, CHUNK_SIZE, START, Sample, open, piece_crcs, put};
@@ -438,8 +438,21 @@ fn a_directory_belongs_to_one_cluster_and_one_server() {
             matches!(odd, Err(StoreError::ChunkSize { held: 0, .. })),
             "{odd:?}"
         );
+        let nobody = directory.adopt(Adoption {
+            server_id: ServerId::NONE,
+            ..ADOPTION
+        });
+        assert!(
+            matches!(nobody, Err(StoreError::IdentityInvalid { .. })),
+            "{nobody:?}"
+        );
         directory.adopt(ADOPTION).unwrap();
         directory.adopt(ADOPTION).unwrap();
+        let nameless = directory.create_pending(&Sample::new(0, 1).new_chunk());
+        assert!(
+            matches!(nameless, Err(StoreError::HeaderInvalid { .. })),
+            "{nameless:?}"
+        );
         let mut other = ADOPTION;
         other.cluster_id.0[0] ^= 1;
         assert!(matches!(
@@ -459,7 +472,17 @@ fn a_directory_belongs_to_one_cluster_and_one_server() {
             Err(StoreError::ChunkSize { .. })
         ));
         drop(directory);
+        let no_nonce = Start {
+            nonce: StartNonce::NONE,
+            ..START
+        };
+        let refused = Directory::open_tree(Arc::clone(tree), &no_nonce);
+        assert!(
+            matches!(refused, Err(StoreError::IdentityInvalid { .. })),
+            "{refused:?}"
+        );
         let directory = Directory::open_tree(Arc::clone(tree), &START).unwrap();
+        assert_eq!(directory.problems(), []);
         assert_eq!(directory.identity().adoption, Some(ADOPTION));
         assert_eq!(directory.identity().start_number, StartNumber(2));
     });
@@ -567,6 +590,15 @@ fn a_small_chunk_takes_three_pages_and_its_data_is_mapped() {
             .unwrap()
             .blocks()
     }
+}
+
+/// The data plane hands these between its threads.
+#[test]
+fn what_is_handed_out_goes_between_threads() {
+    fn goes_between_threads<T: Send + Sync>() {}
+    goes_between_threads::<Directory>();
+    goes_between_threads::<PendingChunk>();
+    goes_between_threads::<ReadableChunk>();
 }
 
 /// Flips a bit of a chunk's file behind the store's back.
