@@ -1,6 +1,8 @@
 //! Reads `spec/vectors/chunk-file.toml`: every accepted case decodes to its fields and encodes to
 //! its bytes, every rejected one fails with its error (`spec/chunk-file.md` section 13).
 
+#![cfg(feature = "edge")]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
