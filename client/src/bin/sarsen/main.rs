@@ -1,2 +1,157 @@
-//! The `sarsen` command line.
-fn main() {}
+//! `sarsen`: the command line of a cluster, over the client library.
+//!
+//! A verb is a file of its own; [`args`] has the command line, [`context`] what every verb needs,
+//! [`failure`] how errors are told. A verb checks its arguments before it connects, writes its
+//! result at its end, and returns the code to exit with.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod cat;
+mod checksum;
+mod completions;
+mod context;
+mod df;
+mod du;
+mod failure;
+mod fsck;
+mod get;
+mod keygen;
+mod locate;
+mod ls;
+mod mkdir;
+mod mv;
+mod progress;
+mod put;
+mod report;
+mod rm;
+mod stat;
+mod table;
+mod transfer;
+mod trash;
+mod tree;
+mod wait;
+
+use std::env;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use sarsen_edge::args::{Parsed, parse};
+use sarsen_edge::exit::{Exit, Explain};
+use sarsen_edge::log::{self, LogFormat};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+
+use crate::args::{Cli, Verb};
+use crate::context::Context;
+use crate::failure::{Failure, Problem, document, lines};
+
+/// How long a client that was interrupted waits for its session to be closed.
+const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let cli = match parse::<Cli>("sarsen", env::args_os()) {
+        Ok(Parsed::Run(cli)) => cli,
+        Ok(Parsed::Show(text)) => return show(&text),
+        Err(error) => return fail(env::args_os().any(|word| word == "--json"), &error),
+    };
+    if cli.globals.verbose
+        && let Err(error) = log::start(LogFormat::Text)
+    {
+        return fail(cli.globals.json, &error);
+    }
+    let context = Context::new(cli.verb.name(), cli.globals);
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(source) => {
+            let name = "the system's threads and events";
+            let problem = Problem::Stream { name, source };
+            return fail(context.globals.json, &context.at("")(problem));
+        }
+    };
+    let exit = runtime.block_on(to_the_end(cli.verb, &context));
+    // A thread may be reading from a terminal, which nothing but a key ends.
+    runtime.shutdown_background();
+    exit.into()
+}
+
+/// Runs the verb, unless the user ends it before.
+async fn to_the_end(verb: Verb, context: &Context) -> Exit {
+    let done = tokio::select! {
+        done = run(verb, context) => Some(done),
+        () = interrupted() => None,
+    };
+    // A second interruption does not wait for the goodbye.
+    tokio::select! {
+        _ = timeout(GOODBYE_TIME_MAX, context.close()) => {}
+        () = interrupted() => {}
+    }
+    match done {
+        None => Exit::Interrupted,
+        Some(Ok(exit)) => exit,
+        // Who closed the pipe has what it wanted.
+        Some(Err(failure)) if failure.is_closed_pipe() => Exit::Done,
+        Some(Err(failure)) => {
+            context.tell(&failure);
+            failure.exit()
+        }
+    }
+}
+
+async fn run(verb: Verb, context: &Context) -> Result<Exit, Failure> {
+    match verb {
+        Verb::Put(args) => put::run(&args, context).await,
+        Verb::Get(args) => get::run(&args, context).await,
+        Verb::Cat(args) => cat::run(&args, context).await,
+        Verb::Ls(args) => ls::run(&args, context).await,
+        Verb::Tree(args) => tree::run(&args, context).await,
+        Verb::Stat(args) => stat::run(&args, context).await,
+        Verb::Du(args) => du::run(&args, context).await,
+        Verb::Df => df::run(context).await,
+        Verb::Mkdir(args) => mkdir::run(&args, context).await,
+        Verb::Mv(args) => mv::run(&args, context).await,
+        Verb::Rm(args) => rm::run(&args, context).await,
+        Verb::Trash(args) => trash::run(&args, context).await,
+        Verb::Checksum(args) => checksum::run(&args, context).await,
+        Verb::Locate(args) => locate::run(&args, context).await,
+        Verb::Fsck(args) => fsck::run(&args, context).await,
+        Verb::Report => report::run(context).await,
+        Verb::Wait(args) => wait::run(&args, context).await,
+        Verb::Keygen(args) => keygen::run(&args, context),
+        Verb::Completions(args) => completions::run(&args, context),
+    }
+}
+
+/// Waits for Ctrl-C, or for the system to end us.
+async fn interrupted() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        // Without handlers the signals end the process by themselves.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// Tells what keeps the program from running a verb at all.
+fn fail(json: bool, error: &impl Explain) -> ExitCode {
+    let text = match json {
+        true => format!("{}\n", document(error)),
+        false => lines(error),
+    };
+    // With stderr closed there is nobody left to tell.
+    let _ = io::stderr().write_all(text.as_bytes());
+    error.exit().into()
+}
+
+/// Help and version; who reads them may have seen enough.
+fn show(text: &str) -> ExitCode {
+    let _ = io::stdout().write_all(text.as_bytes());
+    Exit::Done.into()
+}

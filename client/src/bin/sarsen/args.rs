@@ -1,0 +1,158 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use sarsen_client::MASTER_DEFAULT;
+
+use crate::{
+    cat, checksum, completions, du, fsck, get, keygen, locate, ls, mkdir, mv, put, rm, stat, trash,
+    tree, wait,
+};
+
+/// The command line of a Sarsen cluster.
+///
+/// Paths in the cluster begin with `/`. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found,
+/// 4 exists already, 5 the cluster can't serve now, 6 data failed verification, 7 no space.
+#[derive(Debug, Parser)]
+#[command(name = "sarsen", version, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Globals {
+    /// Control addresses of the cluster's masters
+    #[arg(
+        long,
+        global = true,
+        env = "SARSEN_MASTER",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        default_value = MASTER_DEFAULT
+    )]
+    pub(crate) master: Vec<String>,
+
+    /// The cluster's key; not needed beside a master of the same user
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+
+    /// Results on stdout and errors on stderr as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// How long to try again what may pass
+    #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Duration,
+
+    /// No progress, no summaries, no warnings
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+
+    /// Tell on stderr what is going on; SARSEN_LOG chooses how much
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Upload files
+    Put(put::PutArgs),
+    /// Download files
+    Get(get::GetArgs),
+    /// Write a file's bytes to stdout
+    Cat(cat::CatArgs),
+    /// List a folder
+    Ls(ls::LsArgs),
+    /// Draw a folder and all below it
+    Tree(tree::TreeArgs),
+    /// Show what is at a path
+    Stat(stat::StatArgs),
+    /// Show what a tree takes
+    Du(du::DuArgs),
+    /// Show the space of the cluster
+    Df,
+    /// Make a folder
+    Mkdir(mkdir::MkdirArgs),
+    /// Move or rename a file or folder
+    Mv(mv::MvArgs),
+    /// Remove files and folders, into the trash
+    Rm(rm::RmArgs),
+    /// See, restore and empty the trash
+    Trash(trash::TrashArgs),
+    /// Show the CRC-32 of a file, from what the master knows
+    Checksum(checksum::ChecksumArgs),
+    /// Show where the chunks of a file are
+    Locate(locate::LocateArgs),
+    /// Check the cluster, from what the master knows
+    Fsck(fsck::FsckArgs),
+    /// Show servers and disks
+    Report,
+    /// Wait until chunkservers are live and the master takes changes
+    Wait(wait::WaitArgs),
+    /// Make a cluster key
+    Keygen(keygen::KeygenArgs),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+}
+
+impl Verb {
+    /// The name, as it was typed.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Put(_) => "put",
+            Self::Get(_) => "get",
+            Self::Cat(_) => "cat",
+            Self::Ls(_) => "ls",
+            Self::Tree(_) => "tree",
+            Self::Stat(_) => "stat",
+            Self::Du(_) => "du",
+            Self::Df => "df",
+            Self::Mkdir(_) => "mkdir",
+            Self::Mv(_) => "mv",
+            Self::Rm(_) => "rm",
+            Self::Trash(_) => "trash",
+            Self::Checksum(_) => "checksum",
+            Self::Locate(_) => "locate",
+            Self::Fsck(_) => "fsck",
+            Self::Report => "report",
+            Self::Wait(_) => "wait",
+            Self::Keygen(_) => "keygen",
+            Self::Completions(_) => "completions",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_verb_is_called_as_it_is_typed() {
+        for (line, name) in [
+            (&["sarsen", "put", "a", "/b"][..], "put"),
+            (&["sarsen", "df", "--json"], "df"),
+            (&["sarsen", "trash", "ls"], "trash"),
+            (
+                &["sarsen", "wait", "--chunkservers", "3", "--timeout", "5s"],
+                "wait",
+            ),
+        ] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(cli.verb.name(), name);
+        }
+    }
+}

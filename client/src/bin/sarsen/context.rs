@@ -1,0 +1,191 @@
+//! What every verb has: the cluster, connected to when it is first needed, and where results go.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use sarsen_client::{Client, ClientConfig, Error, Progress, path};
+use sarsen_edge::exit::{Exit, Explain as _, one_line};
+use sarsen_edge::key;
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+use crate::args::Globals;
+use crate::failure::{Failure, Problem, document, lines};
+use crate::progress::Bar;
+
+/// A verb's surroundings.
+pub(crate) struct Context {
+    /// Its name, for errors.
+    verb: &'static str,
+    pub(crate) globals: Globals,
+    client: OnceCell<Client>,
+}
+
+impl Context {
+    pub(crate) fn new(verb: &'static str, globals: Globals) -> Self {
+        Self {
+            verb,
+            globals,
+            client: OnceCell::new(),
+        }
+    }
+
+    /// The cluster. Verbs check their arguments first, so that wrong usage needs no cluster.
+    pub(crate) async fn client(&self) -> Result<&Client, Problem> {
+        let connect = async {
+            let mut config = ClientConfig::default();
+            config.masters.clone_from(&self.globals.master);
+            config.timeout = self.globals.timeout;
+            if let Some(file) = &self.globals.key_file {
+                config.key = Some(key::load(file)?);
+            }
+            Ok(Client::connect(config).await?)
+        };
+        self.client.get_or_try_init(|| connect).await
+    }
+
+    /// Ends the session, if there is one.
+    pub(crate) async fn close(&self) {
+        if let Some(client) = self.client.get() {
+            client.clone().close().await;
+        }
+    }
+
+    /// What turns a problem with `path` into the verb's failure.
+    pub(crate) fn at<P: Into<Problem>>(&self, path: &str) -> impl Fn(P) -> Failure + use<P> {
+        let (verb, path) = (self.verb, path.to_owned());
+        move |problem| Failure {
+            verb,
+            path: path.clone(),
+            problem: problem.into(),
+        }
+    }
+
+    /// Tells a failure that is not the verb's last word.
+    pub(crate) fn tell(&self, failure: &Failure) {
+        let text = match self.globals.json {
+            true => format!("{}\n", document(failure)),
+            false => lines(failure),
+        };
+        // With stderr closed there is nobody left to tell.
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+
+    /// Tells something worth knowing about a verb that succeeds; scripts find it in the result.
+    pub(crate) fn warn(&self, path: &str, what: &str) {
+        if !self.globals.quiet && !self.globals.json {
+            let text = one_line(&format!("sarsen: {} {path}: {what}", self.verb));
+            let _ = writeln!(io::stderr(), "{text}");
+        }
+    }
+
+    /// Writes a result: `document` with `--json`, else `text` if it isn't empty.
+    pub(crate) fn result(&self, document: &Value, text: &str) -> Result<(), Failure> {
+        let text = match self.globals.json {
+            true => document.to_string(),
+            false => text.to_owned(),
+        };
+        self.write(&text)
+    }
+
+    /// Writes what is only worth knowing, as the speed of a transfer: not with `--quiet`.
+    pub(crate) fn summary(&self, document: &Value, text: &str) -> Result<(), Failure> {
+        match self.globals.quiet && !self.globals.json {
+            true => Ok(()),
+            false => self.result(document, text),
+        }
+    }
+
+    fn write(&self, text: &str) -> Result<(), Failure> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        let mut stdout = io::stdout().lock();
+        let written = writeln!(stdout, "{}", text.trim_end_matches('\n'));
+        let written = written.and_then(|()| stdout.flush());
+        let stream = |source| Problem::Stream {
+            name: "stdout",
+            source,
+        };
+        written.map_err(stream).map_err(self.at(""))
+    }
+
+    /// A bar on a terminal; it shows nothing elsewhere.
+    pub(crate) fn bar(&self, path: &str) -> Option<Arc<Bar>> {
+        let shown = !self.globals.quiet && !self.globals.json;
+        shown.then(|| Arc::new(Bar::new(path)))
+    }
+}
+
+/// A bar as the library takes it.
+pub(crate) fn as_progress(bar: Option<&Arc<Bar>>) -> Option<Arc<dyn Progress>> {
+    let bar: Arc<dyn Progress> = bar?.clone();
+    Some(bar)
+}
+
+/// A path in the cluster as people write it: a `/` at the end of a folder's is allowed.
+pub(crate) fn cluster_path(text: &str) -> Result<&str, Problem> {
+    let trimmed = match text.trim_end_matches('/') {
+        "" if text.starts_with('/') => "/",
+        trimmed => trimmed,
+    };
+    path::check(trimmed).map_err(Error::from)?;
+    Ok(trimmed)
+}
+
+/// A word of the command line that is to be text.
+pub(crate) fn text(path: &Path) -> Result<&str, Problem> {
+    path.to_str().ok_or_else(|| Problem::NotText {
+        path: path.to_owned(),
+    })
+}
+
+/// The code for several things that were done, of which some failed: that of the failures if
+/// they are of one kind.
+pub(crate) fn common_exit(failures: &[Failure]) -> Exit {
+    let mut exits = failures.iter().map(|failure| failure.exit());
+    match exits.next() {
+        None => Exit::Done,
+        Some(first) if exits.all(|exit| exit == first) => first,
+        Some(_) => Exit::Failed,
+    }
+}
+
+/// Our stdin or stdout as an open file, read and written without a buffer in between.
+pub(crate) fn stream(name: &'static str, fd: impl AsFd) -> Result<File, Problem> {
+    let cloned = fd.as_fd().try_clone_to_owned();
+    let owned = cloned.map_err(|source| Problem::Stream { name, source })?;
+    Ok(File::from(owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slash_at_the_end_is_taken_off() {
+        for (text, path) in [("/", "/"), ("//", "/"), ("/a/", "/a"), ("/a/b", "/a/b")] {
+            assert_eq!(cluster_path(text).unwrap(), path);
+        }
+        for text in ["", "a", "a/", "/a//b"] {
+            assert_eq!(cluster_path(text).unwrap_err().exit(), Exit::Usage);
+        }
+    }
+
+    #[test]
+    fn failures_of_one_kind_give_their_code() {
+        let failure = |problem| Failure {
+            verb: "rm",
+            path: "/a".into(),
+            problem,
+        };
+        let gone = || failure(Problem::NotInTrash);
+        assert_eq!(common_exit(&[]), Exit::Done);
+        assert_eq!(common_exit(&[gone(), gone()]), Exit::NotFound);
+        let mixed = [gone(), failure(Problem::NotSealed)];
+        assert_eq!(common_exit(&mixed), Exit::Failed);
+    }
+}

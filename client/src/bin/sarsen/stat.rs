@@ -1,0 +1,48 @@
+//! `sarsen stat`: what is at a path.
+
+use clap::Args;
+use sarsen_edge::exit::{Exit, one_line};
+use sarsen_edge::json;
+use sarsen_protocol::message::{Node, NodeType};
+
+use crate::context::{Context, cluster_path};
+use crate::failure::Failure;
+use crate::table::{size, time};
+
+/// What `sarsen stat` is told.
+#[derive(Args, Debug)]
+pub(crate) struct StatArgs {
+    /// A file or folder in the cluster
+    path: String,
+}
+
+/// Runs the verb.
+pub(crate) async fn run(args: &StatArgs, context: &Context) -> Result<Exit, Failure> {
+    let at = context.at(&args.path);
+    let path = cluster_path(&args.path).map_err(&at)?;
+    let client = context.client().await.map_err(&at)?;
+    let node = client.stat(path).await.map_err(context.at(path))?;
+    context.result(&json::stat(path, &node), &text(path, &node))?;
+    Ok(Exit::Done)
+}
+
+fn text(path: &str, node: &Node) -> String {
+    let mut lines = vec![
+        format!("path      {}", one_line(path)),
+        format!("type      {}", json::node_type(node.node_type)),
+        format!("changed   {} UTC", time(node.mtime)),
+    ];
+    if node.node_type == NodeType::File {
+        let crc = match node.sealed {
+            true => json::crc32(node.crc32),
+            false => "not known while a chunk is open".to_owned(),
+        };
+        lines.extend([
+            format!("size      {} ({} bytes)", size(node.size), node.size),
+            format!("chunks    {}", node.chunks),
+            format!("replicas  {}", node.replicas),
+            format!("crc32     {crc}"),
+        ]);
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,128 @@
+//! `sarsen trash`: what was removed, and how it comes back.
+
+use clap::{Args, Subcommand};
+use sarsen_client::Client;
+use sarsen_edge::exit::Exit;
+use sarsen_edge::json;
+use sarsen_protocol::message::TrashEntry;
+use serde_json::{Value, json};
+
+use crate::context::{Context, cluster_path};
+use crate::failure::{Failure, Problem};
+use crate::table::{size, table, time};
+
+/// What `sarsen trash` is told.
+#[derive(Args, Debug)]
+pub(crate) struct TrashArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List what is in the trash
+    Ls,
+    /// Take something out of the trash
+    Restore {
+        /// Its number, or the path where it was; of several the one that was removed last
+        #[arg(value_name = "ENTRY|PATH")]
+        entry: String,
+
+        /// Where to; where it was if not given
+        target: Option<String>,
+    },
+    /// Remove for good what is in the trash
+    Empty {
+        /// Only this: its number, or the path where it was
+        #[arg(value_name = "ENTRY|PATH")]
+        entry: Option<String>,
+    },
+}
+
+/// Runs the verb.
+pub(crate) async fn run(args: &TrashArgs, context: &Context) -> Result<Exit, Failure> {
+    let (path, problem) = match &args.action {
+        Action::Ls => ("ls", list(context).await),
+        Action::Restore { entry, target } => {
+            let restored = restore(entry, target.as_deref(), context).await;
+            (entry.as_str(), restored)
+        }
+        Action::Empty { entry } => {
+            let emptied = empty(entry.as_deref(), context).await;
+            (entry.as_deref().unwrap_or("empty"), emptied)
+        }
+    };
+    let (document, text) = problem.map_err(context.at(path))?;
+    context.result(&document, &text)?;
+    Ok(Exit::Done)
+}
+
+async fn list(context: &Context) -> Result<(Value, String), Problem> {
+    let entries = context.client().await?.trash_list().await?;
+    let document: Vec<Value> = entries
+        .iter()
+        .map(|it| {
+            json!({
+                "entry": it.entry.to_string(),
+                "path": it.path,
+                "deleted": json::time(it.deleted),
+                "type": json::node_type(it.node.node_type),
+                "size": it.node.size,
+            })
+        })
+        .collect();
+    let rows = entries
+        .iter()
+        .map(|it| {
+            vec![
+                it.entry.to_string(),
+                time(it.deleted),
+                json::node_type(it.node.node_type).to_owned(),
+                size(it.node.size),
+                it.path.clone(),
+            ]
+        })
+        .collect();
+    let header = ["ENTRY", "REMOVED", "TYPE", "SIZE", "PATH"];
+    Ok((json!(document), table(&header, &[0, 3], rows)))
+}
+
+async fn restore(
+    entry: &str,
+    target: Option<&str>,
+    context: &Context,
+) -> Result<(Value, String), Problem> {
+    let target = target.map(cluster_path).transpose()?;
+    let client = context.client().await?;
+    let entry = find(client, entry).await?;
+    let path = client.trash_restore(entry, target).await?;
+    Ok((json!({ "path": path }), path))
+}
+
+async fn empty(entry: Option<&str>, context: &Context) -> Result<(Value, String), Problem> {
+    let client = context.client().await?;
+    let entry = match entry {
+        Some(entry) => Some(find(client, entry).await?),
+        None => None,
+    };
+    let emptied = client.trash_empty(entry).await?;
+    let document = json!({ "entries": emptied.entries, "bytes": emptied.bytes });
+    Ok((document, String::new()))
+}
+
+/// The number of an entry, given by it or by its path.
+async fn find(client: &Client, entry: &str) -> Result<u64, Problem> {
+    if let Ok(number @ 1..) = entry.parse() {
+        return Ok(number);
+    }
+    let path = cluster_path(entry)?;
+    last_removed(&client.trash_list().await?, path).ok_or(Problem::NotInTrash)
+}
+
+fn last_removed(entries: &[TrashEntry], path: &str) -> Option<u64> {
+    entries
+        .iter()
+        .filter(|it| it.path == path)
+        .map(|it| it.entry)
+        .max()
+}
