@@ -10,13 +10,16 @@ import sys
 import tomllib
 from pathlib import Path
 
-from decoder import chunk_file, oplog, oplog_entries
+from decoder import checkpoint_state, chunk_file, oplog, oplog_entries
 from decoder.fields import Misfit, Rejected, whole
 from decoder.messages import MESSAGES
 from decoder.wire import ERROR_BODY, TICKET, Frame, HelloExchange, SignedTicket
 
 SPEC = Path(__file__).resolve().parent
-EXPECTED_FILES = ("wire", "messages", "hello", "tickets", "chunk-file", "oplog", "oplog-entries")
+EXPECTED_FILES = (
+    "wire", "messages", "hello", "tickets", "chunk-file", "oplog", "oplog-entries",
+    "checkpoint-state",
+)
 
 
 class Body:
@@ -55,6 +58,7 @@ def registry():
         "hello_exchange": HelloExchange(),
         "ticket": Body(TICKET),
         "signed_ticket": SignedTicket(),
+        "state": Body(checkpoint_state.STATE),
     }
     kinds |= {message.name: message for message in MESSAGES.values()}
     kinds |= {name: Body(body) for name, body in oplog_entries.ENTRIES.values()}

@@ -1,4 +1,4 @@
-"""oplog-entries.md: the bodies of entries. (The state in a checkpoint has no vectors.)"""
+"""oplog-entries.md: the bodies of entries."""
 
 from .chunk_file import chunk_size_valid
 from .fields import (

@@ -32,3 +32,5 @@ pub mod state;
 
 #[cfg(test)]
 mod scripted;
+#[cfg(test)]
+mod vectors;

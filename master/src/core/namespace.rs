@@ -350,11 +350,13 @@ impl Namespace {
             .filter(|(id, _)| !tops(id))
             .map(|(&id, node)| (node.parent, id, node.name.clone()))
             .collect();
-        if !nodes
+        let tops_are_free = nodes
             .iter()
-            .filter(|(id, _)| tops(id))
-            .all(|(_, node)| node.parent == FileId::NONE)
-        {
+            .all(|(id, node)| !tops(id) || node.parent == FileId::NONE);
+        let only_the_root_is_nameless = nodes
+            .iter()
+            .all(|(id, node)| (*id == ROOT) == node.name.is_empty());
+        if !tops_are_free || !only_the_root_is_nameless {
             return None;
         }
         for (parent, id, name) in places {

@@ -225,4 +225,4 @@ fn flags<const N: usize>(values: [bool; N]) -> u8 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

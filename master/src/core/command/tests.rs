@@ -2,50 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::*;
-
-#[derive(Deserialize)]
-struct Vectors {
-    accepted: Vec<Accepted>,
-    rejected: Vec<Rejected>,
-}
-
-#[derive(Deserialize)]
-struct Accepted {
-    name: String,
-    kind: String,
-    hex: String,
-    fields: Table,
-}
-
-#[derive(Deserialize)]
-struct Rejected {
-    name: String,
-    kind: String,
-    hex: String,
-    error: String,
-}
+use crate::core::vectors::{Vectors, bytes, hex, list, table, text, u32s, u64s};
 
 fn vectors() -> Vectors {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../spec/vectors/oplog-entries.toml"
-    );
-    toml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
-
-fn bytes(hex: &str) -> Vec<u8> {
-    let digits: String = hex.split_whitespace().collect();
-    let pairs = digits
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| std::str::from_utf8(pair).unwrap());
-    pairs
-        .map(|pair| u8::from_str_radix(pair, 16).unwrap())
-        .collect()
+    Vectors::read("oplog-entries")
 }
 
 fn kind_number(name: &str) -> u16 {
@@ -114,37 +77,6 @@ fn kinds_are_those_of_the_specification() {
 
 // A command's fields as the vectors spell them.
 
-fn u64s(value: u64) -> Value {
-    Value::String(format!("0x{value:016x}"))
-}
-
-fn u32s(value: impl Into<i64>) -> Value {
-    Value::Integer(value.into())
-}
-
-fn hex(value: &[u8]) -> Value {
-    Value::String(
-        value
-            .iter()
-            .fold("0x".to_owned(), |text, byte| format!("{text}{byte:02x}")),
-    )
-}
-
-fn text(value: impl ToString) -> Value {
-    Value::String(value.to_string())
-}
-
-fn list<T>(items: &[T], describe: impl Fn(&T) -> Value) -> Value {
-    Value::Array(items.iter().map(describe).collect())
-}
-
-fn table<const N: usize>(fields: [(&str, Value); N]) -> Table {
-    fields
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
-}
-
 fn fields(command: &Command) -> Table {
     match command {
         Command::Genesis(body) => table([
@@ -189,13 +121,7 @@ fn fields(command: &Command) -> Table {
             ("handle", u64s(body.handle.0)),
             ("version", u64s(body.version.0)),
             ("serial", u64s(body.serial.0)),
-            (
-                "cause",
-                text(match body.cause {
-                    LossCause::NoMember => "no_member",
-                    LossCause::Accepted => "accepted",
-                }),
-            ),
+            ("cause", cause(body.cause)),
         ]),
         names => name_fields(names),
     }
@@ -260,6 +186,21 @@ fn published_chunk(chunk: &PublishedChunk) -> Value {
     ]))
 }
 
+pub(in crate::core) fn member(member: &Member) -> Value {
+    Value::Table(table([
+        ("server", u64s(member.server.0)),
+        ("directory", hex(&member.directory.0)),
+        ("start_number", u64s(member.start_number.0)),
+    ]))
+}
+
+pub(in crate::core) fn cause(cause: LossCause) -> Value {
+    text(match cause {
+        LossCause::NoMember => "no_member",
+        LossCause::Accepted => "accepted",
+    })
+}
+
 fn activation_fields(body: &Activation) -> Table {
     let active = &body.configuration;
     table([
@@ -270,16 +211,7 @@ fn activation_fields(body: &Activation) -> Table {
         ("file", u64s(body.file.0)),
         ("index", u32s(body.index)),
         ("primary", u64s(active.primary.0)),
-        (
-            "members",
-            list(&active.members, |member| {
-                Value::Table(table([
-                    ("server", u64s(member.server.0)),
-                    ("directory", hex(&member.directory.0)),
-                    ("start_number", u64s(member.start_number.0)),
-                ]))
-            }),
-        ),
+        ("members", list(&active.members, member)),
     ])
 }
 
