@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ClusterId, DirectoryId, Epoch, ServerId};
-use sarsen_protocol::message::{
-    AnyMessage, ErrorBody, Heartbeat, Inventory, Kind, Register, TicketKey,
-};
+use sarsen_protocol::message::{AnyMessage, Heartbeat, Inventory, Kind, Register, TicketKey};
 use sarsen_protocol::status::Status;
 
-use super::event::ConnectionId;
+use super::event::{ConnectionId, Refusal};
 
 /// What a master may order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,7 +158,7 @@ pub enum Action {
         /// Of which kind.
         asked: Kind,
         /// What.
-        answer: Result<AnyMessage, (Status, ErrorBody)>,
+        answer: Result<AnyMessage, Refusal>,
     },
     /// A directory is not served any more, or never was: the master says what is wrong with it.
     Unserved {

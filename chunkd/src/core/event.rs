@@ -11,6 +11,9 @@ use super::action::Order;
 /// Tells a connection from every other of this process.
 pub type ConnectionId = u64;
 
+/// A status with its particulars.
+pub type Refusal = (Status, ErrorBody);
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -40,7 +43,7 @@ pub enum Event {
         /// Over which connection.
         connection: ConnectionId,
         /// What it said.
-        answer: Result<Registered, (Status, ErrorBody)>,
+        answer: Result<Registered, Refusal>,
     },
     /// What was to be kept durably is.
     Kept {
@@ -109,7 +112,7 @@ pub enum Event {
         order: Order,
     },
     /// Orders to delete ran.
-    Deleted(Vec<(ConnectionId, u64, Result<(), (Status, ErrorBody)>)>),
+    Deleted(Vec<(ConnectionId, u64, Result<(), Refusal>)>),
     /// An order to verify ran.
     Verified {
         /// Over which connection it came.
@@ -117,6 +120,6 @@ pub enum Event {
         /// The number that the answer must carry.
         request_id: u64,
         /// What was found.
-        answer: Result<ChunkVerified, (Status, ErrorBody)>,
+        answer: Result<ChunkVerified, Refusal>,
     },
 }

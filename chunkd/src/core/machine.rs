@@ -34,7 +34,7 @@ use sarsen_protocol::size::CORRUPT_MAX;
 use sarsen_protocol::status::{Retry, Status};
 
 use super::action::{Action, DeleteOrder, Order, StopReason, ToKeep};
-use super::event::{ConnectionId, Event};
+use super::event::{ConnectionId, Event, Refusal};
 use super::inventory::{InventoryReport, Step};
 
 /// The first back-off; it doubles with each failure.
@@ -364,11 +364,7 @@ impl Machine {
         }
     }
 
-    fn registered(
-        &mut self,
-        connection: ConnectionId,
-        answer: Result<Registered, (Status, ErrorBody)>,
-    ) {
+    fn registered(&mut self, connection: ConnectionId, answer: Result<Registered, Refusal>) {
         let Link::Registering {
             connection: current,
             cluster_id,
@@ -739,7 +735,7 @@ impl Machine {
         connection: ConnectionId,
         request_id: u64,
         asked: Kind,
-        answer: Result<AnyMessage, (Status, ErrorBody)>,
+        answer: Result<AnyMessage, Refusal>,
     ) {
         if self.is_current(connection) {
             self.actions.push_back(Action::Answer {

@@ -54,7 +54,7 @@ struct Place {
 /// One chunkserver, as its planes share it.
 #[derive(Debug)]
 pub struct Chunkserver {
-    key: SecretKey,
+    key: RwLock<SecretKey>,
     places: Vec<Place>,
     identity: RwLock<Identity>,
     ticket_keys: RwLock<Arc<TicketKeys>>,
@@ -85,7 +85,7 @@ impl Chunkserver {
             is_served: AtomicBool::new(false),
         };
         let chunkserver = Self {
-            key,
+            key: RwLock::new(key),
             places: directories.into_iter().map(place).collect(),
             identity: RwLock::new(identity),
             ticket_keys: RwLock::default(),
@@ -137,8 +137,17 @@ impl Chunkserver {
 
     /// The cluster's key.
     #[must_use]
-    pub fn key(&self) -> &SecretKey {
-        &self.key
+    pub fn key(&self) -> SecretKey {
+        self.key
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Takes another key: before the first registration the one at hand may be of a master that
+    /// is no more.
+    pub fn set_key(&self, key: SecretKey) {
+        *self.key.write().unwrap_or_else(PoisonError::into_inner) = key;
     }
 
     /// The keys that tickets are checked with.

@@ -51,12 +51,8 @@ impl NextHops {
         if let Some(link) = self.take(&hop.data_addr) {
             return Ok(link);
         }
-        let dialled = dial_data(
-            &hop.data_addr,
-            chunkserver.identity(),
-            chunkserver.key(),
-            DIAL_MAX,
-        );
+        let key = chunkserver.key();
+        let dialled = dial_data(&hop.data_addr, chunkserver.identity(), &key, DIAL_MAX);
         let (stream, peer) = dialled.await.map_err(|error| error.to_string())?;
         let found = peer.identity.start.server_id;
         if found != hop.server {

@@ -227,7 +227,7 @@ async fn connection(thread: &Thread, stream: TcpStream) {
 
 async fn hello(thread: &Thread, mut stream: TcpStream) -> Result<Link, String> {
     let (identity, key) = (thread.chunkserver.identity(), thread.chunkserver.key());
-    let accepted = accept_data(&mut stream, identity, key).await;
+    let accepted = accept_data(&mut stream, identity, &key).await;
     let (_, behind) = accepted.map_err(|error| error.to_string())?;
     let socket = Socket::new(thread.mode, stream).map_err(|error| error.to_string())?;
     Ok(Link::new(socket, behind))

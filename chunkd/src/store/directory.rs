@@ -197,6 +197,12 @@ impl Directory {
         self.table.held(handle).map(|held| held.entry)
     }
 
+    /// How many chunks there are; unlike [`Self::extent`] without looking at each.
+    #[must_use]
+    pub fn chunk_count(&self) -> usize {
+        self.table.len()
+    }
+
     /// How many chunks there are, and the highest handle and version among them.
     #[must_use]
     pub fn extent(&self) -> (usize, ChunkHandle, ChunkVersion) {

@@ -184,6 +184,11 @@ impl Table {
             .collect()
     }
 
+    /// How many chunks there are.
+    pub(super) fn len(&self) -> usize {
+        lock(&self.chunks).held.len()
+    }
+
     /// How many chunks there are, and the highest handle and version among them.
     pub(super) fn extent(&self) -> (usize, ChunkHandle, ChunkVersion) {
         let chunks = lock(&self.chunks);

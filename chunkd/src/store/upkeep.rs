@@ -4,8 +4,11 @@ use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
 use sarsen_protocol::message::ChunkState;
 
 use super::chunk_file::{ChunkFile, ReadBack};
-use super::directory::Directory;
+use super::directory::{Directory, io_error};
 use super::error::{Operation, StoreError};
+use super::identity::IDENTITY_LEN;
+use super::layout::IDENTITY_FILE;
+use super::region::Space;
 use super::table::{Held, Turn, lock};
 
 /// Where a read back gets the bytes from.
@@ -67,6 +70,19 @@ impl Directory {
             false => self.mark_corrupt(handle, version)?,
         }
         Ok(found)
+    }
+
+    /// Goes to the medium and back: reads `IDENTITY` past the cache, and asks for the free space.
+    /// A disk that hangs holds the caller up, which is what it is for.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    pub fn beat(&self) -> Result<Space, StoreError> {
+        let failed = |source| io_error(&*self.tree, Operation::Read, IDENTITY_FILE, source);
+        let region = self.tree.open(IDENTITY_FILE).map_err(failed)?;
+        region.drop_cached().map_err(failed)?;
+        region.read_at(&mut [0; IDENTITY_LEN], 0).map_err(failed)?;
+        self.space()
     }
 
     /// Marks a chunk corrupt: it is not served any more, now and after a restart.

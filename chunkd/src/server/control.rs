@@ -1,0 +1,490 @@
+//! The control loop: one event after the other into the core's machine, and its actions out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use sarsen_edge::connection::Connection;
+use sarsen_edge::random_u64;
+use sarsen_protocol::id::DirectoryId;
+use sarsen_protocol::message::{DirectoryReport, Heartbeat};
+use sarsen_protocol::size::HEAT_MAX;
+use sarsen_protocol::status::Status;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::disk::{DiskThreads, Job, VerifyDone};
+use super::master_link::{self, Input, Inputs, tell};
+use super::start::{Server, StartError};
+use super::{inventory, orders, questions};
+use crate::core::action::{Action, DeleteOrder, ToKeep};
+use crate::core::event::{ConnectionId, Event};
+use crate::core::machine::{Machine, MachineConfig};
+use crate::core::tickets::TicketKeys;
+use crate::http;
+use crate::net::{Chunkserver, DataPlane, Notice};
+use crate::store::{Adoption, Directory, StoreError};
+
+/// How long streams have to come to their end when the server drains.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// How long the disks have to make durable what is sealed when the server drains.
+const FINISH_MAX: Duration = Duration::from_secs(30);
+
+/// How long the loop rests when the machine waits for an answer.
+const NO_DEADLINE: Duration = Duration::from_secs(3600);
+
+/// Runs the server until it is told to drain, or can't go on.
+pub(super) async fn run(server: Server) -> Result<(), StartError> {
+    let is_ready = Arc::new(AtomicBool::new(false));
+    let no_port = |source| StartError::System {
+        what: "port",
+        source,
+    };
+    let http_listener = TcpListener::from_std(server.http.try_clone().map_err(no_port)?);
+    let control_listener = TcpListener::from_std(server.control.try_clone().map_err(no_port)?);
+    let chunkserver = Arc::clone(&server.chunkserver);
+    let state = http::HttpState {
+        chunkserver: Arc::clone(&chunkserver),
+        mode: server.mode,
+        is_ready: Arc::clone(&is_ready),
+    };
+    tokio::spawn(http::serve(http_listener.map_err(no_port)?, state));
+    tokio::spawn(questions::serve(
+        control_listener.map_err(no_port)?,
+        chunkserver,
+    ));
+    Control::new(server, is_ready)?.run().await
+}
+
+/// The loop's state.
+struct Control {
+    server: Server,
+    machine: Machine,
+    began: Instant,
+    inputs: Inputs,
+    arrived: mpsc::UnboundedReceiver<Input>,
+    /// The connection to the master, if there is one.
+    master: Option<Connection>,
+    disks: Vec<DiskThreads>,
+    is_ready: Arc<AtomicBool>,
+}
+
+impl Control {
+    fn new(server: Server, is_ready: Arc<AtomicBool>) -> Result<Self, StartError> {
+        let chunkserver = &server.chunkserver;
+        let disks = chunkserver
+            .directories()
+            .map(|directory| DiskThreads::start(directory, chunkserver))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|source| StartError::System {
+                what: "thread for a disk",
+                source,
+            })?;
+        let epochs = chunkserver
+            .directories()
+            .map(|directory| directory.identity().epoch);
+        let data_addr = server.ready.data.as_ref().map(ToString::to_string);
+        let config = MachineConfig {
+            masters: server.masters.len(),
+            control_addr: server.ready.control.to_string(),
+            data_addr: data_addr.unwrap_or_default(),
+            http_addr: server.ready.http.to_string(),
+            rack: server.rack.clone(),
+            server_id: chunkserver.me(),
+            epoch: epochs.max_by_key(|epoch| epoch.number).unwrap_or_default(),
+            seed: random_u64(),
+        };
+        let machine = Machine::new(config, disks.iter().map(report).collect());
+        let (inputs, arrived) = mpsc::unbounded_channel();
+        let began = Instant::now();
+        Ok(Self {
+            server,
+            machine,
+            began,
+            inputs,
+            arrived,
+            master: None,
+            disks,
+            is_ready,
+        })
+    }
+
+    async fn run(mut self) -> Result<(), StartError> {
+        loop {
+            let now = self.began.elapsed();
+            let due = self.machine.deadline();
+            let wait = due.map_or(NO_DEADLINE, |due| due.saturating_sub(now));
+            tokio::select! {
+                biased;
+                () = self.server.drain.asked() => break,
+                Some(input) = self.arrived.recv() => self.take(input),
+                Some(notice) = self.server.notices.recv() => self.noticed(notice),
+                () = sleep(wait) => self.tick(),
+            }
+            while let Some(action) = self.machine.poll_action() {
+                if let Action::Stop(reason) = action {
+                    self.finish(Duration::ZERO).await;
+                    return Err(StartError::Stopped { reason });
+                }
+                self.act(action);
+            }
+        }
+        tracing::info!("draining");
+        self.finish(DRAIN_MAX).await;
+        Ok(())
+    }
+
+    /// Ends what runs: streams first, then what is sealed is made durable.
+    async fn finish(self, grace: Duration) {
+        self.is_ready.store(false, Ordering::Relaxed);
+        if let Some(master) = &self.master {
+            master.goodbye(Status::ShuttingDown, "the chunkserver is told to end");
+        }
+        let plane: DataPlane = self.server.plane;
+        let disks = self.disks;
+        let ending = tokio::task::spawn_blocking(move || {
+            plane.drain(grace);
+            disks.into_iter().for_each(DiskThreads::finish);
+        });
+        if timeout(grace + FINISH_MAX, ending).await.is_err() {
+            tracing::warn!("ended before every seal at `memory` was synced: a disk hangs");
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.machine.handle(self.began.elapsed(), event);
+    }
+
+    /// Time has passed. How the disks are comes first, so that a heartbeat tells the newest.
+    fn tick(&mut self) {
+        let beats: Vec<_> = self.disks.iter().map(DiskThreads::beat).collect();
+        for beat in beats {
+            self.handle(Event::DiskBeat(beat));
+        }
+        self.handle(Event::Tick);
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Event(event) => self.handle(event),
+            Input::Connected(connection, incoming) => {
+                let cluster_id = connection.peer().identity.cluster_id;
+                self.master = Some(connection.clone());
+                let (chunkserver, inputs) = (self.chunkserver(), self.inputs.clone());
+                let id = connection.id();
+                tokio::spawn(master_link::listen(
+                    connection,
+                    incoming,
+                    chunkserver,
+                    inputs,
+                ));
+                self.handle(Event::Dialled {
+                    connection: id,
+                    cluster_id,
+                });
+            }
+        }
+    }
+
+    /// The data plane or the upkeep changed something, or doubts it.
+    fn noticed(&mut self, notice: Notice) {
+        match notice {
+            Notice::Changed {
+                directory: directory_id,
+                handle,
+            } => {
+                let Some(disk) = self.disk(directory_id) else {
+                    return;
+                };
+                let entry = disk.directory().entry(handle);
+                if entry.as_ref().is_some_and(|entry| entry.flags.unsynced) {
+                    disk.do_later(Job::Sync);
+                }
+                let held = entry.as_ref().map(inventory::held_chunk);
+                self.handle(Event::ChunkChanged {
+                    directory_id,
+                    handle,
+                    held,
+                });
+            }
+            Notice::Doubtful {
+                directory: directory_id,
+                handle,
+                version,
+            } => {
+                let Some(disk) = self.disk(directory_id) else {
+                    return;
+                };
+                let inputs = self.inputs.clone();
+                let done = VerifyDone(Box::new(move |outcome| {
+                    if let Some(corrupt) = outcome.corrupt {
+                        tell(&inputs, Event::FoundCorrupt(corrupt));
+                    }
+                }));
+                disk.do_later(Job::Verify {
+                    handle,
+                    version,
+                    done,
+                });
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Dial { master } => self.dial(master),
+            Action::Close { connection } => {
+                if let Some(connection) = self.connection(connection) {
+                    connection.close();
+                }
+            }
+            Action::Register {
+                connection,
+                register,
+            } => {
+                self.over(connection, |link, inputs| {
+                    master_link::register(link, register, inputs)
+                });
+            }
+            Action::Keep { connection, keep } => self.keep(connection, keep),
+            Action::Serve {
+                ticket_keys,
+                directories,
+                heartbeat,
+            } => {
+                self.server
+                    .chunkserver
+                    .register(TicketKeys::new(&ticket_keys), &directories);
+                self.disks
+                    .iter()
+                    .for_each(|disk| disk.beat_every(heartbeat));
+                self.say_ready();
+            }
+            Action::SendHeartbeat {
+                connection,
+                heartbeat,
+            } => {
+                let heartbeat = self.filled(heartbeat);
+                self.over(connection, |link, inputs| {
+                    master_link::heartbeat(link, heartbeat, inputs)
+                });
+            }
+            Action::ReadSlice {
+                connection,
+                directory_id,
+                after,
+            } => {
+                if let Some(disk) = self.disk(directory_id) {
+                    let held = inventory::slice(disk.directory(), after);
+                    tell(
+                        &self.inputs,
+                        Event::SliceRead {
+                            connection,
+                            directory_id,
+                            held,
+                        },
+                    );
+                }
+            }
+            Action::SendInventory {
+                connection,
+                inventory,
+            } => {
+                self.over(connection, |link, inputs| {
+                    master_link::inventory(link, inventory, inputs)
+                });
+            }
+            Action::Delete(batch) => self.delete(batch),
+            Action::Verify {
+                connection,
+                request_id,
+                handle,
+                version,
+            } => {
+                let inputs = self.inputs.clone();
+                let done = VerifyDone(Box::new(move |outcome| {
+                    if let Some(corrupt) = outcome.corrupt {
+                        tell(&inputs, Event::FoundCorrupt(corrupt));
+                    }
+                    let answer = outcome.answer;
+                    tell(
+                        &inputs,
+                        Event::Verified {
+                            connection,
+                            request_id,
+                            answer,
+                        },
+                    );
+                }));
+                let holds = |disk: &&DiskThreads| disk.directory().entry(handle).is_some();
+                // Where nobody holds it, the first says so.
+                let disk = self.disks.iter().find(holds).or(self.disks.first());
+                if let Some(disk) = disk {
+                    disk.do_later(Job::Verify {
+                        handle,
+                        version,
+                        done,
+                    });
+                }
+            }
+            Action::Answer {
+                connection,
+                request_id,
+                asked,
+                answer,
+            } => {
+                if let Some(connection) = self.connection(connection) {
+                    connection.reply(request_id, asked, answer);
+                }
+            }
+            Action::Unserved {
+                directory_id,
+                status,
+            } => {
+                let path = self
+                    .disk(directory_id)
+                    .map(|disk| disk.directory().root().display());
+                let path = path.map(|path| path.to_string()).unwrap_or_default();
+                tracing::error!(dir = path, %status,
+                    "THE MASTER DOES NOT COUNT THIS DIRECTORY: {}; none of its chunks is served",
+                    status.meaning());
+            }
+            Action::Warn(text) => tracing::warn!("not registered, trying again: {text}"),
+            Action::Stop(_) => unreachable!("the loop has taken it out"),
+        }
+    }
+
+    fn dial(&self, master: usize) {
+        if let Some(address) = self.server.masters.get(master) {
+            let find_key = !self.server.has_key_file && !self.is_ready.load(Ordering::Relaxed);
+            let (chunkserver, inputs) = (self.chunkserver(), self.inputs.clone());
+            tokio::spawn(master_link::dial(
+                address.clone(),
+                find_key,
+                chunkserver,
+                inputs,
+            ));
+        }
+    }
+
+    /// Starts a task over a connection, if it is still the master's.
+    fn over<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        connection: ConnectionId,
+        start: impl FnOnce(Connection, Inputs) -> F,
+    ) {
+        if let Some(connection) = self.connection(connection) {
+            tokio::spawn(start(connection.clone(), self.inputs.clone()));
+        }
+    }
+
+    /// Makes durable what the machine wants kept.
+    fn keep(&self, connection: ConnectionId, keep: ToKeep) {
+        let (chunkserver, inputs) = (self.chunkserver(), self.inputs.clone());
+        tokio::task::spawn_blocking(move || {
+            let event = match keep_durably(&chunkserver, &keep) {
+                Ok(()) => Event::Kept { connection },
+                Err(error) => Event::KeepFailed {
+                    connection,
+                    text: error.to_string(),
+                    is_foreign: matches!(
+                        error,
+                        StoreError::OtherCluster { .. }
+                            | StoreError::OtherServer { .. }
+                            | StoreError::ChunkSize { .. }
+                    ),
+                },
+            };
+            tell(&inputs, event);
+        });
+    }
+
+    fn delete(&self, batch: Vec<DeleteOrder>) {
+        let (chunkserver, inputs) = (self.chunkserver(), self.inputs.clone());
+        let touched: Vec<_> = batch.iter().map(|order| order.handle).collect();
+        for disk in &self.disks {
+            if touched
+                .iter()
+                .any(|&handle| disk.directory().entry(handle).is_some())
+            {
+                disk.do_later(Job::Empty);
+            }
+        }
+        tokio::task::spawn_blocking(move || {
+            let results = orders::delete(&chunkserver, &batch);
+            let answers = batch.iter().zip(results);
+            let answers =
+                answers.map(|(order, result)| (order.connection, order.request_id, result));
+            tell(&inputs, Event::Deleted(answers.collect()));
+        });
+    }
+
+    fn say_ready(&self) {
+        if !self.is_ready.swap(true, Ordering::Relaxed) {
+            tracing::info!(server = %self.server.chunkserver.me(), "registered");
+            if let Err(error) = self.server.ready.print() {
+                tracing::debug!(%error, "nobody reads the ready line");
+            }
+        } else {
+            tracing::info!("registered again");
+        }
+    }
+
+    /// Adds what only the data plane counts.
+    fn filled(&self, mut heartbeat: Heartbeat) -> Heartbeat {
+        let counters = &self.server.chunkserver.counters;
+        let load = counters.write_streams.value() + counters.read_streams.value();
+        heartbeat.load = u32::try_from(load).unwrap_or(u32::MAX);
+        heartbeat.heat = self.server.chunkserver.take_heat(HEAT_MAX);
+        heartbeat
+    }
+
+    fn connection(&self, id: ConnectionId) -> Option<&Connection> {
+        self.master.as_ref().filter(|master| master.id() == id)
+    }
+
+    fn disk(&self, id: DirectoryId) -> Option<&DiskThreads> {
+        self.disks
+            .iter()
+            .find(|disk| disk.directory().identity().directory_id == id)
+    }
+
+    fn chunkserver(&self) -> Arc<Chunkserver> {
+        Arc::clone(&self.server.chunkserver)
+    }
+}
+
+/// What a registration tells of a directory.
+fn report(disk: &DiskThreads) -> DirectoryReport {
+    let directory: &Directory = disk.directory();
+    let identity = directory.identity();
+    let (_, highest_handle, highest_version) = directory.extent();
+    DirectoryReport {
+        directory_id: identity.directory_id,
+        start_number: identity.start_number,
+        start_nonce: identity.start_nonce,
+        disk: disk.beat().disk,
+        highest_handle,
+        highest_version,
+    }
+}
+
+/// Adopts the directories that count, and takes note of the master's epoch in each.
+fn keep_durably(chunkserver: &Chunkserver, keep: &ToKeep) -> Result<(), StoreError> {
+    let adoption = Adoption {
+        cluster_id: keep.cluster_id,
+        server_id: keep.server_id,
+        chunk_size: keep.chunk_size,
+    };
+    for directory in keep
+        .directories
+        .iter()
+        .filter_map(|&id| chunkserver.directory(id))
+    {
+        directory.adopt(adoption)?;
+        directory.obey_epoch(keep.epoch)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,289 @@
+//! A directory's own threads: whether its disk answers, and what is done in the background.
+//!
+//! Both wait for the disk as long as it takes. That a disk hangs shows in the age of its last
+//! beat, which the control plane reads without asking the disk.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
+use sarsen_protocol::message::{Disk, DiskBeat, DiskState};
+
+use super::orders::{self, VerifyOutcome};
+use crate::net::Chunkserver;
+use crate::store::{Directory, Space};
+
+/// How long after a seal at `memory` its sync begins, together with those of its neighbours.
+const SYNC_DELAY: Duration = Duration::from_secs(1);
+
+/// How long after an order to delete the holding folder is emptied.
+const HOLD: Duration = Duration::from_secs(2);
+
+/// Free bytes below which a disk takes no more chunks.
+const FULL_BELOW: u64 = 16 * 1024 * 1024;
+
+/// Time between two beats before a registration says otherwise.
+const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A directory with its threads.
+#[derive(Debug)]
+pub(super) struct DiskThreads {
+    directory: Arc<Directory>,
+    beats: Arc<Beats>,
+    jobs: mpsc::Sender<Job>,
+    upkeep: Option<JoinHandle<()>>,
+}
+
+/// What is to be done in the background.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Make durable what was sealed at `memory`, and read back what an earlier start left.
+    Sync,
+    /// Empty the holding folder, a while later.
+    Empty,
+    /// Read a chunk back from the medium.
+    Verify {
+        /// Which.
+        handle: ChunkHandle,
+        /// Which version of it.
+        version: ChunkVersion,
+        /// What was found is told here.
+        done: VerifyDone,
+    },
+}
+
+/// Takes the outcome of a [`Job::Verify`].
+pub(super) struct VerifyDone(pub(super) Box<dyn FnOnce(VerifyOutcome) + Send>);
+
+impl std::fmt::Debug for VerifyDone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("VerifyDone")
+    }
+}
+
+/// What the beating thread saw last.
+#[derive(Debug)]
+struct Beats {
+    last: Mutex<Last>,
+    interval_ms: AtomicU64,
+    is_ending: AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    /// When the disk last answered well.
+    at: Instant,
+    space: Space,
+    has_failed: bool,
+}
+
+impl DiskThreads {
+    /// Starts the threads of a directory.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub(super) fn start(
+        directory: &Arc<Directory>,
+        chunkserver: &Arc<Chunkserver>,
+    ) -> std::io::Result<Self> {
+        let space = directory.space().unwrap_or_default();
+        let last = Last {
+            at: Instant::now(),
+            space,
+            has_failed: false,
+        };
+        let beats = Arc::new(Beats {
+            last: Mutex::new(last),
+            interval_ms: AtomicU64::new(millis(BEAT_INTERVAL)),
+            is_ending: AtomicBool::new(false),
+        });
+        let beating = (Arc::clone(&beats), Arc::clone(directory));
+        // Never joined: it may wait for the disk for ever.
+        std::thread::Builder::new()
+            .name("beat".to_owned())
+            .spawn(move || beat(&beating.0, &beating.1))?;
+        let (jobs, waiting) = mpsc::channel();
+        let (kept, server) = (Arc::clone(directory), Arc::clone(chunkserver));
+        let upkeep = std::thread::Builder::new()
+            .name("upkeep".to_owned())
+            .spawn(move || Upkeep::new(kept, server).run(&waiting))?;
+        let upkeep = Some(upkeep);
+        Ok(Self {
+            directory: Arc::clone(directory),
+            beats,
+            jobs,
+            upkeep,
+        })
+    }
+
+    /// The directory.
+    pub(super) fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
+    /// Has something done in the background.
+    pub(super) fn do_later(&self, job: Job) {
+        // The thread ends only with this.
+        let _ = self.jobs.send(job);
+    }
+
+    /// How often the disk is to be asked from now on.
+    pub(super) fn beat_every(&self, interval: Duration) {
+        self.beats
+            .interval_ms
+            .store(millis(interval).max(10), Ordering::Relaxed);
+    }
+
+    /// How the disk is, without asking it.
+    pub(super) fn beat(&self) -> DiskBeat {
+        let last = *self.beats.last();
+        let age = u32::try_from(last.at.elapsed().as_millis()).unwrap_or(u32::MAX);
+        DiskBeat {
+            disk: disk(&self.directory, last),
+            beat_age: age,
+        }
+    }
+
+    /// Ends the threads once the upkeep is done with what it has; with what is sealed and not
+    /// synced, too.
+    pub(super) fn finish(mut self) {
+        self.beats.is_ending.store(true, Ordering::Relaxed);
+        drop(self.jobs);
+        if self
+            .upkeep
+            .take()
+            .is_some_and(|upkeep| upkeep.join().is_err())
+        {
+            tracing::error!("the upkeep of a directory has panicked");
+        }
+    }
+}
+
+impl Beats {
+    fn last(&self) -> std::sync::MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn disk(directory: &Directory, last: Last) -> Disk {
+    let state = if last.has_failed || directory.is_poisoned() {
+        DiskState::Failed
+    } else if last.space.free < FULL_BELOW {
+        DiskState::Full
+    } else {
+        DiskState::Ok
+    };
+    let mut path = directory.root().display().to_string();
+    path.truncate(path.floor_char_boundary(sarsen_protocol::size::PATH_LEN_MAX));
+    Disk {
+        directory_id: directory.identity().directory_id,
+        path,
+        total: last.space.total,
+        free: last.space.free,
+        chunks: directory.chunk_count() as u64,
+        state,
+    }
+}
+
+fn beat(beats: &Beats, directory: &Directory) {
+    while !beats.is_ending.load(Ordering::Relaxed) {
+        match directory.beat() {
+            Ok(space) => {
+                *beats.last() = Last {
+                    at: Instant::now(),
+                    space,
+                    has_failed: false,
+                };
+            }
+            Err(error) => {
+                let mut last = beats.last();
+                if !last.has_failed {
+                    tracing::error!(dir = %directory.root().display(), %error, "a disk has failed");
+                }
+                last.has_failed = true;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(
+            beats.interval_ms.load(Ordering::Relaxed),
+        ));
+    }
+}
+
+/// The background work of one directory.
+struct Upkeep {
+    directory: Arc<Directory>,
+    chunkserver: Arc<Chunkserver>,
+    sync_due: Option<Instant>,
+    empty_due: Option<Instant>,
+}
+
+impl Upkeep {
+    fn new(directory: Arc<Directory>, chunkserver: Arc<Chunkserver>) -> Self {
+        // What an earlier start left unsynced or in doubt is read back first of all.
+        let sync_due = Some(Instant::now());
+        Self {
+            directory,
+            chunkserver,
+            sync_due,
+            empty_due: None,
+        }
+    }
+
+    fn run(mut self, jobs: &mpsc::Receiver<Job>) {
+        loop {
+            let due = [self.sync_due, self.empty_due].into_iter().flatten().min();
+            let job = match due {
+                Some(due) => jobs.recv_timeout(due.saturating_duration_since(Instant::now())),
+                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match job {
+                Ok(Job::Sync) => _ = self.sync_due.get_or_insert(Instant::now() + SYNC_DELAY),
+                Ok(Job::Empty) => _ = self.empty_due.get_or_insert(Instant::now() + HOLD),
+                Ok(Job::Verify {
+                    handle,
+                    version,
+                    done,
+                }) => {
+                    done.0(orders::verify(
+                        &self.chunkserver,
+                        &self.directory,
+                        handle,
+                        version,
+                    ));
+                }
+                Err(RecvTimeoutError::Timeout) => self.do_what_is_due(),
+                Err(RecvTimeoutError::Disconnected) => return self.sync(),
+            }
+        }
+    }
+
+    fn do_what_is_due(&mut self) {
+        let now = Instant::now();
+        if self.sync_due.take_if(|due| *due <= now).is_some() {
+            self.sync();
+        }
+        if self.empty_due.take_if(|due| *due <= now).is_some()
+            && let Err(error) = self.directory.empty_deleted()
+        {
+            tracing::warn!(dir = %self.directory.root().display(), %error,
+                "deleted chunks could not be removed");
+        }
+    }
+
+    fn sync(&self) {
+        for (handle, result) in self.directory.sync_unsynced() {
+            if let Err(error) = result {
+                self.chunkserver.counters.sync_failures.add(1);
+                tracing::error!(%handle, %error, "a chunk could not be made durable");
+            }
+            self.chunkserver.changed(&self.directory, handle);
+        }
+    }
+}

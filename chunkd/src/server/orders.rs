@@ -1,0 +1,123 @@
+//! What the master ordered, done on the disks. All of it blocks.
+//!
+//! The machine has compared epoch and connection; handle and version are compared here, with what
+//! is on disk at this moment.
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
+use sarsen_protocol::message::{ChunkVerified, CorruptChunk, ErrorBody};
+
+use crate::core::action::DeleteOrder;
+use crate::core::event::Refusal;
+use crate::net::Chunkserver;
+use crate::net::chunkserver::{status_of, wall_clock};
+use crate::store::{Directory, ReadFrom, StoreError};
+
+/// What reading a chunk back came to.
+#[derive(Debug)]
+pub(super) struct VerifyOutcome {
+    /// For whoever ordered it.
+    pub(super) answer: Result<ChunkVerified, Refusal>,
+    /// What the next heartbeat tells.
+    pub(super) corrupt: Option<CorruptChunk>,
+}
+
+/// Moves chunks to the holding folders; a result for each order, in order.
+pub(super) fn delete(
+    chunkserver: &Chunkserver,
+    orders: &[DeleteOrder],
+) -> Vec<Result<(), Refusal>> {
+    let mut results: Vec<Result<(), StoreError>> = orders
+        .iter()
+        .map(|order| {
+            Err(StoreError::NotFound {
+                handle: order.handle,
+            })
+        })
+        .collect();
+    for directory in chunkserver.directories() {
+        let (damaged, whole): (Vec<_>, Vec<_>) = orders
+            .iter()
+            .enumerate()
+            .filter(|(_, order)| holds(directory, order))
+            .partition(|(_, order)| !order.version.is_some());
+        let batch: Vec<_> = whole
+            .iter()
+            .map(|(_, it)| (it.handle, it.version))
+            .collect();
+        let deleted = directory.delete(&batch);
+        let damaged_deleted = damaged
+            .iter()
+            .map(|(_, it)| directory.delete_damaged(it.handle));
+        let done: Vec<_> = deleted.into_iter().chain(damaged_deleted).collect();
+        for ((n, order), result) in whole.into_iter().chain(damaged).zip(done) {
+            if result.is_ok() {
+                chunkserver.changed(directory, order.handle);
+            }
+            if let Some(place) = results.get_mut(n) {
+                *place = result;
+            }
+        }
+    }
+    let refused = |result: Result<(), StoreError>| result.map_err(|error| refusal(&error));
+    results.into_iter().map(refused).collect()
+}
+
+/// Whether a directory has what an order names: a chunk, or, with version 0, a damaged file.
+fn holds(directory: &Directory, order: &DeleteOrder) -> bool {
+    match order.version.is_some() {
+        true => directory.entry(order.handle).is_some(),
+        false => directory
+            .problems()
+            .iter()
+            .any(|problem| problem.handle == Some(order.handle)),
+    }
+}
+
+/// Reads a chunk back from the medium, and marks it if it does not match.
+pub(super) fn verify(
+    chunkserver: &Chunkserver,
+    directory: &Directory,
+    handle: ChunkHandle,
+    version: ChunkVersion,
+) -> VerifyOutcome {
+    let found = match directory.entry(handle) {
+        None => Err(StoreError::NotFound { handle }),
+        Some(entry) if entry.version != version => Err(StoreError::OtherVersion {
+            handle,
+            held: entry.version,
+            asked: version,
+        }),
+        Some(entry) => {
+            let found = directory.verify(handle, ReadFrom::Medium, wall_clock());
+            found.map(|found| (entry.length, found))
+        }
+    };
+    // A damaged header is found out, and marked, on the way.
+    let is_marked = directory
+        .entry(handle)
+        .is_some_and(|entry| entry.flags.corrupt);
+    let directory_id = directory.identity().directory_id;
+    let corrupt = is_marked.then_some(CorruptChunk {
+        handle,
+        version,
+        directory_id,
+    });
+    if is_marked {
+        tracing::error!(%handle, "a chunk was read back and does not match");
+        chunkserver.counters.chunks_corrupt.add(1);
+        chunkserver.changed(directory, handle);
+    }
+    let answer = found
+        .map_err(|error| refusal(&error))
+        .map(|(length, found)| ChunkVerified {
+            good: found.is_good(),
+            length,
+            crc32: found.crc32,
+        });
+    VerifyOutcome { answer, corrupt }
+}
+
+/// What is said of an error of the store.
+pub(super) fn refusal(error: &StoreError) -> Refusal {
+    (status_of(error), ErrorBody::new(error.to_string()))
+}

@@ -1,0 +1,152 @@
+//! The control port: what clients and other chunkservers ask about chunks
+//! (`spec/messages.md` section 11).
+
+use std::sync::Arc;
+
+use sarsen_edge::connection::{Connection, Request};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
+use sarsen_protocol::message::{
+    AnyMessage, ChunkCrcs, ChunkCrcsReply, ChunkState, ChunkStatus, ChunkStatusReply, ErrorBody,
+};
+use sarsen_protocol::status::Status;
+use sarsen_protocol::ticket::Ticket;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Duration, sleep};
+
+use super::orders::refusal;
+use crate::core::event::Refusal;
+use crate::core::tickets;
+use crate::net::Chunkserver;
+use crate::net::chunkserver::wall_clock;
+use crate::store::Directory;
+
+/// Connections to the control port.
+const CONNECTIONS_MAX: usize = 4096;
+
+/// How long accepting rests when the system has no descriptor to give.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves the control port for as long as the program runs.
+pub(super) async fn serve(listener: TcpListener, chunkserver: Arc<Chunkserver>) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // One that is too many is closed at once.
+                let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+                    continue;
+                };
+                let chunkserver = Arc::clone(&chunkserver);
+                tokio::spawn(async move {
+                    connection(stream, &chunkserver).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a control connection could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, chunkserver: &Chunkserver) {
+    let (identity, key) = (chunkserver.identity(), chunkserver.key());
+    let (connection, mut incoming) = match Connection::accept(stream, identity, &key).await {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            chunkserver.counters.hello_failures.add(1);
+            return tracing::info!(%error, "a control connection failed its hello");
+        }
+    };
+    while let Some(request) = incoming.next().await {
+        answer(&connection, request, chunkserver).await;
+    }
+}
+
+/// Answers one question.
+pub(super) async fn answer(connection: &Connection, request: Request, chunkserver: &Chunkserver) {
+    let kind = request.message.kind();
+    let answer = match request.message {
+        AnyMessage::ChunkStatus(asked) => chunk_status(chunkserver, &asked).map(Into::into),
+        AnyMessage::ChunkCrcs(asked) => chunk_crcs(chunkserver, &asked).await.map(Into::into),
+        _ => {
+            let text = format!("a chunkserver does not answer {}", kind.name());
+            Err((Status::Unsupported, ErrorBody::new(text)))
+        }
+    };
+    connection.reply(request.id, kind, answer);
+}
+
+/// Checks a ticket, and finds the directory of its chunk.
+fn admit<'a>(
+    chunkserver: &'a Chunkserver,
+    ticket: &Ticket,
+    handle: ChunkHandle,
+    version: ChunkVersion,
+) -> Result<&'a Arc<Directory>, Refusal> {
+    let keys = chunkserver.ticket_keys();
+    keys.check_read(ticket, handle, version, wall_clock())
+        .map_err(|error| (tickets::status_of(error), ErrorBody::new(error.to_string())))?;
+    chunkserver
+        .directory_of(handle)
+        .ok_or_else(|| unknown(handle))
+}
+
+fn unknown(handle: ChunkHandle) -> Refusal {
+    (
+        Status::ChunkUnknown,
+        ErrorBody::new(format!("no chunk {handle} is here")),
+    )
+}
+
+fn chunk_status(
+    chunkserver: &Chunkserver,
+    asked: &ChunkStatus,
+) -> Result<ChunkStatusReply, Refusal> {
+    let version = asked.ticket.unverified_claims().version;
+    let directory = admit(chunkserver, &asked.ticket, asked.handle, version)?;
+    let entry = directory
+        .entry(asked.handle)
+        .ok_or_else(|| unknown(asked.handle))?;
+    Ok(ChunkStatusReply {
+        version: entry.version,
+        serial: entry.serial,
+        length: entry.length,
+        crc32: if entry.state == ChunkState::Sealed {
+            entry.crc32
+        } else {
+            0
+        },
+        state: entry.state,
+    })
+}
+
+async fn chunk_crcs(
+    chunkserver: &Chunkserver,
+    asked: &ChunkCrcs,
+) -> Result<ChunkCrcsReply, Refusal> {
+    let directory = admit(chunkserver, &asked.ticket, asked.handle, asked.version)?;
+    let (directory, handle) = (Arc::clone(directory), asked.handle);
+    let opened = tokio::task::spawn_blocking(move || directory.open_for_read(handle)).await;
+    let opened = opened.map_err(|error| (Status::Internal, ErrorBody::new(error.to_string())))?;
+    let chunk = opened.map_err(|error| refusal(&error))?;
+    if chunk.version != asked.version {
+        let error = ErrorBody {
+            version: chunk.version,
+            ..ErrorBody::new("another version")
+        };
+        return Err((Status::Moved, error));
+    }
+    let first = asked.first_block as usize;
+    let crcs = chunk
+        .block_crcs
+        .iter()
+        .skip(first)
+        .take(asked.count as usize);
+    Ok(ChunkCrcsReply {
+        length: chunk.length,
+        crcs: crcs.copied().collect(),
+    })
+}
