@@ -12,6 +12,8 @@
 //! A server that falls silent keeps its replicas here: they stop counting when it is dead, and
 //! count again when it is heard. A new registration makes each directory send a full report,
 //! at whose end what was not in it is forgotten.
+//!
+//! Left out on purpose: load and heat, which heartbeats carry and nothing needs yet.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -30,8 +32,6 @@ pub struct Directory {
     pub disk: Disk,
     /// When its I/O path was last seen working.
     pub last_beat: Duration,
-    /// Whether a full report has ended since the registration.
-    pub is_reported: bool,
     /// The last inventory number taken; none until a full report begins.
     sequence: Option<u64>,
     /// While a full report is on its way: what was held before and has not come up in it.
@@ -47,8 +47,6 @@ pub struct Server {
     pub connection: Option<ConnectionId>,
     /// When it was last heard of.
     pub last_heard: Duration,
-    /// Requests and streams in hand, as last told.
-    pub load: u32,
     /// Chunks placed here since the last heartbeat.
     pub recent: u32,
     /// Its directories that count.
@@ -158,7 +156,6 @@ impl Chunkservers {
         let server = self.servers.entry(id).or_insert_with(|| Server {
             connection: None,
             last_heard: now,
-            load: 0,
             recent: 0,
             directories: BTreeMap::new(),
         });
@@ -171,7 +168,6 @@ impl Chunkservers {
                 .map(|directory| directory.held);
             let directory = Directory {
                 last_beat: now,
-                is_reported: false,
                 sequence: None,
                 unseen: None,
                 held: held.unwrap_or_default(),
@@ -203,12 +199,11 @@ impl Chunkservers {
     }
 
     /// A server tells how it and its disks are.
-    pub fn beat(&mut self, id: ServerId, load: u32, disks: Vec<DiskBeat>, now: Duration) {
+    pub fn beat(&mut self, id: ServerId, disks: Vec<DiskBeat>, now: Duration) {
         let Some(server) = self.servers.get_mut(&id) else {
             return;
         };
         server.last_heard = now;
-        server.load = load;
         // What was placed since shows in the room that is left, or soon will.
         server.recent /= 2;
         for beat in disks {
@@ -288,7 +283,6 @@ impl Chunkservers {
         let Some(directory) = self.directory_mut(id, directory_id) else {
             return;
         };
-        directory.is_reported = true;
         for handle in directory.unseen.take().unwrap_or_default() {
             self.drop_replica(handle, id, directory_id);
         }

@@ -164,19 +164,19 @@ fn replicas_count_while_their_server_and_disk_are_heard_of() {
     };
     assert_eq!((count(&all, 9), count(&all, 10)), (1, 0));
     let beat = |disk, beat_age| vec![DiskBeat { disk, beat_age }];
-    all.beat(SERVER, 0, beat(disk(DIRECTORY), 4000), seconds(20));
+    all.beat(SERVER, beat(disk(DIRECTORY), 4000), seconds(20));
     assert_eq!(
         (count(&all, 25), count(&all, 26)),
         (1, 0),
         "the disk hangs, the server beats"
     );
-    all.beat(SERVER, 0, beat(disk(DIRECTORY), 0), seconds(30));
+    all.beat(SERVER, beat(disk(DIRECTORY), 0), seconds(30));
     assert_eq!(count(&all, 30), 1);
     let failed = Disk {
         state: DiskState::Failed,
         ..disk(DIRECTORY)
     };
-    all.beat(SERVER, 0, beat(failed, 0), seconds(31));
+    all.beat(SERVER, beat(failed, 0), seconds(31));
     assert_eq!(count(&all, 31), 0);
 }
 
@@ -258,7 +258,6 @@ fn full_and_silent_directories_take_no_chunks() {
     };
     all.beat(
         SERVER,
-        0,
         vec![DiskBeat {
             disk: full_disk,
             beat_age: 0,

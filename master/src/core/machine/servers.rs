@@ -281,8 +281,7 @@ impl Machine {
             self.servers
                 .mark_corrupt(corrupt.handle, corrupt.version, server);
         }
-        self.servers
-            .beat(server, beat.load, beat.disks, self.now.elapsed);
+        self.servers.beat(server, beat.disks, self.now.elapsed);
         Ok(HeartbeatReply { epoch: self.epoch })
     }
 
