@@ -267,15 +267,17 @@ impl Namespace {
 
     /// Makes a folder, and the missing ones above it.
     pub(super) fn make_folder(&mut self, spot: FreeSpot, time_ms: u64) -> FileId {
+        let (above, name) = self.make_missing(spot, time_ms);
         let id = self.draw_id();
-        let folder = Content::Folder(BTreeMap::new());
-        self.put(spot, id, time_ms, folder, time_ms);
+        let content = Content::Folder(BTreeMap::new());
+        self.attach(above, name, id, time_ms, content, time_ms);
         id
     }
 
     /// Makes a file, and the missing folders above it.
     pub(super) fn make_file(&mut self, spot: FreeSpot, id: FileId, file: File, time_ms: u64) {
-        self.put(spot, id, time_ms, Content::File(file), time_ms);
+        let (above, name) = self.make_missing(spot, time_ms);
+        self.attach(above, name, id, time_ms, Content::File(file), time_ms);
     }
 
     /// Moves a node to another place, and makes the missing folders above it.
@@ -286,7 +288,8 @@ impl Namespace {
         self.detach(id, time_ms);
         self.trash.remove(&id);
         if let Some(node) = self.nodes.remove(&id) {
-            self.put(spot, id, node.modified_ms, node.content, time_ms);
+            let (above, name) = self.make_missing(spot, time_ms);
+            self.attach(above, name, id, node.modified_ms, node.content, time_ms);
         }
     }
 
@@ -382,29 +385,16 @@ impl Namespace {
         (below_tops == namespace.nodes.len() && last_is_drawn).then_some(namespace)
     }
 
-    /// Makes the missing folders of a spot and puts a node there.
-    fn put(
-        &mut self,
-        spot: FreeSpot,
-        id: FileId,
-        modified_ms: u64,
-        content: Content,
-        time_ms: u64,
-    ) {
-        let mut folder = spot.folder;
+    /// Makes the missing folders of a spot, from above; gives the lowest and the last name.
+    fn make_missing(&mut self, spot: FreeSpot, time_ms: u64) -> (FileId, Box<str>) {
+        let mut above = spot.folder;
         for name in spot.missing {
             let made = self.draw_id();
-            self.attach(
-                folder,
-                name,
-                made,
-                time_ms,
-                Content::Folder(BTreeMap::new()),
-                time_ms,
-            );
-            folder = made;
+            let content = Content::Folder(BTreeMap::new());
+            self.attach(above, name, made, time_ms, content, time_ms);
+            above = made;
         }
-        self.attach(folder, spot.name, id, modified_ms, content, time_ms);
+        (above, spot.name)
     }
 
     fn attach(

@@ -70,7 +70,10 @@ pub(super) fn seal(
         .record(body.handle)
         .ok_or(Refusal::ChunkUnknown)?;
     let (file_id, index) = (record.file, record.index);
-    if body.version >= state.versions_end || body.version < record.version() {
+    if body.len > state.cluster.chunk_size
+        || body.version >= state.versions_end
+        || body.version < record.version()
+    {
         return Err(Refusal::InvalidArgument);
     }
     match &body.then {

@@ -379,7 +379,7 @@ fn missing_folders_are_made_only_when_asked_for() {
         ..folder("/a/b/c")
     };
     let made = script.request(deep.clone()).answer;
-    assert!(matches!(made, Answer::Id(_)));
+    assert_eq!(made, Answer::Id(4), "folders above are made first");
     assert_eq!(
         script.request(deep).answer,
         made,
@@ -585,6 +585,10 @@ fn the_life_of_an_open_chunk() {
     assert_eq!((padded.size, padded.crc), (u64::from(MIB), None));
     assert_eq!(padded.slots, [ChunkHandle(1), ChunkHandle(2)]);
 
+    let too_long = script
+        .internal(sealed(2, 601, MIB + 1, Then::Nothing))
+        .answer;
+    assert_eq!(too_long, refused(Refusal::InvalidArgument));
     script.internal(sealed(2, 601, 30, Then::Nothing));
     let zeros = u64::from(MIB) - 20;
     let first = crc::combine(crc_of(1), crc::zeros(zeros), zeros);
