@@ -99,8 +99,13 @@ impl Driver {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
             self.act();
-            let now = self.clock.now().elapsed;
-            let due = self.machine.next_timeout().saturating_sub(now);
+            // Looked at here, so that a stream of inputs can't keep it from its turn.
+            let now = self.clock.now();
+            if now.elapsed >= self.machine.next_timeout() {
+                self.machine.handle_timeout(now);
+                continue;
+            }
+            let due = self.machine.next_timeout() - now.elapsed;
             tokio::select! {
                 biased;
                 () = drain.asked() => break,
@@ -111,7 +116,7 @@ impl Driver {
                     }
                     batch.drain(..).for_each(|input| self.handle(input));
                 }
-                () = sleep(due) => self.machine.handle_timeout(self.clock.now()),
+                () = sleep(due) => {}
             }
         }
         self.end().await
