@@ -101,6 +101,12 @@ pub(crate) enum Verb {
     Keygen(keygen::KeygenArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
+    /// Run a whole cluster on this machine until Ctrl-C
+    #[cfg(feature = "cluster")]
+    Up(crate::up::UpArgs),
+    /// Upload and download a file through a cluster of its own, one server killed on the way
+    #[cfg(feature = "cluster")]
+    Demo(crate::demo::DemoArgs),
 }
 
 impl Verb {
@@ -126,6 +132,10 @@ impl Verb {
             Self::Wait(_) => "wait",
             Self::Keygen(_) => "keygen",
             Self::Completions(_) => "completions",
+            #[cfg(feature = "cluster")]
+            Self::Up(_) => "up",
+            #[cfg(feature = "cluster")]
+            Self::Demo(_) => "demo",
         }
     }
 }

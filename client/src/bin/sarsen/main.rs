@@ -9,8 +9,12 @@
 mod args;
 mod cat;
 mod checksum;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod completions;
 mod context;
+#[cfg(feature = "cluster")]
+mod demo;
 mod df;
 mod du;
 mod failure;
@@ -30,6 +34,8 @@ mod table;
 mod transfer;
 mod trash;
 mod tree;
+#[cfg(feature = "cluster")]
+mod up;
 mod wait;
 
 use std::env;
@@ -52,6 +58,10 @@ use crate::failure::{Failure, Problem, document, lines};
 const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    #[cfg(feature = "cluster")]
+    if let Some(exit) = cluster::run_as_daemon() {
+        return exit;
+    }
     let cli = match parse::<Cli>("sarsen", env::args_os()) {
         Ok(Parsed::Run(cli)) => cli,
         Ok(Parsed::Show(text)) => return show(&text),
@@ -61,6 +71,12 @@ fn main() -> ExitCode {
         && let Err(error) = log::start(LogFormat::Text)
     {
         return fail(cli.globals.json, &error);
+    }
+    #[cfg(feature = "cluster")]
+    match &cli.verb {
+        Verb::Up(args) => return up::run(args),
+        Verb::Demo(args) => return demo::run(args),
+        _ => {}
     }
     let context = Context::new(cli.verb.name(), cli.globals);
     let runtime = match Runtime::new() {
@@ -121,6 +137,8 @@ async fn run(verb: Verb, context: &Context) -> Result<Exit, Failure> {
         Verb::Wait(args) => wait::run(&args, context).await,
         Verb::Keygen(args) => keygen::run(&args, context),
         Verb::Completions(args) => completions::run(&args, context),
+        #[cfg(feature = "cluster")]
+        Verb::Up(_) | Verb::Demo(_) => unreachable!("these were run before"),
     }
 }
 

@@ -4,7 +4,6 @@ use clap::{Args, Subcommand};
 use sarsen_client::Client;
 use sarsen_edge::exit::Exit;
 use sarsen_edge::json;
-use sarsen_protocol::message::TrashEntry;
 use serde_json::{Value, json};
 
 use crate::context::{Context, cluster_path};
@@ -93,16 +92,18 @@ async fn restore(
     context: &Context,
 ) -> Result<(Value, String), Problem> {
     let target = target.map(cluster_path).transpose()?;
+    let which = Which::parse(entry)?;
     let client = context.client().await?;
-    let entry = find(client, entry).await?;
+    let entry = which.find(client).await?;
     let path = client.trash_restore(entry, target).await?;
     Ok((json!({ "path": path }), path))
 }
 
 async fn empty(entry: Option<&str>, context: &Context) -> Result<(Value, String), Problem> {
+    let which = entry.map(Which::parse).transpose()?;
     let client = context.client().await?;
-    let entry = match entry {
-        Some(entry) => Some(find(client, entry).await?),
+    let entry = match which {
+        Some(which) => Some(which.find(client).await?),
         None => None,
     };
     let emptied = client.trash_empty(entry).await?;
@@ -110,19 +111,31 @@ async fn empty(entry: Option<&str>, context: &Context) -> Result<(Value, String)
     Ok((document, String::new()))
 }
 
-/// The number of an entry, given by it or by its path.
-async fn find(client: &Client, entry: &str) -> Result<u64, Problem> {
-    if let Ok(number @ 1..) = entry.parse() {
-        return Ok(number);
-    }
-    let path = cluster_path(entry)?;
-    last_removed(&client.trash_list().await?, path).ok_or(Problem::NotInTrash)
+/// An entry as people name it.
+enum Which<'a> {
+    Number(u64),
+    /// Where it was.
+    Path(&'a str),
 }
 
-fn last_removed(entries: &[TrashEntry], path: &str) -> Option<u64> {
-    entries
-        .iter()
-        .filter(|it| it.path == path)
-        .map(|it| it.entry)
-        .max()
+impl<'a> Which<'a> {
+    fn parse(text: &'a str) -> Result<Self, Problem> {
+        match text.parse() {
+            Ok(number @ 1..) => Ok(Self::Number(number)),
+            _ => Ok(Self::Path(cluster_path(text)?)),
+        }
+    }
+
+    /// Its number: of several that were at one path, that of the one that was removed last.
+    async fn find(&self, client: &Client) -> Result<u64, Problem> {
+        match self {
+            Self::Number(number) => Ok(*number),
+            Self::Path(path) => {
+                let entries = client.trash_list().await?;
+                let there = entries.iter().filter(|it| it.path == *path);
+                let last = there.map(|it| it.entry).max();
+                last.ok_or(Problem::NotInTrash)
+            }
+        }
+    }
 }
