@@ -346,6 +346,8 @@ impl Explain for Error {
                 Some("write it with a `/` in front, as in /folder/name".into())
             }
             Self::IsAFolder => Some("name a file in it; `sarsen ls` lists them".into()),
+            Self::LocalFolder { .. } => Some("name the files in it".into()),
+            Self::TargetBusy { .. } => Some("wait for it, or give another name".into()),
             Self::NoReplica { .. } | Self::ChunkNotStored { .. } => {
                 Some("`sarsen report` shows which servers are live".into())
             }

@@ -260,7 +260,8 @@ enum Source {
 
 /// What a task of an upload did.
 enum Event {
-    Allocated(Result<ChunksAllocated, Unanswered>),
+    /// From this index on.
+    Allocated(u32, Result<ChunksAllocated, Unanswered>),
     Written(u32, Result<SealedChunk, WriteFailure>),
     PipeRead(Result<(), Error>),
 }
@@ -347,15 +348,15 @@ impl Run {
     fn handle(&mut self, event: Event) -> Result<(), Error> {
         let now = self.file.shared.clock.now();
         match event {
-            Event::Allocated(Ok(allocated)) => self.upload.handle_allocated(allocated.chunks),
-            Event::Allocated(Err(Unanswered::HandedBack { text, retry_after })) => {
-                let index = self.last_failure.as_ref().map_or(0, |(index, _)| *index);
-                let error = StreamError::TooFewServers { text };
-                self.last_failure = Some((index, error));
+            Event::Allocated(_, Ok(allocated)) => self.upload.handle_allocated(allocated.chunks),
+            Event::Allocated(first_index, Err(Unanswered::HandedBack { text, retry_after })) => {
+                // Why servers were left out says more than that too few are left.
+                self.last_failure
+                    .get_or_insert((first_index, StreamError::TooFewServers { text }));
                 self.upload.handle_too_few_servers(now, retry_after);
             }
-            Event::Allocated(Err(Unanswered::Failed(error))) => return Err(error),
-            Event::Allocated(Err(Unanswered::SessionUnknown)) => return Err(Error::SessionLost),
+            Event::Allocated(_, Err(Unanswered::Failed(error))) => return Err(error),
+            Event::Allocated(_, Err(Unanswered::SessionUnknown)) => return Err(Error::SessionLost),
             Event::Written(index, Ok(sealed)) => {
                 self.hear(Telling::Acked {
                     index,
@@ -406,7 +407,8 @@ impl Run {
         self.tasks.spawn(async move {
             let mut retry = shared.master.begin();
             let handed_back = Some(Status::TooFewServers);
-            Event::Allocated(shared.master.run(&request, &mut retry, handed_back).await)
+            let allocated = shared.master.run(&request, &mut retry, handed_back).await;
+            Event::Allocated(first_index, allocated)
         });
     }
 

@@ -290,3 +290,74 @@ fn what_was_given_to_a_pipe_can_not_be_taken_back() {
         }
     }
 }
+
+/// Whatever fails and in whatever order: while one replica is good, every chunk is read once to
+/// its end, from a replica that is not known to be corrupt, and no more streams than allowed run.
+#[test]
+fn random_failures_are_read_around() {
+    for seed in 0..300 {
+        let mut random = seed;
+        let mut draw = |below: u64| {
+            random = super::super::retry::split_mix(random);
+            random % below
+        };
+        let (chunks, streams_max) = (u32::try_from(draw(20)).unwrap(), 1 + draw(4));
+        let mut download = download(chunks, usize::try_from(streams_max).unwrap());
+        let mut now = at(0);
+        let mut asked: Vec<Range<u32>> = Vec::new();
+        let mut reading: Vec<Fetch> = Vec::new();
+        let mut corrupt: Vec<(u32, ServerId)> = Vec::new();
+        let mut fetched = Vec::new();
+        'run: loop {
+            for action in actions(&mut download, now) {
+                match action {
+                    Action::Locate { first_index, count } => {
+                        asked.push(first_index..first_index + count);
+                    }
+                    Action::Fetch(fetch) => {
+                        let index = fetch.chunk.index;
+                        assert!(reading.iter().all(|it| it.chunk.index != index));
+                        assert!(!corrupt.contains(&(index, fetch.replica.server)));
+                        reading.push(*fetch);
+                        assert!(reading.len() as u64 <= streams_max);
+                    }
+                    Action::Report { .. } => {}
+                    Action::Done => break 'run,
+                    other => panic!("seed {seed}: {other:?}"),
+                }
+            }
+            if !asked.is_empty() && draw(2) == 0 {
+                let range = asked.swap_remove(0);
+                let located = range.clone().map(|index| chunk(index, &[1, 2, 3]));
+                download.handle_located(range, located.collect());
+            } else if !reading.is_empty() {
+                let place = usize::try_from(draw(reading.len() as u64)).unwrap();
+                let fetch = reading.swap_remove(place);
+                let (index, server) = (fetch.chunk.index, fetch.replica.server);
+                // Server 3 is never corrupt, and fails now and then.
+                let fault = match draw(5) {
+                    0 if server != ServerId(3) => Some(Fault::Corrupt),
+                    1 => Some(Fault::Unreachable),
+                    2 => Some(Fault::OutOfDate),
+                    _ => None,
+                };
+                match fault {
+                    Some(fault) => {
+                        if fault == Fault::Corrupt {
+                            corrupt.push((index, server));
+                        }
+                        download.handle_failed(now, index, server, fetch.verified, fault);
+                    }
+                    None => {
+                        download.handle_fetched(index);
+                        fetched.push(index);
+                    }
+                }
+            } else if asked.is_empty() {
+                now = download.wake_at().map_or(now, |wake| wake.max(now));
+            }
+        }
+        fetched.sort_unstable();
+        assert!(fetched.into_iter().eq(0..chunks), "seed {seed}");
+    }
+}

@@ -203,3 +203,65 @@ fn coming_further_than_ever_before_is_progress() {
         actions(&mut upload, now + at(1));
     }
 }
+
+/// Whatever fails and in whatever order, no more streams than allowed run at a time, no chunk is
+/// sent twice at once, and what is published is what was sealed last, in order.
+#[test]
+fn random_failures_end_in_a_whole_file() {
+    for seed in 0..300 {
+        let mut random = seed;
+        let mut draw = |below: u64| {
+            random = super::super::retry::split_mix(random);
+            random % below
+        };
+        let (chunks, streams_max) = (draw(20), 1 + draw(4));
+        let mut upload = upload(usize::try_from(streams_max).unwrap());
+        upload.handle_source(u32::try_from(chunks).unwrap(), true);
+        let (mut now, mut handle) = (at(0), 0);
+        let mut asked: Option<std::ops::Range<u32>> = None;
+        let mut writing: Vec<(u32, u64)> = Vec::new();
+        let mut sealed_as = std::collections::BTreeMap::new();
+        let published = 'run: loop {
+            for action in actions(&mut upload, now) {
+                match action {
+                    Action::Allocate {
+                        first_index, count, ..
+                    } => {
+                        assert!(asked.is_none(), "one request at a time");
+                        asked = Some(first_index..first_index + u32::from(count));
+                    }
+                    Action::Begin(begun) => {
+                        assert!(writing.iter().all(|it| it.0 != begun.index));
+                        writing.push((begun.index, begun.handle.0));
+                        assert!(writing.len() as u64 <= streams_max);
+                    }
+                    Action::Publish { chunks } => break 'run chunks,
+                    Action::GiveUp => panic!("seed {seed}: it never stood still for long"),
+                }
+            }
+            if let Some(range) = asked.take_if(|_| draw(2) == 0) {
+                // The master gives some of what was asked for.
+                let given = range.filter(|_| draw(4) > 0).map(|index| {
+                    handle += 1;
+                    allocation(index, handle)
+                });
+                upload.handle_allocated(given.collect());
+            } else if !writing.is_empty() {
+                let place = usize::try_from(draw(writing.len() as u64)).unwrap();
+                let (index, handle) = writing.swap_remove(place);
+                match draw(3) {
+                    0 => upload.handle_failed(now, index, Some(ServerId(draw(5)))),
+                    _ => {
+                        upload.handle_sealed(sealed(index, handle));
+                        assert_eq!(sealed_as.insert(index, handle), None, "sealed twice");
+                    }
+                }
+            } else {
+                now = upload.wake_at(now).unwrap_or(now);
+            }
+        };
+        let published = published.iter().map(|it| (it.index, it.handle.0));
+        assert!(published.eq(sealed_as), "seed {seed}");
+        assert!(writing.is_empty(), "seed {seed}");
+    }
+}
