@@ -42,6 +42,9 @@ fn ranges_come_in_whole_blocks_as_far_as_the_chunk_goes() {
             (2 * MIB, 64 * 1_000_000 - 2 * MIB, 2 * MIB as usize..len),
             (3 * MIB, 1, 3 * MIB as usize..len),
             (3 * MIB + 65_536, 9, 0..0),
+            // Beyond the block behind the last too: that once closed the connection.
+            (3 * MIB + 131_072, 9, 0..0),
+            (63 * MIB, MIB, 0..0),
         ] {
             peer.read(CHUNK, offset, length);
             let (found, bad) = peer.read_data();
@@ -49,7 +52,7 @@ fn ranges_come_in_whole_blocks_as_far_as_the_chunk_goes() {
             assert!(bad.is_empty());
         }
         let heat = cluster.servers[0].chunkserver.take_heat(10);
-        assert_eq!((heat[0].handle, heat[0].reads), (CHUNK, 5));
+        assert_eq!((heat[0].handle, heat[0].reads), (CHUNK, 7));
     }
 }
 
