@@ -48,7 +48,9 @@ pub struct StreamBuffers {
     own: Arc<Semaphore>,
     /// A permit each that the stream may still have at the same time.
     window: Arc<Semaphore>,
-    _reserved: OwnedSemaphorePermit,
+    /// The room in the pool that `own` stands for: kept by the stream, and by the buffer that it
+    /// was used for, which may outlive the stream in a request that the kernel still has.
+    reserved: Arc<OwnedSemaphorePermit>,
 }
 
 /// Room for one frame: its head, then its payload at a page's edge. Goes back on drop.
@@ -61,6 +63,7 @@ pub struct Buffer {
     pool: Pool,
     _window: OwnedSemaphorePermit,
     _room: OwnedSemaphorePermit,
+    _reserved: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Pool {
@@ -83,7 +86,7 @@ impl Pool {
             pool: self.clone(),
             own: Arc::new(Semaphore::new(1)),
             window: Arc::new(Semaphore::new(STREAM_BUFFERS_MAX)),
-            _reserved: reserved,
+            reserved: Arc::new(reserved),
         }
     }
 
@@ -102,10 +105,10 @@ impl StreamBuffers {
     /// When the system has no memory.
     pub async fn next(&self) -> std::io::Result<Buffer> {
         let window = acquire(&self.window).await;
-        let room = tokio::select! {
+        let (room, reserved) = tokio::select! {
             biased;
-            own = acquire(&self.own) => own,
-            shared = acquire(&self.pool.shared.room) => shared,
+            own = acquire(&self.own) => (own, Some(Arc::clone(&self.reserved))),
+            shared = acquire(&self.pool.shared.room) => (shared, None),
         };
         let used_before = self.pool.free().pop();
         let memory = match used_before {
@@ -119,6 +122,7 @@ impl StreamBuffers {
             pool: self.pool.clone(),
             _window: window,
             _room: room,
+            _reserved: reserved,
         })
     }
 }
@@ -208,6 +212,19 @@ mod tests {
         drop(own);
         assert!(now(second.next()).is_some());
         drop(held);
+        assert!(now(pool.join()).is_some());
+    }
+
+    /// A stream that ends while io_uring still has its buffer gave its room back at once, and so
+    /// one buffer more than the pool's number could be made for each stream that was cut off.
+    #[test]
+    fn a_buffer_that_outlives_its_stream_still_takes_the_room() {
+        let pool = Pool::new(1);
+        let stream = now(pool.join()).expect("room");
+        let buffer = now(stream.next()).expect("its own").expect("memory");
+        drop(stream);
+        assert!(now(pool.join()).is_none());
+        drop(buffer);
         assert!(now(pool.join()).is_some());
     }
 
