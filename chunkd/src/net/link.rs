@@ -106,6 +106,10 @@ impl Link {
         &mut self,
         rest_max: Duration,
     ) -> Result<Option<Head>, LinkError> {
+        let rest_max = match self.stash.is_empty() {
+            true => rest_max,
+            false => STALL_MAX,
+        };
         let begin = Instant::now() + rest_max;
         if !self.fill(HEADER_LEN, HEAD_LEN, begin).await? {
             return Ok(None);
@@ -142,8 +146,11 @@ impl Link {
                     false => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 };
             }
+            if self.stash.is_empty() {
+                // Once, so that a byte now and then does not keep an unfinished frame going.
+                deadline = Instant::now() + STALL_MAX;
+            }
             self.stash.extend_from_slice(&received);
-            deadline = Instant::now() + STALL_MAX;
         }
         Ok(true)
     }
