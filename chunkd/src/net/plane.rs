@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit};
 use sarsen_edge::hello::accept_data;
 use sarsen_protocol::error::FrameError;
 use sarsen_protocol::message::Kind;
@@ -24,8 +25,8 @@ use super::{IDLE_MAX, read, write_stream};
 use crate::io::pool::Pool;
 use crate::io::{Mode, Socket};
 
-/// Connections of a process, those in their hello counted too.
-const CONNECTIONS_MAX: usize = 8192;
+/// Connections of a process, those in their hello counted too, where descriptors allow it.
+const CONNECTIONS_MAX: u64 = 8192;
 
 /// How long accepting rests when the system has no descriptor to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -88,7 +89,7 @@ impl DataPlane {
         let address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(Stop::No);
         let pool = Pool::new(config.buffers);
-        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let connections = Arc::new(Semaphore::new(connections_max()));
         let mut threads = Vec::new();
         for number in 0..config.threads.max(1) {
             let listener = listener.try_clone()?;
@@ -162,6 +163,14 @@ impl Thread {
     }
 }
 
+/// A quarter of the descriptors at most: peers that only connect must not take those that the
+/// store needs.
+fn connections_max() -> usize {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let max = (descriptors / 4).clamp(1, CONNECTIONS_MAX);
+    usize::try_from(max).unwrap_or(usize::MAX)
+}
+
 /// Accepts until told to stop, then waits for the connections that are left.
 async fn accept(thread: Rc<Thread>, listener: std::net::TcpListener) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
@@ -197,7 +206,7 @@ async fn accept(thread: Rc<Thread>, listener: std::net::TcpListener) -> io::Resu
 /// A connection from its first byte to its last.
 async fn connection(thread: &Thread, stream: TcpStream) {
     let Ok(_permit) = thread.connections.try_acquire() else {
-        tracing::warn!("a connection was refused: there are {CONNECTIONS_MAX} already");
+        tracing::warn!("a connection was refused: there are too many already");
         return;
     };
     let counters = &thread.chunkserver.counters;
