@@ -4,7 +4,7 @@
 //! the data plane changes or doubts it tells through [`Notice`]s, for the inventory and for
 //! whoever reads chunks back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -59,6 +59,8 @@ pub struct Chunkserver {
     identity: RwLock<Identity>,
     ticket_keys: RwLock<Arc<TicketKeys>>,
     heat: Mutex<HashMap<ChunkHandle, u32>>,
+    /// Handles that somebody is making a chunk of, in whichever directory.
+    in_the_making: Mutex<HashSet<ChunkHandle>>,
     notices: mpsc::UnboundedSender<Notice>,
     /// What is counted.
     pub counters: Counters,
@@ -90,6 +92,7 @@ impl Chunkserver {
             identity: RwLock::new(identity),
             ticket_keys: RwLock::default(),
             heat: Mutex::default(),
+            in_the_making: Mutex::default(),
             notices,
             counters: Counters::default(),
         };
@@ -189,8 +192,12 @@ impl Chunkserver {
         &self,
         new: &NewChunk,
     ) -> Result<(Arc<Directory>, Arc<PendingChunk>), StoreError> {
-        if self.directory_of(new.handle).is_some() {
-            return Err(StoreError::AlreadyExists { handle: new.handle });
+        let handle = new.handle;
+        // A directory sees to itself; two of them could take the handle at the same moment.
+        let claim = Claim::new(&self.in_the_making, handle);
+        let is_here = |directory: &Arc<Directory>| directory.entry(handle).is_some();
+        if claim.is_none() || self.directories().any(is_here) {
+            return Err(StoreError::AlreadyExists { handle });
         }
         let free = |directory: &Arc<Directory>| directory.space().map_or(0, |space| space.free);
         let roomiest = self
@@ -200,7 +207,7 @@ impl Chunkserver {
             .or_else(|| self.served().next())
             .ok_or(StoreError::NotAdopted)?;
         let pending = roomiest.create_pending(new)?;
-        self.changed(roomiest, new.handle);
+        self.changed(roomiest, handle);
         Ok((Arc::clone(roomiest), pending))
     }
 
@@ -257,8 +264,33 @@ impl Chunkserver {
     }
 
     fn heat(&self) -> MutexGuard<'_, HashMap<ChunkHandle, u32>> {
-        self.heat.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.heat)
     }
+}
+
+/// The right to make a chunk of a handle; given back on drop.
+struct Claim<'a> {
+    claimed: &'a Mutex<HashSet<ChunkHandle>>,
+    handle: ChunkHandle,
+}
+
+impl<'a> Claim<'a> {
+    /// `None` if somebody has it.
+    fn new(claimed: &'a Mutex<HashSet<ChunkHandle>>, handle: ChunkHandle) -> Option<Self> {
+        let is_free = lock(claimed).insert(handle);
+        is_free.then(|| Self { claimed, handle })
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        lock(self.claimed).remove(&self.handle);
+    }
+}
+
+/// Takes a lock, also after a panic elsewhere: what is under these is whole between calls.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a directory says of its start, without a server id.
@@ -307,5 +339,65 @@ pub fn status_of(error: &StoreError) -> Status {
         | StoreError::OtherFile { .. } => Status::Corrupt,
         StoreError::NotAdopted => Status::TicketInvalid,
         _ => Status::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Adoption, Start as DirectoryStart};
+    use sarsen_protocol::id::{FileId, StartNonce};
+
+    fn directory(root: &std::path::Path, number: u8) -> Arc<Directory> {
+        let start = DirectoryStart {
+            nonce: StartNonce(1),
+            new_directory_id: DirectoryId([number; 16]),
+            scan_threads: 1,
+            open_chunks_max: 4,
+        };
+        let opened = Directory::open(&root.join(number.to_string()), &start).expect("opens");
+        let adoption = Adoption {
+            cluster_id: ClusterId([7; 16]),
+            server_id: ServerId(1),
+            chunk_size: 1024 * 1024,
+        };
+        opened.adopt(adoption).expect("adopts");
+        Arc::new(opened)
+    }
+
+    /// A server looked for the handle first and chose a directory then: two openings at the same
+    /// moment could each take another directory, and so could one beside a directory that the
+    /// master doesn't let count. Reads and deletes would have met either of the two.
+    #[test]
+    fn a_handle_is_in_one_directory_at_most() {
+        let root = tempfile::tempdir().expect("a folder");
+        let directories = [1, 2].map(|number| directory(root.path(), number));
+        let (chunkserver, _noticed) = Chunkserver::new(SecretKey::new([0; 32]), directories.into());
+        let [first, second] = [1, 2].map(|number| DirectoryId([number; 16]));
+        let new = |handle| NewChunk {
+            handle: ChunkHandle(handle),
+            version: ChunkVersion(1),
+            file_id: FileId(1),
+            index: 0,
+            room: 0,
+        };
+        let is_refused = |handle| {
+            let refused = chunkserver.create(&new(handle));
+            matches!(refused, Err(StoreError::AlreadyExists { .. }))
+        };
+
+        chunkserver.register(TicketKeys::default(), &[first]);
+        let (chosen, _) = chunkserver.create(&new(1)).expect("made");
+        assert_eq!(chosen.identity().directory_id, first);
+        chunkserver.register(TicketKeys::default(), &[second]);
+        assert!(is_refused(1), "it lies in the first");
+
+        let other = Claim::new(&chunkserver.in_the_making, ChunkHandle(2));
+        assert!(is_refused(2) && is_refused(2), "somebody goes on making it");
+        drop(other);
+        chunkserver.create(&new(2)).expect("made");
+        chunkserver
+            .create(&new(3))
+            .expect("the claims are given back");
     }
 }
