@@ -327,7 +327,7 @@ impl StoreError {
 
     /// An error of the medium. A full disk has a variant of its own, but not for a sync: what
     /// counts there is that it failed.
-    pub(super) fn io(operation: Operation, path: PathBuf, source: io::Error) -> Self {
+    pub(crate) fn io(operation: Operation, path: PathBuf, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
                 if operation != Operation::Sync =>

@@ -204,8 +204,8 @@ impl PendingChunk {
         })
     }
 
-    /// Gives the chunk up: nothing more is taken. The file stays until its deletion is ordered.
-    pub fn abandon(&self) {
+    /// Takes nothing more.
+    pub(super) fn close(&self) {
         lock(&self.progress).phase = Phase::Closed;
     }
 

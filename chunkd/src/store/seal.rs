@@ -93,11 +93,20 @@ impl Directory {
         Ok(pending)
     }
 
+    /// Gives a chunk up that is being uploaded: nothing more is taken, and its descriptor goes
+    /// with whoever else has `pending`. The file stays until its deletion is ordered. Never waits
+    /// for the disk; changes nothing once the chunk is sealed.
+    pub fn abandon(&self, pending: &Arc<PendingChunk>) {
+        pending.close();
+        self.table.forget_pending(pending);
+    }
+
     /// Seals a chunk, or answers for one that is sealed already.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::OtherVersion`], [`StoreError::SealMismatch`];
-    /// [`StoreError::OtherState`] for a chunk that an earlier start left pending;
+    /// [`StoreError::OtherState`] for a chunk that was abandoned or that an earlier start left
+    /// pending;
     /// [`StoreError::Poisoned`] and those of the medium, which poison it.
     pub fn seal(
         &self,

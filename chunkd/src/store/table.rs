@@ -156,6 +156,20 @@ impl Table {
         }
     }
 
+    /// Lets go of a chunk that is no longer being written. Without its turn, and so without
+    /// waiting: nothing on disk changes, and the entry stays.
+    pub(super) fn forget_pending(&self, pending: &Arc<PendingChunk>) {
+        let mut chunks = lock(&self.chunks);
+        let handle = pending.handle();
+        if chunks
+            .pending
+            .get(&handle)
+            .is_some_and(|it| Arc::ptr_eq(it, pending))
+        {
+            chunks.pending.remove(&handle);
+        }
+    }
+
     /// The chunk, as it is now.
     pub(super) fn held(&self, handle: ChunkHandle) -> Option<Held> {
         lock(&self.chunks).held.get(&handle).cloned()
@@ -244,7 +258,7 @@ impl Turn<'_> {
     /// The chunk is no longer being written.
     pub(super) fn close_pending(&mut self) {
         if let Some(pending) = lock(&self.table.chunks).pending.remove(&self.handle) {
-            pending.abandon();
+            pending.close();
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod conformance;
 mod crash;
+mod directories;
 mod faulty;
 mod heap;
 mod scenario;

@@ -63,18 +63,15 @@ pub(super) struct Store<'a> {
     made: Option<Made>,
 }
 
-/// The chunk while it is written. Given up on drop, unless its seal has begun.
+/// The chunk while it is written; given up on drop, which changes nothing once it is sealed.
 struct Made {
     directory: Arc<Directory>,
     pending: Arc<PendingChunk>,
-    seal_began: bool,
 }
 
 impl Drop for Made {
     fn drop(&mut self) {
-        if !self.seal_began {
-            self.pending.abandon();
-        }
+        self.directory.abandon(&self.pending);
     }
 }
 
@@ -102,10 +99,10 @@ impl<'a> Store<'a> {
     pub(super) async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<StoreJob>) {
         while let Some(job) = jobs.recv().await {
             match self.carry_out(job).await {
-                Ok(event) => tell(&self.events, event),
+                Ok(event) => tell(&self.events, event).await,
                 Err(fault) => {
                     let (status, text) = self.told(&fault);
-                    return tell(&self.events, Event::Failed(status, text));
+                    return tell(&self.events, Event::Failed(status, text)).await;
                 }
             }
         }
@@ -134,12 +131,12 @@ impl<'a> Store<'a> {
     async fn prepare(&mut self) -> Result<(), Fault> {
         let chunkserver = Arc::clone(&self.thread.chunkserver);
         let new = self.new;
-        let (directory, pending) = blocking(move || chunkserver.create(&new)).await?;
-        self.made = Some(Made {
-            directory,
-            pending,
-            seal_began: false,
-        });
+        // Made there and not here: the stream may end before it has the chunk.
+        let make = move || {
+            let (directory, pending) = chunkserver.create(&new)?;
+            Ok(Made { directory, pending })
+        };
+        self.made = Some(blocking(make).await?);
         Ok(())
     }
 
@@ -166,10 +163,9 @@ impl<'a> Store<'a> {
             .file()
             .ok_or_else(|| internal(&"the store has no files"))?;
         let written = file::write_at(mode, descriptor, buffer, data_position(offset)).await;
-        written.map_err(|source| StoreError::Io {
-            operation: Operation::Write,
-            path: format!("chunk {}", self.new.handle).into(),
-            source,
+        written.map_err(|source| {
+            let path = format!("chunk {}", self.new.handle).into();
+            StoreError::io(Operation::Write, path, source)
         })?;
         Ok(pending.commit_pieces(offset, len, crcs.as_slice())?)
     }
@@ -178,10 +174,8 @@ impl<'a> Store<'a> {
         let serial = self.last;
         let made = self
             .made
-            .as_mut()
+            .take()
             .ok_or_else(|| internal(&"a seal before its chunk"))?;
-        made.seal_began = true;
-        let directory = Arc::clone(&made.directory);
         let WriteSeal {
             handle,
             version,
@@ -195,16 +189,15 @@ impl<'a> Store<'a> {
             serial,
             level,
         };
-        let outcome = {
-            let directory = Arc::clone(&directory);
-            blocking(move || directory.seal(handle, version, &claim)).await
+        let chunkserver = Arc::clone(&self.thread.chunkserver);
+        // All of it there: the stream may end first, and the chunk is sealed all the same.
+        let seal = move || {
+            let outcome = made.directory.seal(handle, version, &claim);
+            // Sealed or poisoned: the inventory has something new to tell.
+            chunkserver.changed(&made.directory, handle);
+            outcome.inspect(|_| chunkserver.counters.chunks_sealed.add(1))
         };
-        let chunkserver = &self.thread.chunkserver;
-        // Sealed or poisoned: the inventory has something new to tell.
-        chunkserver.changed(&directory, handle);
-        let outcome = outcome.inspect_err(|_| made.pending.abandon())?;
-        chunkserver.counters.chunks_sealed.add(1);
-        Ok(outcome.level)
+        Ok(blocking(seal).await?.level)
     }
 
     fn made(&self) -> Result<&Made, Fault> {

@@ -1,0 +1,163 @@
+//! What a directory as a whole does: what it takes for its own, and whom it obeys.
+
+use std::sync::Arc;
+
+use sarsen_protocol::id::{Epoch, ServerId, StartNonce, StartNumber};
+use sarsen_protocol::message::Level;
+
+use super::super::layout::chunk_path;
+use super::super::{Adoption, Directory, Start, StoreError};
+use super::conformance::over_all_trees;
+use super::scenario::{ADOPTION, START, Sample, open};
+
+#[test]
+fn files_that_do_not_belong_are_told_and_left_alone() {
+    over_all_trees(|tree| {
+        let directory = open(tree).unwrap();
+        let sample = Sample::new(1, 10);
+        sample.store(&directory, Level::Disk).unwrap();
+        drop(directory);
+        for stray in ["chunks/02/stray", "chunks/02/0000000000000003.chunk"] {
+            tree.create(stray).unwrap();
+        }
+        tree.create(&chunk_path(Sample::new(4, 0).handle)).unwrap();
+        tree.rename(
+            "chunks/01/0000000000000001.chunk",
+            "chunks/05/0000000000000005.chunk",
+        )
+        .unwrap();
+
+        let directory = open(tree).unwrap();
+        let mut paths: Vec<_> = directory.problems().into_iter().map(|p| p.path).collect();
+        paths.sort();
+        assert_eq!(
+            paths,
+            [
+                "chunks/02/0000000000000003.chunk",
+                "chunks/02/stray",
+                "chunks/04/0000000000000004.chunk",
+                "chunks/05/0000000000000005.chunk",
+            ]
+        );
+        assert_eq!(directory.inventory(None, 9), []);
+        assert!(tree.open("chunks/05/0000000000000005.chunk").is_ok());
+    });
+}
+
+#[test]
+fn a_directory_belongs_to_one_cluster_and_one_server() {
+    over_all_trees(|tree| {
+        let directory = Directory::open_tree(Arc::clone(tree), &START).unwrap();
+        let early = directory.create_pending(&Sample::new(1, 1).new_chunk());
+        assert!(matches!(early, Err(StoreError::NotAdopted)), "{early:?}");
+        let odd = directory.adopt(Adoption {
+            chunk_size: 1_000_000,
+            ..ADOPTION
+        });
+        assert!(
+            matches!(odd, Err(StoreError::ChunkSize { held: 0, .. })),
+            "{odd:?}"
+        );
+        let nobody = directory.adopt(Adoption {
+            server_id: ServerId::NONE,
+            ..ADOPTION
+        });
+        assert!(
+            matches!(nobody, Err(StoreError::IdentityInvalid { .. })),
+            "{nobody:?}"
+        );
+        directory.adopt(ADOPTION).unwrap();
+        directory.adopt(ADOPTION).unwrap();
+        let nameless = directory.create_pending(&Sample::new(0, 1).new_chunk());
+        assert!(
+            matches!(nameless, Err(StoreError::HeaderInvalid { .. })),
+            "{nameless:?}"
+        );
+        let mut other = ADOPTION;
+        other.cluster_id.0[0] ^= 1;
+        assert!(matches!(
+            directory.adopt(other),
+            Err(StoreError::OtherCluster { .. })
+        ));
+        other = ADOPTION;
+        other.server_id.0 += 1;
+        assert!(matches!(
+            directory.adopt(other),
+            Err(StoreError::OtherServer { .. })
+        ));
+        other = ADOPTION;
+        other.chunk_size *= 2;
+        assert!(matches!(
+            directory.adopt(other),
+            Err(StoreError::ChunkSize { .. })
+        ));
+        drop(directory);
+        let no_nonce = Start {
+            nonce: StartNonce::NONE,
+            ..START
+        };
+        let refused = Directory::open_tree(Arc::clone(tree), &no_nonce);
+        assert!(
+            matches!(refused, Err(StoreError::IdentityInvalid { .. })),
+            "{refused:?}"
+        );
+        let directory = Directory::open_tree(Arc::clone(tree), &START).unwrap();
+        assert_eq!(directory.problems(), []);
+        assert_eq!(directory.identity().adoption, Some(ADOPTION));
+        assert_eq!(directory.identity().start_number, StartNumber(2));
+    });
+}
+
+#[test]
+fn no_epoch_is_obeyed_after_a_higher_one_or_beside_another() {
+    over_all_trees(|tree| {
+        let directory = open(tree).unwrap();
+        let epoch = |number, incarnation| Epoch {
+            number,
+            incarnation,
+        };
+        directory.obey_epoch(epoch(2, 77)).unwrap();
+        drop(directory);
+        let directory = open(tree).unwrap();
+        directory.obey_epoch(epoch(2, 77)).unwrap();
+        let lower = directory.obey_epoch(epoch(1, 77));
+        assert!(
+            matches!(lower, Err(StoreError::StaleEpoch { .. })),
+            "{lower:?}"
+        );
+        let forked = directory.obey_epoch(epoch(2, 78));
+        assert!(
+            matches!(forked, Err(StoreError::ForkedEpoch { .. })),
+            "{forked:?}"
+        );
+        directory.obey_epoch(epoch(3, 1)).unwrap();
+    });
+}
+
+#[test]
+fn a_directory_in_use_or_of_somebody_else_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let held = Directory::open(folder.path(), &START).unwrap();
+    let second = Directory::open(folder.path(), &START).unwrap_err();
+    assert!(matches!(second, StoreError::InUse { .. }), "{second:?}");
+    assert!(second.to_string().contains("in use by another chunkd"));
+    drop(held);
+    Directory::open(folder.path(), &START).unwrap();
+
+    let foreign = tempfile::tempdir().unwrap();
+    std::fs::write(foreign.path().join("thesis.txt"), "x").unwrap();
+    let refused = Directory::open(foreign.path(), &START).unwrap_err();
+    assert!(matches!(&refused, StoreError::NotOurs { found, .. } if found == "thesis.txt"));
+    assert!(
+        refused
+            .to_string()
+            .contains("give --dir an empty or a new folder")
+    );
+
+    std::fs::write(folder.path().join("IDENTITY"), [0; 256]).unwrap();
+    let damaged = Directory::open(folder.path(), &START).unwrap_err();
+    assert!(
+        matches!(damaged, StoreError::IdentityDamaged { .. }),
+        "{damaged:?}"
+    );
+}
