@@ -13,7 +13,8 @@
 //! share: the next hop has it while it is still being checked and written here. Nothing counts
 //! before its CRCs were compared; every member compares for itself.
 //!
-//! Buffers bound the queues: `receive` waits for one before it takes a payload. When the stream
+//! The queue of events is short. Buffers bound the queues of jobs: `receive` waits for one before
+//! it takes a payload. When the stream
 //! ends, well or not, the loops that are left are dropped; requests that io_uring still has keep
 //! what they need (see [`crate::uring`]), and the connections of a failed stream are shut down.
 
@@ -44,6 +45,9 @@ use crate::core::replica_stream::{Action, Due, ReplicaStream};
 use crate::core::tickets;
 use crate::io::Socket;
 use crate::io::pool::{Buffer, StreamBuffers};
+
+/// Events that wait for the conductor at a time.
+const EVENTS_MAX: usize = 16;
 
 /// How long a stream that begins waits for a buffer of its own.
 const JOIN_MAX: Duration = Duration::from_secs(5);
@@ -89,12 +93,13 @@ enum NextEvent {
     Gone(String),
 }
 
-type Events = mpsc::UnboundedSender<Event>;
+type Events = mpsc::Sender<Event>;
 
-/// Tells what happened.
-fn tell(events: &Events, event: Event) {
+/// Tells what happened, once there is room for it: while the conductor waits for a peer to take
+/// an answer, the other peer must not fill the memory with its own.
+async fn tell(events: &Events, event: Event) {
     // After its end a stream hears nothing any more.
-    let _ = events.send(event);
+    let _ = events.send(event).await;
 }
 
 /// Carries out one write stream, which `head` opens.
@@ -153,7 +158,7 @@ async fn run(
     buffers: &StreamBuffers,
     open: WriteOpen,
 ) -> Result<(), StreamEnd> {
-    let (events, happened) = mpsc::unbounded_channel();
+    let (events, happened) = mpsc::channel(EVENTS_MAX);
     let (to_store, store_jobs) = mpsc::unbounded_channel();
     let (to_forward, forward_jobs) = mpsc::unbounded_channel();
     let (dialled, next_link) = oneshot::channel();
@@ -212,7 +217,7 @@ struct Conduct {
     core: ReplicaStream,
     upstream: Rc<Socket>,
     request_id: u64,
-    happened: mpsc::UnboundedReceiver<Event>,
+    happened: mpsc::Receiver<Event>,
     to_store: mpsc::UnboundedSender<StoreJob>,
     to_forward: mpsc::UnboundedSender<ForwardJob>,
 }

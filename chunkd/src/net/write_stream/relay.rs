@@ -25,7 +25,7 @@ impl Receive<'_> {
         loop {
             let event = self.next().await.unwrap_or_else(Event::UpstreamEnded);
             let is_last = !matches!(event, Event::Data(..));
-            tell(self.events, event);
+            tell(self.events, event).await;
             if is_last {
                 return;
             }
@@ -90,7 +90,7 @@ pub(super) async fn forward(
         .await;
     let link = match connected {
         Ok(link) => link,
-        Err(text) => return tell(events, Event::Next(NextEvent::Gone(text))),
+        Err(text) => return tell(events, Event::Next(NextEvent::Gone(text))).await,
     };
     let socket = std::rc::Rc::clone(link.socket());
     tracing::debug!(server = %hop.server, request_id, "a chain goes on");
@@ -129,7 +129,7 @@ pub(super) async fn listen(mut link: Link, request_id: u64, events: &Events) -> 
             NextEvent::Sealed(_) => (true, true),
             NextEvent::Failed(..) | NextEvent::Gone(_) => (false, true),
         };
-        tell(events, Event::Next(event));
+        tell(events, Event::Next(event)).await;
         if is_over {
             return is_sealed.then_some(link);
         }
