@@ -9,8 +9,12 @@
 //! - [`read`]: stored CRCs and bytes to a reader.
 //!
 //! Invariants: nothing is served without a ticket; no chunk byte is copied in user space; memory
-//! does not grow with the number or the slowness of peers ([`crate::io::pool`]); a thread never
-//! waits for a disk. Whatever a peer sends, only its own connection ends.
+//! does not grow with the number or the slowness of peers ([`crate::io::pool`]). Whatever a peer
+//! sends, only its own connection ends.
+//!
+//! A thread waits for a disk in one case only: a read of bytes that the page cache does not have
+//! fetches them while they are being sent, with io_uring as with epoll. All else that may wait for
+//! a disk runs on blocking threads, or is io_uring's to wait for.
 
 pub mod chunkserver;
 pub mod counters;

@@ -2,7 +2,8 @@
 //!
 //! A hand goes round over the places; a place that was used since the hand last passed is spared
 //! once. Hits cost a hash lookup and a store; there is no list to relink. Values are handed out
-//! as `Arc`, so a value that leaves the cache lives on for whoever uses it.
+//! as `Arc`, so a value that leaves the cache lives on for whoever uses it. Whoever makes it leave
+//! gets it, to drop it when no lock is held: that may close, and so at last free, a file.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,9 +45,11 @@ impl<V> Cache<V> {
         Some(Arc::clone(&place.value))
     }
 
-    /// Puts a value in, in place of the handle's old one or of one that was not used for long.
-    pub(super) fn put(&mut self, handle: ChunkHandle, value: Arc<V>) {
-        self.remove(handle);
+    /// Puts a value in, in place of the handle's old one or of one that was not used for long;
+    /// which that was.
+    #[must_use]
+    pub(super) fn put(&mut self, handle: ChunkHandle, value: Arc<V>) -> Option<Arc<V>> {
+        let old = self.remove(handle);
         let place = Place {
             handle,
             value,
@@ -55,25 +58,24 @@ impl<V> Cache<V> {
         if self.places.len() < self.capacity {
             self.by_handle.insert(handle, self.places.len());
             self.places.push(place);
-            return;
+            return old;
         }
         let index = self.next_victim();
-        if let Some(victim) = self.places.get_mut(index) {
-            self.by_handle.remove(&victim.handle);
-            self.by_handle.insert(handle, index);
-            *victim = place;
-        }
+        let victim = self.places.get_mut(index)?;
+        self.by_handle.remove(&victim.handle);
+        self.by_handle.insert(handle, index);
+        Some(std::mem::replace(victim, place).value)
     }
 
     /// Takes the handle's value out.
-    pub(super) fn remove(&mut self, handle: ChunkHandle) {
-        let Some(index) = self.by_handle.remove(&handle) else {
-            return;
-        };
-        self.places.swap_remove(index);
+    #[must_use]
+    pub(super) fn remove(&mut self, handle: ChunkHandle) -> Option<Arc<V>> {
+        let index = self.by_handle.remove(&handle)?;
+        let removed = self.places.swap_remove(index);
         if let Some(moved) = self.places.get(index) {
             self.by_handle.insert(moved.handle, index);
         }
+        Some(removed.value)
     }
 
     /// Moves the hand to the first place that was not used since it passed, and beyond.
@@ -97,10 +99,10 @@ mod tests {
     fn what_is_used_stays_and_the_bound_holds() {
         let mut cache = Cache::new(3);
         for n in 1..=3 {
-            cache.put(ChunkHandle(n), Arc::new(n));
+            assert_eq!(cache.put(ChunkHandle(n), Arc::new(n)), None);
         }
         assert_eq!(cache.find(ChunkHandle(1)).as_deref(), Some(&1));
-        cache.put(ChunkHandle(4), Arc::new(4));
+        assert_eq!(cache.put(ChunkHandle(4), Arc::new(4)).as_deref(), Some(&2));
         let here: Vec<_> = (1..=4)
             .filter(|&n| cache.find(ChunkHandle(n)).is_some())
             .collect();
@@ -111,11 +113,11 @@ mod tests {
     fn removing_keeps_the_others_findable() {
         let mut cache = Cache::new(3);
         for n in 1..=3 {
-            cache.put(ChunkHandle(n), Arc::new(n));
+            assert_eq!(cache.put(ChunkHandle(n), Arc::new(n)), None);
         }
-        cache.remove(ChunkHandle(1));
-        cache.remove(ChunkHandle(9));
-        cache.put(ChunkHandle(2), Arc::new(20));
+        assert_eq!(cache.remove(ChunkHandle(1)).as_deref(), Some(&1));
+        assert_eq!(cache.remove(ChunkHandle(9)), None);
+        assert_eq!(cache.put(ChunkHandle(2), Arc::new(20)).as_deref(), Some(&2));
         for (n, expected) in [(1, None), (2, Some(20)), (3, Some(3))] {
             assert_eq!(
                 cache.find(ChunkHandle(n)).as_deref().copied(),

@@ -59,7 +59,7 @@ impl Directory {
         }
         self.rename_away(handle, ChunkVersion::NONE)?;
         turn.remove();
-        lock(&self.readable).remove(handle);
+        self.forget_readable(handle);
         lock(&self.problems).retain(|problem| problem.handle != Some(handle));
         self.sync_folder(DELETED_FOLDER)?;
         self.sync_folder(&folder_of(handle))
@@ -97,7 +97,7 @@ impl Directory {
         }
         self.rename_away(handle, held)?;
         turn.remove();
-        lock(&self.readable).remove(handle);
+        self.forget_readable(handle);
         lock(&self.problems).retain(|problem| problem.handle != Some(handle));
         Ok(())
     }

@@ -98,14 +98,21 @@ impl Directory {
                 return Err(error);
             }
         };
-        lock(&self.readable).put(handle, Arc::clone(&opened));
+        let displaced = lock(&self.readable).put(handle, Arc::clone(&opened));
+        drop(displaced);
         // A mark or a deletion changes the table first and then the cache: whichever came while
         // the chunk was being opened is seen here, or has taken it out again.
         if let Err(error) = self.check_readable(handle) {
-            lock(&self.readable).remove(handle);
+            self.forget_readable(handle);
             return Err(error);
         }
         Ok(opened)
+    }
+
+    /// Takes a chunk out of the cache; who reads it keeps it.
+    pub(super) fn forget_readable(&self, handle: ChunkHandle) {
+        let removed = lock(&self.readable).remove(handle);
+        drop(removed);
     }
 
     fn check_readable(&self, handle: ChunkHandle) -> Result<ChunkVersion, StoreError> {

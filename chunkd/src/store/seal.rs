@@ -165,7 +165,7 @@ impl Directory {
         held.entry.flags.poisoned = true;
         turn.put(held);
         turn.close_pending();
-        lock(&self.readable).remove(turn.handle());
+        self.forget_readable(turn.handle());
     }
 
     fn check_not_poisoned(&self) -> Result<(), StoreError> {

@@ -99,7 +99,7 @@ impl Directory {
         let mut held = held_at(&turn, version)?;
         held.entry.flags.corrupt = true;
         turn.put(held.clone());
-        lock(&self.readable).remove(handle);
+        self.forget_readable(handle);
         match ChunkFile::open(&*self.tree, handle, self.owner(), held.header_stable) {
             Ok(mut file) => self.mark_corrupt_in(&mut turn, &mut file),
             // There is no header to put a mark in, and the next start sees that by itself.
@@ -120,7 +120,7 @@ impl Directory {
             let mut held = Held::of(file, false);
             held.entry.flags.corrupt = true;
             turn.put(held);
-            lock(&self.readable).remove(turn.handle());
+            self.forget_readable(turn.handle());
             marked?;
         }
         Ok(())

@@ -1,0 +1,112 @@
+//! Registration, what outlives a restart, and the end.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use sarsen_protocol::id::{Epoch, ServerId};
+use sarsen_protocol::message::DiskState;
+use sarsen_protocol::status::Status;
+
+use crate::master::{EPOCH, Master, SERVER};
+use crate::process::{Process, command};
+
+fn start(master: &Master) -> Process {
+    Process::spawn(command(
+        &master.address(),
+        &master.key_file(),
+        &master.dir(),
+    ))
+}
+
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("connects");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+    )
+    .expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+#[test]
+fn it_registers_says_so_beats_and_drains() {
+    let mut master = Master::start();
+    let mut process = start(&master);
+    let register = master.register();
+    assert_eq!(register.server_id, ServerId::NONE, "the first time");
+    assert_eq!(register.directories.len(), 1);
+    let ready = process.ready();
+    let addresses = [
+        &register.control_addr,
+        &register.data_addr,
+        &register.http_addr,
+    ];
+    for ((name, told), (expected, registered)) in ready
+        .iter()
+        .zip(["control", "data", "http"].iter().zip(addresses))
+    {
+        assert_eq!((name.as_str(), told), (*expected, registered));
+    }
+    let beats = |master: &Master| {
+        let heartbeat = master.heartbeat.as_ref()?;
+        (heartbeat.sequence >= 3).then(|| heartbeat.clone())
+    };
+    let heartbeat = master.until(beats);
+    assert_eq!(heartbeat.server_id, SERVER);
+    assert_eq!(heartbeat.disks[0].disk.state, DiskState::Ok);
+    assert!(heartbeat.disks[0].disk.path.starts_with('/'));
+
+    assert!(get(&register.http_addr, "/health/ready").contains("200 OK"));
+    assert!(get(&register.http_addr, "/metrics").contains("sarsen_chunkd_bytes_in_total 0"));
+    assert_eq!(process.terminate(), (Some(0), String::new()));
+    master.expect_closed();
+}
+
+#[test]
+fn it_comes_back_with_its_id_a_higher_start_and_the_epoch_that_it_obeyed() {
+    let mut master = Master::start();
+    let mut process = start(&master);
+    let first = master.register();
+    process.ready();
+    process.terminate();
+    let mut process = start(&master);
+    let second = master.register();
+    process.ready();
+    assert_eq!((second.server_id, second.epoch), (SERVER, EPOCH));
+    let (old, new) = (&first.directories[0], &second.directories[0]);
+    assert_eq!(new.directory_id, old.directory_id);
+    assert_eq!(new.start_number.0, old.start_number.0 + 1);
+    assert_ne!(new.start_nonce, old.start_nonce);
+
+    // A reconnect is not a start.
+    master.hang_up();
+    let third = master.register();
+    assert_eq!(third.directories[0].start_number, new.start_number);
+    assert_eq!(third.directories[0].start_nonce, new.start_nonce);
+}
+
+#[test]
+fn a_master_of_an_older_epoch_is_not_obeyed() {
+    let mut master = Master::start();
+    let mut process = start(&master);
+    master.register();
+    process.ready();
+    master.hang_up();
+    let (id, register) = master.expect_register();
+    let older = Epoch {
+        number: EPOCH.number - 1,
+        incarnation: 1,
+    };
+    master.welcome(id, &register, older, Status::Ok);
+    master.expect_closed();
+    let (id, register) = master.expect_register();
+    let forked = Epoch {
+        number: EPOCH.number,
+        incarnation: 1,
+    };
+    master.welcome(id, &register, forked, Status::Ok);
+    master.expect_closed();
+    master.register();
+}
