@@ -244,6 +244,7 @@ fn driver(
         cluster,
         genesis,
         state,
+        checkpoint_index,
     } = started;
     let (events, log_events) = mpsc::unbounded_channel();
     let flushed = appender.position();
@@ -253,6 +254,7 @@ fn driver(
         genesis,
         incarnation: random_u64(),
         seed: random_u64(),
+        checkpoint_index,
     };
     let machine = Machine::new(config(settings), state, start, clock.now());
     Ok(Driver {

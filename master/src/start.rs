@@ -37,6 +37,14 @@ pub(crate) enum StartError {
     /// A checkpoint's bytes can't be read.
     #[error("the checkpoint can't be read")]
     CheckpointRead(#[source] std::io::Error),
+    /// A checkpoint is that of another entry than its name and header tell.
+    #[error("the checkpoint of entry {named} holds the state after entry {within}")]
+    CheckpointIndex {
+        /// What its header tells.
+        named: u64,
+        /// What its body tells.
+        within: u64,
+    },
     /// An entry is none of this version's commands.
     #[error("entry {index} of the operation log can't be used: {cause}")]
     Entry {
@@ -67,7 +75,7 @@ impl Explain for StartError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Oplog(error) => error.advice().to_owned(),
-            Self::Checkpoint(_) | Self::CheckpointRead(_) => {
+            Self::Checkpoint(_) | Self::CheckpointRead(_) | Self::CheckpointIndex { .. } => {
                 "put the checkpoint back from a copy of --dir, or start from a whole copy".into()
             }
             Self::Entry { .. } => {
@@ -93,6 +101,8 @@ pub(crate) struct Started {
     pub(crate) genesis: Genesis,
     /// What all of the log adds up to.
     pub(crate) state: State,
+    /// The last entry that is in the checkpoint; 0 without one.
+    pub(crate) checkpoint_index: u64,
 }
 
 /// Takes `dir` into use. `chunk_size` is what was asked for, if anything was.
@@ -113,10 +123,16 @@ pub(crate) fn start(dir: Directory, chunk_size: Option<u32>) -> Result<Started, 
             reader
                 .read_to_end(&mut body)
                 .map_err(StartError::CheckpointRead)?;
-            checkpoint::decode(&body)?
+            let (state, named) = (checkpoint::decode(&body)?, reader.header().position.index);
+            if state.index != named {
+                let within = state.index;
+                return Err(StartError::CheckpointIndex { named, within });
+            }
+            state
         }
         None => State::default(),
     };
+    let checkpoint_index = state.index;
     let mut replayed = 0_u64;
     while let Some(recovered) = recovery.next_entry()? {
         let index = recovered.index;
@@ -153,6 +169,7 @@ pub(crate) fn start(dir: Directory, chunk_size: Option<u32>) -> Result<Started, 
         cluster,
         genesis,
         state,
+        checkpoint_index,
     })
 }
 

@@ -183,6 +183,15 @@ impl Command {
             .map_or("", |(_, name)| name)
     }
 
+    /// Whether a start could read this command from the log again: what came from outside may
+    /// break the bounds of a field, and one such entry would make the whole log unreadable.
+    ///
+    /// # Errors
+    /// What [`decode`](Self::decode) would say.
+    pub fn check(&self) -> Result<(), CommandError> {
+        Self::decode(self.kind(), &self.encode_body()).map(drop)
+    }
+
     /// Whether an entry of this kind carries a request id: `None` if it may or may not.
     pub(super) const fn wants_request(&self) -> Option<bool> {
         match self.kind() {

@@ -1,8 +1,8 @@
 //! Requests that change the state: from message to command, from answer to reply.
 //!
 //! A request is looked up first: answered before, on its way, or new. What can be refused
-//! without knowing the state (a malformed path, safe mode) is refused here; everything else is
-//! decided when the entry is applied.
+//! without knowing the state (a malformed path, a field that no entry can hold, safe mode) is
+//! refused here; everything else is decided when the entry is applied.
 
 use sarsen_protocol::id::{FileId, RequestId, SessionId};
 use sarsen_protocol::message::{
@@ -61,6 +61,10 @@ impl Machine {
             request,
             command,
         } = change;
+        command.check().map_err(|error| {
+            let text = format!("a field is out of its bounds: {error}");
+            Failure::new(Status::InvalidArgument, text)
+        })?;
         let waiter = Waiter::Request(to, asked);
         if let Some(request) = request {
             self.keep_session(request.session)?;
@@ -116,7 +120,12 @@ impl Machine {
     }
 
     /// Notes that a session is alive.
+    ///
+    /// One whose end is on its way to the disk can't be kept any more.
     pub(super) fn keep_session(&mut self, session: SessionId) -> Result<(), Failure> {
+        if self.expiring_sessions.contains(&session) {
+            return Err(Status::SessionUnknown.into());
+        }
         let kept = self.kept.get_mut(&session).ok_or(Status::SessionUnknown)?;
         *kept = self.now.elapsed;
         Ok(())

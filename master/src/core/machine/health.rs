@@ -2,14 +2,16 @@
 //! (`spec/messages.md` section 8).
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
+use sarsen_protocol::codec::Field as _;
 use sarsen_protocol::id::{ChunkHandle, ServerId};
 use sarsen_protocol::message::{
     CapacityReply, Disk, Finding, Fsck, FsckFinding, FsckReply, ReportReply, ServerReport,
     ServerState,
 };
 
-use super::{Machine, millis};
+use super::{Machine, PAGE_BYTES_MAX, millis};
 use crate::core::action::Failure;
 use crate::core::chunk_table::ChunkRecord;
 use crate::core::namespace::ROOT;
@@ -34,24 +36,36 @@ impl Machine {
             next: request.after,
             more: false,
         };
-        for (handle, record) in self.state.chunks.iter_after(request.after) {
-            if scope
-                .only
-                .as_ref()
-                .is_some_and(|only| !only.contains(&handle))
-            {
-                continue;
-            }
+        let mut len = 0;
+        for (handle, record) in self.chunks_in(&scope, request.after) {
             let found = self.examine(handle, record);
             // All findings of one chunk come together; a page has those of one chunk at least.
-            if !reply.findings.is_empty() && reply.findings.len() + found.len() > limit {
+            let is_full = reply.findings.len() + found.len() > limit || len >= PAGE_BYTES_MAX;
+            if !reply.findings.is_empty() && !found.is_empty() && is_full {
                 reply.more = true;
                 break;
             }
+            let lens = found
+                .iter()
+                .map(|row| FsckFinding::LEN_MIN + row.path.len());
+            len += lens.sum::<usize>();
             reply.findings.extend(found);
             reply.next = handle;
         }
         Ok(reply)
+    }
+
+    /// The chunks of a scope with handles above `after`, by handle.
+    fn chunks_in<'a>(
+        &'a self,
+        scope: &'a Scope,
+        after: ChunkHandle,
+    ) -> Box<dyn Iterator<Item = (ChunkHandle, &'a ChunkRecord)> + 'a> {
+        let Some(only) = &scope.only else {
+            return Box::new(self.state.chunks.iter_after(after));
+        };
+        let above = only.range((Bound::Excluded(after), Bound::Unbounded));
+        Box::new(above.filter_map(|&handle| Some((handle, self.state.chunks.record(handle)?))))
     }
 
     fn scope(&self, path: &str) -> Result<Scope, Failure> {

@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use sarsen_protocol::id::{DirectoryId, Epoch, FileId, ServerId, SessionId};
 use sarsen_protocol::message::{AnyMessage, Pong, Role};
+use sarsen_protocol::size::CONTROL_BODY_LEN_MAX;
 use sarsen_protocol::status::Status;
 
 use self::changes::Asked;
@@ -61,6 +62,11 @@ use super::state::State;
 /// However short `gc_interval` is, the machine also does something else.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
+/// Bytes of rows after which a page ends, whatever was asked for: with one more row it is still
+/// far below what a frame can hold (`spec/messages.md` section 7).
+const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+const _: () = assert!(PAGE_BYTES_MAX <= CONTROL_BODY_LEN_MAX as usize / 2);
+
 /// What a start brings along that the core can't make.
 #[derive(Clone, Debug)]
 pub struct Startup {
@@ -70,6 +76,9 @@ pub struct Startup {
     pub incarnation: u64,
     /// Random, for placement.
     pub seed: u64,
+    /// The last entry that is in a checkpoint; 0 without one. What the log holds behind it counts
+    /// towards the next, however often the master starts.
+    pub checkpoint_index: u64,
 }
 
 /// Whom an entry's outcome is for.
@@ -145,7 +154,7 @@ impl Machine {
         let mut machine = Self {
             next_sweep: now.elapsed.saturating_add(sweep_interval(&config)),
             allocations: Allocations::new(&state),
-            last_checkpoint: state.index,
+            last_checkpoint: start.checkpoint_index,
             chance: Chance::new(start.seed),
             safe_mode_since: Some(now.elapsed),
             config,
@@ -284,6 +293,7 @@ impl Machine {
     /// If entries are told of that were never appended.
     pub fn handle_flushed(&mut self, index: u64, now: Now) {
         self.now = now;
+        let served = self.is_serving();
         while self.state.index < index {
             let next = self.state.index + 1;
             let in_flight = self
@@ -300,7 +310,10 @@ impl Machine {
                 self.tell(waiter, &outcome.answer);
             }
         }
-        self.leave_safe_mode_if_due();
+        if !served {
+            // A cluster without chunks has nothing to wait for.
+            self.leave_safe_mode_if_due();
+        }
         if self.state.index - self.last_checkpoint >= self.config.checkpoint_entries {
             self.last_checkpoint = self.state.index;
             let body = checkpoint::encode(&self.state);
@@ -314,8 +327,10 @@ impl Machine {
     /// When [`handle_timeout`](Self::handle_timeout) is due, in time since the process started.
     #[must_use]
     pub fn next_timeout(&self) -> Duration {
+        // Before this master serves, safe mode can't end; the flush that makes it serve sees to it.
         let safe_mode_end = self
             .safe_mode_since
+            .filter(|_| self.is_serving())
             .map(|since| since.saturating_add(self.config.safe_mode_max));
         safe_mode_end.map_or(self.next_sweep, |end| end.min(self.next_sweep))
     }

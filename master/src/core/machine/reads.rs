@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::time::Duration;
 
+use sarsen_protocol::codec::Field as _;
 use sarsen_protocol::id::{ChunkHandle, FileId, ServerId, SessionId};
 use sarsen_protocol::message::{
     ChunkState, List, ListEntry, ListReply, ListTrash, Locate, LocateReply, LocatedChunk,
@@ -15,7 +16,7 @@ use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::{Claims, Rights, Ticket};
 
 use super::changes::parse;
-use super::{Machine, millis};
+use super::{Machine, PAGE_BYTES_MAX, millis};
 use crate::core::action::Failure;
 use crate::core::chunk_table::ChunkRecord;
 use crate::core::file::File;
@@ -67,21 +68,28 @@ impl Machine {
     }
 
     pub(super) fn list_trash(&self, request: &ListTrash) -> TrashListed {
-        let mut trash = self.state.namespace.trash_after(FileId(request.after));
-        let page = trash.by_ref().take(request.limit as usize);
-        let entries = page.filter_map(|(&id, trashed)| {
-            let node = self.state.namespace.node(id)?;
-            Some(TrashEntry {
+        let mut trash = self
+            .state
+            .namespace
+            .trash_after(FileId(request.after))
+            .filter_map(|(&id, trashed)| Some((id, trashed, self.state.namespace.node(id)?)))
+            .peekable();
+        let (mut entries, mut len) = (Vec::new(), 0);
+        while entries.len() < request.limit as usize
+            && len < PAGE_BYTES_MAX
+            && let Some((id, trashed, node)) = trash.next()
+        {
+            len += TrashEntry::LEN_MIN + trashed.path.as_str().len();
+            entries.push(TrashEntry {
                 entry: id.0,
                 path: trashed.path.to_string(),
                 deleted: trashed.deleted_ms,
                 node: node_message(id, node),
-            })
-        });
-        let entries = entries.collect();
+            });
+        }
         TrashListed {
             entries,
-            more: trash.next().is_some(),
+            more: trash.peek().is_some(),
         }
     }
 
@@ -125,10 +133,11 @@ impl Machine {
         };
         let file = node.as_file().ok_or(Status::IsAFolder)?;
         let first = request.first_index as usize;
-        let asked = (request.first_index..).zip(file.slots.iter().skip(first));
+        // Slots lead: counting on behind the last index that there can be would overflow.
+        let asked = file.slots.iter().skip(first).zip(request.first_index..);
         let chunks = asked
             .take(request.count as usize)
-            .filter_map(|(index, &handle)| {
+            .filter_map(|(&handle, index)| {
                 Some(self.located(id, index, handle, self.state.chunks.record(handle)?))
             });
         Ok(LocateReply {

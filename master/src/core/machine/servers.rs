@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, ServerId};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, ServerId, StartNumber};
 use sarsen_protocol::message::{
     DirectoryReport, Heartbeat, HeartbeatReply, Inventory, InventoryTaken, Register, Registered,
     TicketKey, Verdict,
@@ -42,6 +42,9 @@ impl Machine {
         {
             let text = "this connection has registered already";
             return self.refuse(to, Failure::new(Status::InvalidArgument, text));
+        }
+        if let Err(failure) = check_starts(&register.directories) {
+            return self.refuse(to, failure);
         }
         let server = self.known_server(&register);
         if let Err(failure) = self.check_log_covers(server, &register) {
@@ -314,6 +317,20 @@ impl Machine {
                 "this connection is not registered: register anew",
             )
         })
+    }
+}
+
+/// Refuses what no entry can hold: a directory without an id, a start without a number.
+fn check_starts(directories: &[DirectoryReport]) -> Result<(), Failure> {
+    let is_nameless = |report: &DirectoryReport| {
+        report.directory_id == DirectoryId::NONE || report.start_number == StartNumber::default()
+    };
+    match directories.iter().any(is_nameless) {
+        true => {
+            let text = "a directory has an id and a start number, neither of them 0";
+            Err(Failure::new(Status::InvalidArgument, text))
+        }
+        false => Ok(()),
     }
 }
 

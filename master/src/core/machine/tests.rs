@@ -52,6 +52,7 @@ impl Rig {
             genesis: genesis(),
             incarnation: 7,
             seed: 1,
+            checkpoint_index: 0,
         };
         let machine = Machine::new(config, state, start, now);
         Self {
@@ -103,6 +104,7 @@ impl Rig {
         for action in &actions {
             if let Action::Append(entry) = action {
                 assert_eq!(entry.index, self.log.len() as u64 + 1);
+                assert_eq!(entry.command.check(), Ok(()), "a start must read the log");
                 self.log.push(entry.clone());
             }
         }
@@ -265,6 +267,16 @@ impl Rig {
         self.get(create).file_id
     }
 
+    /// Begins an upload below folders that are missing.
+    fn begin_below(&mut self, path: &str, replicas: u8) -> FileId {
+        let create = CreatePending {
+            replicas,
+            parents: true,
+            ..create(self.request(), path)
+        };
+        self.get(create).file_id
+    }
+
     fn allocate(&mut self, file: FileId, count: u16) -> Vec<Allocation> {
         self.get(allocate_chunks(self.session, file, count)).chunks
     }
@@ -421,6 +433,12 @@ fn locate(path: &str) -> Locate {
         first_index: 0,
         count: 10,
     }
+}
+
+/// A path as long as they may be.
+fn long_path() -> String {
+    let folder = format!("/{}", "n".repeat(255));
+    folder.repeat(16)
 }
 
 fn seconds(count: u64) -> Duration {

@@ -10,6 +10,9 @@ use crate::core::command::{IDS_MAX, SessionsClosed, TrashExpired};
 use crate::core::event::Now;
 use crate::core::replica::Standing;
 
+/// What a product of a share and a count may be off by.
+const ROUNDING: f64 = 1e-6;
+
 impl Machine {
     /// Time has passed; due at [`next_timeout`](Machine::next_timeout), harmless before.
     pub fn handle_timeout(&mut self, now: Now) {
@@ -41,21 +44,29 @@ impl Machine {
         }
     }
 
+    /// Whether replicas are reported of the share of sealed chunks that ends safe mode.
+    ///
+    /// Gives up at the first chunk too many that is not reported: while much is missing, which is
+    /// when most reports come, this looks at few chunks however many there are.
+    // Exact for any number of chunks that memory could hold.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a share of chunks, far below 2^52"
+    )]
     fn enough_is_reported(&self) -> bool {
-        let (mut sealed, mut reported) = (0_u64, 0_u64);
+        let missing_max = |all: u64| all as f64 * (1.0 - self.config.safe_mode_fraction) + ROUNDING;
+        let give_up_above = missing_max(self.state.chunks.len() as u64);
+        let (mut sealed, mut missing) = (0_u64, 0_u64);
         for (handle, record) in self.state.chunks.iter() {
             if record.at_rest().is_some() {
                 sealed += 1;
-                reported += u64::from(self.is_reported(handle, record));
+                missing += u64::from(!self.is_reported(handle, record));
+                if missing as f64 > give_up_above {
+                    return false;
+                }
             }
         }
-        // Exact for any number of chunks that memory could hold.
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a share of chunks, far below 2^52"
-        )]
-        let (share, all) = (reported as f64, sealed as f64);
-        share >= all * self.config.safe_mode_fraction
+        missing as f64 <= missing_max(sealed)
     }
 
     /// Whether as many good replicas of a chunk were reported as a chunk may have at the least.

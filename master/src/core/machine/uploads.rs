@@ -250,7 +250,11 @@ impl Machine {
     /// many copies this cluster wants at the least.
     pub(super) fn check_publication(&self, body: &FilePublished) -> Result<(), Failure> {
         let Some(pending) = self.state.pending.get(&body.file) else {
-            return Ok(());
+            // Published already, which the entry answers; or nothing that this client could know.
+            return match self.state.namespace.file(body.file) {
+                Some(_) => Ok(()),
+                None => Err(Status::PendingUnknown.into()),
+            };
         };
         let fewest = usize::from(self.config.fewest_replicas(pending.replicas));
         let wrong = |chunk: &&PublishedChunk| {

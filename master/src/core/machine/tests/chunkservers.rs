@@ -449,3 +449,62 @@ fn capacity_tells_files_and_trash_apart() {
         }
     );
 }
+
+/// A start without a number, or of a directory without an id, can't be read back from the log:
+/// one such entry, and the master never started again.
+#[test]
+fn a_directory_without_id_or_start_is_refused() {
+    let mut rig = Rig::new();
+    let spoil: [fn(&mut DirectoryReport); 2] = [
+        |report| report.start_number = StartNumber(0),
+        |report| {
+            report.directory_id = DirectoryId::NONE;
+            report.disk.directory_id = DirectoryId::NONE;
+        },
+    ];
+    for (connection, spoil) in (50..).map(ConnectionId).zip(spoil) {
+        rig.machine.handle_connected(connection, Role::Chunkserver);
+        let mut request = register(1);
+        spoil(&mut request.directories[0]);
+        let (reply, _) = rig.exchange(connection, request);
+        assert_eq!(reply.unwrap_err().status, Status::InvalidArgument);
+    }
+    assert!(!kinds(&rig.log).contains(&"server_registered"));
+}
+
+/// Long paths: a page of as many rows as were asked for would not fit a frame.
+#[test]
+fn findings_end_a_page_before_it_is_too_long() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let path = long_path();
+    let file = rig.begin_below(&path, 2);
+    let chunks: Vec<Allocation> = (0..10).flat_map(|_| rig.allocate(file, 256)).collect();
+    let mut request = publish(
+        rig.request(),
+        file,
+        &path,
+        &chunks.iter().collect::<Vec<_>>(),
+    );
+    (0..)
+        .zip(&mut request.chunks)
+        .for_each(|(at, chunk)| chunk.index = at);
+    request.parents = true;
+    rig.get(request);
+    rig.wait(seconds(20));
+    let (mut after, mut pages) = (ChunkHandle::NONE, Vec::new());
+    loop {
+        let page = rig.get(Fsck {
+            after,
+            limit: 10_000,
+            ..fsck()
+        });
+        assert!(page.to_body().len() < 9 * MIB as usize);
+        pages.push(page.findings.len());
+        after = page.next;
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!((pages.len(), pages.iter().sum()), (2, 2560));
+}

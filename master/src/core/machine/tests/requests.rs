@@ -372,3 +372,53 @@ fn a_checkpoint_is_asked_for_every_so_many_entries() {
     let request = rig.make_folder("/d");
     assert!(rig.ask(request).is_ok(), "and not again at once");
 }
+
+/// A master that was started again more often than it took checkpoints never took one: each start
+/// counted its entries anew, and the log grew without end.
+#[test]
+fn entries_of_earlier_starts_count_towards_a_checkpoint() {
+    let config = Config {
+        checkpoint_entries: 7,
+        ..config()
+    };
+    let rig = Rig::with(config.clone());
+    assert_eq!(rig.log.len(), 4);
+    let mut rig = rig.restarted(config.clone());
+    assert_eq!(rig.log.len(), 6, "an epoch and a range");
+    let mut third = Rig::on_log(config, rig.log.split_off(0));
+    let actions = third.settle();
+    assert!(
+        matches!(actions[..], [Action::TakeCheckpoint { index: 8, .. }]),
+        "{actions:?}"
+    );
+}
+
+/// Long paths: a page of as many rows as were asked for would not fit a frame.
+#[test]
+fn trash_ends_a_page_before_it_is_too_long() {
+    let mut rig = Rig::new();
+    let path = long_path();
+    for _ in 0..2500 {
+        let made = MakeFolder {
+            parents: true,
+            ..rig.make_folder(&path)
+        };
+        rig.get(made);
+        let removed = rig.remove(&path, false);
+        rig.get(removed);
+    }
+    let (mut after, mut pages) = (0, Vec::new());
+    loop {
+        let page = rig.get(ListTrash {
+            after,
+            limit: 10_000,
+        });
+        assert!(page.to_body().len() < 9 * MIB as usize);
+        pages.push(page.entries.len());
+        after = page.entries.last().unwrap().entry;
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!((pages.len(), pages.iter().sum()), (2, 2500));
+}

@@ -301,3 +301,53 @@ fn the_logs_time_never_goes_back() {
     let times: Vec<u64> = rig.log.iter().map(|entry| entry.time_ms).collect();
     assert!(times.is_sorted(), "{times:?}");
 }
+
+/// The first flush took longer than safe mode may last. The end of safe mode was due and could not
+/// come before the flush, and whoever waited for what is due never got to hear of the flush.
+#[test]
+fn nothing_is_due_that_cannot_be_done_yet() {
+    let mut rig = Rig::unstarted(Config {
+        safe_mode_max: Duration::from_millis(50),
+        ..config()
+    });
+    rig.now.elapsed += seconds(2);
+    rig.machine.handle_timeout(rig.now);
+    assert!(rig.machine.next_timeout() > rig.now.elapsed);
+    rig.settle();
+    assert!(!rig.machine.is_safe_mode(), "the flush ends it");
+}
+
+/// Of ten chunks nine must be reported: the share is of all sealed chunks, not of those looked at.
+#[test]
+fn safe_mode_ends_at_the_share_that_is_asked_for() {
+    let config = Config {
+        safe_mode_fraction: 0.9,
+        ..config()
+    };
+    let mut rig = Rig::with(config.clone());
+    rig.servers(2);
+    let chunks: Vec<HeldChunk> = (0..10).map(|n| rig.upload(&format!("/{n}"), 2).1).collect();
+    let mut rig = rig.restarted(config);
+    rig.servers(2);
+    rig.hold(1, 2, &chunks);
+    rig.hold(2, 2, &chunks[2..]);
+    assert!(rig.machine.is_safe_mode(), "eight of ten");
+    rig.hold(2, 3, &chunks[..9]);
+    assert!(!rig.machine.is_safe_mode(), "nine of ten");
+}
+
+/// The session's end was on its way to the disk when the client asked to keep it: the answer said
+/// that it was kept, and then it was gone with its uploads.
+#[test]
+fn a_session_that_is_ending_is_not_kept() {
+    let mut rig = Rig::new();
+    rig.now.elapsed += seconds(3600);
+    rig.machine.handle_timeout(rig.now);
+    let session = rig.session;
+    let keep = rig.send(CLIENT, KeepSession { session });
+    let refused = Action::Reply {
+        to: keep,
+        reply: Err(Status::SessionUnknown.into()),
+    };
+    assert!(rig.settle().contains(&refused));
+}

@@ -225,3 +225,79 @@ fn ranges_are_reserved_before_they_run_out() {
         .collect();
     assert_eq!(ends, [65_537, 131_073]);
 }
+
+/// A publication that named handle 0, or a chunk of no bytes, went into the log as it came. No
+/// reading of the log took it, so the master never started again.
+#[test]
+fn a_publication_that_no_start_could_read_is_not_logged() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let file = rig.begin("/f", 2);
+    let chunk = rig.allocate(file, 1).remove(0);
+    let spoil: [fn(&mut SealedChunk); 4] = [
+        |chunk| chunk.handle = ChunkHandle::NONE,
+        |chunk| chunk.version = ChunkVersion::NONE,
+        |chunk| chunk.length = 0,
+        |chunk| chunk.length = 64 * MIB + 1,
+    ];
+    let entries = rig.log.len();
+    for spoil in spoil {
+        let mut request = publish(rig.request(), file, "/f", &[&chunk]);
+        spoil(&mut request.chunks[0]);
+        request.size = u64::from(request.chunks[0].length);
+        assert_eq!(rig.status(request), Status::InvalidArgument);
+    }
+    assert_eq!(rig.log.len(), entries);
+}
+
+/// File ids can be guessed: a publication right behind the entry that makes its pending file met
+/// no pending file yet, and its chunks were not asked after. So a file could take handles that the
+/// master was yet to give to others.
+#[test]
+fn a_publication_of_a_guessed_file_is_refused() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let file = rig.begin("/other", 2);
+    let given = rig.allocate(file, 1).remove(0);
+    let guessed = FileId(file.0 + 1);
+    let create = CreatePending {
+        replicas: 2,
+        ..create(rig.request(), "/f")
+    };
+    let create = rig.send(CLIENT, create);
+    let future = Allocation {
+        handle: ChunkHandle(given.handle.0 + 1),
+        ..given
+    };
+    let publish = publish(rig.request(), guessed, "/f", &[&future]);
+    let publish = rig.send(CLIENT, publish);
+    let replies = rig.settle();
+    let status = |token: Token| {
+        replies.iter().find_map(|one| match one {
+            Action::Reply { to, reply } if *to == token => Some(
+                reply
+                    .as_ref()
+                    .map_or_else(|failure| failure.status, |_| Status::Ok),
+            ),
+            _ => None,
+        })
+    };
+    assert!(rig.machine.state().pending.contains_key(&guessed));
+    assert_eq!(status(create), Some(Status::Ok));
+    assert_eq!(status(publish), Some(Status::PendingUnknown));
+}
+
+/// Counting on from the highest index that a request can name overflowed.
+#[test]
+fn nothing_is_located_behind_the_end() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    rig.upload("/f", 2);
+    for first_index in [1, u32::MAX] {
+        let reply = rig.get(Locate {
+            first_index,
+            ..locate("/f")
+        });
+        assert_eq!((reply.chunks, reply.slots), (vec![], 1));
+    }
+}
