@@ -5,8 +5,10 @@
 //! the cache, and its file's deletion.
 
 use std::fs::File;
+use std::io::IoSliceMut;
 use std::sync::Arc;
 
+use rustix::io::{Errno, ReadWriteFlags};
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
 use sarsen_protocol::message::ChunkState;
 
@@ -52,6 +54,36 @@ impl ReadableChunk {
     #[must_use]
     pub fn mapping(&self) -> Option<&Mapping> {
         self.mapping.as_ref()
+    }
+
+    /// Whether a range can probably be read without waiting for the medium: its first and last
+    /// byte can. Never blocks; where the file system can't tell, the answer is yes.
+    #[must_use]
+    pub fn is_cached(&self, offset: u32, len: u32) -> bool {
+        let Some(file) = self.file() else { return true };
+        let is_here = |offset: u32| {
+            let mut byte = [0];
+            let mut bytes = [IoSliceMut::new(&mut byte)];
+            let read = rustix::io::preadv2(
+                file,
+                &mut bytes,
+                data_position(offset),
+                ReadWriteFlags::NOWAIT,
+            );
+            !matches!(read, Err(Errno::AGAIN))
+        };
+        len == 0 || (is_here(offset) && is_here(offset.saturating_add(len - 1)))
+    }
+
+    /// Has the medium give a range to the page cache, blocking.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    pub fn bring_in(&self, offset: u32, len: u32) -> std::io::Result<()> {
+        match &self.mapping {
+            Some(mapping) => mapping.bring_in(offset, len),
+            None => Ok(()),
+        }
     }
 
     /// Reads data at `offset`, blocking; how much there was.

@@ -22,7 +22,7 @@ use super::layout::{
     CRC_PAGE_POSITION, DATA_POSITION, chunk_path, folder_of, room_for, sealed_file_len,
 };
 use super::pending::{NewChunk, PendingChunk};
-use super::table::{Held, Turn, lock};
+use super::table::{Held, Turn};
 
 /// What a client says that it wrote, to be compared with what is stored.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,7 @@ use super::error::{Operation, StoreError};
 use super::identity::IDENTITY_LEN;
 use super::layout::IDENTITY_FILE;
 use super::region::Space;
-use super::table::{Held, Turn, lock};
+use super::table::{Held, Turn};
 
 /// Where a read back gets the bytes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
