@@ -10,6 +10,7 @@ use sarsen_protocol::message::ReplicaFault;
 use sarsen_protocol::status::Status;
 
 use crate::chunkserver::Fault;
+use crate::master::Slip;
 use crate::{CHUNK_SIZE, Cluster, noise};
 
 /// A cluster with `/file` on all of its servers, and the file's bytes.
@@ -106,6 +107,22 @@ async fn bytes_that_are_bad_everywhere_leave_no_file() {
         assert_eq!(error.exit(), Exit::Corrupt);
         assert!(is_empty(folder.path()), "{fault:?}");
     }
+}
+
+/// A hole reads as zeros, unless the file's checksum says that none was there.
+#[tokio::test]
+async fn a_chunk_that_the_master_leaves_out_is_noticed() {
+    let (cluster, client, _) = cluster_with_file(3, 2 * CHUNK_SIZE).await;
+    cluster.master.slip(Slip::ForgetChunk);
+    let folder = tempfile::tempdir().unwrap();
+    let error = get(&client, &folder.path().join("target")).await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, Error::FileMismatch { .. }), "{error}");
+    assert_eq!(error.exit(), Exit::Corrupt);
+    assert!(is_empty(folder.path()));
+    cluster.master.slip(Slip::ForgetChunk);
+    let hole = client.read_range("/file", 7, 100).await;
+    assert_eq!(hole.unwrap(), [0; 100]);
 }
 
 #[tokio::test]

@@ -30,6 +30,8 @@ pub(crate) enum Slip {
     Refuse(Kind, Status),
     /// Does a request of this kind, and loses the connection instead of answering.
     LoseAnswer(Kind),
+    /// Says that the first chunk located is none, as of a hole.
+    ForgetChunk,
 }
 
 type Answer = Result<AnyMessage, (Status, ErrorBody)>;
@@ -114,7 +116,12 @@ impl Master {
                 connection.reply(request.id, kind, refusal);
                 continue;
             }
-            let answer = self.handle(request.message);
+            let mut answer = self.handle(request.message);
+            if let (Some(Slip::ForgetChunk), Ok(AnyMessage::LocateReply(reply))) =
+                (slip, &mut answer)
+            {
+                reply.chunks.remove(0);
+            }
             match slip {
                 Some(Slip::LoseAnswer(_)) => connection.close(),
                 _ => connection.reply(request.id, kind, answer),
@@ -126,6 +133,7 @@ impl Master {
         let mut state = self.state.lock().unwrap();
         let is_due = |slip: &Slip| match slip {
             Slip::Refuse(due, _) | Slip::LoseAnswer(due) => *due == kind,
+            Slip::ForgetChunk => kind == Kind::Locate,
         };
         let place = state.slips.iter().position(is_due)?;
         Some(state.slips.remove(place))

@@ -1,0 +1,83 @@
+//! Lost servers, flipped bits.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use crate::harness::{Cluster, noise};
+
+const MIB: usize = 1024 * 1024;
+
+/// Where a chunk file's data begins.
+const DATA_AT: u64 = 8192;
+
+fn flip_a_bit(chunk_file: &Path) {
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(chunk_file)
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, DATA_AT + 70_000).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], DATA_AT + 70_000)
+        .unwrap();
+}
+
+#[test]
+fn a_lost_chunkserver_is_not_noticed_by_readers() {
+    let mut cluster = Cluster::start(3);
+    let bytes = noise(5 * MIB, 1);
+    cluster.put(&bytes, "/file");
+    for lost in 0..2 {
+        cluster.kill_chunkserver(lost);
+        assert!(cluster.bytes("/file") == bytes, "{lost}");
+    }
+    for back in 0..2 {
+        cluster.start_chunkserver(back);
+    }
+    cluster.wait(3);
+    cluster.until("healthy again", |cluster| {
+        (cluster.sarsen(&["fsck"]).code == Some(0)).then_some(())
+    });
+}
+
+#[test]
+fn a_flipped_bit_is_read_around_and_told() {
+    let cluster = Cluster::start(3);
+    let bytes = noise(MIB, 2);
+    cluster.put(&bytes, "/file");
+    // Which replica a reader tries first is its own choice: flip all but one.
+    for number in 0..2 {
+        flip_a_bit(&cluster.chunk_files(number)[0]);
+    }
+    let done = cluster.sarsen(&["get", "/file", "-"]);
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(done.stdout == bytes);
+    // Once a reader met one, the master has it verified and lists it.
+    cluster.until("the bad replicas are told", |cluster| {
+        let done = cluster.sarsen(&["get", "/file", "-"]);
+        assert!(done.stdout == bytes);
+        let fsck = cluster.sarsen(&["--json", "fsck"]);
+        let fsck: serde_json::Value = serde_json::from_slice(&fsck.stdout).ok()?;
+        (fsck["corrupt"].as_array()?.len() == 2).then_some(())
+    });
+}
+
+#[test]
+fn bytes_that_are_bad_everywhere_are_not_delivered() {
+    let cluster = Cluster::start(3);
+    cluster.put(&noise(MIB, 3), "/file");
+    for number in 0..3 {
+        flip_a_bit(&cluster.chunk_files(number)[0]);
+    }
+    let target = cluster.path("target");
+    let done = cluster.sarsen(&["get", "/file", target.to_str().unwrap()]);
+    assert_eq!(done.code, Some(6), "{}", done.stderr);
+    assert!(!target.exists());
+    assert!(!cluster.path(".target.sarsen-part").exists());
+    assert!(
+        done.stderr.starts_with("sarsen: get /file: "),
+        "{}",
+        done.stderr
+    );
+}

@@ -1,0 +1,9 @@
+//! Whole clusters of real processes: what a user sees, through failures too.
+
+mod bad_input;
+mod damage;
+mod files;
+mod harness;
+mod http;
+mod names;
+mod restarts;

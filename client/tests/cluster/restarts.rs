@@ -1,0 +1,108 @@
+//! The master killed at any moment: what was acknowledged stays, and nothing is done twice.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::harness::{Cluster, noise};
+
+/// How often the master is killed.
+const KILLS: u64 = 6;
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_restart() {
+    let mut cluster = Cluster::start(3);
+    let bytes = noise(1 << 20, 1);
+    cluster.put(&bytes, "/kept");
+    assert_eq!(cluster.sarsen(&["mkdir", "/folder"]).code, Some(0));
+    cluster.kill_master();
+    cluster.start_master();
+    cluster.wait(3);
+    assert!(cluster.bytes("/kept") == bytes);
+    assert_eq!(cluster.sarsen(&["mkdir", "/folder"]).code, Some(4));
+    assert_eq!(cluster.sarsen(&["fsck"]).code, Some(0));
+}
+
+/// A client goes on through kills: each of its commands succeeds, and does what it says once.
+#[test]
+fn commands_go_on_through_kills_of_the_master() {
+    let mut cluster = Cluster::start(3);
+    let done = AtomicBool::new(false);
+    let control = cluster.control.clone();
+    let runtime = cluster.path("");
+    let run = |args: &[&str], input: &[u8]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sarsen"));
+        command
+            .env("XDG_RUNTIME_DIR", &runtime)
+            .args(["--master", &control, "--timeout", "60s"]);
+        command.args(args);
+        crate::harness::run(command, input)
+    };
+    let expected = thread::scope(|scope| {
+        let commands = scope.spawn(|| {
+            let mut expected = BTreeSet::new();
+            let ok = |args: &[&str], input: &[u8]| {
+                let done = run(args, input);
+                assert_eq!(done.code, Some(0), "{args:?}: {}", done.stderr);
+            };
+            for number in 0_u64.. {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                ok(&["mkdir", &format!("/d{number}")], b"");
+                ok(
+                    &["put", "-", &format!("/d{number}/f")],
+                    &number.to_le_bytes(),
+                );
+                ok(
+                    &["mv", &format!("/d{number}/f"), &format!("/f{number}")],
+                    b"",
+                );
+                ok(&["rm", "-r", &format!("/d{number}")], b"");
+                expected.insert(format!("f{number}"));
+            }
+            expected
+        });
+        for kill in 0..KILLS {
+            // Spread over the commands, which take some tens of milliseconds each.
+            thread::sleep(Duration::from_millis(150 + 97 * kill % 400));
+            cluster.kill_master();
+            cluster.start_master();
+        }
+        done.store(true, Ordering::Relaxed);
+        commands.join().expect("every command succeeded")
+    });
+    cluster.wait(3);
+    let list = cluster.sarsen(&["--json", "ls", "/"]).json();
+    let names: BTreeSet<String> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["name"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, expected);
+    for name in &expected {
+        let number: u64 = name[1..].parse().unwrap();
+        assert_eq!(cluster.bytes(&format!("/{name}")), number.to_le_bytes());
+    }
+    assert_eq!(cluster.sarsen(&["fsck"]).code, Some(0));
+}
+
+#[test]
+fn a_drained_cluster_comes_back_whole() {
+    let mut cluster = Cluster::start(3);
+    let bytes = noise(3 << 20, 4);
+    cluster.put(&bytes, "/file");
+    for number in 0..3 {
+        let chunkserver = cluster.chunkservers[number].take().unwrap();
+        assert_eq!(chunkserver.terminate(), Some(0));
+    }
+    assert_eq!(cluster.master.take().unwrap().terminate(), Some(0));
+    cluster.start_master();
+    for number in 0..3 {
+        cluster.start_chunkserver(number);
+    }
+    cluster.wait(3);
+    assert!(cluster.bytes("/file") == bytes);
+}
