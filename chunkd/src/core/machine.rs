@@ -398,7 +398,12 @@ impl Machine {
         }
         let directories = self.served();
         if directories.is_empty() {
-            return self.stop(StopReason::NothingToServe);
+            let foreign = Status::ForeignDirectory.number();
+            let is_foreign = registered.directories.iter().any(|it| it.status == foreign);
+            return self.stop(match is_foreign {
+                true => StopReason::Foreign(Status::ForeignDirectory.meaning().to_owned()),
+                false => StopReason::NothingToServe,
+            });
         }
         let keep = ToKeep {
             cluster_id,

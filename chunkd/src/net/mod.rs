@@ -12,9 +12,9 @@
 //! does not grow with the number or the slowness of peers ([`crate::io::pool`]). Whatever a peer
 //! sends, only its own connection ends.
 //!
-//! A thread waits for a disk in one case only: a read of bytes that the page cache does not have
-//! fetches them while they are being sent, with io_uring as with epoll. All else that may wait for
-//! a disk runs on blocking threads, or is io_uring's to wait for.
+//! A thread of the data plane does not wait for a disk: what may is on blocking threads, or is
+//! io_uring's to wait for. One gap is left: pages that leave the page cache between the look
+//! whether they are there ([`crate::store::ReadableChunk::is_cached`]) and their sending.
 
 pub mod chunkserver;
 pub mod counters;

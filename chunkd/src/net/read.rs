@@ -1,10 +1,12 @@
 //! Reads: stored CRCs, and bytes straight from the chunk (`spec/wire.md` section 12.2).
 //!
-//! The bytes are not looked at here: the reader verifies. If the medium fails in the middle of a
-//! frame whose head is out, the rest of its payload is sent as zeros, which don't match their
+//! The bytes are not looked at here: the reader verifies. Pages that are not in memory are brought
+//! in on a blocking thread first, so that a cold read holds up no other stream, and a bad sector is
+//! met before the frame's head is out. If the medium fails all the same in the middle of a frame, the rest of its payload is sent as zeros, which don't match their
 //! CRCs, and what was still to come is answered with `medium_failed`: the connection goes on, and
 //! the chunk is read back.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -130,6 +132,15 @@ impl Sending<'_> {
     /// Sends the parts; a refusal is what ends them early, and is still to be sent.
     async fn run(&self, mut parts: ReadStream) -> Result<Result<(), Refusal>, LinkError> {
         while let Some(part) = parts.next_part() {
+            if let Err(error) = self.bring_in(part).await {
+                let (handle, offset) = (self.chunk.handle, part.offset);
+                tracing::error!(%handle, offset, %error, "the medium failed under a read");
+                self.thread
+                    .chunkserver
+                    .doubt(self.directory, handle, self.chunk.version);
+                let text = format!("the medium failed: {error}");
+                return Ok(Err((Status::MediumFailed, ErrorBody::new(text))));
+            }
             let head = self.head(part)?;
             let socket = self.link.socket();
             let sending = socket.send_chunk(head, self.chunk, part.offset, part.len);
@@ -162,6 +173,18 @@ impl Sending<'_> {
         Ok(Ok(()))
     }
 
+    /// Waits for the medium, where it has to be waited for, on a thread that serves nobody.
+    async fn bring_in(&self, part: Part) -> io::Result<()> {
+        if self.chunk.is_cached(part.offset, part.len) {
+            return Ok(());
+        }
+        let chunk = Arc::clone(self.chunk);
+        let bringing = move || chunk.bring_in(part.offset, part.len);
+        tokio::task::spawn_blocking(bringing)
+            .await
+            .map_err(io::Error::other)?
+    }
+
     /// Header and body of a part's frame.
     fn head(&self, part: Part) -> Result<Bytes, LinkError> {
         let first = (part.offset / BLOCK_LEN) as usize;
@@ -178,7 +201,7 @@ impl Sending<'_> {
             state: ChunkState::Sealed,
             last: part.last,
             // The table was checked against the chunk's length when it was opened.
-            crcs: stored.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::InvalidData))?,
+            crcs: stored.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?,
         }
         .to_body();
         let header = Header::new(Kind::ReadData, Status::Ok, self.request_id, &body, part.len);

@@ -12,7 +12,7 @@
 use std::fs::File;
 use std::io;
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use super::layout::DATA_POSITION;
 
@@ -54,6 +54,21 @@ impl Mapping {
             len: len as usize,
             mapping: std::marker::PhantomData,
         })
+    }
+
+    /// Reads the pages of a range into memory, blocking, without looking at them.
+    ///
+    /// # Errors
+    /// What the medium said, where a load from the page would have been a signal.
+    pub(super) fn bring_in(&self, offset: u32, len: u32) -> io::Result<()> {
+        match self
+            .pages
+            .advise_range(Advice::PopulateRead, offset as usize, len as usize)
+        {
+            // A kernel that can't is left to bring the pages in one by one.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            result => result,
+        }
     }
 }
 

@@ -102,7 +102,7 @@ fn directories_that_are_copies_or_foreign_are_1() {
         (Status::StaleStart, "the master lets no directory count"),
         (
             Status::ForeignDirectory,
-            "the master lets no directory count",
+            "belongs to another cluster or server",
         ),
     ] {
         let mut master = Master::start();

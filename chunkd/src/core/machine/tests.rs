@@ -299,6 +299,19 @@ fn a_directory_of_somebody_else_or_none_that_counts_stops_the_server() {
         actions.last(),
         Some(&Action::Stop(StopReason::NothingToServe))
     );
+    let mut machine = self::machine();
+    after(&mut machine, Duration::ZERO, Event::Tick);
+    let dialled = Event::Dialled {
+        connection: 1,
+        cluster_id: CLUSTER,
+    };
+    after(&mut machine, Duration::ZERO, dialled);
+    let statuses = [Status::StaleStart, Status::ForeignDirectory];
+    let actions = answered(&mut machine, welcome(EPOCH, statuses));
+    assert!(matches!(
+        actions.last(),
+        Some(Action::Stop(StopReason::Foreign(_)))
+    ));
 
     let mut machine = self::machine();
     after(&mut machine, Duration::ZERO, Event::Tick);
