@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sarsen_edge::address::HostPort;
+use sarsen_protocol::error::{BodyError, FrameError};
 use sarsen_protocol::id::{ChunkHandle, FileId};
 use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{
-    Capacity, CapacityReply, EmptyTrash, Fsck, FsckFinding, List, ListEntry, ListReply, ListTrash,
-    Locate, LocateReply, MakeFolder, Node, NodeType, Remove, Removed, Rename, Report, ReportReply,
-    RestoreTrash, ServerState, Stat, TrashEmptied, TrashEntry, Usage, UsageReply,
+    Capacity, CapacityReply, EmptyTrash, Fsck, FsckFinding, Kind, List, ListEntry, ListReply,
+    ListTrash, Locate, LocateReply, MakeFolder, Node, NodeType, Remove, Removed, Rename, Report,
+    ReportReply, RestoreTrash, ServerState, Stat, TrashEmptied, TrashEntry, Usage, UsageReply,
 };
-use sarsen_protocol::size::{LOCATE_COUNT_MAX, PAGE_LEN_MAX};
+use sarsen_protocol::size::{CHUNK_LEN_MAX, CHUNK_LEN_MIN, LOCATE_COUNT_MAX, PAGE_LEN_MAX};
 use tokio::time::sleep;
 
 use crate::buffer::Buffers;
@@ -410,6 +411,18 @@ impl Client {
     }
 }
 
+/// Refuses a chunk size that no cluster can have: everything is cut by it.
+pub(crate) fn check_chunk_size(kind: Kind, chunk_size: u32) -> Result<(), Error> {
+    let in_bounds = (CHUNK_LEN_MIN..=CHUNK_LEN_MAX).contains(&chunk_size);
+    match in_bounds && chunk_size.is_power_of_two() {
+        true => Ok(()),
+        false => Err(Error::Protocol(FrameError::Body {
+            kind,
+            source: BodyError::OutOfBounds,
+        })),
+    }
+}
+
 #[expect(
     clippy::cast_possible_truncation,
     reason = "both limits are far below 2^32"
@@ -421,3 +434,33 @@ const PAGE_LIMIT: u32 = PAGE_LEN_MAX as u32;
     reason = "both limits are far below 2^32"
 )]
 const LOCATE_LIMIT: u32 = LOCATE_COUNT_MAX as u32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_can_move_between_threads() {
+        fn is_send<T: Send>(_: T) {}
+        // Compiled, and never run.
+        let _ = |client: Client| {
+            let source = PutSource::Path("/a".into());
+            is_send(client.put("/a", source, PutOptions::default()));
+            let target = GetTarget::Path("/a".into());
+            is_send(client.get("/a", target, GetOptions::default()));
+            is_send(client.rename("/a", "/b"));
+            is_send(client.fsck("/"));
+        };
+    }
+
+    #[test]
+    fn a_chunk_size_that_no_cluster_has_is_refused() {
+        for good in [1 << 20, 4 << 20, 64 << 20] {
+            assert!(check_chunk_size(Kind::LocateReply, good).is_ok());
+        }
+        for bad in [0, 1, 1 << 19, 3 << 20, 1 << 27, u32::MAX] {
+            let refused = check_chunk_size(Kind::LocateReply, bad);
+            assert!(matches!(refused, Err(Error::Protocol(_))), "{bad}");
+        }
+    }
+}

@@ -147,6 +147,14 @@ pub enum Error {
         /// Who holds the replicas that were read.
         bad: Vec<ServerId>,
     },
+    /// Every chunk is good, and together they are not the file.
+    #[error("the file has CRC {found:08x}, and was uploaded with {uploaded:08x}")]
+    FileMismatch {
+        /// What its chunks have together.
+        found: u32,
+        /// What the master has.
+        uploaded: u32,
+    },
     /// No replica of a chunk could be read in time.
     #[error("no replica of chunk {index} ({handle}) can be read: {}", cause.as_ref().map_or_else(|| "no live server has one".into(), ToString::to_string))]
     NoReplica {
@@ -314,7 +322,7 @@ impl Explain for Error {
                 } => Exit::NoSpace,
                 _ => Exit::Unavailable,
             },
-            Self::Corrupt { .. } => Exit::Corrupt,
+            Self::Corrupt { .. } | Self::FileMismatch { .. } => Exit::Corrupt,
             Self::Hello(_)
             | Self::OutcomeUnknown
             | Self::Protocol(_)
@@ -351,7 +359,7 @@ impl Explain for Error {
             Self::NoReplica { .. } | Self::ChunkNotStored { .. } => {
                 Some("`sarsen report` shows which servers are live".into())
             }
-            Self::Corrupt { .. } => {
+            Self::Corrupt { .. } | Self::FileMismatch { .. } => {
                 Some("`sarsen fsck` lists what is damaged; restore the file from elsewhere".into())
             }
             Self::StillWaiting { .. } => {

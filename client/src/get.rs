@@ -1,18 +1,19 @@
 //! The download of a file or a part of one: drives [`Download`] over the master and the data
 //! connections.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sarsen_protocol::crc::{combine, zeros};
 use sarsen_protocol::id::{ChunkHandle, FileId, ServerId};
-use sarsen_protocol::message::{Locate, LocateReply, Node, NodeType, ReportReplica};
+use sarsen_protocol::message::{Kind, Locate, LocateReply, Node, NodeType, ReportReplica};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::client::Shared;
+use crate::client::{Shared, check_chunk_size};
 use crate::core::locate::part;
 use crate::core::read::{Action, Download, Fault, Fetch, GiveUp, PAGE_LEN, Plan};
 use crate::error::{Error, StreamError};
@@ -106,11 +107,12 @@ pub(crate) async fn get(
     if node.node_type == NodeType::Folder {
         return Err(Error::IsAFolder);
     }
+    check_chunk_size(Kind::LocateReply, first_page.chunk_size)?;
     let range = options.range(node.size);
     if let Some(progress) = &options.progress {
         progress.total(range.end - range.start);
     }
-    let whole = range == (0..node.size);
+    let is_whole = node.sealed && range == (0..node.size);
     let bytes = range.end - range.start;
     let bad = match open(target, bytes).await? {
         Opened::Part(part) => {
@@ -138,7 +140,7 @@ pub(crate) async fn get(
         path: path.to_owned(),
         node,
         bytes,
-        crc32: (whole && node.sealed).then_some(node.crc32),
+        crc32: is_whole.then_some(node.crc32),
         elapsed: shared.clock.now().saturating_sub(began),
         bad,
     })
@@ -180,7 +182,7 @@ struct Reached {
 /// A download under way.
 struct Run {
     shared: Arc<Shared>,
-    file_id: FileId,
+    node: Node,
     chunk_size: u32,
     range: Range<u64>,
     options: GetOptions,
@@ -190,6 +192,8 @@ struct Run {
     reached: mpsc::UnboundedSender<Reached>,
     reachings: mpsc::UnboundedReceiver<Reached>,
     tally: Tally,
+    /// CRC and length of what was read of each chunk.
+    parts: BTreeMap<u32, (u32, u64)>,
     bad: Vec<BadReplica>,
     last_failure: HashMap<u32, StreamError>,
 }
@@ -216,7 +220,7 @@ impl Run {
         let (reached, reachings) = mpsc::unbounded_channel();
         Ok(Self {
             shared: shared.clone(),
-            file_id: first_page.node.file_id,
+            node: first_page.node,
             chunk_size: first_page.chunk_size,
             range,
             options,
@@ -226,6 +230,7 @@ impl Run {
             reached,
             reachings,
             tally: Tally::default(),
+            parts: BTreeMap::new(),
             bad: Vec::new(),
             last_failure: HashMap::new(),
         })
@@ -266,13 +271,27 @@ impl Run {
         }
     }
 
-    /// Gives the target its name, and the master the time to hear of bad replicas.
+    /// Compares the whole file with its checksum, gives the target its name, and the master the
+    /// time to hear of bad replicas.
     async fn finish(mut self) -> Result<Vec<BadReplica>, Error> {
         self.wait_for_reports().await;
+        self.check_file()?;
         if let To::Part(part) = self.to {
             part.finish().await?;
         }
         Ok(self.bad)
+    }
+
+    /// The chunks were verified one by one: this finds one that is missing or in another's place.
+    fn check_file(&self) -> Result<(), Error> {
+        let is_whole = self.node.sealed && self.range == (0..self.node.size);
+        let parts = self.parts.values();
+        let found = parts.fold(0, |crc, (part, len)| combine(crc, *part, *len));
+        let uploaded = self.node.crc32;
+        match is_whole && found != uploaded {
+            true => Err(Error::FileMismatch { found, uploaded }),
+            false => Ok(()),
+        }
     }
 
     fn handle(&mut self, event: Event) -> Result<(), Error> {
@@ -288,6 +307,9 @@ impl Run {
                     outlets.remove(&index);
                 }
                 self.last_failure.remove(&index);
+                let behind = fetch.to.saturating_sub(fetch.chunk.length).into();
+                let crc = combine(fetch.chunk.crc32, zeros(behind), behind);
+                self.parts.insert(index, (crc, fetch.to.into()));
                 self.download.handle_fetched(index);
             }
             Event::Read(_, Err(ReadFailure::Sink(error))) => return Err(error),
@@ -340,7 +362,7 @@ impl Run {
     fn locate(&mut self, first_index: u32, count: u32) {
         let request = Locate {
             path: String::new(),
-            file_id: self.file_id,
+            file_id: self.node.file_id,
             first_index,
             count,
         };
@@ -362,11 +384,13 @@ impl Run {
 
     async fn zeros(&mut self, index: u32, from: u32, to: u32) -> Result<(), Error> {
         self.hear(Reached { index, to });
+        let len = u64::from(to.saturating_sub(from));
+        self.parts.insert(index, (zeros(len), len));
         let outlet = self.outlet(index);
         if let To::InOrder { outlets, .. } = &mut self.to {
             outlets.remove(&index);
         }
-        outlet.give_zeros(u64::from(to.saturating_sub(from))).await
+        outlet.give_zeros(len).await
     }
 
     /// Where a chunk goes; the first call for it is its turn in the order.

@@ -154,6 +154,7 @@ impl Master {
                     status,
                     text,
                     retry_after,
+                    ..
                 } => {
                     if handed_back == Some(*status) {
                         return Err(Unanswered::HandedBack {
@@ -169,8 +170,11 @@ impl Master {
             };
             match retry.handle_failure(self.clock.now(), failure) {
                 Step::Again { after, redial } => {
-                    if redial {
-                        self.hang_up().await;
+                    // Only the one that answered so: another task may have dialled meanwhile.
+                    if let Attempt::Answered { connection, .. } = &error
+                        && redial
+                    {
+                        connection.close();
                     }
                     sleep(after).await;
                 }
@@ -198,6 +202,7 @@ impl Master {
                     false => error.text,
                 },
                 retry_after: Duration::from_millis(error.retry_after.into()),
+                connection,
             }),
             Ok(Err(CallError::Protocol(cause))) => {
                 connection.close();
@@ -266,16 +271,11 @@ impl Master {
         found.await?
     }
 
-    /// Leaves the connection: the next request dials the next address.
-    async fn hang_up(&self) {
+    /// Sends what is queued and ends the connection.
+    pub(crate) async fn close(&self) {
         if let Some(connection) = self.link.lock().await.connection.take() {
             connection.close();
         }
-    }
-
-    /// Sends what is queued and ends the connection.
-    pub(crate) async fn close(&self) {
-        self.hang_up().await;
     }
 
     fn no_master(&self, cause: Option<Error>) -> Error {
@@ -311,6 +311,7 @@ enum Attempt {
         status: Status,
         text: String,
         retry_after: Duration,
+        connection: Connection,
     },
 }
 

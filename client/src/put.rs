@@ -10,7 +10,7 @@ use std::time::Duration;
 use sarsen_protocol::crc::combine;
 use sarsen_protocol::id::{FileId, ServerId};
 use sarsen_protocol::message::{
-    AbortPending, AllocateChunks, Allocation, ChunksAllocated, CreatePending, Level, Node,
+    AbortPending, AllocateChunks, Allocation, ChunksAllocated, CreatePending, Kind, Level, Node,
     PendingCreated, Publish, Published, SealedChunk,
 };
 use sarsen_protocol::size::{CONTROL_BODY_LEN_MAX, PATH_LEN_MAX, PUBLISH_CHUNKS_MAX};
@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::client::Shared;
+use crate::client::{Shared, check_chunk_size};
 use crate::core::upload::{Action, Plan, Upload};
 use crate::error::{Error, StreamError};
 use crate::master::Unanswered;
@@ -120,6 +120,7 @@ pub(crate) async fn put(
             parents: true,
         })
         .await?;
+    check_chunk_size(Kind::PendingCreated, pending.chunk_size)?;
     let file = PendingFile {
         shared: shared.clone(),
         session,
@@ -286,7 +287,7 @@ struct Run {
 
 impl Run {
     fn begin_file(&mut self, open: OpenFile) -> Result<(), Error> {
-        let chunk_size = u64::from(self.file.pending.chunk_size.max(1));
+        let chunk_size = u64::from(self.file.pending.chunk_size);
         let too_large = Error::TooLarge { bytes: open.len };
         let chunks = u32::try_from(open.len.div_ceil(chunk_size)).map_err(|_| too_large)?;
         check_fits(open.len, chunks as usize, self.file.pending.replicas)?;

@@ -1,4 +1,4 @@
-//! A file's chunks on their way down (design of reads: `spec/messages.md` sections 7 and 13).
+//! A file's chunks on their way down (`spec/messages.md` sections 7 and 13).
 //!
 //! [`Download`] asks the master where chunks are, a page at a time and ahead of need, reads
 //! several chunks at once from different replicas, and says which replica comes next when one
@@ -207,7 +207,7 @@ pub struct Download {
     /// Next chunk to begin, up to the range's end.
     next: Range<u32>,
     /// Chunks that were located and not begun; holes are left out.
-    located: VecDeque<LocatedChunk>,
+    located: BTreeMap<u32, LocatedChunk>,
     /// Everything below was located.
     located_to: u32,
     locating: bool,
@@ -226,7 +226,7 @@ impl Download {
             located_to: next.start,
             next,
             plan,
-            located: VecDeque::new(),
+            located: BTreeMap::new(),
             locating: false,
             slots: BTreeMap::new(),
             reports: VecDeque::new(),
@@ -246,7 +246,8 @@ impl Download {
             let is_new = |chunk: &LocatedChunk| {
                 chunk.index >= self.located_to && asked.contains(&chunk.index)
             };
-            self.located.extend(chunks.into_iter().filter(is_new));
+            let new = chunks.into_iter().filter(is_new);
+            self.located.extend(new.map(|chunk| (chunk.index, chunk)));
             self.located_to = asked.end;
         }
     }
@@ -374,7 +375,7 @@ impl Download {
             let index = self.next.start;
             self.next.start += 1;
             let part = part(&self.plan.range, self.plan.chunk_size, index);
-            let chunk = self.located.pop_front_if(|chunk| chunk.index == index);
+            let chunk = self.located.remove(&index);
             let Some(chunk) = chunk.filter(|chunk| chunk.length > part.from) else {
                 return Some(Action::Zeros {
                     index,
