@@ -7,7 +7,7 @@
 //! - [`retry`]: what to do about a request to the master that failed, and how long to wait;
 //! - [`locate`]: which chunks a range of a file touches, and which replica to ask first;
 //! - [`pieces`]: payloads cut at block edges, and their CRCs;
-//! - [`upload`]: a file's chunks on their way up, over machines of [`write`], one a stream;
+//! - [`upload`]: a file's chunks on their way up, over machines of [`mod@write`], one a stream;
 //! - [`read`]: a file's chunks on their way down, over machines of [`read_stream`].
 //!
 //! Left out on purpose: hedged reads, caching of locations, mutation in place.
