@@ -1,14 +1,14 @@
 //! A scripted peer: it sends what a test tells it to, whatever the protocol says, and blocks.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use sarsen_protocol::crc::crc32;
 use sarsen_protocol::deframe::{Deframer, Frame, frame};
-use sarsen_protocol::handshake::{Dialer, Identity};
+use sarsen_protocol::handshake::{Dialer, Identity, Listener};
 use sarsen_protocol::header::Header;
-use sarsen_protocol::id::{ChunkHandle, ClusterId, Serial};
+use sarsen_protocol::id::{ChunkHandle, ClusterId, Serial, ServerId};
 use sarsen_protocol::message::{
     Crcs, Hop, Kind, Level, Message, Plane, Read, ReadData, Role, Start, Want, WriteData,
     WriteOpen, WriteSeal,
@@ -17,7 +17,7 @@ use sarsen_protocol::size::piece_lens;
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::{Rights, Ticket};
 
-use crate::cluster::{FILE, VERSION, key, ticket};
+use crate::cluster::{CLUSTER, FILE, VERSION, key, ticket};
 
 /// What a test waits for longer than this will not come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -51,7 +51,34 @@ impl Peer {
 
     /// Connects and says nothing.
     pub(crate) fn dial_silently(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("connects");
+        Self::over(TcpStream::connect(address).expect("connects"))
+    }
+
+    /// Accepts a connection as the server `id` would, and takes its hello.
+    pub(crate) fn accept(listener: &TcpListener, id: ServerId) -> Self {
+        let (stream, _) = listener.accept().expect("a connection");
+        let mut peer = Self::over(stream);
+        let start = Start {
+            server_id: id,
+            ..Start::default()
+        };
+        let identity = Identity {
+            role: Role::Chunkserver,
+            cluster_id: CLUSTER,
+            start,
+        };
+        let mut listener = Listener::new(identity, Plane::Data, key(), [4; 32]);
+        let hello = peer.recv().expect("a hello");
+        let reply = listener.handle_hello(&hello).expect("a good hello");
+        peer.send(&reply);
+        let proof = peer.recv().expect("a proof");
+        let (_, done) = listener.handle_proof(&proof).expect("a good proof");
+        peer.send(&done);
+        peer.deframer.hello_is_done();
+        peer
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("set");
         stream.set_write_timeout(Some(PATIENCE)).expect("set");
         stream.set_nodelay(true).expect("set");

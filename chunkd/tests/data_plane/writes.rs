@@ -1,11 +1,13 @@
 //! Write streams (`spec/wire.md` section 12.1).
 
+use std::net::TcpListener;
+
 use sarsen_chunkd::net::Notice;
 use sarsen_protocol::crc::crc32;
-use sarsen_protocol::deframe::frame;
-use sarsen_protocol::id::ChunkHandle;
+use sarsen_protocol::deframe::{error_frame, frame};
+use sarsen_protocol::id::{ChunkHandle, Serial, ServerId};
 use sarsen_protocol::message::{
-    ChunkState, Kind, Level, WriteAck, WriteOpened, WriteSeal, WriteSealed,
+    ChunkState, ErrorBody, Hop, Kind, Level, WriteAck, WriteOpened, WriteSeal, WriteSealed,
 };
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::Rights;
@@ -235,6 +237,67 @@ fn a_member_that_dies_is_blamed_by_the_one_before_it() {
             peer.expect_failure(),
             (Kind::WriteOpened, Status::ChainBroken, 3)
         );
+    }
+}
+
+/// The stream told the inventory of its seal. When a next hop failed first the stream was gone by
+/// the time the chunk was sealed, and the master went on taking it for a pending one.
+#[test]
+fn the_inventory_hears_of_a_seal_whose_stream_has_failed() {
+    for mode in modes() {
+        let mut cluster = Cluster::start(mode, 1);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut chain = cluster.chain();
+        chain.push(Hop {
+            server: ServerId(2),
+            data_addr: listener.local_addr().expect("bound").to_string(),
+        });
+        let mut peer = Peer::dial(cluster.address(0));
+        peer.open(CHUNK, &chain);
+        let mut next = Peer::accept(&listener, ServerId(2));
+        next.request_id = next.recv().expect("an opening").header.request_id;
+        next.send(&frame(&WriteOpened, next.request_id));
+        peer.expect::<WriteOpened>();
+        let content = bytes(8 * MIB);
+        for (serial, part) in (1..).zip(content.chunks(MIB)) {
+            peer.data(CHUNK, serial, (serial as u32 - 1) * MIB as u32, part);
+            next.recv().expect("the data");
+            let ack = WriteAck {
+                serial: Serial(serial),
+                commit_mark: Serial::NONE,
+                level: Level::Memory,
+                copies: 1,
+            };
+            next.send(&frame(&ack, next.request_id));
+        }
+        peer.seal(CHUNK, &content, Level::Disk);
+        let seal = next.recv().expect("the seal");
+        assert_eq!(seal.header.kind, Kind::WriteSeal);
+        let failure = ErrorBody {
+            server: ServerId(2),
+            ..ErrorBody::new("the disk is gone")
+        };
+        let id = next.request_id;
+        next.send(&error_frame(
+            Kind::WriteSealed,
+            id,
+            Status::Poisoned,
+            &failure,
+        ));
+        let (_, status, blamed) = peer.expect_failure();
+        assert_eq!((status, blamed), (Status::Poisoned, 2), "{mode:?}");
+
+        // At its end the data plane has waited for what its disks were asked.
+        let server = &mut cluster.servers[0];
+        server.kill();
+        let entry = server.directory.entry(CHUNK).expect("still there");
+        assert_eq!(entry.state, ChunkState::Sealed);
+        let changed = Notice::Changed {
+            directory: server.directory.identity().directory_id,
+            handle: CHUNK,
+        };
+        let told: Vec<_> = std::iter::from_fn(|| server.notices.try_recv().ok()).collect();
+        assert_eq!(told, [changed, changed], "{mode:?}: made, and sealed");
     }
 }
 
