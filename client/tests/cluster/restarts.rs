@@ -7,8 +7,16 @@ use std::time::Duration;
 
 use crate::harness::{Cluster, noise};
 
-/// How often the master is killed.
+/// How often the master is killed, unless the variable `SARSEN_TEST_KILLS` says otherwise.
 const KILLS: u64 = 6;
+
+/// The longest time between two kills: several commands, each of which may be cut anywhere.
+const KILL_INTERVAL_MAX_MS: u64 = 600;
+
+fn kills() -> u64 {
+    let told = std::env::var("SARSEN_TEST_KILLS").ok();
+    told.map_or(KILLS, |kills| kills.parse().expect("a number of kills"))
+}
 
 #[test]
 fn what_was_acknowledged_is_there_after_a_restart() {
@@ -64,15 +72,21 @@ fn commands_go_on_through_kills_of_the_master() {
             }
             expected
         });
-        for kill in 0..KILLS {
-            // Spread over the commands, which take some tens of milliseconds each.
-            thread::sleep(Duration::from_millis(150 + 97 * kill % 400));
+        for kill in 0..kills() {
+            let moments = noise(8, u64::from(std::process::id()) + kill);
+            let wait = u64::from(u16::from_le_bytes([moments[0], moments[1]]));
+            thread::sleep(Duration::from_millis(wait % KILL_INTERVAL_MAX_MS));
             cluster.kill_master();
             cluster.start_master();
         }
         done.store(true, Ordering::Relaxed);
         commands.join().expect("every command succeeded")
     });
+    let commands = 4 * expected.len();
+    println!(
+        "{} kills under {commands} commands, each done once",
+        kills()
+    );
     cluster.wait(3);
     let list = cluster.sarsen(&["--json", "ls", "/"]).json();
     let names: BTreeSet<String> = list
