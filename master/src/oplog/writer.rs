@@ -47,7 +47,8 @@ pub enum AppendError {
     Failed,
 }
 
-/// Takes entries from any thread. Dropping it writes what waits and ends its thread.
+/// Takes entries from any thread. Should the writer's own thread panic, appending fails and what
+/// `notify` holds is dropped, but no event tells. Dropping it writes what waits and ends its thread.
 pub struct LogWriter {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -179,10 +180,21 @@ impl Shared {
 }
 
 fn run(shared: &Shared, mut appender: Appender, mut notify: impl FnMut(LogEvent)) {
-    if let Err(error) = write_until_closed(shared, &mut appender, &mut notify) {
-        shared.lock().failed = true;
-        shared.room.notify_all();
+    let ended = Ended(shared);
+    let done = write_until_closed(shared, &mut appender, &mut notify);
+    drop(ended);
+    if let Err(error) = done {
         notify(LogEvent::Failed(error));
+    }
+}
+
+/// However the thread ends, by a panic too, nobody waits for it any more.
+struct Ended<'a>(&'a Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.lock().failed = true;
+        self.0.room.notify_all();
     }
 }
 

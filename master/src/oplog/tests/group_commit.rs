@@ -155,3 +155,18 @@ fn entries_that_the_log_cannot_hold_take_no_index() {
         ]
     );
 }
+
+/// A thread that panicked told nobody: whoever appended waited for room in the queue for ever.
+#[test]
+fn a_panic_of_the_writer_fails_whoever_appends() {
+    let (disk, (gone, heard)) = (Disk::default(), mpsc::channel::<()>());
+    let appender = start(&disk).unwrap().appender;
+    let writer = LogWriter::start(appender, move |_| {
+        let _ends_with_the_thread = &gone;
+        panic!("the test's own");
+    })
+    .unwrap();
+    assert_eq!(writer.append(entry(1, 10)), Ok(1));
+    assert!(heard.recv().is_err(), "the thread is gone");
+    assert_eq!(writer.append(entry(2, 10)), Err(AppendError::Failed));
+}
