@@ -11,8 +11,8 @@ use axum::routing::get;
 use sarsen_edge::json;
 use sarsen_protocol::id::ChunkHandle;
 use sarsen_protocol::message::{
-    Capacity, CapacityReply, ErrorBody, Fsck, List, NodeType, Report, ReportReply, ServerState,
-    Stat,
+    Capacity, CapacityReply, Disk, ErrorBody, Fsck, List, NodeType, Report, ReportReply,
+    ServerState, Stat,
 };
 use sarsen_protocol::size::PAGE_LEN_MAX;
 use sarsen_protocol::status::Status;
@@ -232,8 +232,11 @@ fn status_html(report: &ReportReply, capacity: &CapacityReply) -> String {
     };
     let mut rows = String::new();
     for server in &report.servers {
-        let chunks: u64 = server.disks.iter().map(|disk| disk.chunks).sum();
-        let free: u64 = server.disks.iter().map(|disk| disk.free).sum();
+        let sum = |part: fn(&Disk) -> u64| {
+            let parts = server.disks.iter().map(part);
+            parts.fold(0, u64::saturating_add)
+        };
+        let (chunks, free) = (sum(|disk| disk.chunks), sum(|disk| disk.free));
         rows.push_str(&format!(
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{chunks}</td><td>{} GiB</td></tr>\n",
             server.id,
