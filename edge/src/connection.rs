@@ -217,6 +217,12 @@ impl Connection {
         self.close();
     }
 
+    /// Waits until nothing more will be sent: after [`close`](Self::close) or
+    /// [`goodbye`](Self::goodbye), until what was queued is, or could not be for a while.
+    pub async fn sent(&self) {
+        self.shared.queue.closed().await;
+    }
+
     /// Asks, and waits for the reply.
     ///
     /// # Errors

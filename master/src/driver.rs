@@ -10,7 +10,7 @@
 //! stable storage. When the log fails, the process ends: nothing that it would still say could be
 //! relied on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,10 +25,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::core::action::{Action, Alarm, Failure};
+use crate::core::command::Entry;
 use crate::core::event::{ConnectionId, Now, OrderId, Token};
 use crate::core::machine::Machine;
 use crate::inputs::{Answer, Input};
-use crate::oplog::{CheckpointWriter, Folder, LogEvent, LogWriter, OplogError, Position, prune};
+use crate::oplog::{
+    AppendError, CheckpointWriter, Folder, LogEvent, LogWriter, OplogError, Position, prune,
+};
 use crate::start::to_log;
 
 /// Inputs that are taken before the actions that they gave rise to are carried out.
@@ -39,6 +42,9 @@ const INSIDE: ConnectionId = ConnectionId(0);
 
 /// How long the master waits, when it is to end, for entries on their way to the disk.
 const LAST_FLUSH_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// How long the master waits, when it is to end, for its last replies to be sent.
+const LAST_SEND_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Reads both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -99,17 +105,18 @@ impl Driver {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
             self.act();
-            // Looked at here, so that a stream of inputs can't keep it from its turn.
+            // Looked at here, so that a stream of inputs can't keep it from its turn; once a round,
+            // so that it can't keep the inputs from theirs.
             let now = self.clock.now();
             if now.elapsed >= self.machine.next_timeout() {
                 self.machine.handle_timeout(now);
-                continue;
+                self.act();
             }
-            let due = self.machine.next_timeout() - now.elapsed;
+            let due = self.machine.next_timeout().saturating_sub(now.elapsed);
             tokio::select! {
                 biased;
                 () = drain.asked() => break,
-                Some(event) = self.log_events.recv() => self.handle_log(event)?,
+                event = self.log_events.recv() => self.handle_log(event)?,
                 count = inputs.recv_many(&mut batch, BATCH_MAX) => {
                     if count == 0 {
                         break;
@@ -127,26 +134,36 @@ impl Driver {
         self.act();
         while self.flushed.index < self.appended {
             match timeout(LAST_FLUSH_TIME_MAX, self.log_events.recv()).await {
-                Ok(Some(event)) => self.handle_log(event)?,
-                Ok(None) | Err(_) => break,
+                Ok(event) => self.handle_log(event)?,
+                Err(_) => break,
             }
             self.act();
         }
         for connection in self.connections.values() {
             connection.goodbye(Status::ShuttingDown, "the master is ending");
         }
+        // The last replies are in the connections' queues, which end with the process.
+        let sent = async {
+            for connection in self.connections.values() {
+                connection.sent().await;
+            }
+        };
+        // A peer that doesn't read has had its time.
+        let _ = timeout(LAST_SEND_TIME_MAX, sent).await;
         Ok(())
     }
 
-    fn handle_log(&mut self, event: LogEvent) -> Result<(), OplogError> {
+    fn handle_log(&mut self, event: Option<LogEvent>) -> Result<(), OplogError> {
         match event {
-            LogEvent::Flushed(position) => {
+            Some(LogEvent::Flushed(position)) => {
                 self.flushed = position;
                 self.machine
                     .handle_flushed(position.index, self.clock.now());
                 Ok(())
             }
-            LogEvent::Failed(error) => Err(error),
+            Some(LogEvent::Failed(error)) => Err(error),
+            // Its thread is gone without a word, which only a panic can do.
+            None => Err(OplogError::Failed),
         }
     }
 
@@ -168,8 +185,7 @@ impl Driver {
                     connection: ConnectionId(connection),
                     request,
                 };
-                self.asked.insert(token, message.kind());
-                self.machine.handle_request(token, message, now);
+                self.request(token, message, now);
             }
             Input::Closed { connection } => {
                 let id = ConnectionId(connection);
@@ -203,15 +219,27 @@ impl Driver {
         }
     }
 
+    /// Takes a peer's request.
+    ///
+    /// A number that is still in use would let one reply answer another question.
+    fn request(&mut self, token: Token, message: AnyMessage, now: Now) {
+        match self.asked.entry(token) {
+            hash_map::Entry::Vacant(free) => {
+                free.insert(message.kind());
+                self.machine.handle_request(token, message, now);
+            }
+            hash_map::Entry::Occupied(_) => {
+                let text = format!("request {} is not answered yet", token.request);
+                self.close(token.connection, Status::ProtocolError, &text);
+            }
+        }
+    }
+
     /// Does what the machine wants done.
     fn act(&mut self) {
         while let Some(action) = self.machine.poll_action() {
             match action {
-                Action::Append(entry) => match self.log.append(to_log(&entry)) {
-                    Ok(index) => self.appended = index,
-                    // The log's own event, which ends the master, is on its way.
-                    Err(error) => tracing::error!(%error, index = entry.index, "not logged"),
-                },
+                Action::Append(entry) => self.append(&entry),
                 Action::Reply { to, reply } => self.reply(to, reply),
                 Action::Order {
                     connection,
@@ -224,13 +252,28 @@ impl Driver {
                     connection,
                     failure,
                 } => {
-                    if let Some(connection) = self.connections.get(&connection) {
-                        connection.goodbye(failure.status, &failure.text);
-                    }
+                    self.close(connection, failure.status, &failure.text);
                 }
                 Action::TakeCheckpoint { index, body } => self.save(index, body),
                 Action::Alarm(alarm) => sound(&alarm),
             }
+        }
+    }
+
+    /// Hands an entry to the log.
+    ///
+    /// # Panics
+    /// If the log counts otherwise than the machine, or can't hold the entry: from then on a
+    /// flush would acknowledge another change than the one that is stable.
+    fn append(&mut self, entry: &Entry) {
+        match self.log.append(to_log(entry)) {
+            Ok(index) => {
+                assert_eq!(index, entry.index, "the log counts as the machine does");
+                self.appended = index;
+            }
+            // The log's own event, which ends the master, is on its way.
+            Err(AppendError::Failed) => tracing::error!(index = entry.index, "not logged"),
+            Err(error) => panic!("entry {}: {error}", entry.index),
         }
     }
 
@@ -246,6 +289,13 @@ impl Driver {
         let kind = self.asked.remove(&to);
         if let (Some(kind), Some(connection)) = (kind, self.connections.get(&to.connection)) {
             connection.reply(to.request, kind, reply);
+        }
+    }
+
+    /// Says why, and that is the last that goes over a connection.
+    fn close(&mut self, id: ConnectionId, status: Status, text: &str) {
+        if let Some(connection) = self.connections.remove(&id) {
+            connection.goodbye(status, text);
         }
     }
 
@@ -320,4 +370,37 @@ fn sound(alarm: &Alarm) {
         "a part of the operation log is lost: nothing is changed or deleted any more; start from \
          a newer copy of --dir"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use sarsen_edge::settings::Settings;
+    use sarsen_protocol::message::{Stat, Usage};
+
+    use super::*;
+    use crate::{inputs, server, start};
+
+    /// Two questions of different kinds under one number: the reply to the first was taken for a
+    /// reply to the second, which it can't be, and the master ended with all its peers.
+    #[test]
+    fn a_request_number_that_is_in_use_is_not_taken_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let started = start::start(start::open(dir.path()).unwrap(), None).unwrap();
+        let (inputs, _taken) = inputs::channel();
+        let settings = Settings::default();
+        let mut driver = server::driver(started, &settings, Clock::start(), &inputs).unwrap();
+        let path = || "/".to_owned();
+        let questions = [Stat { path: path() }.into(), Usage { path: path() }.into()];
+        for message in questions {
+            driver.handle(Input::Request {
+                connection: 1,
+                request: 5,
+                message,
+            });
+        }
+        let actions = std::iter::from_fn(|| driver.machine.poll_action());
+        let replies = actions.filter(|one| matches!(one, Action::Reply { .. }));
+        assert_eq!(replies.count(), 1);
+        assert_eq!(driver.asked.into_values().collect::<Vec<_>>(), [Kind::Stat]);
+    }
 }

@@ -232,7 +232,7 @@ fn serve(
 }
 
 /// Puts the machine together with its log.
-fn driver(
+pub(crate) fn driver(
     started: Started,
     settings: &Settings,
     clock: Clock,
