@@ -1,7 +1,9 @@
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, StartNonce, StartNumber};
 use sarsen_protocol::message::{ChunkVerified, Disk, DiskState, TicketKey, Verdict};
 
+use super::registration::{BACK_OFF_MAX, BACK_OFF_MIN};
 use super::*;
+use crate::core::action::{DeleteOrder, StopReason, ToKeep};
 
 const DIRECTORY: DirectoryId = DirectoryId([1; 16]);
 const OTHER: DirectoryId = DirectoryId([2; 16]);
