@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Instant;
 
 use sarsen_chunkd::core::tickets::TicketKeys;
 use sarsen_chunkd::io::{Choice, Mode};
@@ -15,6 +16,8 @@ use sarsen_protocol::message::{Hop, TicketKey};
 use sarsen_protocol::ticket::{Claims, Rights, Ticket, chain_crc};
 use tempfile::TempDir;
 use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::peer::PATIENCE;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId([7; 16]);
 pub(crate) const VERSION: ChunkVersion = ChunkVersion(3);
@@ -96,6 +99,18 @@ impl Server {
     /// Ends its data plane at once, as a crash would: no word to anybody.
     pub(crate) fn kill(&mut self) {
         self.plane = None;
+    }
+
+    /// The next notice, which must come.
+    pub(crate) fn notice(&mut self) -> Notice {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.notices.try_recv() {
+                Ok(notice) => return notice,
+                Err(_) => assert!(Instant::now() < deadline, "no notice came"),
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// The file of a chunk.

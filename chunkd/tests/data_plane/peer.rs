@@ -20,7 +20,7 @@ use sarsen_protocol::ticket::{Rights, Ticket};
 use crate::cluster::{CLUSTER, FILE, VERSION, key, ticket};
 
 /// What a test waits for longer than this will not come.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A connection to a data port.
 pub(crate) struct Peer {
