@@ -202,7 +202,10 @@ fn from_log(index: u64, entry: oplog::Entry) -> Result<Entry, CommandError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
+    use crate::oplog::CheckpointWriter;
 
     /// Opens the directory and logs what a first start would.
     fn found(dir: &Path, chunk_size: Option<u32>) -> Result<State, StartError> {
@@ -253,6 +256,31 @@ mod tests {
             refused,
             StartError::Oplog(OplogError::Locked { .. })
         ));
+    }
+
+    /// Whole by every checksum, and yet of another entry: replaying the log on it would have been
+    /// a panic at best.
+    #[test]
+    fn a_checkpoint_of_another_entry_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = found(dir.path(), None).unwrap();
+        let started = start(open(dir.path()).unwrap(), None).unwrap();
+        let (position, cluster) = (started.appender.position(), started.cluster);
+        let mut writer =
+            CheckpointWriter::begin(started.folder.clone(), cluster, position, 1).unwrap();
+        state.index = 9;
+        writer.write_all(&checkpoint::encode(&state)).unwrap();
+        writer.finish().unwrap();
+        drop(started);
+        let refused = start(open(dir.path()).unwrap(), None).err().unwrap();
+        let is_told = matches!(
+            refused,
+            StartError::CheckpointIndex {
+                named: 1,
+                within: 9
+            }
+        );
+        assert!(is_told, "{refused}");
     }
 
     #[test]
