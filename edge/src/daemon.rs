@@ -8,6 +8,7 @@ use std::io::{self, Write as _};
 use std::process;
 use std::thread;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -47,6 +48,20 @@ impl fmt::Display for Ready {
         }
         write!(f, " http={}", self.http)
     }
+}
+
+/// Raises the soft limit of open descriptors to the hard one; how many there may be then.
+///
+/// A daemon holds one for each connection and each open file, and the usual soft limit of 1,024
+/// is for programs that call `select`.
+#[must_use]
+pub fn raise_descriptors() -> u64 {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of descriptors stays as it is");
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Tells the parts of a daemon that it is to drain.

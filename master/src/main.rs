@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    sarsen_master::server::main(std::env::args_os().collect())
+    sarsen_master::server::run(std::env::args_os())
 }

@@ -17,7 +17,7 @@ use std::thread;
 use clap::Parser;
 use sarsen_edge::address::HostPort;
 use sarsen_edge::args::{self, DaemonArgs, Parsed};
-use sarsen_edge::daemon::{Drain, Ready};
+use sarsen_edge::daemon::{Drain, Ready, raise_descriptors};
 use sarsen_edge::exit::{self, Exit, Explain};
 use sarsen_edge::key::{self, KeyFolders, PublishedKey};
 use sarsen_edge::settings::Settings;
@@ -95,9 +95,9 @@ impl Explain for ServerError {
 
 /// Runs the program with this command line, whose first word is its name.
 #[must_use]
-pub fn main(line: Vec<OsString>) -> ExitCode {
+pub fn run(line: impl IntoIterator<Item = OsString>) -> ExitCode {
     match args::parse::<Args>(PROGRAM, line) {
-        Ok(Parsed::Run(args)) => match run(&args) {
+        Ok(Parsed::Run(args)) => match serve_until_told(&args) {
             Ok(()) => Exit::Done.into(),
             Err(failed) => failed,
         },
@@ -114,7 +114,7 @@ fn told(error: impl Explain) -> ExitCode {
     exit::report(PROGRAM, &error)
 }
 
-fn run(args: &Args) -> Result<(), ExitCode> {
+fn serve_until_told(args: &Args) -> Result<(), ExitCode> {
     log::start(args.daemon.log_format).map_err(told)?;
     let settings = args.daemon.settings().map_err(told)?;
     for warning in settings.warnings() {
@@ -122,6 +122,8 @@ fn run(args: &Args) -> Result<(), ExitCode> {
     }
     let system = |what| move |cause| told(ServerError::System { what, cause });
     let drain = Drain::on_signals().map_err(system("the signals"))?;
+    let descriptors = raise_descriptors();
+    tracing::debug!(descriptors, "open files and connections at a time");
     let clock = Clock::start();
 
     let directory = start::open(&args.dir).map_err(told)?;

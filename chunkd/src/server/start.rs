@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
-use rustix::process::{Resource, getrlimit, setrlimit};
 use sarsen_edge::address::HostPort;
-use sarsen_edge::daemon::{Drain, Ready};
+use sarsen_edge::daemon::{Drain, Ready, raise_descriptors};
 use sarsen_edge::exit::{Exit, Explain};
 use sarsen_edge::key::KeyError;
 use sarsen_edge::listen::ListenError;
@@ -288,14 +287,4 @@ fn check_same_owner(opened: &[Arc<Directory>], new: &Directory) -> Result<(), St
             asked: asked.server_id,
         }),
     }
-}
-
-/// Raises the soft limit of descriptors to the hard one; how many there may be.
-fn raise_descriptors() -> u64 {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::debug!(%error, "the limit of descriptors stays as it is");
-    }
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }

@@ -3,7 +3,7 @@
 //! Read in this order:
 //!
 //! - [`path`], [`refusal`], [`command`]: what entries of the operation log say;
-//! - [`file`], [`namespace`], [`chunk_table`], [`session`], [`state`]: what is durable;
+//! - [`mod@file`], [`namespace`], [`chunk_table`], [`session`], [`state`]: what is durable;
 //! - [`apply`]: how an entry changes it; [`checkpoint`]: how it is laid out when saved;
 //! - [`replica`], [`chunkservers`], [`placement`], [`garbage`]: what is only observed, and what
 //!   follows from it;

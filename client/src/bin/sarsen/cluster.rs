@@ -41,7 +41,7 @@ pub(crate) fn run_as_daemon() -> Option<ExitCode> {
     let _program = args.next()?;
     let daemon = args.next()?;
     let (name, run): (&str, fn(Vec<OsString>) -> ExitCode) = match daemon.to_str()? {
-        MASTER => ("sarsen-master", sarsen_master::server::main),
+        MASTER => ("sarsen-master", sarsen_master::server::run),
         CHUNKD => ("chunkd", sarsen_chunkd::server::run),
         _ => return None,
     };
