@@ -84,7 +84,7 @@ pub struct PutReport {
     pub elapsed: Duration,
     /// Chunks that were sent again, counted once a time.
     pub resent: u32,
-    /// Chunks with fewer copies than wanted, which the cluster makes up for later.
+    /// Chunks with fewer copies than wanted.
     pub short: Vec<ShortChunk>,
 }
 

@@ -161,8 +161,8 @@ async fn one(
 fn warn_of_short(report: &PutReport, context: &Context) {
     if let Some(first) = report.short.first() {
         let what = format!(
-            "{} of its chunks have fewer copies than wanted (chunk {}: {} of {}); the cluster \
-             makes up for them",
+            "{} of its chunks have fewer copies than wanted (chunk {}: {} of {}); `sarsen fsck` \
+             lists them",
             report.short.len(),
             first.index,
             first.copies,
