@@ -114,6 +114,9 @@ pub struct ReplicaStream {
     seal_began: bool,
     own_level: Option<Level>,
     next_members: Option<Vec<MemberLevel>>,
+    /// Damage that a member behind found, and the mutation up to which it may have been ours to
+    /// find.
+    damage_behind: Option<(Serial, ErrorBody)>,
     actions: VecDeque<Action>,
 }
 
@@ -138,6 +141,7 @@ impl ReplicaStream {
             seal_began: false,
             own_level: None,
             next_members: None,
+            damage_behind: None,
             actions: VecDeque::from([Action::Prepare]),
             open,
         };
@@ -243,7 +247,15 @@ impl ReplicaStream {
     /// The write of `serial`, and of all before it, is done.
     pub fn handle_stored(&mut self, serial: Serial) {
         self.stored = self.stored.max(serial.min(self.received));
-        self.advance();
+        match self.damage_behind.take() {
+            Some((until, error)) if self.stored >= until => {
+                self.fail(Status::DamagedInTransit, error);
+            }
+            waiting => {
+                self.damage_behind = waiting;
+                self.advance();
+            }
+        }
     }
 
     /// The next hop acknowledged.
@@ -327,8 +339,15 @@ impl ReplicaStream {
     }
 
     /// The next hop told of a failure, its own or from further down.
+    ///
+    /// Damage is believed only when this member has checked as much itself: a frame is forwarded
+    /// before it is checked, and what came here damaged must not be blamed on those behind.
     pub fn handle_next_failure(&mut self, status: Status, error: ErrorBody) {
-        self.fail(status, error);
+        if status == Status::DamagedInTransit && self.stored < self.received {
+            self.damage_behind.get_or_insert((self.received, error));
+        } else {
+            self.fail(status, error);
+        }
     }
 
     /// The next hop can't be reached, is gone, fell silent, or broke the protocol.

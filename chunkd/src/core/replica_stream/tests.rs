@@ -356,3 +356,32 @@ fn a_next_hop_that_says_what_can_not_be_is_blamed() {
         assert_eq!((status, server), (Status::ChainBroken, 2), "case {n}");
     }
 }
+
+/// A frame is forwarded before it is checked here, so a member behind may be the first to tell of
+/// damage that it only passed on: the client would then have avoided an innocent server.
+#[test]
+fn damage_is_blamed_on_the_first_member_that_has_it() {
+    let told = |stream: &mut ReplicaStream| {
+        let error = ErrorBody {
+            server: ServerId(2),
+            ..ErrorBody::new("a piece does not match")
+        };
+        stream.handle_next_failure(Status::DamagedInTransit, error);
+    };
+    let mut stream = opened(0, 2);
+    stream.handle_data(&data(1, 0), LEN);
+    actions(&mut stream);
+    told(&mut stream);
+    assert_eq!(actions(&mut stream), [], "its own check is still to come");
+    stream.handle_own_failure(Status::DamagedInTransit, "a piece does not match");
+    let blamed = (Kind::WriteAck, Status::DamagedInTransit, 1);
+    assert_eq!(failure(&mut stream), blamed);
+
+    let mut stream = opened(0, 2);
+    stream.handle_data(&data(1, 0), LEN);
+    actions(&mut stream);
+    told(&mut stream);
+    stream.handle_stored(Serial(1));
+    let blamed = (Kind::WriteAck, Status::DamagedInTransit, 2);
+    assert_eq!(failure(&mut stream), blamed, "it was good when it was here");
+}
