@@ -4,7 +4,6 @@
 //! at its end. Requests are numbered within it; the lowest number that still waits for its
 //! answer travels with each, so that the master can forget the answers below.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use sarsen_protocol::message::{CloseSession, KeepSession, OpenSession, Request, 
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::core::session::Numbers;
 use crate::error::Error;
 use crate::master::{Master, Unanswered};
 
@@ -132,12 +132,6 @@ pub(crate) struct Session {
     keeper: AbortHandle,
 }
 
-#[derive(Debug, Default)]
-struct Numbers {
-    last: u64,
-    outstanding: BTreeSet<u64>,
-}
-
 impl Session {
     fn new(opened: SessionOpened, master: Arc<Master>) -> Arc<Self> {
         Arc::new_cyclic(|session: &Weak<Self>| {
@@ -153,11 +147,7 @@ impl Session {
 
     /// Numbers a request. The number is outstanding until it is dropped.
     fn begin(self: &Arc<Self>) -> Outstanding {
-        let mut numbers = self.numbers();
-        numbers.last += 1;
-        let number = numbers.last;
-        numbers.outstanding.insert(number);
-        drop(numbers);
+        let number = self.numbers().begin();
         Outstanding {
             session: self.clone(),
             number,
@@ -185,18 +175,13 @@ struct Outstanding {
 
 impl Outstanding {
     fn id(&self) -> RequestId {
-        let lowest = self.session.numbers().outstanding.first().copied();
-        RequestId {
-            session: self.session.id,
-            number: self.number,
-            lowest_outstanding: lowest.unwrap_or(self.number),
-        }
+        self.session.numbers().id(self.session.id, self.number)
     }
 }
 
 impl Drop for Outstanding {
     fn drop(&mut self) {
-        self.session.numbers().outstanding.remove(&self.number);
+        self.session.numbers().end(self.number);
     }
 }
 

@@ -19,4 +19,4 @@ pub mod oplog;
 #[cfg(feature = "edge")]
 pub mod server;
 #[cfg(feature = "edge")]
-mod start;
+pub mod start;

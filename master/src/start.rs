@@ -27,7 +27,7 @@ const FIRST_TICKET_KEY: u32 = 1;
 /// Why a master can't start from its directory.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub(crate) enum StartError {
+pub enum StartError {
     /// The log can't be opened or read.
     #[error(transparent)]
     Oplog(#[from] OplogError),
@@ -89,27 +89,52 @@ impl Explain for StartError {
     }
 }
 
+/// What a log that is yet to be begun is given; random, but for those who repeat a run.
+pub struct Fresh {
+    /// The cluster's id.
+    pub cluster: ClusterId,
+    /// Signs its tickets.
+    pub ticket_key: SecretKey,
+}
+
 /// A log that is open, and the state that it comes to.
-pub(crate) struct Started {
+pub struct Started {
     /// Holds the directory's lock.
-    pub(crate) folder: Arc<dyn Folder>,
+    pub folder: Arc<dyn Folder>,
     /// The end of the log.
-    pub(crate) appender: Appender,
+    pub appender: Appender,
     /// Whose log it is.
-    pub(crate) cluster: ClusterId,
+    pub cluster: ClusterId,
     /// What the cluster becomes if the log is empty.
-    pub(crate) genesis: Genesis,
+    pub genesis: Genesis,
     /// What all of the log adds up to.
-    pub(crate) state: State,
+    pub state: State,
     /// The last entry that is in the checkpoint; 0 without one.
-    pub(crate) checkpoint_index: u64,
+    pub checkpoint_index: u64,
 }
 
 /// Takes `dir` into use. `chunk_size` is what was asked for, if anything was.
 pub(crate) fn start(dir: Directory, chunk_size: Option<u32>) -> Result<Started, StartError> {
-    let folder: Arc<dyn Folder> = Arc::new(dir);
     let options = LogOptions::default();
-    let mut recovery = Recovery::begin(folder.clone(), options, ClusterId(random()))?;
+    let fresh = Fresh {
+        cluster: ClusterId(random()),
+        ticket_key: SecretKey::new(random()),
+    };
+    replay(Arc::new(dir), options, fresh, chunk_size)
+}
+
+/// Reads the log in `folder`, and begins one if there is none. `chunk_size` is what was asked
+/// for, if anything was.
+///
+/// # Errors
+/// See [`StartError`]; nothing is changed then but for what a crash left unfinished.
+pub fn replay(
+    folder: Arc<dyn Folder>,
+    options: LogOptions,
+    fresh: Fresh,
+    chunk_size: Option<u32>,
+) -> Result<Started, StartError> {
+    let mut recovery = Recovery::begin(folder.clone(), options, fresh.cluster)?;
     let cluster = recovery.cluster();
     for damaged in recovery.damaged_checkpoints() {
         tracing::error!(
@@ -160,7 +185,7 @@ pub(crate) fn start(dir: Directory, chunk_size: Option<u32>) -> Result<Started, 
         chunk_size: chunk_size.unwrap_or(CHUNK_SIZE_DEFAULT),
         ticket_key: TicketKey {
             id: FIRST_TICKET_KEY,
-            key: SecretKey::new(random()),
+            key: fresh.ticket_key,
         },
     };
     Ok(Started {
@@ -179,7 +204,8 @@ pub(crate) fn open(dir: &Path) -> Result<Directory, StartError> {
 }
 
 /// An entry as the log frames it.
-pub(crate) fn to_log(entry: &Entry) -> oplog::Entry {
+#[must_use]
+pub fn to_log(entry: &Entry) -> oplog::Entry {
     oplog::Entry {
         kind: entry.command.kind(),
         term: entry.term,

@@ -4,6 +4,7 @@
 //! yield; a simulator can drive the same machines on a virtual clock.
 //!
 //! - [`replica_stream`]: one member's side of a write stream;
+//! - [`pieces`]: whether what came is what was sent;
 //! - [`read_stream`]: which frames answer a read;
 //! - [`tickets`]: whether a ticket opens the door;
 //! - [`machine`]: the chunkserver and its master: registration, heartbeats, orders, with
@@ -14,6 +15,7 @@ pub mod action;
 pub mod event;
 pub mod inventory;
 pub mod machine;
+pub mod pieces;
 pub mod read_stream;
 pub mod replica_stream;
 pub mod tickets;

@@ -471,8 +471,11 @@ fn report(disk: &DiskThreads) -> DirectoryReport {
     }
 }
 
-/// Adopts the directories that count, and takes note of the master's epoch in each.
-fn keep_durably(chunkserver: &Chunkserver, keep: &ToKeep) -> Result<(), StoreError> {
+/// Adopts the directories that count, and takes note of the master's epoch in each. Blocks.
+///
+/// # Errors
+/// Those of the first directory that can't; the master must not be obeyed then.
+pub fn keep_durably(chunkserver: &Chunkserver, keep: &ToKeep) -> Result<(), StoreError> {
     let adoption = Adoption {
         cluster_id: keep.cluster_id,
         server_id: keep.server_id,

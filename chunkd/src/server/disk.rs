@@ -14,6 +14,7 @@ use sarsen_protocol::message::{Disk, DiskBeat, DiskState};
 
 use super::orders::{self, VerifyOutcome};
 use crate::net::Chunkserver;
+use crate::net::chunkserver::wall_clock;
 use crate::store::{Directory, Space};
 
 /// How long after a seal at `memory` its sync begins, together with those of its neighbours.
@@ -142,7 +143,7 @@ impl DiskThreads {
         let last = *self.beats.last();
         let age = u32::try_from(last.at.elapsed().as_millis()).unwrap_or(u32::MAX);
         DiskBeat {
-            disk: disk(&self.directory, last),
+            disk: told_of_disk(&self.directory, last.space, last.has_failed),
             beat_age: age,
         }
     }
@@ -172,10 +173,13 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn disk(directory: &Directory, last: Last) -> Disk {
-    let state = if last.has_failed || directory.is_poisoned() {
+/// A directory as the master is told of it: its disk as it last answered, and whether it failed
+/// to answer since.
+#[must_use]
+pub fn told_of_disk(directory: &Directory, space: Space, has_failed: bool) -> Disk {
+    let state = if has_failed || directory.is_poisoned() {
         DiskState::Failed
-    } else if last.space.free < FULL_BELOW {
+    } else if space.free < FULL_BELOW {
         DiskState::Full
     } else {
         DiskState::Ok
@@ -185,8 +189,8 @@ fn disk(directory: &Directory, last: Last) -> Disk {
     Disk {
         directory_id: directory.identity().directory_id,
         path,
-        total: last.space.total,
-        free: last.space.free,
+        total: space.total,
+        free: space.free,
         chunks: directory.chunk_count() as u64,
         state,
     }
@@ -256,6 +260,7 @@ impl Upkeep {
                         &self.directory,
                         handle,
                         version,
+                        wall_clock(),
                     ));
                 }
                 Err(RecvTimeoutError::Timeout) => self.do_what_is_due(),

@@ -7,7 +7,8 @@ use sarsen_protocol::size::HELD_MAX;
 use crate::store::{Directory, InventoryEntry, Problem, ProblemKind};
 
 /// A slice of a directory's inventory: what it holds, and the damaged files, by their handles.
-pub(super) fn slice(directory: &Directory, after: Option<ChunkHandle>) -> Vec<HeldChunk> {
+#[must_use]
+pub fn slice(directory: &Directory, after: Option<ChunkHandle>) -> Vec<HeldChunk> {
     let entries = directory.inventory(after, HELD_MAX);
     let mut held: Vec<HeldChunk> = entries.iter().map(held_chunk).collect();
     let damaged = directory.problems();
@@ -20,7 +21,8 @@ pub(super) fn slice(directory: &Directory, after: Option<ChunkHandle>) -> Vec<He
 }
 
 /// One chunk as the master is told of it.
-pub(super) fn held_chunk(entry: &InventoryEntry) -> HeldChunk {
+#[must_use]
+pub fn held_chunk(entry: &InventoryEntry) -> HeldChunk {
     let mark = |is_set: bool, flag| if is_set { flag } else { HeldFlags::NONE };
     // A chunk that is yet to be read back counts for as much as one that is not synced.
     let flags = mark(

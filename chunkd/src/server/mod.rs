@@ -14,9 +14,9 @@
 
 mod control;
 mod disk;
-mod inventory;
+pub mod inventory;
 mod master_link;
-mod orders;
+pub mod orders;
 mod questions;
 mod start;
 
@@ -29,6 +29,8 @@ use sarsen_edge::exit::report;
 
 use crate::config::Options;
 
+pub use control::keep_durably;
+pub use disk::told_of_disk;
 pub use start::StartError;
 
 /// What the program is called in its messages.

@@ -9,23 +9,21 @@ use sarsen_protocol::message::{ChunkVerified, CorruptChunk, ErrorBody};
 use crate::core::action::DeleteOrder;
 use crate::core::event::Refusal;
 use crate::net::Chunkserver;
-use crate::net::chunkserver::{status_of, wall_clock};
+use crate::net::chunkserver::status_of;
 use crate::store::{Directory, ReadFrom, StoreError};
 
 /// What reading a chunk back came to.
 #[derive(Debug)]
-pub(super) struct VerifyOutcome {
+pub struct VerifyOutcome {
     /// For whoever ordered it.
-    pub(super) answer: Result<ChunkVerified, Refusal>,
+    pub answer: Result<ChunkVerified, Refusal>,
     /// What the next heartbeat tells.
-    pub(super) corrupt: Option<CorruptChunk>,
+    pub corrupt: Option<CorruptChunk>,
 }
 
 /// Moves chunks to the holding folders; a result for each order, in order.
-pub(super) fn delete(
-    chunkserver: &Chunkserver,
-    orders: &[DeleteOrder],
-) -> Vec<Result<(), Refusal>> {
+#[must_use]
+pub fn delete(chunkserver: &Chunkserver, orders: &[DeleteOrder]) -> Vec<Result<(), Refusal>> {
     let mut results: Vec<Result<(), StoreError>> = orders
         .iter()
         .map(|order| {
@@ -73,12 +71,15 @@ fn holds(directory: &Directory, order: &DeleteOrder) -> bool {
     }
 }
 
-/// Reads a chunk back from the medium, and marks it if it does not match.
-pub(super) fn verify(
+/// Reads a chunk back from the medium, and marks it if it does not match. `now` is the wall clock
+/// in milliseconds since 1970.
+#[must_use]
+pub fn verify(
     chunkserver: &Chunkserver,
     directory: &Directory,
     handle: ChunkHandle,
     version: ChunkVersion,
+    now: u64,
 ) -> VerifyOutcome {
     let found = match directory.entry(handle) {
         None => Err(StoreError::NotFound { handle }),
@@ -88,7 +89,7 @@ pub(super) fn verify(
             asked: version,
         }),
         Some(entry) => {
-            let found = directory.verify(handle, ReadFrom::Medium, wall_clock());
+            let found = directory.verify(handle, ReadFrom::Medium, now);
             found.map(|found| (entry.length, found))
         }
     };

@@ -5,6 +5,7 @@
 //! the client was made, and every seed is an argument, so that a run can be repeated exactly.
 //!
 //! - [`retry`]: what to do about a request to the master that failed, and how long to wait;
+//! - [`session`]: the numbers of requests that are done once;
 //! - [`locate`]: which chunks a range of a file touches, and which replica to ask first;
 //! - [`pieces`]: payloads cut at block edges, and their CRCs;
 //! - [`upload`]: a file's chunks on their way up, over machines of [`mod@write`], one a stream;
@@ -17,5 +18,6 @@ pub mod pieces;
 pub mod read;
 pub mod read_stream;
 pub mod retry;
+pub mod session;
 pub mod upload;
 pub mod write;

@@ -19,9 +19,10 @@ use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ServerId};
 use sarsen_protocol::message::{LocatedChunk, Replica, ReplicaFault};
+use sarsen_protocol::status::Status;
 
 use super::locate::{Part, choose, indexes, part};
-use super::read_stream::{Sealed, Verified, block_start};
+use super::read_stream::{ReadFault, Sealed, Verified, block_start};
 use super::retry::Backoff;
 
 /// Chunks located by one request.
@@ -155,6 +156,29 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// What an answer shows that breaks what was asked for.
+    #[must_use]
+    pub const fn of_answer(fault: ReadFault) -> Self {
+        match fault {
+            ReadFault::PieceMismatch { .. } => Self::Corrupt,
+            ReadFault::ChunkMismatch { .. } => Self::OtherBytes,
+            ReadFault::OtherVersion => Self::WrongVersion,
+            ReadFault::OutOfOrder { .. } | ReadFault::EndedEarly { .. } => Self::Refused,
+        }
+    }
+
+    /// What a status says of the replica that answered with it.
+    #[must_use]
+    pub const fn of_status(status: Status) -> Self {
+        match status {
+            Status::Corrupt => Self::Corrupt,
+            Status::MediumFailed => Self::MediumFailed,
+            Status::Behind | Status::Moved | Status::PromiseRefused => Self::WrongVersion,
+            Status::TicketInvalid | Status::TicketExpired | Status::ChunkOpen => Self::OutOfDate,
+            _ => Self::Refused,
+        }
+    }
+
     /// What to tell the master; `None` for what is no fault of the replica.
     const fn report(self) -> Option<ReplicaFault> {
         match self {

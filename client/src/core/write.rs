@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use sarsen_protocol::id::{Serial, ServerId};
 use sarsen_protocol::message::{Hop, Level, WriteAck, WriteSealed};
+use sarsen_protocol::status::{Retry, Status};
 
 /// Bytes that may be on their way before the first of them is acknowledged.
 pub const WINDOW_LEN: u32 = 8 * 1024 * 1024;
@@ -206,6 +207,16 @@ impl WriteStream {
     fn answered(&mut self, now: Duration) {
         let owes = !self.opened || self.seal_crc.is_some() || !self.in_flight.is_empty();
         self.owed_since = owes.then_some(now);
+    }
+}
+
+/// Whether another server may do what failed with `status`, rather than the same one later or
+/// with another ticket.
+#[must_use]
+pub const fn is_a_servers_fault(status: Status) -> bool {
+    match status.retry() {
+        Retry::Elsewhere | Retry::Never | Retry::Reconnect => true,
+        Retry::Wait | Retry::Refresh => false,
     }
 }
 

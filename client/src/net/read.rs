@@ -202,7 +202,7 @@ impl End {
                     addr,
                     cause,
                 };
-                (error, fault_of(cause))
+                (error, Fault::of_answer(cause))
             }
             Self::Status { status, text } => {
                 let server = link.server;
@@ -211,7 +211,7 @@ impl End {
                     status,
                     text,
                 };
-                (error, fault_of_status(status))
+                (error, Fault::of_status(status))
             }
         };
         ReadFailure::Replica {
@@ -219,24 +219,5 @@ impl End {
             fault,
             verified,
         }
-    }
-}
-
-const fn fault_of(fault: ReadFault) -> Fault {
-    match fault {
-        ReadFault::PieceMismatch { .. } => Fault::Corrupt,
-        ReadFault::ChunkMismatch { .. } => Fault::OtherBytes,
-        ReadFault::OtherVersion => Fault::WrongVersion,
-        ReadFault::OutOfOrder { .. } | ReadFault::EndedEarly { .. } => Fault::Refused,
-    }
-}
-
-const fn fault_of_status(status: Status) -> Fault {
-    match status {
-        Status::Corrupt => Fault::Corrupt,
-        Status::MediumFailed => Fault::MediumFailed,
-        Status::Behind | Status::Moved | Status::PromiseRefused => Fault::WrongVersion,
-        Status::TicketInvalid | Status::TicketExpired | Status::ChunkOpen => Fault::OutOfDate,
-        _ => Fault::Refused,
     }
 }

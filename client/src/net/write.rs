@@ -17,7 +17,7 @@ use sarsen_protocol::message::{
     WriteOpened, WriteSeal, WriteSealed,
 };
 use sarsen_protocol::size::HEADER_LEN;
-use sarsen_protocol::status::{Retry, Status};
+use sarsen_protocol::status::Status;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::Notify;
@@ -26,7 +26,7 @@ use tokio::time::sleep;
 use super::Link;
 use crate::clock::Clock;
 use crate::core::pieces::extend_crc;
-use crate::core::write::{WriteFault, WriteStream};
+use crate::core::write::{WriteFault, WriteStream, is_a_servers_fault};
 use crate::error::{Error, StreamError};
 use crate::source::{ChunkSource, Piece};
 
@@ -362,14 +362,5 @@ impl End {
             }
         };
         WriteFailure::Stream { error, blame }
-    }
-}
-
-/// Whether another server may do what failed with `status`, rather than the same one later or
-/// with another ticket.
-fn is_a_servers_fault(status: Status) -> bool {
-    match status.retry() {
-        Retry::Elsewhere | Retry::Never | Retry::Reconnect => true,
-        Retry::Wait | Retry::Refresh => false,
     }
 }

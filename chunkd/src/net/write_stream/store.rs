@@ -4,16 +4,15 @@
 
 use std::sync::Arc;
 
-use sarsen_protocol::crc::crc32;
 use sarsen_protocol::id::Serial;
 use sarsen_protocol::message::{Crcs, Level, WriteOpen, WriteSeal};
-use sarsen_protocol::size::piece_lens;
 use sarsen_protocol::status::Status;
 use tokio::sync::mpsc;
 
 use super::super::chunkserver::status_of;
 use super::super::plane::Thread;
 use super::{Event, Events, tell};
+use crate::core::pieces::first_damaged;
 use crate::io::pool::Buffer;
 use crate::io::{begin_now, file};
 use crate::store::{
@@ -149,7 +148,9 @@ impl<'a> Store<'a> {
             // The kernel sends the frame on while this thread computes.
             begin_now(mode).await;
         }
-        compare(offset, payload, crcs)?;
+        if let Some(offset) = first_damaged(offset, payload, crcs) {
+            return Err(Fault::Damaged { offset });
+        }
         self.thread
             .chunkserver
             .counters
@@ -231,24 +232,6 @@ impl<'a> Store<'a> {
             Fault::Internal(text) => (Status::Internal, text.clone()),
         }
     }
-}
-
-/// Compares a payload with its CRCs, a piece at a time.
-fn compare(offset: u32, payload: &[u8], crcs: &Crcs) -> Result<(), Fault> {
-    let len = u32::try_from(payload.len()).map_err(|error| internal(&error))?;
-    let mut rest = payload;
-    let mut piece_offset = offset;
-    for (piece_len, &expected) in piece_lens(offset, len).zip(crcs.as_slice()) {
-        let (piece, behind) = rest.split_at(piece_len as usize);
-        if crc32(piece) != expected {
-            return Err(Fault::Damaged {
-                offset: piece_offset,
-            });
-        }
-        piece_offset += piece_len;
-        rest = behind;
-    }
-    Ok(())
 }
 
 fn internal(what: &dyn std::fmt::Display) -> Fault {
