@@ -68,6 +68,12 @@ pub fn report(report: &ReportReply) -> Value {
         "safe_mode": report.safe_mode,
         "read_only": report.read_only,
         "servers": report.servers.iter().map(server).collect::<Vec<_>>(),
+        "repairs": {
+            "waiting": report.repairs.waiting,
+            "running": report.repairs.running,
+            "done": report.repairs.done,
+            "failed": report.repairs.failed,
+        },
     })
 }
 

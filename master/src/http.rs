@@ -271,7 +271,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use sarsen_protocol::id::{Epoch, ServerId};
-    use sarsen_protocol::message::ServerReport;
+    use sarsen_protocol::message::{Repairs, ServerReport};
 
     use super::*;
 
@@ -294,6 +294,7 @@ mod tests {
             safe_mode: false,
             read_only: false,
             servers: vec![server],
+            repairs: Repairs::default(),
         };
         (
             report,

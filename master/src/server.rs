@@ -292,6 +292,8 @@ fn config(settings: &Settings) -> Config {
         pending_expiry: settings.pending_expiry,
         safe_mode_fraction: settings.safe_mode_fraction,
         safe_mode_max: settings.safe_mode_max,
+        repair_grace: settings.repair_grace,
+        repair_streams_per_server: settings.repair_streams_per_server,
         checkpoint_entries: settings.checkpoint_entries,
     }
 }

@@ -72,6 +72,8 @@ SERVER = Struct(
     ("rack", NAME), ("state", SERVER_STATE), ("last_heartbeat", U32), ("disks", ListOf(DISK, 256)),
 )
 
+REPAIRS = Struct(("waiting", U64), ("running", U32), *ids("done", "failed"))
+
 # Section 9.
 
 
@@ -223,7 +225,7 @@ def _questions(table):
     pair(0x013E, "Report", [],
          "ReportReply", [
              ("epoch", EPOCH), ("safe_mode", BOOL), ("read_only", BOOL),
-             ("servers", ListOf(SERVER, 65_536))])
+             ("servers", ListOf(SERVER, 65_536)), ("repairs", REPAIRS)])
     pair(0x0140, "ReportReplica", [*ids("handle", "version", "server"), ("fault", REPLICA_FAULT)],
          "ReplicaReported", [])
 
@@ -239,7 +241,8 @@ def _chunkservers(table):
          "Registered", [
              ("server_id", U64), ("epoch", EPOCH), ("chunk_size", U32), ("heartbeat", U32),
              ("suspect_after", U32), ("dead_after", U32), ("lease", U32),
-             ("ticket_keys", ListOf(TICKET_KEY, 16)), ("directories", ListOf(VERDICT, 256))])
+             ("ticket_keys", ListOf(TICKET_KEY, 16)), ("directories", ListOf(VERDICT, 256)),
+             ("repair_streams", U32)])
     pair(0x0202, "Heartbeat", [
              *ids("server_id", "sequence"), ("disks", ListOf(DISK_BEAT, 256)),
              ("corrupt", ListOf(CORRUPT_CHUNK, 1024)), ("heat", ListOf(HEAT, 1024)), ("load", U32)],
@@ -251,6 +254,12 @@ def _chunkservers(table):
     _pair(table, 0x0210, ON_CONTROL, "DeleteChunk", ORDER, "ChunkDeleted", EMPTY)
     pair(0x0212, "VerifyChunk", ORDER.fields,
          "ChunkVerified", [("good", BOOL), ("length", U32), ("crc32", U32)])
+    pair(0x0214, "CopyChunk", [
+             *ORDER.fields, ("file_id", U64), ("index", U32), ("length", Int(4, 0, 64 * MIB)),
+             ("crc32", U32), ("ticket", TICKET), ("sources", ListOf(HOP, CHAIN_MOST, fewest=1))],
+         "ChunkCopied", [
+             ("directory_id", Bytes(16)), ("length", U32), ("crc32", U32),
+             ("suspects", ListOf(U64, 16))])
     pair(0x0300, "ChunkStatus", [("ticket", TICKET), ("handle", U64)],
          "ChunkStatusReply", [
              *ids("version", "serial"), ("length", U32), ("crc32", U32), ("state", CHUNK_STATE)])

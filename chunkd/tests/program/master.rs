@@ -130,6 +130,7 @@ impl Master {
                 .iter()
                 .map(|it| verdict(it.directory_id))
                 .collect(),
+            repair_streams: 4,
         };
         self.reply(id, message::Kind::Register, Ok(registered.into()));
     }

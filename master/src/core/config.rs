@@ -31,6 +31,10 @@ pub struct Config {
     pub safe_mode_fraction: f64,
     /// Time after which changes are taken in any case.
     pub safe_mode_max: Duration,
+    /// Time between a server's death and the repair of what it held.
+    pub repair_grace: Duration,
+    /// Copies for repair that one server takes part in at a time, as source or as target.
+    pub repair_streams_per_server: u32,
     /// Entries between two checkpoints.
     pub checkpoint_entries: u64,
 }
@@ -50,6 +54,8 @@ impl Default for Config {
             pending_expiry: Duration::from_secs(3600),
             safe_mode_fraction: 0.999,
             safe_mode_max: Duration::from_secs(60),
+            repair_grace: Duration::from_secs(30),
+            repair_streams_per_server: 4,
             checkpoint_entries: 1_000_000,
         }
     }

@@ -73,6 +73,8 @@ pub struct Registered {
     pub ticket_keys: Vec<TicketKey>,
     /// What the master thinks of each directory.
     pub directories: Vec<Verdict>,
+    /// Copies of chunks that a chunkserver runs at a time.
+    pub repair_streams: u32,
 }
 
 impl Message for Registered {
@@ -87,7 +89,8 @@ impl Message for Registered {
             .put(&self.dead_after)
             .put(&self.lease)
             .list(&self.ticket_keys)
-            .list(&self.directories);
+            .list(&self.directories)
+            .put(&self.repair_streams);
     }
 
     fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
@@ -101,6 +104,7 @@ impl Message for Registered {
             lease: input.take()?,
             ticket_keys: input.list(TICKET_KEYS_MAX)?,
             directories: input.list(DIRECTORIES_MAX)?,
+            repair_streams: input.take()?,
         })
     }
 }

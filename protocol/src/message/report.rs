@@ -32,6 +32,8 @@ pub struct ReportReply {
     pub read_only: bool,
     /// All that ever registered.
     pub servers: Vec<ServerReport>,
+    /// How the repair of chunks goes.
+    pub repairs: Repairs,
 }
 
 impl Message for ReportReply {
@@ -41,7 +43,8 @@ impl Message for ReportReply {
         out.put(&self.epoch)
             .put(&self.safe_mode)
             .put(&self.read_only)
-            .list(&self.servers);
+            .list(&self.servers)
+            .put(&self.repairs);
     }
 
     fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
@@ -50,6 +53,7 @@ impl Message for ReportReply {
             safe_mode: input.take()?,
             read_only: input.take()?,
             servers: input.list(SERVERS_MAX)?,
+            repairs: input.take()?,
         })
     }
 }
@@ -100,6 +104,39 @@ impl Field for ServerReport {
             state: input.take()?,
             last_heartbeat: input.take()?,
             disks: input.list(DIRECTORIES_MAX)?,
+        })
+    }
+}
+
+/// How many chunks are to be copied, are being copied, and were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repairs {
+    /// Chunks that are to be copied and are not yet.
+    pub waiting: u64,
+    /// Copies under way.
+    pub running: u32,
+    /// Copies that this master ordered and that counted in the end.
+    pub done: u64,
+    /// Copies that it ordered and that did not.
+    pub failed: u64,
+}
+
+impl Field for Repairs {
+    const LEN_MIN: usize = 8 + 4 + 8 + 8;
+
+    fn encode(&self, out: &mut Encoder) {
+        out.put(&self.waiting)
+            .put(&self.running)
+            .put(&self.done)
+            .put(&self.failed);
+    }
+
+    fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
+        Ok(Self {
+            waiting: input.take()?,
+            running: input.take()?,
+            done: input.take()?,
+            failed: input.take()?,
         })
     }
 }

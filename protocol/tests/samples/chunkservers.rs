@@ -3,8 +3,8 @@
 
 use sarsen_protocol::id::{ChunkHandle, Epoch, ServerId, StartNonce, StartNumber};
 use sarsen_protocol::message::{
-    ChunkCrcs, ChunkCrcsReply, ChunkDeleted, ChunkState, ChunkStatus, ChunkStatusReply,
-    ChunkVerified, CorruptChunk, DeleteChunk, DirectoryReport, DiskBeat, Heartbeat, HeartbeatReply,
+    ChunkCopied, ChunkCrcs, ChunkCrcsReply, ChunkDeleted, ChunkState, ChunkStatus, ChunkStatusReply,
+    ChunkVerified, CopyChunk, CorruptChunk, DeleteChunk, DirectoryReport, DiskBeat, Heartbeat, HeartbeatReply,
     Heat, HeldChunk, HeldFlags, Inventory, InventoryTaken, Register, Registered, TicketKey,
     Verdict, VerifyChunk,
 };
@@ -12,7 +12,7 @@ use sarsen_protocol::status::Status;
 
 use super::{
     CHUNK_SIZE, CONTROL_ADDR, CRC, DATA_ADDR, EPOCH, FILE_ID, HANDLE, HTTP_ADDR, INDEX, LENGTH,
-    SERIAL, SERVER, Samples, VERSION, counting, directory, disk, other_directory, put, read_ticket,
+    SERIAL, SERVER, Samples, VERSION, chain, copy_ticket, counting, directory, disk, other_directory, put, read_ticket,
 };
 
 pub(super) fn add(samples: &mut Samples) {
@@ -82,6 +82,7 @@ fn register(samples: &mut Samples) {
                     status: Status::StaleStart.number(),
                 },
             ],
+            repair_streams: 0x0102_0304,
         },
     );
 }
@@ -204,6 +205,41 @@ fn orders(samples: &mut Samples) {
             good: true,
             length: LENGTH,
             crc32: CRC,
+        },
+    );
+    put(
+        samples,
+        "CopyChunk",
+        CopyChunk {
+            epoch: EPOCH,
+            handle: HANDLE,
+            version: VERSION,
+            file_id: FILE_ID,
+            index: INDEX,
+            length: LENGTH,
+            crc32: CRC,
+            ticket: copy_ticket(),
+            sources: chain(),
+        },
+    );
+    put(
+        samples,
+        "ChunkCopied",
+        ChunkCopied {
+            directory_id: directory(),
+            length: LENGTH,
+            crc32: CRC,
+            suspects: vec![SERVER, ServerId(0x62)],
+        },
+    );
+    put(
+        samples,
+        "ChunkCopied: from the first source",
+        ChunkCopied {
+            directory_id: other_directory(),
+            length: 0,
+            crc32: 0,
+            suspects: vec![],
         },
     );
 }

@@ -4,7 +4,7 @@ use sarsen_protocol::id::{ChunkHandle, FileId, ServerId};
 use sarsen_protocol::message::{
     Capacity, CapacityReply, ChunkState, Finding, Fsck, FsckFinding, FsckReply, List, ListEntry,
     ListReply, ListTrash, Locate, LocateReply, LocatedChunk, Replica, ReplicaFault,
-    ReplicaReported, Report, ReportReplica, ReportReply, ServerReport, ServerState, Stat,
+    Repairs, ReplicaReported, Report, ReportReplica, ReportReply, ServerReport, ServerState, Stat,
     StatReply, TrashEntry, TrashListed, Usage, UsageReply,
 };
 
@@ -237,6 +237,12 @@ fn report(samples: &mut Samples) {
         safe_mode,
         read_only,
         servers,
+        repairs: Repairs {
+            waiting: 0x11,
+            running: 0x0102_0304,
+            done: 0x12,
+            failed: 0x13,
+        },
     };
     put(
         samples,

@@ -80,6 +80,7 @@ fn welcome(epoch: Epoch, statuses: [Status; 2]) -> Registered {
             .zip(statuses)
             .map(verdict)
             .collect(),
+        repair_streams: 2,
     }
 }
 

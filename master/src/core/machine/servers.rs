@@ -266,6 +266,7 @@ impl Machine {
                 .iter()
                 .map(verdict)
                 .collect(),
+            repair_streams: self.config.repair_streams_per_server,
         }
     }
 

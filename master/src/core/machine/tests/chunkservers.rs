@@ -51,6 +51,7 @@ fn a_new_server_and_its_directories_are_logged_before_it_counts() {
             directory_id: DirectoryId([1; 16]),
             status: 0,
         }],
+        repair_streams: 4,
     };
     assert_eq!(
         rig.actions(),
