@@ -87,7 +87,7 @@ async fn open(
         .directory_of(read.handle)
         .ok_or_else(unknown)?;
     let entry = directory.entry(read.handle).ok_or_else(unknown)?;
-    let parts = ReadStream::new(read, &facts_of(&entry))?;
+    ReadStream::new(read, &facts_of(&entry))?;
     let chunk = match directory.find_readable(read.handle) {
         Some(chunk) => chunk,
         None => {
@@ -99,6 +99,8 @@ async fn open(
             opened?.map_err(|error| refused_by_store(thread, read, &error))?
         }
     };
+    // By what was opened: a copy may have taken the place of what the entry told of.
+    let parts = ReadStream::new(read, &facts_of_opened(&chunk))?;
     Ok((Arc::clone(directory), chunk, parts))
 }
 
@@ -116,6 +118,15 @@ fn facts_of(entry: &InventoryEntry) -> ReplicaFacts {
         serial: entry.serial,
         length: entry.length,
         state: entry.state,
+    }
+}
+
+fn facts_of_opened(chunk: &ReadableChunk) -> ReplicaFacts {
+    ReplicaFacts {
+        version: chunk.version,
+        serial: chunk.serial,
+        length: chunk.length,
+        state: chunk.state,
     }
 }
 

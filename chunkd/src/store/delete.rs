@@ -65,7 +65,8 @@ impl Directory {
         self.sync_folder(&folder_of(handle))
     }
 
-    /// Removes what deletes put aside; how many files that were.
+    /// Removes what deletes put aside, and what earlier starts left of copies; how many files that
+    /// were.
     ///
     /// # Errors
     /// Those of the medium; what was removed until then is gone.
@@ -80,7 +81,7 @@ impl Directory {
                 .remove(&path)
                 .map_err(|source| io_error(&*self.tree, Operation::Remove, &path, source))?;
         }
-        Ok(names.len())
+        Ok(names.len() + self.remove_unfinished_copies()?)
     }
 
     /// Checks one order and renames the file; not durable yet.

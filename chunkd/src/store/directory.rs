@@ -3,7 +3,7 @@
 //! Invariants: the directory is locked while a [`Directory`] lives; `IDENTITY` on disk is never
 //! behind what was acted on; everything that the scan told is stable. What can be done with the
 //! chunks stands in the modules beside: [`super::pending`], [`super::seal`], [`super::readable`],
-//! [`super::upkeep`], [`super::delete`]. All calls block on the disk; none is for an event loop,
+//! [`super::upkeep`], [`super::copy`], [`super::delete`]. All calls block on the disk; none is for an event loop,
 //! but for [`Directory::find_readable`] and the inventory.
 
 use std::io;
@@ -17,6 +17,7 @@ use sarsen_protocol::id::{
 
 use super::cache::Cache;
 use super::chunk_file::Owner;
+use super::copy::Copies;
 use super::error::{Operation, StoreError};
 use super::header::chunk_size_is_valid;
 use super::identity::{Adoption, IDENTITY_LEN, Identity};
@@ -49,6 +50,7 @@ pub struct Directory {
     pub(super) table: Table,
     pub(super) readable: Mutex<Cache<ReadableChunk>>,
     pub(super) problems: Mutex<Vec<Problem>>,
+    pub(super) copies: Copies,
     identity: Mutex<Identity>,
     /// Held while `IDENTITY` is replaced, so that replacements don't overtake each other.
     replacing: Mutex<()>,
@@ -87,6 +89,7 @@ impl Directory {
             table: Table::new(found.held, start.open_chunks_max),
             readable: Mutex::new(Cache::new(start.open_chunks_max)),
             problems: Mutex::new(found.problems),
+            copies: Copies::new(found.unfinished_copies),
             poisoned: AtomicBool::new(identity.poisoned),
             identity: Mutex::new(identity),
             replacing: Mutex::new(()),

@@ -48,6 +48,8 @@ pub const DELETED_FOLDER: &str = "deleted";
 
 const CHUNK_SUFFIX: &str = ".chunk";
 
+const COPY_SUFFIX: &str = ".copy";
+
 /// Where in the file the slot begins that a generation is written to.
 #[must_use]
 pub const fn slot_position(generation: u64) -> u64 {
@@ -77,6 +79,20 @@ pub fn folder_of(handle: ChunkHandle) -> String {
 #[must_use]
 pub fn chunk_path(handle: ChunkHandle) -> String {
     format!("{}/{handle}{CHUNK_SUFFIX}", folder_of(handle))
+}
+
+/// Path, below the directory, of `handle`'s copy while it is being made.
+#[must_use]
+pub fn copy_path(handle: ChunkHandle) -> String {
+    format!("{}/{handle}{COPY_SUFFIX}", folder_of(handle))
+}
+
+/// The handle that the name of a copy in the making says; `None` if it is no such name.
+#[must_use]
+pub fn copied_handle_of(file_name: &str) -> Option<ChunkHandle> {
+    file_name
+        .strip_suffix(COPY_SUFFIX)
+        .and_then(ChunkHandle::parse)
 }
 
 /// The handle that a chunk file's name says; `None` if it is no such name.
@@ -135,6 +151,9 @@ mod tests {
         ] {
             assert_eq!(handle_of(bad), None, "{bad}");
         }
+        assert_eq!(copy_path(handle), "chunks/ef/0123456789abcdef.copy");
+        assert_eq!(copied_handle_of("0123456789abcdef.copy"), Some(handle));
+        assert_eq!(copied_handle_of("0123456789abcdef.chunk"), None);
         assert_eq!(
             deleted_path(handle, ChunkVersion(3)),
             "deleted/0123456789abcdef.0000000000000003.deleted"

@@ -12,7 +12,8 @@
 //! - [`chunk_file`]: one file and its two header slots; [`table`]: all of them in memory;
 //! - [`directory`], [`scan`]: opening a directory;
 //! - [`pending`], [`seal`]: a chunk comes into being; [`readable`], [`cache`], [`map`]: it is read;
-//!   [`upkeep`]: it is verified; [`delete`]: it goes.
+//!   [`upkeep`]: it is verified; [`copy`]: it is made anew from another server's; [`delete`]: it
+//!   goes.
 //!
 //! Invariants: sealed data never changes. A header slot is overwritten only when the other is
 //! valid and stable. A failed sync is never tried again: it poisons what it covered. Nothing is
@@ -28,6 +29,7 @@
 
 mod cache;
 mod chunk_file;
+mod copy;
 pub mod crc_page;
 mod delete;
 mod directory;
@@ -45,6 +47,7 @@ mod table;
 mod upkeep;
 
 pub use chunk_file::ReadBack;
+pub use copy::{ChunkCopy, NewCopy};
 pub use directory::{Directory, Start};
 pub use error::{Operation, StoreError};
 pub use header::Flags;

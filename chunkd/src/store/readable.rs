@@ -19,7 +19,7 @@ use super::map::Mapping;
 use super::pending::data_position;
 use super::region::Region;
 use super::seal::check_usable;
-use super::table::lock;
+use super::table::{Held, lock};
 
 /// A sealed chunk, opened.
 #[derive(Debug)]
@@ -120,25 +120,32 @@ impl Directory {
         if let Some(found) = self.find_readable(handle) {
             return Ok(found);
         }
-        let version = self.check_readable(handle)?;
+        let held = self.check_readable(handle)?;
         let opened = match self.load_readable(handle) {
             Ok(loaded) => Arc::new(loaded),
             Err(error) => {
                 if is_damage(&error) {
-                    self.mark_corrupt(handle, version)?;
+                    self.mark_corrupt(&held)?;
                 }
                 return Err(error);
             }
         };
         let displaced = lock(&self.readable).put(handle, Arc::clone(&opened));
         drop(displaced);
-        // A mark or a deletion changes the table first and then the cache: whichever came while
-        // the chunk was being opened is seen here, or has taken it out again.
-        if let Err(error) = self.check_readable(handle) {
-            self.forget_readable(handle);
-            return Err(error);
+        // A mark, a deletion or a copy that takes the chunk's place changes the table first and
+        // then the cache: whichever came while the chunk was being opened is seen here, or has
+        // taken it out again.
+        match self.check_readable(handle) {
+            Ok(now) if now.incarnation == held.incarnation => Ok(opened),
+            Ok(_) => {
+                self.forget_readable(handle);
+                self.open_for_read(handle)
+            }
+            Err(error) => {
+                self.forget_readable(handle);
+                Err(error)
+            }
         }
-        Ok(opened)
     }
 
     /// Takes a chunk out of the cache; who reads it keeps it.
@@ -147,14 +154,14 @@ impl Directory {
         drop(removed);
     }
 
-    fn check_readable(&self, handle: ChunkHandle) -> Result<ChunkVersion, StoreError> {
+    fn check_readable(&self, handle: ChunkHandle) -> Result<Held, StoreError> {
         let held = self
             .table
             .held(handle)
             .ok_or(StoreError::NotFound { handle })?;
         check_usable(&held, None)?;
         match held.entry.state {
-            ChunkState::Sealed => Ok(held.entry.version),
+            ChunkState::Sealed => Ok(held),
             state => Err(StoreError::OtherState { handle, state }),
         }
     }

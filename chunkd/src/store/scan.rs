@@ -14,7 +14,7 @@ use sarsen_protocol::message::ChunkState;
 use super::chunk_file::{ChunkFile, Owner};
 use super::error::{Operation, StoreError};
 use super::header::HeaderError;
-use super::layout::{DATA_POSITION, chunk_folder, folder_of, handle_of};
+use super::layout::{DATA_POSITION, chunk_folder, copied_handle_of, folder_of, handle_of};
 use super::region::Tree;
 use super::table::{Held, lock};
 
@@ -51,6 +51,8 @@ pub enum ProblemKind {
 pub(super) struct Found {
     pub(super) held: Vec<Held>,
     pub(super) problems: Vec<Problem>,
+    /// Handles whose copies an earlier start did not finish.
+    pub(super) unfinished_copies: Vec<ChunkHandle>,
 }
 
 /// Reads all headers of the directory with up to `threads` threads.
@@ -70,6 +72,7 @@ pub(super) fn scan(tree: &dyn Tree, owner: Owner, threads: usize) -> Result<Foun
                             let mut found = lock(&found);
                             found.held.extend(slice.held);
                             found.problems.extend(slice.problems);
+                            found.unfinished_copies.extend(slice.unfinished_copies);
                         }
                         Err(error) => *lock(&failed) = Some(error),
                     }
@@ -89,6 +92,12 @@ fn scan_folder(tree: &dyn Tree, owner: Owner, low_byte: u8) -> Result<Found, Sto
         .map_err(|source| StoreError::io(Operation::Open, tree.root().join(&folder), source))?;
     let mut found = Found::default();
     for name in names {
+        if let Some(handle) = copied_handle_of(&name)
+            && folder_of(handle) == folder
+        {
+            found.unfinished_copies.push(handle);
+            continue;
+        }
         let handle = handle_of(&name);
         let scanned = match handle {
             Some(handle) if folder_of(handle) == folder => scan_file(tree, owner, handle),

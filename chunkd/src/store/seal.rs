@@ -168,14 +168,14 @@ impl Directory {
         self.forget_readable(turn.handle());
     }
 
-    fn check_not_poisoned(&self) -> Result<(), StoreError> {
+    pub(super) fn check_not_poisoned(&self) -> Result<(), StoreError> {
         match self.is_poisoned() {
             true => Err(StoreError::DirectoryPoisoned),
             false => Ok(()),
         }
     }
 
-    fn first_header(&self, new: &NewChunk) -> Result<Header, StoreError> {
+    pub(super) fn first_header(&self, new: &NewChunk) -> Result<Header, StoreError> {
         let identity = self.identity();
         let adoption = identity.adoption.ok_or(StoreError::NotAdopted)?;
         Ok(Header {
@@ -314,7 +314,7 @@ pub(super) fn check_usable(held: &Held, version: Option<ChunkVersion>) -> Result
     Ok(())
 }
 
-fn outcome_of(held: &Held) -> SealOutcome {
+pub(super) fn outcome_of(held: &Held) -> SealOutcome {
     let entry = &held.entry;
     SealOutcome {
         version: entry.version,
@@ -329,15 +329,15 @@ fn outcome_of(held: &Held) -> SealOutcome {
 }
 
 /// Reserves room for header, CRC page and data, and writes the first header.
-fn write_first(file: &ChunkFile, reserved: u32) -> Result<(), StoreError> {
+pub(super) fn write_first(file: &ChunkFile, reserved: u32) -> Result<(), StoreError> {
     file.region
         .reserve(0, DATA_POSITION + u64::from(reserved))
         .map_err(|source| file.error(Operation::Reserve, source))?;
     file.write_slot(&file.header)
 }
 
-/// Steps 2 to 5 of the spec's table.
-fn write_sealed(
+/// Steps 2 to 5 of the spec's table in section 10.2.
+pub(super) fn write_sealed(
     file: &mut ChunkFile,
     block_crcs: &[u32],
     claim: &SealClaim,

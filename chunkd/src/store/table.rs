@@ -58,6 +58,9 @@ pub(super) struct Held {
     pub(super) from_earlier_start: bool,
     /// The file, open since it was written, if it is unsynced.
     pub(super) kept_open: Option<KeptOpen>,
+    /// Which of the files that the chunk had in this start: whoever looked at one of them must not
+    /// mark the next. The table's to fill in.
+    pub(super) incarnation: u32,
 }
 
 /// A file that stays open from its writing to its sync.
@@ -93,6 +96,7 @@ impl Held {
             header_stable: file.header_stable,
             from_earlier_start,
             kept_open: None,
+            incarnation: 0,
         }
     }
 }
@@ -111,6 +115,17 @@ struct Chunks {
     held: BTreeMap<ChunkHandle, Held>,
     pending: HashMap<ChunkHandle, Arc<PendingChunk>>,
     turns: HashSet<ChunkHandle>,
+    /// The last that was given out; those of the start's scan have 0.
+    last_incarnation: u32,
+}
+
+impl Chunks {
+    /// Puts an entry in for a file that came under the chunk's name in this start.
+    fn insert_new(&mut self, handle: ChunkHandle, mut held: Held) {
+        self.last_incarnation = self.last_incarnation.wrapping_add(1);
+        held.incarnation = self.last_incarnation;
+        self.held.insert(handle, held);
+    }
 }
 
 impl Table {
@@ -243,16 +258,25 @@ impl Turn<'_> {
         lock(&self.table.chunks).pending.get(&self.handle).cloned()
     }
 
-    /// Puts the chunk's entry in, or in place of the old one.
-    pub(super) fn put(&mut self, held: Held) {
-        lock(&self.table.chunks).held.insert(self.handle, held);
+    /// Puts the chunk's entry in place of the old one: the same file, in another state.
+    pub(super) fn put(&mut self, mut held: Held) {
+        let mut chunks = lock(&self.table.chunks);
+        if let Some(old) = chunks.held.get(&self.handle) {
+            held.incarnation = old.incarnation;
+        }
+        chunks.held.insert(self.handle, held);
+    }
+
+    /// Puts the entry of another file in, in place of the old one if there is one.
+    pub(super) fn put_new(&mut self, held: Held) {
+        lock(&self.table.chunks).insert_new(self.handle, held);
     }
 
     /// Puts a chunk in that begins to be written.
     pub(super) fn put_pending(&mut self, pending: Arc<PendingChunk>, held: Held) {
         let mut chunks = lock(&self.table.chunks);
         chunks.pending.insert(self.handle, pending);
-        chunks.held.insert(self.handle, held);
+        chunks.insert_new(self.handle, held);
     }
 
     /// The chunk is no longer being written.

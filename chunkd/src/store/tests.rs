@@ -1,6 +1,7 @@
 //! The store's tests: its promises over every kind of tree, at every crash, and its vectors.
 
 mod conformance;
+mod copies;
 mod crash;
 mod directories;
 mod faulty;

@@ -1,6 +1,6 @@
 //! Reading chunks back, and the marks that come of it (`spec/chunk-file.md` sections 10.4, 10.6).
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
+use sarsen_protocol::id::ChunkHandle;
 use sarsen_protocol::message::ChunkState;
 
 use super::chunk_file::{ChunkFile, ReadBack};
@@ -45,7 +45,6 @@ impl Directory {
                 state: held.entry.state,
             });
         }
-        let version = held.entry.version;
         let file = match ChunkFile::open(&*self.tree, handle, self.owner(), held.header_stable) {
             Ok(file) => file,
             Err(error) => {
@@ -54,7 +53,7 @@ impl Directory {
                     StoreError::HeaderDamaged { .. } | StoreError::OtherFile { .. }
                 );
                 if is_damage {
-                    self.mark_corrupt(handle, version)?;
+                    self.mark_corrupt(&held)?;
                 }
                 return Err(error);
             }
@@ -65,11 +64,17 @@ impl Directory {
                 .map_err(|source| file.error(Operation::Read, source))?;
         }
         let found = file.read_back();
-        match found.is_good() {
-            true => self.mark_verified(handle, version, now)?,
-            false => self.mark_corrupt(handle, version)?,
+        let marked = match found.is_good() {
+            true => self.mark_verified(&held, now),
+            false => self.mark_corrupt(&held),
+        };
+        match marked {
+            // A copy has taken its place: what was found says nothing of what is here now.
+            Err(StoreError::NotFound { .. }) if self.table.held(handle).is_some() => {
+                self.verify(handle, from, now)
+            }
+            marked => marked.map(|()| found),
         }
-        Ok(found)
     }
 
     /// Goes to the medium and back: reads `IDENTITY` past the cache, and asks for the free space.
@@ -85,18 +90,16 @@ impl Directory {
         self.space()
     }
 
-    /// Marks a chunk corrupt: it is not served any more, now and after a restart.
+    /// Marks a chunk corrupt that was looked at: it is not served any more, now and after a
+    /// restart. Another file that has come into its place meanwhile is not what was looked at.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::OtherVersion`]; those of the medium, and then the
+    /// [`StoreError::NotFound`] if it is not there any more; those of the medium, and then the
     /// mark holds for this start.
-    pub fn mark_corrupt(
-        &self,
-        handle: ChunkHandle,
-        version: ChunkVersion,
-    ) -> Result<(), StoreError> {
+    pub(super) fn mark_corrupt(&self, seen: &Held) -> Result<(), StoreError> {
+        let handle = seen.entry.handle;
         let mut turn = self.table.turn(handle);
-        let mut held = held_at(&turn, version)?;
+        let mut held = held_as(&turn, seen)?;
         held.entry.flags.corrupt = true;
         turn.put(held.clone());
         self.forget_readable(handle);
@@ -127,14 +130,10 @@ impl Directory {
     }
 
     /// Takes note of when a chunk matched. Not synced: a crash takes the time before back.
-    fn mark_verified(
-        &self,
-        handle: ChunkHandle,
-        version: ChunkVersion,
-        now: u64,
-    ) -> Result<(), StoreError> {
+    fn mark_verified(&self, seen: &Held, now: u64) -> Result<(), StoreError> {
+        let handle = seen.entry.handle;
         let mut turn = self.table.turn(handle);
-        let mut held = held_at(&turn, version)?;
+        let mut held = held_as(&turn, seen)?;
         let mut file = ChunkFile::open(&*self.tree, handle, self.owner(), held.header_stable)?;
         let marked = file.put_header(|header| header.last_verified = now);
         if marked.as_ref().is_err_and(StoreError::is_failed_sync) {
@@ -147,15 +146,10 @@ impl Directory {
     }
 }
 
-fn held_at(turn: &Turn<'_>, asked: ChunkVersion) -> Result<Held, StoreError> {
+/// The chunk as it is now, if its file is the one that was seen.
+fn held_as(turn: &Turn<'_>, seen: &Held) -> Result<Held, StoreError> {
     let handle = turn.handle();
-    let held = turn.held().ok_or(StoreError::NotFound { handle })?;
-    match held.entry.version == asked {
-        true => Ok(held),
-        false => Err(StoreError::OtherVersion {
-            handle,
-            held: held.entry.version,
-            asked,
-        }),
-    }
+    turn.held()
+        .filter(|held| held.incarnation == seen.incarnation)
+        .ok_or(StoreError::NotFound { handle })
 }

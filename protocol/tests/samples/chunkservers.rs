@@ -3,16 +3,17 @@
 
 use sarsen_protocol::id::{ChunkHandle, Epoch, ServerId, StartNonce, StartNumber};
 use sarsen_protocol::message::{
-    ChunkCopied, ChunkCrcs, ChunkCrcsReply, ChunkDeleted, ChunkState, ChunkStatus, ChunkStatusReply,
-    ChunkVerified, CopyChunk, CorruptChunk, DeleteChunk, DirectoryReport, DiskBeat, Heartbeat, HeartbeatReply,
-    Heat, HeldChunk, HeldFlags, Inventory, InventoryTaken, Register, Registered, TicketKey,
-    Verdict, VerifyChunk,
+    ChunkCopied, ChunkCrcs, ChunkCrcsReply, ChunkDeleted, ChunkState, ChunkStatus,
+    ChunkStatusReply, ChunkVerified, CopyChunk, CorruptChunk, DeleteChunk, DirectoryReport,
+    DiskBeat, Heartbeat, HeartbeatReply, Heat, HeldChunk, HeldFlags, Inventory, InventoryTaken,
+    Register, Registered, TicketKey, Verdict, VerifyChunk,
 };
 use sarsen_protocol::status::Status;
 
 use super::{
     CHUNK_SIZE, CONTROL_ADDR, CRC, DATA_ADDR, EPOCH, FILE_ID, HANDLE, HTTP_ADDR, INDEX, LENGTH,
-    SERIAL, SERVER, Samples, VERSION, chain, copy_ticket, counting, directory, disk, other_directory, put, read_ticket,
+    SERIAL, SERVER, Samples, VERSION, chain, copy_ticket, counting, directory, disk,
+    other_directory, put, read_ticket,
 };
 
 pub(super) fn add(samples: &mut Samples) {

@@ -3,8 +3,8 @@
 use sarsen_protocol::id::{ChunkHandle, FileId, ServerId};
 use sarsen_protocol::message::{
     Capacity, CapacityReply, ChunkState, Finding, Fsck, FsckFinding, FsckReply, List, ListEntry,
-    ListReply, ListTrash, Locate, LocateReply, LocatedChunk, Replica, ReplicaFault,
-    Repairs, ReplicaReported, Report, ReportReplica, ReportReply, ServerReport, ServerState, Stat,
+    ListReply, ListTrash, Locate, LocateReply, LocatedChunk, Repairs, Replica, ReplicaFault,
+    ReplicaReported, Report, ReportReplica, ReportReply, ServerReport, ServerState, Stat,
     StatReply, TrashEntry, TrashListed, Usage, UsageReply,
 };
 

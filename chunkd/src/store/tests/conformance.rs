@@ -479,7 +479,7 @@ fn what_is_handed_out_goes_between_threads() {
 }
 
 /// Flips a bit of a chunk's file behind the store's back.
-fn flip(tree: &dyn Tree, sample: &Sample, position: u64) {
+pub(super) fn flip(tree: &dyn Tree, sample: &Sample, position: u64) {
     let region = tree.open(&chunk_path(sample.handle)).unwrap();
     let mut byte = [0];
     region.read_at(&mut byte, position).unwrap();

@@ -11,7 +11,8 @@ use sarsen_protocol::size::{BLOCK_LEN, piece_lens};
 
 use super::super::region::Tree;
 use super::super::{
-    Adoption, Directory, NewChunk, PendingChunk, SealClaim, SealOutcome, Start, StoreError,
+    Adoption, ChunkCopy, Directory, NewChunk, NewCopy, PendingChunk, SealClaim, SealOutcome, Start,
+    StoreError,
 };
 
 pub(super) const CHUNK_SIZE: u32 = 1024 * 1024;
@@ -110,6 +111,45 @@ impl Sample {
     ) -> Result<SealOutcome, StoreError> {
         self.write(directory, 3 * BLOCK_LEN / 2)?;
         self.seal(directory, level)
+    }
+
+    pub(super) fn new_copy(&self) -> NewCopy {
+        NewCopy {
+            handle: self.handle,
+            version: self.version,
+            file_id: FileId(5),
+            index: 2,
+            length: self.length(),
+            crc32: crc32(&self.bytes),
+        }
+    }
+
+    /// Makes a copy of the chunk, or confirms the one that is there.
+    pub(super) fn copy(&self, directory: &Directory) -> Result<(), StoreError> {
+        let new = self.new_copy();
+        match directory.begin_copy(&new)? {
+            None => match directory.confirm_held(&new, 7_000)? {
+                true => Ok(()),
+                false => self.copy(directory),
+            },
+            Some(copy) => {
+                self.fill(&copy)?;
+                let serial = self.claim(Level::Disk).serial;
+                let outcome = directory.finish_copy(copy, serial, 7_000)?;
+                assert_eq!(outcome.level, Level::Disk);
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes all bytes into a copy.
+    pub(super) fn fill(&self, copy: &ChunkCopy) -> Result<(), StoreError> {
+        let mut offset = 0;
+        for range in self.bytes.chunks(BLOCK_LEN as usize) {
+            put(copy.pending(), offset, range)?;
+            offset += u32::try_from(range.len()).unwrap();
+        }
+        Ok(())
     }
 
     /// The chunk's data as a reader gets it.
