@@ -175,7 +175,7 @@ def _changes(table):
     pair(0x0100, "OpenSession", [("nonce", Bytes(16)), ("name", NAME)],
          "SessionOpened", [
              ("session", U64), ("expiry", U32), ("chunk_size", U32), ("replicas", U8),
-             ("min_replicas", U8), ("lease", U32)])
+             ("min_replicas", U8), ("lease", U32), ("suspect_after", U32)])
     pair(0x0102, "KeepSession", [("session", U64)], "SessionKept", [])
     pair(0x0104, "CloseSession", [("session", U64)], "SessionClosed", [])
     pair(0x0110, "MakeFolder", [mutating, ("path", PATH), ("parents", BOOL)],
@@ -211,7 +211,7 @@ def _questions(table):
     pair(0x0134, "Locate", [
              ("path", PATH), ("file_id", U64), ("first_index", U32), ("count", Int(4, 1, 4096))],
          "LocateReply", [
-             ("node", NODE), ("chunk_size", U32), ("slots", U32),
+             ("node", NODE), ("chunk_size", U32), ("slots", U32), ("suspect_after", U32),
              ("chunks", ListOf(LOCATED_CHUNK, 4096))])
     pair(0x0136, "Usage", [("path", PATH)],
          "UsageReply", ids("files", "folders", "bytes", "stored"))

@@ -34,6 +34,9 @@ pub(crate) enum Slip {
     ForgetChunk,
 }
 
+/// In milliseconds: long enough for a busy machine, and short enough to be waited for.
+const SUSPECT_AFTER: u32 = 2_000;
+
 type Answer = Result<AnyMessage, (Status, ErrorBody)>;
 
 #[derive(Debug)]
@@ -151,6 +154,7 @@ impl Master {
                     replicas: 3,
                     min_replicas: 2,
                     lease: 60_000,
+                    suspect_after: SUSPECT_AFTER,
                 }
                 .into()
             }
@@ -290,6 +294,7 @@ impl Master {
             node: *node,
             chunk_size: u32::try_from(CHUNK_SIZE).unwrap(),
             slots: node.chunks,
+            suspect_after: SUSPECT_AFTER,
             chunks: located.map(|chunk| located_chunk(chunk, &hops)).collect(),
         })
     }

@@ -54,6 +54,8 @@ pub struct LocateReply {
     pub chunk_size: u32,
     /// Places for chunks, holes too.
     pub slots: u32,
+    /// Milliseconds of silence after which a replica is left for another.
+    pub suspect_after: u32,
     /// Holes are left out.
     pub chunks: Vec<LocatedChunk>,
 }
@@ -65,6 +67,7 @@ impl Message for LocateReply {
         out.put(&self.node)
             .put(&self.chunk_size)
             .put(&self.slots)
+            .put(&self.suspect_after)
             .list(&self.chunks);
     }
 
@@ -73,6 +76,7 @@ impl Message for LocateReply {
             node: input.take()?,
             chunk_size: input.take()?,
             slots: input.take()?,
+            suspect_after: input.take()?,
             chunks: input.list(LOCATE_COUNT_MAX)?,
         })
     }

@@ -45,6 +45,8 @@ pub struct SessionOpened {
     pub min_replicas: u8,
     /// Milliseconds that locations may be cached.
     pub lease: u32,
+    /// Milliseconds of silence after which a peer in a stream is given up.
+    pub suspect_after: u32,
 }
 
 impl Message for SessionOpened {
@@ -56,7 +58,8 @@ impl Message for SessionOpened {
             .put(&self.chunk_size)
             .put(&self.replicas)
             .put(&self.min_replicas)
-            .put(&self.lease);
+            .put(&self.lease)
+            .put(&self.suspect_after);
     }
 
     fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
@@ -67,6 +70,7 @@ impl Message for SessionOpened {
             replicas: input.take()?,
             min_replicas: input.take()?,
             lease: input.take()?,
+            suspect_after: input.take()?,
         })
     }
 }

@@ -118,6 +118,7 @@ fn sessions(samples: &mut Samples) {
             replicas: 3,
             min_replicas: 2,
             lease: 60_002,
+            suspect_after: 60_003,
         },
     );
     put(samples, "KeepSession", KeepSession { session: SESSION });

@@ -119,6 +119,7 @@ fn locate(samples: &mut Samples) {
         node: FILE,
         chunk_size: CHUNK_SIZE,
         slots,
+        suspect_after: 60_003,
         chunks,
     };
     put(

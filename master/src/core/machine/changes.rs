@@ -290,6 +290,7 @@ impl Machine {
             replicas: self.config.replicas,
             min_replicas: self.config.min_replicas,
             lease: millis(self.config.lease),
+            suspect_after: millis(self.config.suspect_after),
         }
     }
 }

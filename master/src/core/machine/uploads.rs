@@ -155,6 +155,7 @@ impl Machine {
         if candidates.len() < usize::from(fewest) {
             return Err(self.too_few_servers(fewest, candidates.len(), &request.exclude));
         }
+        let candidates = self.without_suspects(candidates, wanted);
         let servers = choose(&candidates, usize::from(wanted), &mut self.chance);
         let chain: Vec<Hop> = servers
             .iter()
@@ -209,6 +210,17 @@ impl Machine {
         able.collect()
     }
 
+    /// Leaves out those that fell silent, if `wanted` are left: one may hang, and whoever writes to
+    /// it waits until that is sure.
+    fn without_suspects(&self, mut candidates: Vec<Candidate>, wanted: u8) -> Vec<Candidate> {
+        let (now, suspect_after) = (self.now.elapsed, self.config.suspect_after);
+        let is_lively = |it: &Candidate| self.servers.is_live(it.server, now, suspect_after);
+        if candidates.iter().filter(|it| is_lively(it)).count() >= usize::from(wanted) {
+            candidates.retain(is_lively);
+        }
+        candidates
+    }
+
     fn hop(&self, server: ServerId) -> Option<Hop> {
         let record = self.state.servers.servers.get(&server)?;
         Some(Hop {
@@ -217,11 +229,17 @@ impl Machine {
         })
     }
 
-    /// Whether a file that wants so many copies can be begun.
+    /// Whether a file that wants so many copies can be begun: now with the fewest that will do,
+    /// and with all of them when those servers are back that were ever here.
     pub(super) fn check_servers_for(&self, replicas: u8) -> Result<(), Failure> {
         let able = self.candidates(&[]).len();
-        match able < usize::from(replicas) {
-            true => Err(self.too_few_servers(replicas, able, &[])),
+        if able < usize::from(replicas) && self.state.servers.servers.len() < usize::from(replicas)
+        {
+            return Err(self.too_few_servers(replicas, able, &[]));
+        }
+        let fewest = self.config.fewest_replicas(replicas);
+        match able < usize::from(fewest) {
+            true => Err(self.too_few_servers(fewest, able, &[])),
             false => Ok(()),
         }
     }

@@ -107,6 +107,47 @@ fn too_few_servers_and_too_little_room_are_told_apart() {
     assert_eq!(rig.status(request), Status::TooFewServers);
 }
 
+/// With one of three servers dead no file of three copies could be begun any more, although two
+/// copies will do until it is back.
+#[test]
+fn a_file_is_begun_while_servers_are_away_that_were_there() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let mut request = create(rig.request(), "/f");
+    request.replicas = 3;
+    assert_eq!(
+        rig.status(request),
+        Status::TooFewServers,
+        "there were never three"
+    );
+    rig.server(3);
+    rig.machine.handle_disconnected(ConnectionId(3), rig.now);
+    let file = rig.begin("/f", 3);
+    let mut chunks = allocate_chunks(rig.session, file, 1);
+    assert_eq!(rig.status(chunks.clone()), Status::TooFewServers);
+    chunks.fewest = 2;
+    assert_eq!(rig.get(chunks).chunks.remove(0).chain.len(), 2);
+}
+
+/// A server that hangs was given chunks until it was dead.
+#[test]
+fn a_suspect_is_given_chunks_only_if_the_others_are_too_few() {
+    let mut rig = Rig::new();
+    rig.servers(3);
+    let file = rig.begin("/f", 2);
+    rig.wait(seconds(4));
+    rig.beat(1);
+    rig.beat(3);
+    for _ in 0..20 {
+        let chunks = allocate_chunks(rig.session, file, 1);
+        let chain = rig.get(chunks).chunks.remove(0).chain;
+        assert!(chain.iter().all(|hop| hop.server != ServerId(2)));
+    }
+    let file = rig.begin("/g", 3);
+    let chunks = allocate_chunks(rig.session, file, 1);
+    assert_eq!(rig.get(chunks).chunks.remove(0).chain.len(), 3);
+}
+
 #[test]
 fn a_client_that_lost_servers_takes_fewer_but_not_below_the_minimum() {
     let mut rig = Rig::new();
