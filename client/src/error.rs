@@ -263,9 +263,11 @@ pub enum StreamError {
         /// How.
         cause: crate::core::read_stream::ReadFault,
     },
-    /// The master has too few servers for another copy.
+    /// The master has too few servers for another copy, or too few with room.
     #[error("{text}")]
     TooFewServers {
+        /// Which of the two.
+        status: Status,
         /// Its words.
         text: String,
     },
@@ -317,6 +319,10 @@ impl Explain for Error {
             Self::Source { source } | Self::Sink { source } => Exit::of_io(source),
             Self::ChunkNotStored { cause, .. } => match &**cause {
                 StreamError::Status {
+                    status: Status::NoSpace,
+                    ..
+                }
+                | StreamError::TooFewServers {
                     status: Status::NoSpace,
                     ..
                 } => Exit::NoSpace,

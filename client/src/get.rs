@@ -17,7 +17,7 @@ use crate::client::{Shared, check_chunk_size};
 use crate::core::locate::part;
 use crate::core::read::{Action, Download, Fault, Fetch, GiveUp, PAGE_LEN, Plan};
 use crate::error::{Error, StreamError};
-use crate::net::{ReadFailure, read_chunk};
+use crate::net::{Outgoing, ReadFailure, read_chunk};
 use crate::path;
 use crate::progress::{Progress, Tally};
 use crate::put::STREAMS_DEFAULT;
@@ -25,6 +25,9 @@ use crate::sink::{GetTarget, Item, Opened, Outlet, PartFile, open, ordered_outle
 
 /// How long a download that is over waits for the master to hear of bad replicas.
 const REPORT_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How long a replica may be silent at the most, when all were slow before.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// How a file is to be downloaded.
 #[derive(Clone)]
@@ -108,6 +111,7 @@ pub(crate) async fn get(
         return Err(Error::IsAFolder);
     }
     check_chunk_size(Kind::LocateReply, first_page.chunk_size)?;
+    shared.links.learn(first_page.suspect_after);
     let range = options.range(node.size);
     if let Some(progress) = &options.progress {
         progress.total(range.end - range.start);
@@ -465,13 +469,25 @@ async fn read(
         let _ = reached.send(Reached { index, to });
     };
     let replica = &fetch.replica;
-    let taken = shared.links.take(replica.server, &replica.data_addr).await;
+    // Twice as patient each time that all of them failed: they may be slow, and none hang.
+    let factor = 1_u32.checked_shl(fetch.round).unwrap_or(u32::MAX);
+    let silence_max = shared.links.suspect_after().saturating_mul(factor);
+    let silence_max = silence_max.min(SILENCE_MAX.max(shared.links.suspect_after()));
+    let taken = shared
+        .links
+        .take(replica.server, &replica.data_addr, silence_max)
+        .await;
     let mut link = taken.map_err(|error| ReadFailure::Replica {
         error,
         fault: Fault::Unreachable,
         verified: fetch.verified,
     })?;
-    read_chunk(&mut link, fetch, &shared.buffers, outlet, &on_reached).await?;
+    let to = Outgoing {
+        buffers: &shared.buffers,
+        outlet,
+        on_reached: &on_reached,
+    };
+    read_chunk(&mut link, fetch, silence_max, &to).await?;
     shared.links.give_back(link);
     let behind = fetch.to.saturating_sub(fetch.chunk.length.max(fetch.from));
     let given = outlet.give_zeros(u64::from(behind)).await;

@@ -42,7 +42,11 @@ pub(crate) enum Unanswered {
     /// The session is unknown, and the request was surely not done.
     SessionUnknown,
     /// The master answered with a status that the caller wanted to see itself.
-    HandedBack { text: String, retry_after: Duration },
+    HandedBack {
+        status: Status,
+        text: String,
+        retry_after: Duration,
+    },
     /// It failed for good.
     Failed(Error),
 }
@@ -121,7 +125,7 @@ impl Master {
 
     /// Asks until there is an answer, or the time is over.
     pub(crate) async fn call<R: Request>(&self, request: &R) -> Result<R::Reply, Error> {
-        match self.run(request, &mut self.begin(), None).await {
+        match self.run(request, &mut self.begin(), &[]).await {
             Ok(reply) => Ok(reply),
             Err(Unanswered::Failed(error)) => Err(error),
             Err(Unanswered::SessionUnknown | Unanswered::HandedBack { .. }) => {
@@ -130,13 +134,13 @@ impl Master {
         }
     }
 
-    /// Asks as [`Master::call`] does, within the life of `retry`; the status `handed_back` is not
-    /// retried here.
+    /// Asks as [`Master::call`] does, within the life of `retry`; a status in `handed_back` is for
+    /// the caller to decide about.
     pub(crate) async fn run<R: Request>(
         &self,
         request: &R,
         retry: &mut RequestRetry,
-        handed_back: Option<Status>,
+        handed_back: &[Status],
     ) -> Result<R::Reply, Unanswered> {
         loop {
             let error = match self.try_once(request, retry.deadline()).await {
@@ -156,8 +160,9 @@ impl Master {
                     retry_after,
                     ..
                 } => {
-                    if handed_back == Some(*status) {
+                    if handed_back.contains(status) {
                         return Err(Unanswered::HandedBack {
+                            status: *status,
                             text: text.clone(),
                             retry_after: *retry_after,
                         });

@@ -121,6 +121,7 @@ pub(crate) async fn put(
         })
         .await?;
     check_chunk_size(Kind::PendingCreated, pending.chunk_size)?;
+    shared.links.learn(session.suspect_after);
     let file = PendingFile {
         shared: shared.clone(),
         session,
@@ -350,10 +351,17 @@ impl Run {
         let now = self.file.shared.clock.now();
         match event {
             Event::Allocated(_, Ok(allocated)) => self.upload.handle_allocated(allocated.chunks),
-            Event::Allocated(first_index, Err(Unanswered::HandedBack { text, retry_after })) => {
+            Event::Allocated(
+                first_index,
+                Err(Unanswered::HandedBack {
+                    status,
+                    text,
+                    retry_after,
+                }),
+            ) => {
                 // Why servers were left out says more than that too few are left.
-                self.last_failure
-                    .get_or_insert((first_index, StreamError::TooFewServers { text }));
+                let too_few = StreamError::TooFewServers { status, text };
+                self.last_failure.get_or_insert((first_index, too_few));
                 self.upload.handle_too_few_servers(now, retry_after);
             }
             Event::Allocated(_, Err(Unanswered::Failed(error))) => return Err(error),
@@ -407,8 +415,8 @@ impl Run {
         let shared = self.file.shared.clone();
         self.tasks.spawn(async move {
             let mut retry = shared.master.begin();
-            let handed_back = Some(Status::TooFewServers);
-            let allocated = shared.master.run(&request, &mut retry, handed_back).await;
+            let handed_back = [Status::TooFewServers, Status::NoSpace];
+            let allocated = shared.master.run(&request, &mut retry, &handed_back).await;
             Event::Allocated(first_index, allocated)
         });
     }
@@ -478,7 +486,8 @@ impl WriteTask {
             Some(hop) => (hop.server, hop.data_addr.as_str()),
             None => (ServerId::NONE, ""),
         };
-        let taken = self.shared.links.take(server, addr).await;
+        let suspect_after = self.shared.links.suspect_after();
+        let taken = self.shared.links.take(server, addr, suspect_after).await;
         let mut link = taken.map_err(|error| WriteFailure::Stream {
             error,
             blame: Some(server),
@@ -488,6 +497,7 @@ impl WriteTask {
             file_id: self.file_id,
             level: self.level,
             clock: self.shared.clock,
+            suspect_after,
             on_acked: &on_acked,
         };
         let sealed = write_chunk(&mut link, &job, source).await?;

@@ -75,7 +75,7 @@ impl Sessions {
         loop {
             let session = self.current().await?;
             let number = session.begin();
-            match self.master.run(&make(number.id()), &mut retry, None).await {
+            match self.master.run(&make(number.id()), &mut retry, &[]).await {
                 Ok(reply) => return Ok((reply, session)),
                 Err(Unanswered::Failed(error)) => return Err(error),
                 Err(Unanswered::SessionUnknown | Unanswered::HandedBack { .. }) => {
@@ -93,7 +93,7 @@ impl Sessions {
     ) -> Result<R::Reply, Error> {
         let number = session.begin();
         let mut retry = self.master.begin();
-        match self.master.run(&make(number.id()), &mut retry, None).await {
+        match self.master.run(&make(number.id()), &mut retry, &[]).await {
             Ok(reply) => Ok(reply),
             Err(Unanswered::Failed(error)) => Err(error),
             Err(Unanswered::SessionUnknown | Unanswered::HandedBack { .. }) => {
@@ -128,6 +128,8 @@ pub(crate) struct Session {
     pub(crate) id: SessionId,
     /// The fewest copies that the cluster takes.
     pub(crate) min_replicas: u8,
+    /// Milliseconds of silence after which a chunkserver hangs.
+    pub(crate) suspect_after: u32,
     numbers: Mutex<Numbers>,
     keeper: AbortHandle,
 }
@@ -139,6 +141,7 @@ impl Session {
             Self {
                 id: opened.session,
                 min_replicas: opened.min_replicas,
+                suspect_after: opened.suspect_after,
                 numbers: Mutex::default(),
                 keeper: tokio::spawn(keeping).abort_handle(),
             }

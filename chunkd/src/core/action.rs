@@ -112,6 +112,8 @@ pub enum Action {
         directories: Vec<DirectoryId>,
         /// How often the directories' own I/O paths are to be looked at.
         heartbeat: Duration,
+        /// Silence after which a next hop is given up.
+        suspect_after: Duration,
     },
     /// Send a heartbeat; its heat and load are the sender's to fill in, who counts them.
     SendHeartbeat {

@@ -74,12 +74,12 @@ pub struct Failure {
     pub error: ErrorBody,
 }
 
-/// What the rest of the chain is waited for.
+/// Whom a stream waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// Nothing is.
+    /// Nobody: there is no next hop, or it has sealed.
     Nothing,
-    /// Its opening, an acknowledgement, or its seal.
+    /// The next hop: its silence is a failure.
     NextHop,
 }
 
@@ -174,17 +174,21 @@ impl ReplicaStream {
         matches!(self.phase, Phase::Done | Phase::Failed)
     }
 
-    /// Whose silence would hold the stream up.
+    /// Whom something must be heard from: an answer, or at least a keep-alive.
     #[must_use]
     pub fn due(&self) -> Due {
-        let next_owes = self.next_hop().is_some()
-            && (!self.next_is_open
-                || self.next_acked < self.received
-                || (self.seal.is_some() && self.next_members.is_none()));
-        match next_owes && !self.is_over() {
+        let is_due = self.next_hop().is_some() && self.next_members.is_none() && !self.is_over();
+        match is_due {
             true => Due::NextHop,
             false => Due::Nothing,
         }
+    }
+
+    /// What to send upstream when nothing else was due for a while: it acknowledges nothing.
+    /// `None` once the stream is over.
+    #[must_use]
+    pub fn keep_alive(&self) -> Option<WriteAck> {
+        (!self.is_over()).then(|| self.ack(self.acked))
     }
 
     /// The next thing to do.
@@ -258,10 +262,11 @@ impl ReplicaStream {
         }
     }
 
-    /// The next hop acknowledged.
+    /// The next hop acknowledged, or repeated what it acknowledged last to show that it works.
     pub fn handle_next_ack(&mut self, ack: &WriteAck) {
-        let follows = ack.serial > self.next_acked && ack.serial <= self.received;
-        if !follows || usize::from(ack.copies) != self.members_behind() {
+        let could_be = ack.serial >= self.next_acked && ack.serial <= self.received;
+        let is_early = !self.next_is_open && ack.serial > self.next_acked;
+        if !could_be || is_early || usize::from(ack.copies) != self.members_behind() {
             return self.blame_next("the next hop acknowledged what it could not have");
         }
         self.next_acked = ack.serial;
@@ -382,14 +387,18 @@ impl ReplicaStream {
         if self.open.position == 0 {
             self.commit_mark = self.commit_mark.max(reached);
         }
+        self.actions.push_back(Action::AnswerAck(self.ack(reached)));
+    }
+
+    fn ack(&self, serial: Serial) -> WriteAck {
         let copies = self.members_behind() + 1;
-        self.actions.push_back(Action::AnswerAck(WriteAck {
-            serial: reached,
+        WriteAck {
+            serial,
             commit_mark: self.commit_mark,
             // A pending chunk is made stable by its seal, not before.
             level: Level::Memory,
             copies: u8::try_from(copies).unwrap_or(u8::MAX),
-        }));
+        }
     }
 
     fn advance_seal(&mut self, is_last: bool) {

@@ -5,9 +5,9 @@
 //! whoever reads chunks back.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sarsen_protocol::handshake::Identity;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ClusterId, DirectoryId, ServerId};
@@ -22,6 +22,9 @@ use crate::store::{Directory, NewChunk, PendingChunk, StoreError};
 
 /// Chunks whose reads are counted at a time; the rest of a wide scan isn't hot.
 const HEAT_TRACKED_MAX: usize = 65_536;
+
+/// Milliseconds of silence after which a next hop is given up, until the master has told its own.
+const SUSPECT_AFTER_DEFAULT: u64 = 3_000;
 
 /// What the control plane is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +61,8 @@ pub struct Chunkserver {
     places: Vec<Place>,
     identity: RwLock<Identity>,
     ticket_keys: RwLock<Arc<TicketKeys>>,
+    /// In milliseconds, as the master told it.
+    suspect_after: AtomicU64,
     heat: Mutex<HashMap<ChunkHandle, u32>>,
     /// Handles that somebody is making a chunk of, in whichever directory.
     in_the_making: Mutex<HashSet<ChunkHandle>>,
@@ -91,6 +96,7 @@ impl Chunkserver {
             places: directories.into_iter().map(place).collect(),
             identity: RwLock::new(identity),
             ticket_keys: RwLock::default(),
+            suspect_after: AtomicU64::new(SUSPECT_AFTER_DEFAULT),
             heat: Mutex::default(),
             in_the_making: Mutex::default(),
             notices,
@@ -101,8 +107,10 @@ impl Chunkserver {
     }
 
     /// Begins to serve: after the directories were adopted, those that the master lets count.
-    pub fn register(&self, keys: TicketKeys, served: &[DirectoryId]) {
+    pub fn register(&self, keys: TicketKeys, served: &[DirectoryId], suspect_after: Duration) {
         self.learn_identity();
+        let millis = u64::try_from(suspect_after.as_millis()).unwrap_or(u64::MAX);
+        self.suspect_after.store(millis.max(1), Ordering::Relaxed);
         for place in &self.places {
             let is_served = served.contains(&place.directory.identity().directory_id);
             place.is_served.store(is_served, Ordering::Release);
@@ -162,6 +170,12 @@ impl Chunkserver {
                 .read()
                 .unwrap_or_else(PoisonError::into_inner),
         )
+    }
+
+    /// Silence after which the next hop of a stream is given up (`spec/wire.md` section 12.1).
+    #[must_use]
+    pub fn suspect_after(&self) -> Duration {
+        Duration::from_millis(self.suspect_after.load(Ordering::Relaxed))
     }
 
     /// All directories, in the order of the command line.
@@ -386,10 +400,10 @@ mod tests {
             matches!(refused, Err(StoreError::AlreadyExists { .. }))
         };
 
-        chunkserver.register(TicketKeys::default(), &[first]);
+        chunkserver.register(TicketKeys::default(), &[first], Duration::ZERO);
         let (chosen, _) = chunkserver.create(&new(1)).expect("made");
         assert_eq!(chosen.identity().directory_id, first);
-        chunkserver.register(TicketKeys::default(), &[second]);
+        chunkserver.register(TicketKeys::default(), &[second], Duration::ZERO);
         assert!(is_refused(1), "it lies in the first");
 
         let other = Claim::new(&chunkserver.in_the_making, ChunkHandle(2));

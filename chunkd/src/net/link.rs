@@ -19,7 +19,7 @@ use sarsen_protocol::status::Status;
 use thiserror::Error;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::STALL_MAX;
+use super::{PAYLOAD_TIME_MAX, STALL_MAX};
 use crate::io::Socket;
 use crate::io::pool::Buffer;
 
@@ -161,7 +161,7 @@ impl Link {
         let stashed = self.stash.split_to(here);
         buffer.payload_mut()[..here].copy_from_slice(&stashed);
         let receive = self.socket.recv_payload(buffer, here);
-        Ok(timeout(STALL_MAX, receive)
+        Ok(timeout(PAYLOAD_TIME_MAX, receive)
             .await
             .map_err(|_| LinkError::Silent)??)
     }

@@ -29,13 +29,17 @@ pub use plane::{DataPlane, PlaneConfig};
 
 use std::time::Duration;
 
-/// How long a peer may keep an unfinished frame, an answer that is due, or room in its socket to
-/// itself before its connection is given up.
+/// How long a peer may keep an unfinished header or room in its socket to itself before its
+/// connection is given up. Whether it works is not judged by this: for that the members of a chain
+/// have keep-alives and `suspect_after` (`spec/wire.md` section 12.1).
 const STALL_MAX: Duration = Duration::from_secs(30);
 
-/// How much longer each hop waits for the hops behind it, so that the one next to the trouble
-/// finds it out first and names the right server.
-const STALL_MORE_PER_HOP: Duration = Duration::from_secs(5);
+/// How long a payload may be on its way: a mebibyte over the slowest link that is worth serving.
+/// One that takes longer than `suspect_after` has to go sooner where others wait for its buffer.
+const PAYLOAD_TIME_MAX: Duration = Duration::from_secs(120);
+
+/// How long the disk may take for one write, or one seal with its sync.
+const DISK_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// How long a connection may rest between frames.
 const IDLE_MAX: Duration = Duration::from_secs(300);

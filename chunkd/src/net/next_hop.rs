@@ -22,9 +22,6 @@ const KEEP_MAX: Duration = Duration::from_secs(30);
 /// Idle connections kept to one server.
 const KEPT_PER_SERVER_MAX: usize = 8;
 
-/// How long a next hop has to be reached.
-const DIAL_MAX: Duration = Duration::from_secs(5);
-
 /// One thread's idle connections, by address.
 #[derive(Debug, Default)]
 pub(super) struct NextHops {
@@ -52,7 +49,8 @@ impl NextHops {
             return Ok(link);
         }
         let key = chunkserver.key();
-        let dialled = dial_data(&hop.data_addr, chunkserver.identity(), &key, DIAL_MAX);
+        let time_max = chunkserver.suspect_after();
+        let dialled = dial_data(&hop.data_addr, chunkserver.identity(), &key, time_max);
         let (stream, peer) = dialled.await.map_err(|error| error.to_string())?;
         let found = peer.identity.start.server_id;
         if found != hop.server {

@@ -253,10 +253,12 @@ impl Control {
                 ticket_keys,
                 directories,
                 heartbeat,
+                suspect_after,
             } => {
+                let keys = TicketKeys::new(&ticket_keys);
                 self.server
                     .chunkserver
-                    .register(TicketKeys::new(&ticket_keys), &directories);
+                    .register(keys, &directories, suspect_after);
                 self.disks
                     .iter()
                     .for_each(|disk| disk.beat_every(heartbeat));

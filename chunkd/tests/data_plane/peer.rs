@@ -10,7 +10,7 @@ use sarsen_protocol::handshake::{Dialer, Identity, Listener};
 use sarsen_protocol::header::Header;
 use sarsen_protocol::id::{ChunkHandle, ClusterId, Serial, ServerId};
 use sarsen_protocol::message::{
-    Crcs, Hop, Kind, Level, Message, Plane, Read, ReadData, Role, Start, Want, WriteData,
+    Crcs, Hop, Kind, Level, Message, Plane, Read, ReadData, Role, Start, Want, WriteAck, WriteData,
     WriteOpen, WriteSeal,
 };
 use sarsen_protocol::size::piece_lens;
@@ -27,6 +27,8 @@ pub(crate) struct Peer {
     stream: TcpStream,
     deframer: Deframer,
     pub(crate) request_id: u64,
+    /// What was acknowledged last, so that a repetition is known for a keep-alive.
+    acked: Serial,
 }
 
 impl Peer {
@@ -86,6 +88,7 @@ impl Peer {
             stream,
             deframer: Deframer::new(Plane::Data),
             request_id: 1,
+            acked: Serial::NONE,
         }
     }
 
@@ -116,12 +119,28 @@ impl Peer {
         }
     }
 
-    /// The next frame as this message, which must have come well.
+    /// The next frame as this message, which must have come well; keep-alives are passed over.
     pub(crate) fn expect<M: Message>(&mut self) -> M {
-        let frame = self.recv().expect("a frame");
-        let status = frame.header.status;
-        assert!(status.is_ok(), "{:?}: {:?}", status, frame.error());
-        frame.message().expect("the message that is due")
+        loop {
+            let frame = self.recv().expect("a frame");
+            let status = frame.header.status;
+            assert!(status.is_ok(), "{:?}: {:?}", status, frame.error());
+            if let Ok(ack) = frame.message::<WriteAck>() {
+                if ack.serial == self.acked {
+                    continue;
+                }
+                self.acked = ack.serial;
+            }
+            return frame.message().expect("the message that is due");
+        }
+    }
+
+    /// Takes keep-alives, each of which must be one.
+    pub(crate) fn expect_keep_alives(&mut self, count: usize) {
+        for _ in 0..count {
+            let ack: WriteAck = self.recv().expect("a frame").message().expect("an ack");
+            assert_eq!(ack.serial, self.acked, "it acknowledges nothing");
+        }
     }
 
     /// The kind, status and blamed server of the failure that comes next, past what came well.
@@ -159,6 +178,7 @@ impl Peer {
             position: 0,
             chain: chain.to_vec(),
         };
+        self.acked = Serial::NONE;
         self.send(&frame(&open, self.request_id));
     }
 

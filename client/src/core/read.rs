@@ -97,6 +97,8 @@ pub struct Fetch {
     pub to: u32,
     /// What replicas before this one brought.
     pub verified: Verified,
+    /// How often all replicas have failed before: what is slow deserves more patience then.
+    pub round: u32,
 }
 
 impl Fetch {
@@ -222,6 +224,8 @@ struct Slot {
     failing_since: Option<Duration>,
     not_before: Duration,
     backoff: Backoff,
+    /// How often all replicas failed since verified bytes came.
+    round: u32,
 }
 
 /// The download of a range of one file.
@@ -281,6 +285,7 @@ impl Download {
         if let Some(slot) = self.slots.get_mut(&index) {
             slot.failing_since = None;
             slot.backoff.reset();
+            slot.round = 0;
         }
     }
 
@@ -487,12 +492,14 @@ impl Slot {
             failing_since: None,
             not_before: Duration::ZERO,
             backoff,
+            round: 0,
         }
     }
 
     /// No replica is left to ask.
     fn locate_after_a_wait(&mut self, now: Duration) {
         self.state = State::Stale;
+        self.round = self.round.saturating_add(1);
         self.failing_since.get_or_insert(now);
         self.not_before = now + self.backoff.delay();
     }
@@ -510,6 +517,7 @@ impl Slot {
             from: self.from,
             to: self.to,
             verified: self.verified,
+            round: self.round,
         }))
     }
 

@@ -3,9 +3,12 @@
 //!
 //! The client sends `WriteOpen`, any number of `WriteData`, and `WriteSeal`, without waiting for
 //! more than room in its window; the chain answers `WriteOpened`, acks, and `WriteSealed`, in
-//! this order. [`WriteStream`] counts what was sent and acknowledged, says whether another piece fits into
-//! the window, checks every answer, and knows since when the chain owes one. Acks are
-//! cumulative. A stream that failed is never gone on with: its chunk is sent again whole.
+//! this order. [`WriteStream`] counts what was sent and acknowledged, says whether another piece
+//! fits into the window, and checks every answer. Acks are cumulative; one that repeats the last
+//! is a keep-alive. The first member was heard from within `suspect_after`, or is given up: it says
+//! by itself that it works, whatever it waits for, so that a slow disk, a slow source, or a member
+//! further down that hangs is never held against it. A stream that failed is never gone on with:
+//! its chunk is sent again whole.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,12 +20,9 @@ use sarsen_protocol::status::{Retry, Status};
 /// Bytes that may be on their way before the first of them is acknowledged.
 pub const WINDOW_LEN: u32 = 8 * 1024 * 1024;
 
-/// How long a chain may owe an answer to `WriteOpen` or `WriteData`.
-pub const STALL_MAX: Duration = Duration::from_secs(10);
-
-/// How long a chain may owe `WriteSealed`: a seal at `disk` waits for a sync of the whole chunk
-/// on every member, beside those of other chunks.
-pub const SEAL_STALL_MAX: Duration = Duration::from_secs(60);
+/// How long nothing may come further that is owed, however often the chain says that it works:
+/// beyond what each member grants its own disk and its own link.
+pub const STALL_MAX: Duration = Duration::from_secs(300);
 
 /// An answer that the chain could not have given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,16 +64,21 @@ pub struct WriteStream {
     sent: u32,
     acked: u32,
     last_serial: Serial,
+    acked_serial: Serial,
     /// The serials that are not acknowledged, each with the end of its bytes.
     in_flight: VecDeque<(Serial, u32)>,
     /// Since when an answer is owed; `None` while none is.
     owed_since: Option<Duration>,
+    suspect_after: Duration,
+    /// When the first member was last heard from.
+    heard: Duration,
 }
 
 impl WriteStream {
-    /// A stream whose `WriteOpen` was sent `now`, to be sealed at `level`.
+    /// A stream whose `WriteOpen` is sent `now`, to be sealed at `level`; a member that is silent
+    /// for `suspect_after` hangs.
     #[must_use]
-    pub fn new(now: Duration, level: Level) -> Self {
+    pub fn new(now: Duration, level: Level, suspect_after: Duration) -> Self {
         Self {
             level,
             opened: false,
@@ -81,8 +86,11 @@ impl WriteStream {
             sent: 0,
             acked: 0,
             last_serial: Serial::NONE,
+            acked_serial: Serial::NONE,
             in_flight: VecDeque::new(),
             owed_since: Some(now),
+            suspect_after,
+            heard: now,
         }
     }
 
@@ -129,20 +137,25 @@ impl WriteStream {
         if self.opened {
             return Err(WriteFault::AnswerOutOfTurn);
         }
+        self.heard = now;
         self.opened = true;
         self.answered(now);
         Ok(())
     }
 
-    /// `WriteAck` came.
+    /// `WriteAck` came: an acknowledgement, or the last one again as a keep-alive.
     ///
     /// # Errors
     /// [`WriteFault::AckOutOfTurn`], [`WriteFault::AnswerOutOfTurn`].
     pub fn handle_ack(&mut self, now: Duration, ack: &WriteAck) -> Result<(), WriteFault> {
+        let serial = ack.serial;
+        if serial == self.acked_serial {
+            self.heard = now;
+            return Ok(());
+        }
         if !self.opened {
             return Err(WriteFault::AnswerOutOfTurn);
         }
-        let serial = ack.serial;
         let lowest = self.in_flight.front().map(|(serial, _)| *serial);
         if serial > self.last_serial || lowest.is_none_or(|lowest| serial < lowest) {
             return Err(WriteFault::AckOutOfTurn { serial });
@@ -153,6 +166,8 @@ impl WriteStream {
             self.acked = end;
             self.in_flight.pop_front();
         }
+        self.acked_serial = serial;
+        self.heard = now;
         self.answered(now);
         Ok(())
     }
@@ -193,14 +208,14 @@ impl WriteStream {
         Ok(servers)
     }
 
-    /// When the stream counts as stalled unless something comes; `None` while nothing is owed.
+    /// When the stream is given up unless something comes.
     #[must_use]
-    pub fn stalled_at(&self) -> Option<Duration> {
-        let patience = match self.seal_crc {
-            Some(_) => SEAL_STALL_MAX,
-            None => STALL_MAX,
-        };
-        self.owed_since.map(|since| since + patience)
+    pub fn stalled_at(&self) -> Duration {
+        let silent_at = self.heard.saturating_add(self.suspect_after);
+        match self.owed_since {
+            Some(since) => silent_at.min(since.saturating_add(STALL_MAX)),
+            None => silent_at,
+        }
     }
 
     /// Something came; something else may still be owed.
@@ -265,7 +280,7 @@ mod tests {
 
     #[test]
     fn the_window_closes_and_a_cumulative_ack_opens_it() {
-        let mut stream = WriteStream::new(at(0), Level::Disk);
+        let mut stream = WriteStream::new(at(0), Level::Disk, at(3));
         let mut sent = Vec::new();
         while stream.has_room(MIB) {
             sent.push(stream.send(at(0), MIB));
@@ -281,7 +296,7 @@ mod tests {
 
     #[test]
     fn answers_that_could_not_be_are_refused() {
-        let mut stream = WriteStream::new(at(0), Level::Disk);
+        let mut stream = WriteStream::new(at(0), Level::Disk, at(3));
         let out_of_turn = |serial| {
             Err(WriteFault::AckOutOfTurn {
                 serial: Serial(serial),
@@ -295,16 +310,15 @@ mod tests {
         assert_eq!(stream.handle_ack(at(0), &ack(1)), out_of_turn(1));
         stream.send(at(0), 10);
         assert_eq!(stream.handle_ack(at(0), &ack(2)), out_of_turn(2));
-        assert_eq!(stream.handle_ack(at(0), &ack(0)), out_of_turn(0));
         assert_eq!(stream.handle_ack(at(0), &ack(1)), Ok(()));
-        assert_eq!(stream.handle_ack(at(0), &ack(1)), out_of_turn(1));
+        assert_eq!(stream.handle_ack(at(0), &ack(0)), out_of_turn(0));
         let early = stream.handle_sealed(&sealed(10, 1, [Level::Disk; 2]), &chain());
         assert_eq!(early, Err(WriteFault::AnswerOutOfTurn));
     }
 
     #[test]
     fn a_seal_counts_only_as_asked() {
-        let mut stream = WriteStream::new(at(0), Level::Disk);
+        let mut stream = WriteStream::new(at(0), Level::Disk, at(3));
         stream.send(at(0), 10);
         stream.handle_opened(at(0)).unwrap();
         stream.handle_ack(at(0), &ack(1)).unwrap();
@@ -335,19 +349,24 @@ mod tests {
     }
 
     #[test]
-    fn only_who_owes_an_answer_stalls() {
-        let mut stream = WriteStream::new(at(0), Level::Disk);
-        assert_eq!(stream.stalled_at(), Some(STALL_MAX));
+    fn who_says_that_it_works_is_waited_for_and_who_is_silent_is_not() {
+        let mut stream = WriteStream::new(at(0), Level::Disk, at(3));
+        assert_eq!(stream.stalled_at(), at(3));
+        stream.handle_ack(at(2), &ack(0)).unwrap();
+        assert_eq!(stream.stalled_at(), at(5), "a keep-alive before it is open");
         stream.handle_opened(at(3)).unwrap();
-        assert_eq!(stream.stalled_at(), None, "a slow source is no stall");
-        stream.send(at(100), 10);
-        stream.send(at(104), 10);
-        assert_eq!(stream.stalled_at(), Some(at(100) + STALL_MAX));
-        stream.handle_ack(at(105), &ack(1)).unwrap();
-        assert_eq!(stream.stalled_at(), Some(at(105) + STALL_MAX));
-        stream.handle_ack(at(106), &ack(2)).unwrap();
-        assert_eq!(stream.stalled_at(), None);
-        stream.seal(at(200), 1);
-        assert_eq!(stream.stalled_at(), Some(at(200) + SEAL_STALL_MAX));
+        stream.send(at(4), 10);
+        stream.handle_ack(at(5), &ack(1)).unwrap();
+        assert_eq!(stream.stalled_at(), at(8), "with nothing owed too");
+        stream.handle_ack(at(7), &ack(1)).unwrap();
+        assert_eq!((stream.acked(), stream.stalled_at()), (10, at(10)));
+        stream.seal(at(8), 1);
+        let mut now = at(8);
+        while now < at(8) + STALL_MAX {
+            assert!(now < stream.stalled_at());
+            stream.handle_ack(now, &ack(1)).unwrap();
+            now += at(1);
+        }
+        assert_eq!(stream.stalled_at(), at(8) + STALL_MAX, "not for ever");
     }
 }

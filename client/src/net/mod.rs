@@ -9,6 +9,7 @@ mod write;
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,14 +19,14 @@ use sarsen_protocol::error::FrameError;
 use sarsen_protocol::id::ServerId;
 use tokio::net::TcpStream;
 
-pub(crate) use read::{ReadFailure, read_chunk};
+pub(crate) use read::{Outgoing, ReadFailure, read_chunk};
 pub(crate) use write::{WriteFailure, WriteJob, write_chunk};
 
 use crate::error::StreamError;
 use crate::master::Master;
 
-/// How long a chunkserver may take for connection and hello.
-const DIAL_TIME_MAX: Duration = Duration::from_secs(5);
+/// Silence after which a chunkserver hangs, until a master has told the cluster's own.
+const SUSPECT_AFTER_DEFAULT: u32 = 3_000;
 
 /// Connections that are kept for each server.
 const IDLE_MAX: usize = 8;
@@ -35,6 +36,8 @@ const IDLE_MAX: usize = 8;
 pub(crate) struct Links {
     master: Arc<Master>,
     idle: Mutex<HashMap<String, Vec<Link>>>,
+    /// In milliseconds.
+    suspect_after: AtomicU32,
 }
 
 impl Links {
@@ -42,11 +45,28 @@ impl Links {
         Self {
             master,
             idle: Mutex::default(),
+            suspect_after: AtomicU32::new(SUSPECT_AFTER_DEFAULT),
         }
     }
 
-    /// A connection to the server at `addr`, kept or new.
-    pub(crate) async fn take(&self, server: ServerId, addr: &str) -> Result<Link, StreamError> {
+    /// Takes the cluster's `suspect_after` from what a master told.
+    pub(crate) fn learn(&self, suspect_after: u32) {
+        self.suspect_after
+            .store(suspect_after.max(1), Ordering::Relaxed);
+    }
+
+    /// Silence after which a chunkserver hangs.
+    pub(crate) fn suspect_after(&self) -> Duration {
+        Duration::from_millis(self.suspect_after.load(Ordering::Relaxed).into())
+    }
+
+    /// A connection to the server at `addr`, kept or new; connection and hello may take `time_max`.
+    pub(crate) async fn take(
+        &self,
+        server: ServerId,
+        addr: &str,
+        time_max: Duration,
+    ) -> Result<Link, StreamError> {
         while let Some(link) = self.pop(addr) {
             if link.is_alive() {
                 return Ok(link);
@@ -59,7 +79,7 @@ impl Links {
             let addr = addr.to_owned();
             return Err(connect(ConnectError::Io { addr, cause }));
         };
-        let dialled = dial_data(addr, known.identity, &known.key, DIAL_TIME_MAX).await;
+        let dialled = dial_data(addr, known.identity, &known.key, time_max).await;
         let (stream, _) = dialled.map_err(connect)?;
         Ok(Link {
             stream,

@@ -22,9 +22,6 @@ use crate::core::read_stream::{ReadFault, ReadStream, Verified, block_start};
 use crate::error::{Error, StreamError};
 use crate::sink::Outlet;
 
-/// How long a chunkserver may send nothing while we wait for it.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
-
 /// Why a chunk was not read to its end.
 #[derive(Debug)]
 pub(crate) enum ReadFailure {
@@ -38,20 +35,30 @@ pub(crate) enum ReadFailure {
     },
 }
 
-/// Reads what is left of a chunk from a replica, verifies it and hands it to `outlet`;
-/// `on_reached` is told how far that came.
+/// The way of verified bytes from a connection to where they belong.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) buffers: &'a Buffers,
+    pub(crate) outlet: &'a Outlet,
+    /// Is told how far the chunk has come.
+    pub(crate) on_reached: &'a (dyn Fn(u32) + Send + Sync),
+}
+
+/// Reads what is left of a chunk from a replica, verifies it and hands it on; the replica may be
+/// silent for `silence_max` while something is due.
 pub(crate) async fn read_chunk(
     link: &mut Link,
     fetch: &Fetch,
-    buffers: &Buffers,
-    outlet: &Outlet,
-    on_reached: &(dyn Fn(u32) + Send + Sync),
+    silence_max: Duration,
+    to: &Outgoing<'_>,
 ) -> Result<(), ReadFailure> {
     let start = block_start(fetch.from);
     let mut stream = ReadStream::new(fetch.sealed(), start, fetch.to, fetch.verified);
     let ended = match stream.length() {
         0 => Ok(()),
-        _ => read_frames(link, fetch, &mut stream, buffers, outlet, on_reached).await,
+        _ => {
+            let mut patient = Patient { link, silence_max };
+            read_frames(&mut patient, fetch, &mut stream, to).await
+        }
     };
     let ended = ended.and_then(|()| Ok(stream.handle_end()?));
     ended.map_err(|end| {
@@ -60,15 +67,19 @@ pub(crate) async fn read_chunk(
     })
 }
 
+/// A connection that must not fall silent while something is due.
+struct Patient<'a> {
+    link: &'a mut Link,
+    silence_max: Duration,
+}
+
 async fn read_frames(
-    link: &mut Link,
+    patient: &mut Patient<'_>,
     fetch: &Fetch,
     stream: &mut ReadStream,
-    buffers: &Buffers,
-    outlet: &Outlet,
-    on_reached: &(dyn Fn(u32) + Send + Sync),
+    to: &Outgoing<'_>,
 ) -> Result<(), End> {
-    let request_id = link.begin();
+    let request_id = patient.link.begin();
     let request = Read {
         ticket: fetch.chunk.ticket,
         handle: fetch.chunk.handle,
@@ -79,21 +90,21 @@ async fn read_frames(
         length: stream.length(),
     };
     let asked = frame(&request, request_id);
-    let sent = link.stream.write_all(&asked);
-    timeout(SILENCE_MAX, sent)
+    let sent = patient.link.stream.write_all(&asked);
+    timeout(patient.silence_max, sent)
         .await
         .map_err(|_| End::Silent)??;
     loop {
-        let (data, payload_len) = next_data(link, request_id).await?;
+        let (data, payload_len) = next_data(patient, request_id).await?;
         stream.handle_data(&data)?;
         if payload_len > 0 {
-            let mut buffer = buffers.take();
+            let mut buffer = to.buffers.take();
             let payload = buffer.room().get_mut(..payload_len as usize);
-            receive(link, payload.unwrap_or_default()).await?;
+            patient.receive(payload.unwrap_or_default()).await?;
             buffer.set_used(0..payload_len as usize);
             stream.handle_payload(&data, &buffer)?;
-            give(fetch, data.offset, buffer, outlet).await?;
-            on_reached(stream.offset().min(fetch.to));
+            give(fetch, data.offset, buffer, to.outlet).await?;
+            (to.on_reached)(stream.offset().min(fetch.to));
         }
         if data.last {
             return Ok(());
@@ -102,13 +113,13 @@ async fn read_frames(
 }
 
 /// The next `ReadData` of the stream; its payload is still to be received.
-async fn next_data(link: &mut Link, request_id: u64) -> Result<(ReadData, u32), End> {
+async fn next_data(patient: &mut Patient<'_>, request_id: u64) -> Result<(ReadData, u32), End> {
     let mut bytes = [0; HEADER_LEN];
-    receive(link, &mut bytes).await?;
+    patient.receive(&mut bytes).await?;
     let header = Header::decode(&bytes, Plane::Data, true)?;
     // At most 8 KiB, as the header was checked against the plane.
     let mut body = vec![0; header.body_len as usize];
-    receive(link, &mut body).await?;
+    patient.receive(&mut body).await?;
     header.check_body(&body)?;
     let kind = header.kind;
     let in_body = |source| FrameError::Body { kind, source };
@@ -127,16 +138,18 @@ async fn next_data(link: &mut Link, request_id: u64) -> Result<(ReadData, u32), 
     Ok((data, header.payload_len))
 }
 
-/// Fills `bytes`; silence in between is bounded, the whole is not.
-async fn receive(link: &mut Link, mut bytes: &mut [u8]) -> Result<(), End> {
-    while !bytes.is_empty() {
-        let read = timeout(SILENCE_MAX, link.stream.read(bytes)).await;
-        match read.map_err(|_| End::Silent)?? {
-            0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            len => bytes = bytes.get_mut(len..).unwrap_or_default(),
+impl Patient<'_> {
+    /// Fills `bytes`; silence in between is bounded, the whole is not.
+    async fn receive(&mut self, mut bytes: &mut [u8]) -> Result<(), End> {
+        while !bytes.is_empty() {
+            let read = timeout(self.silence_max, self.link.stream.read(bytes)).await;
+            match read.map_err(|_| End::Silent)?? {
+                0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                len => bytes = bytes.get_mut(len..).unwrap_or_default(),
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Hands on what of the payload is wanted: its first block may begin before that, its last block

@@ -33,15 +33,14 @@ use crate::source::{ChunkSource, Piece};
 /// How long an answer that explains a broken connection is waited for.
 const EXPLANATION_TIME: Duration = Duration::from_millis(500);
 
-/// How often a stream that owes no answer yet is looked at.
-const LOOK_PERIOD: Duration = Duration::from_secs(1);
-
 /// One chunk to write.
 pub(crate) struct WriteJob<'a> {
     pub(crate) allocation: &'a Allocation,
     pub(crate) file_id: FileId,
     pub(crate) level: Level,
     pub(crate) clock: Clock,
+    /// Silence after which the first of the chain is given up.
+    pub(crate) suspect_after: Duration,
     /// Is told how many bytes are on all members.
     pub(crate) on_acked: &'a (dyn Fn(u32) + Send + Sync),
 }
@@ -69,7 +68,11 @@ pub(crate) async fn write_chunk(
     let shared = Shared {
         job,
         request_id,
-        stream: Mutex::new(WriteStream::new(job.clock.now(), job.level)),
+        stream: Mutex::new(WriteStream::new(
+            job.clock.now(),
+            job.level,
+            job.suspect_after,
+        )),
         acked: Notify::new(),
     };
     let mut deframer = Deframer::new(Plane::Data);
@@ -227,16 +230,16 @@ impl Shared<'_> {
                     return Ok(servers);
                 }
             }
-            let look_at = self.job.clock.now() + LOOK_PERIOD;
             let stalled_at = self.stream().stalled_at();
-            let wake_at = stalled_at.map_or(look_at, |stalled_at| stalled_at.min(look_at));
             tokio::select! {
+                // What came counts before what is late: this task may have been late itself.
+                biased;
                 read = read.read_buf(deframer.buffer()) => if read? == 0 {
                     return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                 },
-                () = self.job.clock.wait_until(Some(wake_at)) => {
-                    let stalled_at = self.stream().stalled_at();
-                    if stalled_at.is_some_and(|at| self.job.clock.now() >= at) {
+                () = self.job.clock.wait_until(Some(stalled_at)) => {
+                    // What is owed began to be owed meanwhile, or is late.
+                    if self.job.clock.now() >= self.stream().stalled_at() {
                         return Err(End::Silent);
                     }
                 }

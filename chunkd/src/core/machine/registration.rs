@@ -159,6 +159,7 @@ impl Machine {
             ticket_keys: registered.ticket_keys,
             directories,
             heartbeat,
+            suspect_after: Duration::from_millis(u64::from(registered.suspect_after)),
         });
     }
 

@@ -187,6 +187,7 @@ fn a_registration_is_kept_durably_before_anything_is_served_or_said() {
         ticket_keys: vec![KEY],
         directories: vec![DIRECTORY],
         heartbeat: seconds(1),
+        suspect_after: seconds(3),
     };
     assert_eq!(actions[0], serve);
     assert!(

@@ -332,7 +332,10 @@ fn a_next_hop_that_says_what_can_not_be_is_blamed() {
         |stream| stream.handle_next_opened(),
         |stream| stream.handle_next_ack(&ack(2, 0, 1)),
         |stream| stream.handle_next_ack(&ack(1, 0, 2)),
-        |stream| stream.handle_next_ack(&ack(0, 0, 1)),
+        |stream| {
+            stream.handle_next_ack(&ack(1, 0, 1));
+            stream.handle_next_ack(&ack(0, 0, 1));
+        },
         |stream| stream.handle_next_sealed(&sealed(LEN, &[2])),
         |stream| {
             stream.handle_seal(&seal(LEN));
@@ -384,4 +387,37 @@ fn damage_is_blamed_on_the_first_member_that_has_it() {
     stream.handle_stored(Serial(1));
     let blamed = (Kind::WriteAck, Status::DamagedInTransit, 2);
     assert_eq!(failure(&mut stream), blamed, "it was good when it was here");
+}
+
+#[test]
+fn a_keep_alive_repeats_the_last_ack_and_acknowledges_nothing() {
+    let mut stream = ReplicaStream::new(ServerId(1), open(0, 3));
+    actions(&mut stream);
+    assert_eq!(stream.keep_alive(), Some(ack(0, 0, 3)), "before it is open");
+    stream.handle_next_ack(&ack(0, 0, 2));
+    assert_eq!(
+        actions(&mut stream),
+        [],
+        "the next hop is not open yet either"
+    );
+    stream.handle_prepared();
+    stream.handle_next_opened();
+    assert_eq!(actions(&mut stream), [Action::AnswerOpened]);
+    stream.handle_data(&data(1, 0), LEN);
+    stream.handle_stored(Serial(1));
+    actions(&mut stream);
+    stream.handle_next_ack(&ack(0, 0, 2));
+    assert_eq!(actions(&mut stream), []);
+    stream.handle_next_ack(&ack(1, 0, 2));
+    assert_eq!(actions(&mut stream), [Action::AnswerAck(ack(1, 1, 3))]);
+    stream.handle_next_ack(&ack(1, 0, 2));
+    assert_eq!(actions(&mut stream), []);
+    assert_eq!(stream.keep_alive(), Some(ack(1, 1, 3)));
+    stream.handle_next_ack(&ack(0, 0, 2));
+    let actions = actions(&mut stream);
+    assert!(
+        matches!(&actions[..], [Action::Fail(_)]),
+        "acks never go back"
+    );
+    assert_eq!(stream.keep_alive(), None);
 }

@@ -33,14 +33,14 @@ use sarsen_protocol::message::{
 };
 use sarsen_protocol::status::Status;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::relay::{ForwardJob, Receive};
 use self::store::{Store, StoreJob};
+use super::STALL_MAX;
 use super::chunkserver::wall_clock;
 use super::link::{Head, Link, LinkError};
 use super::plane::Thread;
-use super::{STALL_MAX, STALL_MORE_PER_HOP};
 use crate::core::replica_stream::{Action, Due, ReplicaStream};
 use crate::core::tickets;
 use crate::io::Socket;
@@ -86,6 +86,8 @@ enum Event {
 /// What the next hop said, or that it said nothing.
 #[derive(Debug)]
 enum NextEvent {
+    /// It said hello.
+    Reached,
     Opened,
     Ack(WriteAck),
     Sealed(WriteSealed),
@@ -110,7 +112,7 @@ pub(super) async fn serve(thread: &Thread, link: &mut Link, head: &Head) -> Resu
     let open: WriteOpen = head.message()?;
     let request_id = head.header.request_id;
     let counters = &thread.chunkserver.counters;
-    let result = match admit(thread, &open).await {
+    let result = match admit(thread, link, request_id, &open).await? {
         Ok(buffers) => {
             let _counted = counters.write_streams.count();
             run(thread, link, request_id, &buffers, open).await
@@ -132,23 +134,46 @@ pub(super) async fn serve(thread: &Thread, link: &mut Link, head: &Head) -> Resu
     result
 }
 
+/// Why a stream is not taken in.
+type Refusal = (Status, String);
+
 /// Takes the stream in, or says why not.
-async fn admit(thread: &Thread, open: &WriteOpen) -> Result<StreamBuffers, (Status, String)> {
+async fn admit(
+    thread: &Thread,
+    link: &Link,
+    request_id: u64,
+    open: &WriteOpen,
+) -> Result<Result<StreamBuffers, Refusal>, LinkError> {
     let keys = thread.chunkserver.ticket_keys();
-    keys.check_write(open, thread.chunkserver.me(), wall_clock())
-        .map_err(|error| (tickets::status_of(error), error.to_string()))?;
-    if open.begin_serial != Serial::NONE || open.lock_token != 0 {
-        return Err((
-            Status::Unsupported,
-            "this server writes pending chunks only".to_owned(),
-        ));
+    if let Err(error) = keys.check_write(open, thread.chunkserver.me(), wall_clock()) {
+        return Ok(Err((tickets::status_of(error), error.to_string())));
     }
-    timeout(JOIN_MAX, thread.pool.join()).await.map_err(|_| {
-        (
-            Status::Overloaded,
-            "too many streams at once; repeat later".to_owned(),
-        )
-    })
+    if open.begin_serial != Serial::NONE || open.lock_token != 0 {
+        let text = "this server writes pending chunks only".to_owned();
+        return Ok(Err((Status::Unsupported, text)));
+    }
+    let early = ReplicaStream::new(thread.chunkserver.me(), open.clone());
+    let joining = timeout(JOIN_MAX, thread.pool.join());
+    tokio::pin!(joining);
+    loop {
+        tokio::select! {
+            biased;
+            joined = &mut joining => return Ok(joined.map_err(|_| {
+                let text = "too many streams at once; repeat later".to_owned();
+                (Status::Overloaded, text)
+            })),
+            () = sleep(keep_alive_every(thread)) => {
+                if let Some(ack) = early.keep_alive() {
+                    link.send(frame(&ack, request_id)).await?;
+                }
+            }
+        }
+    }
+}
+
+/// How often a member says that it works, if it has nothing else to say.
+fn keep_alive_every(thread: &Thread) -> Duration {
+    thread.chunkserver.suspect_after() / 3
 }
 
 async fn run(
@@ -174,6 +199,9 @@ async fn run(
         happened,
         to_store,
         to_forward,
+        suspect_after: thread.chunkserver.suspect_after(),
+        keep_alive_every: keep_alive_every(thread),
+        answered: Instant::now(),
     };
     let receive = Receive {
         link,
@@ -220,39 +248,50 @@ struct Conduct {
     happened: mpsc::Receiver<Event>,
     to_store: mpsc::UnboundedSender<StoreJob>,
     to_forward: mpsc::UnboundedSender<ForwardJob>,
+    suspect_after: Duration,
+    keep_alive_every: Duration,
+    /// When upstream was last sent something.
+    answered: Instant,
 }
 
 impl Conduct {
     async fn run(mut self) -> Result<(), StreamEnd> {
-        let behind = u32::try_from(self.core.members_behind()).unwrap_or(u32::MAX);
-        let patience = STALL_MAX + STALL_MORE_PER_HOP * behind;
-        let mut deadline = Instant::now() + patience;
+        // Until it is reached, the next hop has the time that dialling has.
+        let mut heard = None;
         self.act(None).await?;
         loop {
-            let due = self.core.due();
-            let event = self.next_event(due, deadline).await;
-            let is_answer = matches!(event, Event::Next(_));
+            let event = self.next_event(heard).await?;
+            if matches!(event, Event::Next(_)) {
+                heard = Some(Instant::now());
+            }
             let buffer = self.feed(event)?;
             if self.act(buffer).await? {
                 return Ok(());
             }
-            // The next hop has its time from when it begins to owe, and anew after each answer.
-            if is_answer || due == Due::Nothing {
-                deadline = Instant::now() + patience;
-            }
         }
     }
 
-    async fn next_event(&mut self, due: Due, deadline: Instant) -> Event {
-        let silent = || Event::Next(NextEvent::Gone("the next hop fell silent".to_owned()));
-        let event = match due {
-            Due::Nothing => self.happened.recv().await,
-            Due::NextHop => match timeout_at(deadline, self.happened.recv()).await {
-                Ok(event) => event,
-                Err(_) => Some(silent()),
-            },
-        };
-        event.expect("the stream holds a sender until its conductor ends")
+    /// Waits for what happens, and says upstream that it does. `heard` is when the next hop was
+    /// last heard from.
+    async fn next_event(&mut self, heard: Option<Instant>) -> Result<Event, StreamEnd> {
+        let silent = heard
+            .filter(|_| self.core.due() == Due::NextHop)
+            .map(|heard| heard + self.suspect_after);
+        loop {
+            let speak = self.answered + self.keep_alive_every;
+            let until = silent.map_or(speak, |silent| silent.min(speak));
+            // What happened counts before what is late: this thread may have been late itself.
+            if let Ok(event) = timeout_at(until, self.happened.recv()).await {
+                return Ok(event.expect("the stream holds a sender until its conductor ends"));
+            }
+            if silent.is_some_and(|silent| Instant::now() >= silent) {
+                let text = "the next hop fell silent".to_owned();
+                return Ok(Event::Next(NextEvent::Gone(text)));
+            }
+            if let Some(ack) = self.core.keep_alive() {
+                self.answer(frame(&ack, self.request_id)).await?;
+            }
+        }
     }
 
     /// Tells the core what happened; the buffer is of the data frame that came, if one did.
@@ -269,6 +308,7 @@ impl Conduct {
             Event::Stored(serial) => self.core.handle_stored(serial),
             Event::Sealed(level) => self.core.handle_sealed(level),
             Event::Failed(status, text) => self.core.handle_own_failure(status, &text),
+            Event::Next(NextEvent::Reached) => {}
             Event::Next(NextEvent::Opened) => self.core.handle_next_opened(),
             Event::Next(NextEvent::Ack(ack)) => self.core.handle_next_ack(&ack),
             Event::Next(NextEvent::Sealed(sealed)) => self.core.handle_next_sealed(&sealed),
@@ -343,8 +383,9 @@ impl Conduct {
         let _ = self.to_forward.send(job);
     }
 
-    async fn answer(&self, frame: Vec<u8>) -> Result<(), LinkError> {
+    async fn answer(&mut self, frame: Vec<u8>) -> Result<(), LinkError> {
         let sent = timeout(STALL_MAX, self.upstream.send(frame)).await;
+        self.answered = Instant::now();
         Ok(sent.map_err(|_| LinkError::Silent)??)
     }
 }

@@ -94,6 +94,7 @@ pub(super) async fn forward(
     };
     let socket = std::rc::Rc::clone(link.socket());
     tracing::debug!(server = %hop.server, request_id, "a chain goes on");
+    tell(events, Event::Next(NextEvent::Reached)).await;
     // The stream is over if nobody takes it.
     let _ = dialled.send(link);
     while let Some(job) = jobs.recv().await {
@@ -125,7 +126,7 @@ pub(super) async fn listen(mut link: Link, request_id: u64, events: &Events) -> 
         };
         let event = event.unwrap_or_else(NextEvent::Gone);
         let (is_sealed, is_over) = match event {
-            NextEvent::Opened | NextEvent::Ack(_) => (false, false),
+            NextEvent::Reached | NextEvent::Opened | NextEvent::Ack(_) => (false, false),
             NextEvent::Sealed(_) => (true, true),
             NextEvent::Failed(..) | NextEvent::Gone(_) => (false, true),
         };

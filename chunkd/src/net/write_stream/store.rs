@@ -8,7 +8,9 @@ use sarsen_protocol::id::Serial;
 use sarsen_protocol::message::{Crcs, Level, WriteOpen, WriteSeal};
 use sarsen_protocol::status::Status;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
+use super::super::DISK_TIME_MAX;
 use super::super::chunkserver::status_of;
 use super::super::plane::Thread;
 use super::{Event, Events, tell};
@@ -42,6 +44,8 @@ enum Fault {
         offset: u32,
     },
     Store(StoreError),
+    /// The disk did not answer in time.
+    Silent,
     /// Our own doing.
     Internal(String),
 }
@@ -97,7 +101,8 @@ impl<'a> Store<'a> {
     /// Does jobs until one fails; then tells that, and does no more.
     pub(super) async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<StoreJob>) {
         while let Some(job) = jobs.recv().await {
-            match self.carry_out(job).await {
+            let carried_out = timeout(DISK_TIME_MAX, self.carry_out(job)).await;
+            match carried_out.unwrap_or(Err(Fault::Silent)) {
                 Ok(event) => tell(&self.events, event).await,
                 Err(fault) => {
                     let (status, text) = self.told(&fault);
@@ -228,6 +233,11 @@ impl<'a> Store<'a> {
                     _ => {}
                 }
                 (status_of(error), error.to_string())
+            }
+            Fault::Silent => {
+                counters.medium_errors.add(1);
+                let text = format!("the disk has not answered for {DISK_TIME_MAX:?}");
+                (Status::MediumFailed, text)
             }
             Fault::Internal(text) => (Status::Internal, text.clone()),
         }
