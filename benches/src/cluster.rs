@@ -1,109 +1,297 @@
-//! A cluster of real processes: `sarsen up` in a folder of its own, and verbs run against it.
+//! A cluster of real processes on loopback: a master and three chunkservers, and clients that are
+//! processes too.
 
-use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use serde_json::Value;
+use rustix::process::{Pid, Signal, kill_process};
+use sarsen_edge::key;
+use tempfile::TempDir;
 
-/// Builds `sarsen` as a user would, and returns the program.
-///
-/// # Errors
-/// When it does not build.
-pub fn program() -> anyhow::Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--package",
-            "sarsen-client",
-            "--bin",
-            "sarsen",
-        ])
-        .status()
-        .context("running cargo")?;
-    anyhow::ensure!(built.success(), "sarsen does not build");
-    // This program lies in target/release/deps.
-    let here = std::env::current_exe()?;
-    let release = here
-        .ancestors()
-        .nth(2)
-        .context("a benchmark outside of target/release/deps")?;
-    Ok(release.join("sarsen"))
-}
+use crate::cpu;
+use crate::limits::{HOPS, operations};
+use crate::measure::Sample;
+use crate::roles::{CHUNKD, Client, Done, Errand, MASTER, Operation, Party, Role, connect};
+
+/// How long anything may take that is no measurement.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Time between two looks at what is waited for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Names the way in which chunkservers move bytes, where it is not to be theirs to choose.
+pub const IO_VARIABLE: &str = "SARSEN_BENCH_IO";
 
 /// A running cluster; ended when dropped.
 #[derive(Debug)]
 pub struct Cluster {
-    program: PathBuf,
-    up: Child,
+    /// Dropped before the folder is removed, the master last.
+    chunkservers: Vec<Daemon>,
+    master: Daemon,
+    folder: TempDir,
+}
+
+/// A daemon as a child process.
+#[derive(Debug)]
+struct Daemon {
+    name: String,
+    child: Child,
     control: String,
-    runtime: PathBuf,
 }
 
 impl Cluster {
-    /// Starts a master and three chunkservers that keep everything in `folder`.
+    /// Starts a master and [`HOPS`] chunkservers that keep everything in a folder of their own
+    /// below `parent`.
     ///
     /// # Errors
     /// When they don't start.
-    pub fn start(program: &Path, folder: &Path) -> anyhow::Result<Self> {
-        let mut up = Command::new(program)
-            .args([
-                "up",
-                "--listen",
-                "127.0.0.1:0",
-                "--http",
-                "127.0.0.1:0",
-                "--dir",
-            ])
-            .arg(folder)
-            .env("XDG_RUNTIME_DIR", folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("starting sarsen up")?;
-        let mut line = String::new();
-        let stdout = up.stdout.take().context("no stdout")?;
-        BufReader::new(stdout).read_line(&mut line)?;
-        let control = line
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix("control="));
-        let control = control
-            .with_context(|| format!("sarsen up said `{line}`"))?
-            .to_owned();
-        Ok(Self {
-            program: program.to_owned(),
-            up,
-            control,
-            runtime: folder.to_owned(),
+    pub fn start(parent: &Path) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("cluster-")
+            .tempdir_in(parent)?;
+        let root = folder.path();
+        // Purged space is wanted back between two runs, not in ten seconds.
+        let listen = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+        let settings = ["--set", "gc_interval=200ms"];
+        let master_args = [&listen[..], &settings[..]].concat();
+        let master = Daemon::start("master", MASTER, root, &master_args)?;
+        let key_file = key_file(root);
+        let key_file = key_file.to_str().context("a folder whose name is text")?;
+        let io = std::env::var(IO_VARIABLE).unwrap_or_else(|_| "auto".to_owned());
+        let args = [
+            "--master",
+            &master.control,
+            "--key-file",
+            key_file,
+            "--io",
+            &io,
+        ];
+        let start = |number| Daemon::start(&format!("chunkd {number}"), CHUNKD, root, &args);
+        let chunkservers = (1..=HOPS).map(start).collect::<anyhow::Result<_>>()?;
+        let cluster = Self {
+            chunkservers,
+            master,
+            folder,
+        };
+        let serving = async {
+            let client = cluster.connect().await?;
+            client.wait(u32::try_from(HOPS)?).await?;
+            client.close().await;
+            anyhow::Ok(())
+        };
+        tokio::runtime::Runtime::new()?.block_on(serving)?;
+        Ok(cluster)
+    }
+
+    /// A client of the library in this process.
+    ///
+    /// # Errors
+    /// When the cluster can't be reached.
+    pub async fn connect(&self) -> anyhow::Result<sarsen_client::Client> {
+        connect(&self.master.control, &self.key_file()).await
+    }
+
+    /// Uploads a file in a process of its own.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn put(&self, source: &Path, path: &str, durable: bool) -> anyhow::Result<Sample> {
+        self.bulk(&[put(source, path, durable)])
+    }
+
+    /// Downloads a file in a process of its own.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn get(&self, path: &str, target: &Path) -> anyhow::Result<Sample> {
+        self.bulk(&[get(path, target)])
+    }
+
+    /// Does small operations in a process of its own.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn many(
+        &self,
+        operation: &Operation,
+        in_flight: usize,
+        count: u64,
+    ) -> anyhow::Result<Sample> {
+        let mut client = self.client(Errand::Many {
+            operation: operation.clone(),
+            in_flight,
+            count,
+        })?;
+        client.go()?;
+        Ok(operations(&client.done()?))
+    }
+
+    /// Has a process for each errand, all at once, and tells the processor time of everybody.
+    ///
+    /// # Errors
+    /// When one of them fails.
+    pub fn bulk(&self, errands: &[Errand]) -> anyhow::Result<Sample> {
+        let clients = errands.iter().map(|errand| self.client(errand.clone()));
+        let mut clients = clients.collect::<anyhow::Result<Vec<_>>>()?;
+        let before = self
+            .daemons()
+            .map(Daemon::cpu)
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let began = Instant::now();
+        clients.iter_mut().try_for_each(Party::go)?;
+        let done = clients
+            .iter_mut()
+            .map(Party::done)
+            .collect::<anyhow::Result<Vec<Done>>>()?;
+        // A single client knows better, to whom its own start and end don't count.
+        let elapsed = match done.as_slice() {
+            [only] => only.elapsed.unwrap_or_else(|| began.elapsed()),
+            _ => began.elapsed(),
+        };
+        let mut cpu = vec![("client".to_owned(), done.iter().map(|done| done.cpu).sum())];
+        for (daemon, before) in self.daemons().zip(before) {
+            cpu.push((daemon.name.clone(), daemon.cpu()?.saturating_sub(before)));
+        }
+        Ok(Sample {
+            amount: done.iter().map(|done| done.amount).sum(),
+            elapsed,
+            cpu,
+            p50: None,
         })
     }
 
-    /// Runs a verb with `--json`, and returns what it prints.
+    /// Waits until chunkservers hold no more chunks than `chunks` in all, those on their way out
+    /// counted too, so that clearing away is no part of what is measured next.
     ///
     /// # Errors
-    /// When the verb fails.
-    pub fn json<S: AsRef<OsStr>>(&self, args: &[S]) -> anyhow::Result<Value> {
-        let output = Command::new(&self.program)
-            .args(["--master", &self.control, "--json"])
-            .args(args)
-            .env("XDG_RUNTIME_DIR", &self.runtime)
-            .stdin(Stdio::null())
-            .output()?;
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        anyhow::ensure!(output.status.success(), "sarsen failed: {stderr}");
-        Ok(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
+    /// When it takes too long.
+    pub fn wait_for_space(&self, chunks: usize) -> anyhow::Result<()> {
+        let began = Instant::now();
+        while count_chunks(self.folder.path())? > chunks {
+            anyhow::ensure!(began.elapsed() < PATIENCE, "purged chunks are not deleted");
+            thread::sleep(LOOK_INTERVAL);
+        }
+        Ok(())
+    }
+
+    fn client(&self, errand: Errand) -> anyhow::Result<Party> {
+        Party::start(&Role::Client(Client {
+            master: self.master.control.clone(),
+            key_file: self.key_file(),
+            errand,
+        }))
+    }
+
+    fn key_file(&self) -> PathBuf {
+        key_file(self.folder.path())
+    }
+
+    fn daemons(&self) -> impl Iterator<Item = &Daemon> {
+        std::iter::once(&self.master).chain(&self.chunkservers)
     }
 }
 
-impl Drop for Cluster {
+/// To upload a file.
+#[must_use]
+pub fn put(source: &Path, path: &str, durable: bool) -> Errand {
+    Errand::Put {
+        source: source.to_owned(),
+        path: path.to_owned(),
+        durable,
+    }
+}
+
+/// To download a file.
+#[must_use]
+pub fn get(path: &str, target: &Path) -> Errand {
+    Errand::Get {
+        path: path.to_owned(),
+        target: target.to_owned(),
+    }
+}
+
+fn key_file(root: &Path) -> PathBuf {
+    root.join("master").join(key::FILE_NAME)
+}
+
+/// Files of chunks in a folder and those below.
+fn count_chunks(folder: &Path) -> anyhow::Result<usize> {
+    let mut count = 0;
+    for entry in fs::read_dir(folder)? {
+        let Ok(entry) = entry else { continue };
+        let (path, name) = (entry.path(), entry.file_name());
+        let is_folder = entry.file_type().is_ok_and(|it| it.is_dir());
+        count += match is_folder {
+            // Some may go while they are counted.
+            true => count_chunks(&path).unwrap_or_default(),
+            false => usize::from(is_chunk(&name.to_string_lossy())),
+        };
+    }
+    Ok(count)
+}
+
+/// Whether a file is a chunk's, or that of one that waits to be deleted.
+fn is_chunk(name: &str) -> bool {
+    name.ends_with(".chunk") || name.ends_with(".deleted")
+}
+
+impl Daemon {
+    fn start(name: &str, role: &str, root: &Path, args: &[&str]) -> anyhow::Result<Self> {
+        let dir = root.join(name.replace(' ', "-"));
+        fs::create_dir(&dir)?;
+        let log = dir.with_extension("log");
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg(role)
+            .arg("--dir")
+            .arg(&dir)
+            .args(args)
+            .env("XDG_RUNTIME_DIR", root)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log)?)
+            .spawn()
+            .with_context(|| format!("starting {name}"))?;
+        let stdout = child.stdout.take().context("no stdout")?;
+        // From here on, dropping ends the child.
+        let mut daemon = Self {
+            name: name.to_owned(),
+            child,
+            control: String::new(),
+        };
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let mut words = line.split_whitespace();
+        match words.find_map(|word| word.strip_prefix("control=")) {
+            Some(control) => control.clone_into(&mut daemon.control),
+            None => anyhow::bail!(
+                "{name} does not start: {}",
+                fs::read_to_string(&log).unwrap_or_default()
+            ),
+        }
+        Ok(daemon)
+    }
+
+    fn cpu(&self) -> anyhow::Result<Duration> {
+        cpu::of_process(self.child.id())
+    }
+}
+
+impl Drop for Daemon {
     fn drop(&mut self) {
-        // `up` drains its daemons on SIGTERM; the shell's kill is the one way without unsafe code.
-        let _ = Command::new("kill").arg(self.up.id().to_string()).status();
-        let _ = self.up.wait();
+        if let Some(id) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            // It may have ended by itself.
+            let _ = kill_process(id, Signal::TERM);
+        }
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE && matches!(self.child.try_wait(), Ok(None)) {
+            thread::sleep(LOOK_INTERVAL);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -1,0 +1,233 @@
+//! A process that uses a cluster through the client library, as `sarsen` does.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use sarsen_client::{ClientConfig, GetOptions, GetTarget, PutOptions, PutSource};
+use sarsen_edge::key;
+use sarsen_protocol::message::Level;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+
+use super::replies::{take_one, timed};
+use super::{Done, Started};
+
+/// Where the cluster is, and what is to be done there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Client {
+    /// The master's control address.
+    pub master: String,
+    /// The cluster's key.
+    pub key_file: PathBuf,
+    /// What to do.
+    pub errand: Errand,
+}
+
+/// What a client does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Errand {
+    /// Uploads a file.
+    Put {
+        /// The local file.
+        source: PathBuf,
+        /// Where to.
+        path: String,
+        /// At `disk`, else at `memory`.
+        durable: bool,
+    },
+    /// Downloads a file.
+    Get {
+        /// Which.
+        path: String,
+        /// Where to.
+        target: PathBuf,
+    },
+    /// Does something small many times.
+    Many {
+        /// What.
+        operation: Operation,
+        /// At a time.
+        in_flight: usize,
+        /// In all.
+        count: u64,
+    },
+}
+
+/// Something small.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Operation {
+    /// Reads a part of a file, each time another.
+    Read {
+        /// Which file.
+        path: String,
+        /// Its length.
+        size: u64,
+        /// Bytes of a part.
+        len: u64,
+    },
+    /// Makes a folder, each time another.
+    MakeFolder {
+        /// The folder in which it is made.
+        parent: String,
+    },
+    /// Asks what is at a path.
+    Stat {
+        /// Which.
+        path: String,
+    },
+    /// Makes an empty file, each time another.
+    Touch {
+        /// The folder in which it is made.
+        parent: String,
+    },
+}
+
+impl Client {
+    pub(super) fn play(&self) -> anyhow::Result<Done> {
+        // The runtime that `sarsen` has.
+        let runtime = Runtime::new()?;
+        let done = runtime.block_on(async {
+            let client = connect(&self.master, &self.key_file).await?;
+            let done = self.run(&client).await;
+            client.close().await;
+            done
+        });
+        runtime.shutdown_background();
+        done
+    }
+
+    async fn run(&self, client: &sarsen_client::Client) -> anyhow::Result<Done> {
+        match &self.errand {
+            Errand::Put {
+                source,
+                path,
+                durable,
+            } => put(client, source, path, *durable).await,
+            Errand::Get { path, target } => get(client, path, target).await,
+            Errand::Many {
+                operation,
+                in_flight,
+                count,
+            } => many(client, operation, *in_flight, *count).await,
+        }
+    }
+}
+
+/// A client of the library.
+///
+/// # Errors
+/// When the cluster can't be reached.
+pub async fn connect(master: &str, key_file: &Path) -> anyhow::Result<sarsen_client::Client> {
+    let mut config = ClientConfig::default();
+    config.masters = vec![master.to_owned()];
+    config.key = Some(key::load(key_file)?);
+    Ok(sarsen_client::Client::connect(config).await?)
+}
+
+async fn put(
+    client: &sarsen_client::Client,
+    source: &Path,
+    path: &str,
+    durable: bool,
+) -> anyhow::Result<Done> {
+    let started = Started::go()?;
+    let mut options = PutOptions::default();
+    options.level = match durable {
+        true => Level::Disk,
+        false => Level::Memory,
+    };
+    let source = PutSource::Path(source.to_owned());
+    let report = client.put(path, source, options).await?;
+    let as_asked = report.resent == 0 && report.short.is_empty();
+    anyhow::ensure!(as_asked, "the upload met a failure");
+    Ok(Done {
+        elapsed: Some(report.elapsed),
+        ..started.done(report.bytes)
+    })
+}
+
+async fn get(client: &sarsen_client::Client, path: &str, target: &Path) -> anyhow::Result<Done> {
+    let started = Started::go()?;
+    let target = GetTarget::Path(target.to_owned());
+    let report = client.get(path, target, GetOptions::default()).await?;
+    anyhow::ensure!(report.bad.is_empty(), "the download met a bad replica");
+    Ok(Done {
+        elapsed: Some(report.elapsed),
+        ..started.done(report.bytes)
+    })
+}
+
+/// Does `count` operations, `in_flight` at a time.
+async fn many(
+    client: &sarsen_client::Client,
+    operation: &Operation,
+    in_flight: usize,
+    count: u64,
+) -> anyhow::Result<Done> {
+    // The first of its kind opens connections and sessions.
+    operation.once(client, u64::MAX).await?;
+    let started = Started::go()?;
+    let began = Instant::now();
+    let left = Arc::new(AtomicU64::new(count));
+    let mut doing = JoinSet::new();
+    for first in 0..in_flight as u64 {
+        let (client, operation, left) = (client.clone(), operation.clone(), Arc::clone(&left));
+        doing.spawn(async move {
+            let mut times = Vec::new();
+            // Every task has its own numbers, so that no two make the same.
+            let mut number = first;
+            while take_one(&left) {
+                let asked = Instant::now();
+                operation.once(&client, number).await?;
+                times.push(asked.elapsed());
+                number += in_flight as u64;
+            }
+            anyhow::Ok(times)
+        });
+    }
+    let mut times = Vec::new();
+    while let Some(done) = doing.join_next().await {
+        times.extend(done??);
+    }
+    Ok(timed(&started, began.elapsed(), times))
+}
+
+impl Operation {
+    /// Does it, the one with this number.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub async fn once(&self, client: &sarsen_client::Client, number: u64) -> anyhow::Result<()> {
+        match self {
+            Self::Read { path, size, len } => {
+                let places = (size / len).max(1);
+                let offset = scattered(number) % places * len;
+                let bytes = client.read_range(path, offset, *len).await?;
+                anyhow::ensure!(bytes.len() as u64 == *len, "a short read");
+            }
+            Self::MakeFolder { parent } => {
+                let path = format!("{parent}/{number}");
+                client.make_folder(&path, false).await?;
+            }
+            Self::Stat { path } => {
+                client.stat(path).await?;
+            }
+            Self::Touch { parent } => {
+                let path = format!("{parent}/{number}");
+                let nothing = PutSource::Reader(Box::new(tokio::io::empty()));
+                client.put(&path, nothing, PutOptions::default()).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number that looks random, the same for the same `number` each time.
+const fn scattered(number: u64) -> u64 {
+    let mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    mixed ^ (mixed >> 32)
+}
