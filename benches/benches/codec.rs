@@ -48,6 +48,7 @@ fn messages(criterion: &mut Criterion) {
         node: NODE,
         chunk_size: CHUNK_LEN_MAX,
         slots: 16,
+        suspect_after: 3000,
         chunks,
     };
     both_ways(criterion, "LocateReply of 16 chunks", &reply);
