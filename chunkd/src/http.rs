@@ -115,6 +115,21 @@ fn text(state: &HttpState) -> String {
             "Chunks read back that did not match",
             &counters.chunks_corrupt,
         ),
+        (
+            "chunks_copied",
+            "Chunks copied from other chunkservers",
+            &counters.chunks_copied,
+        ),
+        (
+            "copy_failures",
+            "Orders to copy that came to nothing",
+            &counters.copy_failures,
+        ),
+        (
+            "bytes_copied",
+            "Payload bytes of copies that matched their CRC",
+            &counters.bytes_copied,
+        ),
     ] {
         family(&mut out, &format!("{name}_total"), help, "counter");
         line(
@@ -135,6 +150,7 @@ fn text(state: &HttpState) -> String {
             &counters.write_streams,
         ),
         ("read_streams", "Reads in hand", &counters.read_streams),
+        ("copies", "Copies in hand", &counters.copies),
     ] {
         family(&mut out, name, help, "gauge");
         line(&mut out, &format!("sarsen_chunkd_{name}"), gauge.value());

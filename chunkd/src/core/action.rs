@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ClusterId, DirectoryId, Epoch, ServerId};
-use sarsen_protocol::message::{AnyMessage, Heartbeat, Inventory, Kind, Register, TicketKey};
+use sarsen_protocol::message::{
+    AnyMessage, CopyChunk, Heartbeat, Inventory, Kind, Register, TicketKey,
+};
 use sarsen_protocol::status::Status;
 
 use super::event::{ConnectionId, Refusal};
 
 /// What a master may order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Move a replica to the holding folder.
     Delete {
@@ -25,15 +27,18 @@ pub enum Order {
         /// Which version of it.
         version: ChunkVersion,
     },
+    /// Make a replica by pull from another chunkserver.
+    Copy(Box<CopyChunk>),
 }
 
 impl Order {
     /// The request that it came as.
     #[must_use]
-    pub const fn kind(self) -> Kind {
+    pub const fn kind(&self) -> Kind {
         match self {
             Self::Delete { .. } => Kind::DeleteChunk,
             Self::Verify { .. } => Kind::VerifyChunk,
+            Self::Copy(_) => Kind::CopyChunk,
         }
     }
 }
@@ -150,6 +155,17 @@ pub enum Action {
         handle: ChunkHandle,
         /// Which version of it.
         version: ChunkVersion,
+    },
+    /// Copy this chunk now; handle and version are compared with what is on disk.
+    Copy {
+        /// Over which connection it was ordered.
+        connection: ConnectionId,
+        /// The number that its answer must carry.
+        request_id: u64,
+        /// What, and from whom.
+        order: Box<CopyChunk>,
+        /// How long a source may take for a frame.
+        silence_max: Duration,
     },
     /// Answer an order.
     Answer {

@@ -2,7 +2,7 @@
 
 use sarsen_protocol::id::{ChunkHandle, ClusterId, DirectoryId, Epoch};
 use sarsen_protocol::message::{
-    ChunkVerified, CorruptChunk, DiskBeat, ErrorBody, HeldChunk, Registered,
+    ChunkCopied, ChunkVerified, CorruptChunk, DiskBeat, ErrorBody, HeldChunk, Registered,
 };
 use sarsen_protocol::status::Status;
 
@@ -121,5 +121,16 @@ pub enum Event {
         request_id: u64,
         /// What was found.
         answer: Result<ChunkVerified, Refusal>,
+    },
+    /// An order to copy ran.
+    Copied {
+        /// Over which connection it came.
+        connection: ConnectionId,
+        /// The number that the answer must carry.
+        request_id: u64,
+        /// Which chunk.
+        handle: ChunkHandle,
+        /// What came of it.
+        answer: Result<ChunkCopied, Refusal>,
     },
 }

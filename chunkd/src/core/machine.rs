@@ -25,10 +25,10 @@
 mod orders;
 mod registration;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use sarsen_protocol::id::{ClusterId, DirectoryId, Epoch, ServerId};
+use sarsen_protocol::id::{ChunkHandle, ClusterId, DirectoryId, Epoch, ServerId};
 use sarsen_protocol::message::{
     ChunkDeleted, CorruptChunk, DirectoryReport, DiskBeat, Heartbeat, HeldChunk, Kind, Registered,
 };
@@ -125,6 +125,13 @@ pub struct Machine {
     deletes_run: bool,
     verifies: VecDeque<WaitingOrder>,
     verifies_running: usize,
+    copies: VecDeque<WaitingOrder>,
+    /// Handles of the copies that run; at most [`Self::copies_max`], and each once.
+    copies_running: BTreeSet<ChunkHandle>,
+    /// What the master allows at a time.
+    copies_max: usize,
+    /// Silence after which a source is as good as dead.
+    silence_max: Duration,
     actions: VecDeque<Action>,
 }
 
@@ -153,6 +160,10 @@ impl Machine {
             deletes_run: false,
             verifies: VecDeque::new(),
             verifies_running: 0,
+            copies: VecDeque::new(),
+            copies_running: BTreeSet::new(),
+            copies_max: 1,
+            silence_max: Duration::ZERO,
             actions: VecDeque::new(),
         }
     }
@@ -254,9 +265,10 @@ impl Machine {
                     epoch,
                     order,
                 };
-                match order {
+                match waiting.order {
                     Order::Delete { .. } => self.deletes.push_back(waiting),
                     Order::Verify { .. } => self.verifies.push_back(waiting),
+                    Order::Copy(_) => self.copies.push_back(waiting),
                 }
             }
             Event::Deleted(answers) => {
@@ -274,6 +286,16 @@ impl Machine {
                 self.verifies_running = self.verifies_running.saturating_sub(1);
                 let answer = answer.map(Into::into);
                 self.answer(connection, request_id, Kind::VerifyChunk, answer);
+            }
+            Event::Copied {
+                connection,
+                request_id,
+                handle,
+                answer,
+            } => {
+                self.copies_running.remove(&handle);
+                let answer = answer.map(Into::into);
+                self.answer(connection, request_id, Kind::CopyChunk, answer);
             }
         }
         self.advance();
@@ -297,6 +319,7 @@ impl Machine {
         }
         self.advance_deletes();
         self.advance_verifies();
+        self.advance_copies();
     }
 
     fn is_current(&self, connection: ConnectionId) -> bool {

@@ -6,12 +6,14 @@
 //! - [`replica_stream`]: one member's side of a write stream;
 //! - [`pieces`]: whether what came is what was sent;
 //! - [`read_stream`]: which frames answer a read;
+//! - [`copy_stream`]: whether the answer to a read is the chunk that is to be copied;
 //! - [`tickets`]: whether a ticket opens the door;
 //! - [`machine`]: the chunkserver and its master: registration, heartbeats, orders, with
 //!   [`inventory`] for one directory's report, [`event`] for what it is told and [`action`] for
 //!   what it wants done.
 
 pub mod action;
+pub mod copy_stream;
 pub mod event;
 pub mod inventory;
 pub mod machine;

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::counters::Counters;
 use crate::core::tickets::TicketKeys;
-use crate::store::{Directory, NewChunk, PendingChunk, StoreError};
+use crate::store::{Directory, NewChunk, PendingChunk, Problem, StoreError};
 
 /// Chunks whose reads are counted at a time; the rest of a wide scan isn't hot.
 const HEAT_TRACKED_MAX: usize = 65_536;
@@ -208,21 +208,50 @@ impl Chunkserver {
     ) -> Result<(Arc<Directory>, Arc<PendingChunk>), StoreError> {
         let handle = new.handle;
         // A directory sees to itself; two of them could take the handle at the same moment.
-        let claim = Claim::new(&self.in_the_making, handle);
+        let claim = self.claim(handle);
         let is_here = |directory: &Arc<Directory>| directory.entry(handle).is_some();
         if claim.is_none() || self.directories().any(is_here) {
             return Err(StoreError::AlreadyExists { handle });
         }
-        let free = |directory: &Arc<Directory>| directory.space().map_or(0, |space| space.free);
-        let roomiest = self
-            .served()
-            .filter(|directory| !directory.is_poisoned())
-            .max_by_key(|directory| free(directory))
-            .or_else(|| self.served().next())
-            .ok_or(StoreError::NotAdopted)?;
+        let roomiest = self.roomiest()?;
         let pending = roomiest.create_pending(new)?;
         self.changed(roomiest, handle);
         Ok((Arc::clone(roomiest), pending))
+    }
+
+    /// The right to make a chunk of this handle, in whichever directory; `None` if somebody has it.
+    #[must_use]
+    pub fn claim(&self, handle: ChunkHandle) -> Option<Claim<'_>> {
+        Claim::new(&self.in_the_making, handle)
+    }
+
+    /// Where a copy of a chunk goes: into the directory that has something of its handle, be it
+    /// only a damaged file; else into the served one with the most room.
+    ///
+    /// # Errors
+    /// [`StoreError::AlreadyExists`] if that directory is not served, [`StoreError::NotAdopted`]
+    /// while none is.
+    pub fn directory_for_copy(&self, handle: ChunkHandle) -> Result<&Arc<Directory>, StoreError> {
+        let has_of_it = |place: &&Place| {
+            let is_damaged = |problem: &Problem| problem.handle == Some(handle);
+            place.directory.entry(handle).is_some()
+                || place.directory.problems().iter().any(is_damaged)
+        };
+        match self.places.iter().find(has_of_it) {
+            Some(place) if place.is_served.load(Ordering::Acquire) => Ok(&place.directory),
+            Some(_) => Err(StoreError::AlreadyExists { handle }),
+            None => self.roomiest(),
+        }
+    }
+
+    /// The served directory with the most room, if one takes anything.
+    fn roomiest(&self) -> Result<&Arc<Directory>, StoreError> {
+        let free = |directory: &Arc<Directory>| directory.space().map_or(0, |space| space.free);
+        self.served()
+            .filter(|directory| !directory.is_poisoned())
+            .max_by_key(|directory| free(directory))
+            .or_else(|| self.served().next())
+            .ok_or(StoreError::NotAdopted)
     }
 
     fn served(&self) -> impl Iterator<Item = &Arc<Directory>> {
@@ -283,7 +312,8 @@ impl Chunkserver {
 }
 
 /// The right to make a chunk of a handle; given back on drop.
-struct Claim<'a> {
+#[derive(Debug)]
+pub struct Claim<'a> {
     claimed: &'a Mutex<HashSet<ChunkHandle>>,
     handle: ChunkHandle,
 }

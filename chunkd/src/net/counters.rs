@@ -74,10 +74,18 @@ pub struct Counters {
     pub sync_failures: Counter,
     /// Chunks that were read back and did not match.
     pub chunks_corrupt: Counter,
+    /// Chunks that were copied from other chunkservers, by order.
+    pub chunks_copied: Counter,
+    /// Orders to copy that came to nothing, whoever was to blame.
+    pub copy_failures: Counter,
+    /// Payload bytes of copies that matched their CRCs.
+    pub bytes_copied: Counter,
     /// Data-plane connections.
     pub connections: Gauge,
     /// Write streams in hand.
     pub write_streams: Gauge,
     /// Reads in hand.
     pub read_streams: Gauge,
+    /// Copies from other chunkservers in hand.
+    pub copies: Gauge,
 }

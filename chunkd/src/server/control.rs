@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use sarsen_edge::connection::Connection;
 use sarsen_edge::random_u64;
 use sarsen_protocol::id::DirectoryId;
-use sarsen_protocol::message::{DirectoryReport, Heartbeat};
+use sarsen_protocol::message::{CopyChunk, DirectoryReport, ErrorBody, Heartbeat};
 use sarsen_protocol::size::HEAT_MAX;
 use sarsen_protocol::status::Status;
 use tokio::net::TcpListener;
@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::disk::{DiskThreads, Job, VerifyDone};
 use super::master_link::{self, Input, Inputs, tell};
 use super::start::{Server, StartError};
-use super::{inventory, orders, questions};
+use super::{inventory, orders, pull, questions};
 use crate::core::action::{Action, DeleteOrder, ToKeep};
 use crate::core::event::{ConnectionId, Event};
 use crate::core::machine::{Machine, MachineConfig};
@@ -331,6 +331,12 @@ impl Control {
                     });
                 }
             }
+            Action::Copy {
+                connection,
+                request_id,
+                order,
+                silence_max,
+            } => self.copy(connection, request_id, *order, silence_max),
             Action::Answer {
                 connection,
                 request_id,
@@ -420,6 +426,32 @@ impl Control {
             let answers =
                 answers.map(|(order, result)| (order.connection, order.request_id, result));
             tell(&inputs, Event::Deleted(answers.collect()));
+        });
+    }
+
+    /// Copies a chunk, on a thread that nobody waits for.
+    fn copy(
+        &self,
+        connection: ConnectionId,
+        request_id: u64,
+        order: CopyChunk,
+        silence_max: Duration,
+    ) {
+        let (chunkserver, inputs) = (self.chunkserver(), self.inputs.clone());
+        let handle = order.handle;
+        let copying =
+            tokio::task::spawn_blocking(move || pull::run(&chunkserver, &order, silence_max));
+        tokio::spawn(async move {
+            let answer = copying
+                .await
+                .unwrap_or_else(|error| Err((Status::Internal, ErrorBody::new(error.to_string()))));
+            let copied = Event::Copied {
+                connection,
+                request_id,
+                handle,
+                answer,
+            };
+            tell(&inputs, copied);
         });
     }
 

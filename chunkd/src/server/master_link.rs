@@ -105,6 +105,7 @@ pub(super) async fn listen(
                     version: asked.version,
                 },
             ),
+            AnyMessage::CopyChunk(asked) => (asked.epoch, Order::Copy(Box::new(asked.clone()))),
             _ => {
                 questions::answer(&connection, request, &chunkserver).await;
                 continue;

@@ -3,7 +3,8 @@
 //! - [`start`]: from the command line to ports and directories that are ready;
 //! - [`control`]: the loop around the core's machine: the connection to the master;
 //! - [`master_link`]: what the loop has to do over that connection;
-//! - [`orders`]: what the master ordered, done on the disks;
+//! - [`orders`], [`copies`]: what the master ordered, done on the disks;
+//! - [`pull`]: a chunk's bytes from another chunkserver, for a copy;
 //! - [`inventory`]: what the store holds, as the master is told;
 //! - [`disk`]: a directory's own threads: is it alive, and what is to be done in the background;
 //! - [`questions`]: the control port, where clients and other chunkservers ask.
@@ -13,10 +14,12 @@
 //! holds up its own threads and nothing else.
 
 mod control;
+pub mod copies;
 mod disk;
 pub mod inventory;
 mod master_link;
 pub mod orders;
+mod pull;
 mod questions;
 mod start;
 

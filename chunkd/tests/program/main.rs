@@ -4,7 +4,9 @@
 #![expect(clippy::cast_possible_truncation, reason = "tests count small things")]
 
 mod bad_starts;
+mod copies;
 mod life;
 mod master;
 mod orders;
 mod process;
+mod source;

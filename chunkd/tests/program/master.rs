@@ -176,6 +176,20 @@ impl Master {
         }
     }
 
+    /// Orders something and does not wait for the answer. It goes out while something else is
+    /// waited for.
+    pub(crate) fn send<R: message::Request + Clone + Send + Sync + 'static>(
+        &mut self,
+        request: &R,
+    ) {
+        let (connection, _) = self.connection.as_ref().expect("registered");
+        let (connection, request) = (connection.clone(), request.clone());
+        self.runtime.spawn(async move {
+            // The connection may be gone before there is an answer.
+            let _ = connection.call(&request).await;
+        });
+    }
+
     /// What the inventories told of a chunk.
     pub(crate) fn held(&self, handle: ChunkHandle) -> Option<HeldChunk> {
         self.held

@@ -80,6 +80,33 @@ impl Machine {
         }
     }
 
+    /// Begins copies, as many as may run at a time. One whose chunk is being copied waits for that
+    /// to end; those behind it don't wait for it.
+    pub(super) fn advance_copies(&mut self) {
+        let mut waiting = std::mem::take(&mut self.copies);
+        while let Some(next) = waiting.pop_front() {
+            let Order::Copy(order) = &next.order else {
+                continue;
+            };
+            let handle = order.handle;
+            let has_room = self.copies_running.len() < self.copies_max;
+            if !self.may_run(&next) {
+                continue;
+            }
+            if !has_room || self.copies_running.contains(&handle) {
+                self.copies.push_back(next);
+                continue;
+            }
+            self.copies_running.insert(handle);
+            self.actions.push_back(Action::Copy {
+                connection: next.connection,
+                request_id: next.request_id,
+                order: order.clone(),
+                silence_max: self.silence_max,
+            });
+        }
+    }
+
     pub(super) fn answer(
         &mut self,
         connection: ConnectionId,

@@ -142,6 +142,9 @@ impl Machine {
         self.config.epoch = registered.epoch;
         self.failures = 0;
         self.was_registered = true;
+        let copies_max = usize::try_from(registered.repair_streams);
+        self.silence_max = Duration::from_millis(u64::from(registered.dead_after));
+        self.copies_max = copies_max.unwrap_or(usize::MAX).max(1);
         for directory in &mut self.directories {
             directory.inventory.restart();
         }

@@ -1,5 +1,9 @@
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, StartNonce, StartNumber};
-use sarsen_protocol::message::{ChunkVerified, Disk, DiskState, TicketKey, Verdict};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, SessionId, StartNonce, StartNumber};
+use sarsen_protocol::key::SecretKey;
+use sarsen_protocol::message::{
+    ChunkCopied, ChunkVerified, CopyChunk, Disk, DiskState, TicketKey, Verdict,
+};
+use sarsen_protocol::ticket::{Claims, Rights, Ticket};
 
 use super::registration::{BACK_OFF_MAX, BACK_OFF_MIN};
 use super::*;
@@ -487,6 +491,95 @@ fn few_orders_to_verify_run_at_a_time() {
         }
     ));
     assert!(matches!(actions[1], Action::Verify { request_id: 3, .. }));
+}
+
+fn copy(handle: u64, epoch: Epoch) -> Order {
+    let claims = Claims {
+        rights: Rights::COPY,
+        key_id: KEY.key_id,
+        handle: ChunkHandle(handle),
+        version: ChunkVersion(1),
+        expiry: 1,
+        file_id: FileId(1),
+        session: SessionId::NONE,
+        epoch: epoch.number,
+        chain_crc: 0,
+    };
+    Order::Copy(Box::new(CopyChunk {
+        epoch,
+        handle: ChunkHandle(handle),
+        version: ChunkVersion(1),
+        file_id: FileId(1),
+        index: 0,
+        length: 10,
+        crc32: 11,
+        ticket: Ticket::sign(claims, &SecretKey::new(KEY.key)),
+        sources: Vec::new(),
+    }))
+}
+
+/// The copies that begin, by their requests.
+fn begun(actions: &[Action]) -> Vec<u64> {
+    let requests = actions.iter().filter_map(|action| match action {
+        Action::Copy { request_id, .. } => Some(*request_id),
+        _ => None,
+    });
+    requests.collect()
+}
+
+#[test]
+fn copies_keep_to_the_masters_limit_and_a_chunk_is_copied_once_at_a_time() {
+    let mut machine = registered();
+    let copied = |request_id, handle| Event::Copied {
+        connection: 1,
+        request_id,
+        handle: ChunkHandle(handle),
+        answer: Ok(ChunkCopied {
+            directory_id: DIRECTORY,
+            length: 10,
+            crc32: 11,
+            suspects: Vec::new(),
+        }),
+    };
+    let mut give = |request_id, epoch, handle| {
+        let order = order(request_id, epoch, copy(handle, epoch));
+        after(&mut machine, Duration::ZERO, order)
+    };
+    let old = Epoch {
+        number: 4,
+        incarnation: 40,
+    };
+    let stale = give(1, old, 7);
+    let [Action::Answer { asked, answer, .. }] = stale.as_slice() else {
+        panic!("{stale:?}")
+    };
+    assert_eq!(*asked, Kind::CopyChunk);
+    assert_eq!(answer.as_ref().expect_err("refused").0, Status::StaleEpoch);
+
+    assert_eq!(begun(&give(2, EPOCH, 7)), [2]);
+    assert!(begun(&give(3, EPOCH, 7)).is_empty(), "the same chunk waits");
+    assert_eq!(begun(&give(4, EPOCH, 8)), [4], "others don't wait for it");
+    assert!(begun(&give(5, EPOCH, 9)).is_empty(), "two at a time");
+    let actions = after(&mut machine, Duration::ZERO, copied(2, 7));
+    assert!(matches!(
+        actions[0],
+        Action::Answer {
+            request_id: 2,
+            asked: Kind::CopyChunk,
+            answer: Ok(_),
+            ..
+        }
+    ));
+    assert_eq!(begun(&actions), [3]);
+
+    // What waits is void with its connection; what runs goes on and is not answered.
+    after(
+        &mut machine,
+        Duration::ZERO,
+        Event::Disconnected { connection: 1 },
+    );
+    assert_eq!(after(&mut machine, Duration::ZERO, copied(3, 7)), []);
+    assert_eq!(after(&mut machine, Duration::ZERO, copied(4, 8)), []);
 }
 
 #[test]
