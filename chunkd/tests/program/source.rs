@@ -119,7 +119,7 @@ fn serve(mut stream: TcpStream, id: ServerId, key: &SecretKey, way: &Way, seen: 
     };
     let read: Read = frame.message().expect("a read");
     let request_id = frame.header.request_id;
-    seen.lock().expect("whole").push(read.clone());
+    seen.lock().expect("whole").push(read);
     let (bytes, flip, frames_max) = match way {
         Way::Serve(bytes) => (bytes, None, usize::MAX),
         Way::Flip(bytes, at) => (bytes, Some(*at), usize::MAX),
