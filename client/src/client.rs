@@ -26,6 +26,7 @@ use crate::put::{PutOptions, PutReport, put};
 use crate::session::Sessions;
 use crate::sink::GetTarget;
 use crate::source::PutSource;
+use crate::tree::{GetItem, PutItem, TreeEvent, TreeOptions, TreeSums, get_tree, put_tree};
 
 /// How long a request may take, unless asked otherwise.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -145,6 +146,34 @@ impl Client {
         options: GetOptions,
     ) -> Result<GetReport, Error> {
         get(&self.shared, path, target, options).await
+    }
+
+    /// Uploads many files, and folders with all that is in them, several at a time. A folder that
+    /// is there already is merged with; a file that is there fails unless
+    /// [`PutOptions::force`] is set. What becomes of each file is told to `on_event`, and what
+    /// fails keeps the others from nothing, unless it shows that the cluster serves nobody.
+    ///
+    /// Items whose copies would lie in each other are the caller's to keep apart.
+    pub async fn put_tree(
+        &self,
+        items: Vec<PutItem>,
+        options: TreeOptions<PutOptions>,
+        on_event: &mut (dyn FnMut(TreeEvent<PutReport>) + Send),
+    ) -> TreeSums {
+        put_tree(&self.shared, items, options, on_event).await
+    }
+
+    /// Downloads many files, and folders with all that is in them, several at a time. A local
+    /// folder that is there already is merged with, a local file replaced; anything else in the
+    /// way fails. Nothing is written outside of the items' targets. What becomes of each file is
+    /// told as by [`Client::put_tree`].
+    pub async fn get_tree(
+        &self,
+        items: Vec<GetItem>,
+        options: TreeOptions<GetOptions>,
+        on_event: &mut (dyn FnMut(TreeEvent<GetReport>) + Send),
+    ) -> TreeSums {
+        get_tree(&self.shared, items, options, on_event).await
     }
 
     /// Reads a part of a file into memory; it is shorter where the file ends.
@@ -448,6 +477,8 @@ mod tests {
             is_send(client.put("/a", source, PutOptions::default()));
             let target = GetTarget::Path("/a".into());
             is_send(client.get("/a", target, GetOptions::default()));
+            is_send(client.put_tree(Vec::new(), TreeOptions::default(), &mut |_| {}));
+            is_send(client.get_tree(Vec::new(), TreeOptions::default(), &mut |_| {}));
             is_send(client.rename("/a", "/b"));
             is_send(client.fsck("/"));
         };

@@ -105,6 +105,31 @@ pub enum Error {
         /// Its length when the upload began.
         wanted: u64,
     },
+    /// A symbolic link or special file in a tree.
+    #[error("{what}, which is skipped")]
+    Skipped {
+        /// What it is.
+        what: &'static str,
+    },
+    /// A local name that no name in the cluster can be.
+    #[error("the name is not UTF-8, as names in the cluster are")]
+    NotUtf8,
+    /// Something else is where a file or folder is to be written.
+    #[error("{} is {found}, and {wanted} is to be written there", path.display())]
+    InTheWay {
+        /// What is there.
+        found: &'static str,
+        /// What is to be there.
+        wanted: &'static str,
+        /// Where.
+        path: PathBuf,
+    },
+    /// A file in a tree whose local name would be that of an unfinished download.
+    #[error("a file of this name would be taken for an unfinished download")]
+    PartName,
+    /// The master listed names that no folder can have.
+    #[error("the master listed a name that can't be")]
+    BadListing,
     /// A local path was to be a file and is a folder.
     #[error("{} is a folder", path.display())]
     LocalFolder {
@@ -316,6 +341,7 @@ impl Explain for Error {
             | Self::SessionLost => Exit::Unavailable,
             Self::Refused { status, .. } | Self::NotNow { status, .. } => Self::exit_of(*status),
             Self::Local { source, .. } => Self::exit_of_local(source),
+            Self::NotUtf8 => Exit::Usage,
             Self::Source { source } | Self::Sink { source } => Exit::of_io(source),
             Self::ChunkNotStored { cause, .. } => match &**cause {
                 StreamError::Status {
@@ -333,6 +359,10 @@ impl Explain for Error {
             | Self::OutcomeUnknown
             | Self::Protocol(_)
             | Self::SourceShrank { .. }
+            | Self::Skipped { .. }
+            | Self::InTheWay { .. }
+            | Self::PartName
+            | Self::BadListing
             | Self::LocalFolder { .. }
             | Self::TargetBusy { .. }
             | Self::IsAFolder
@@ -359,8 +389,12 @@ impl Explain for Error {
             Self::Path(PathError::NotAbsolute) => {
                 Some("write it with a `/` in front, as in /folder/name".into())
             }
-            Self::IsAFolder => Some("name a file in it; `sarsen ls` lists them".into()),
-            Self::LocalFolder { .. } => Some("name the files in it".into()),
+            Self::IsAFolder => {
+                Some("name a file in it, or take all of it with `sarsen get -r`".into())
+            }
+            Self::LocalFolder { .. } => Some("-r takes all that is in it".into()),
+            Self::InTheWay { .. } => Some("move it away, or give another target".into()),
+            Self::PartName => Some("get it by itself, under another name".into()),
             Self::TargetBusy { .. } => Some("wait for it, or give another name".into()),
             Self::NoReplica { .. } | Self::ChunkNotStored { .. } => {
                 Some("`sarsen report` shows which servers are live".into())

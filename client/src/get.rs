@@ -9,7 +9,7 @@ use std::time::Duration;
 use sarsen_protocol::crc::{combine, zeros};
 use sarsen_protocol::id::{ChunkHandle, FileId, ServerId};
 use sarsen_protocol::message::{Kind, Locate, LocateReply, Node, NodeType, ReportReplica};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -20,7 +20,7 @@ use crate::error::{Error, StreamError};
 use crate::net::{Outgoing, ReadFailure, read_chunk};
 use crate::path;
 use crate::progress::{Progress, Tally};
-use crate::put::STREAMS_DEFAULT;
+use crate::put::{STREAMS_DEFAULT, permit};
 use crate::sink::{GetTarget, Item, Opened, Outlet, PartFile, open, ordered_outlet};
 
 /// How long a download that is over waits for the master to hear of bad replicas.
@@ -41,6 +41,8 @@ pub struct GetOptions {
     pub streams_max: usize,
     /// Is told how far it has come.
     pub progress: Option<Arc<dyn Progress>>,
+    /// Streams that are shared with other transfers, of which `streams_max` may be this one's.
+    pub(crate) streams: Option<Arc<Semaphore>>,
 }
 
 impl Default for GetOptions {
@@ -50,6 +52,7 @@ impl Default for GetOptions {
             length: None,
             streams_max: STREAMS_DEFAULT,
             progress: None,
+            streams: None,
         }
     }
 }
@@ -380,7 +383,9 @@ impl Run {
     fn fetch(&mut self, fetch: Box<Fetch>) {
         let outlet = self.outlet(fetch.chunk.index);
         let (shared, reached) = (self.shared.clone(), self.reached.clone());
+        let streams = self.options.streams.clone();
         self.tasks.spawn(async move {
+            let _permit = permit(streams.as_ref()).await;
             let read = read(&shared, &fetch, &outlet, &reached).await;
             Event::Read(fetch, read)
         });

@@ -6,7 +6,8 @@
 //! - [`core`]: what is decided, as machines without a socket, a file or a clock;
 //! - `master`, `session`: one control connection, and changes that are done once over it;
 //! - `net`: streams with chunkservers; `source`, `sink`: the local end of a transfer;
-//! - `put`, `get`: the drivers that join machines, streams and files.
+//! - `put`, `get`: the drivers that join machines, streams and files;
+//! - `tree`: many of these at a time, and what finds the files.
 //!
 //! Every byte that goes up carries a CRC computed here, and every byte that comes down was
 //! verified here: nothing in between has to be trusted. The API is `Send` and knows nothing of
@@ -42,6 +43,8 @@ mod session;
 mod sink;
 #[cfg(feature = "edge")]
 mod source;
+#[cfg(feature = "edge")]
+mod tree;
 
 #[cfg(feature = "edge")]
 pub use client::{Client, ClientConfig, FsckReport, MASTER_DEFAULT, TIMEOUT_DEFAULT};
@@ -57,3 +60,5 @@ pub use put::{PutOptions, PutReport, STREAMS_DEFAULT, ShortChunk};
 pub use sink::GetTarget;
 #[cfg(feature = "edge")]
 pub use source::PutSource;
+#[cfg(feature = "edge")]
+pub use tree::{FILES_DEFAULT, GetItem, PutItem, TreeEvent, TreeOptions, TreeSums};

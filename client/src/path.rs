@@ -62,7 +62,7 @@ pub fn check(path: &str) -> Result<(), PathError> {
     }
 }
 
-fn check_name(name: &str) -> Result<(), PathError> {
+pub(crate) fn check_name(name: &str) -> Result<(), PathError> {
     match name {
         "" => Err(PathError::EmptyName),
         "." | ".." => Err(PathError::DotName { name: name.into() }),

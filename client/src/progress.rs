@@ -9,6 +9,12 @@ pub trait Progress: Send + Sync {
 
     /// How many bytes are done. May go back, when a chunk has to be sent again.
     fn done(&self, bytes: u64);
+
+    /// How many bytes a whole tree will be, where that is known before its files are.
+    fn whole(&self, _bytes: u64) {}
+
+    /// How many files of a tree are done.
+    fn files(&self, _files: u64) {}
 }
 
 /// Adds up the chunks.

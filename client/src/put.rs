@@ -15,7 +15,7 @@ use sarsen_protocol::message::{
 };
 use sarsen_protocol::size::{CONTROL_BODY_LEN_MAX, PATH_LEN_MAX, PUBLISH_CHUNKS_MAX};
 use sarsen_protocol::status::Status;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -53,6 +53,8 @@ pub struct PutOptions {
     pub streams_max: usize,
     /// Is told how far it has come.
     pub progress: Option<Arc<dyn Progress>>,
+    /// Streams that are shared with other transfers, of which `streams_max` may be this one's.
+    pub(crate) streams: Option<Arc<Semaphore>>,
 }
 
 impl Default for PutOptions {
@@ -64,6 +66,7 @@ impl Default for PutOptions {
             purge: false,
             streams_max: STREAMS_DEFAULT,
             progress: None,
+            streams: None,
         }
     }
 }
@@ -445,6 +448,7 @@ impl Run {
             shared: self.file.shared.clone(),
             file_id: self.file.pending.file_id,
             level: self.file.options.level,
+            streams: self.file.options.streams.clone(),
             told: self.told.clone(),
         };
         self.tasks
@@ -468,6 +472,7 @@ struct WriteTask {
     shared: Arc<Shared>,
     file_id: FileId,
     level: Level,
+    streams: Option<Arc<Semaphore>>,
     told: mpsc::UnboundedSender<Telling>,
 }
 
@@ -486,6 +491,7 @@ impl WriteTask {
             Some(hop) => (hop.server, hop.data_addr.as_str()),
             None => (ServerId::NONE, ""),
         };
+        let _permit = permit(self.streams.as_ref()).await;
         let suspect_after = self.shared.links.suspect_after();
         let taken = self.shared.links.take(server, addr, suspect_after).await;
         let mut link = taken.map_err(|error| WriteFailure::Stream {
@@ -504,6 +510,12 @@ impl WriteTask {
         self.shared.links.give_back(link);
         Ok(sealed)
     }
+}
+
+/// The right to a stream, where streams are shared; held until it is over.
+pub(crate) async fn permit(streams: Option<&Arc<Semaphore>>) -> Option<OwnedSemaphorePermit> {
+    // Never closed.
+    streams?.clone().acquire_owned().await.ok()
 }
 
 #[cfg(test)]

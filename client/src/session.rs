@@ -10,6 +10,7 @@ use std::time::Duration;
 use sarsen_edge::random;
 use sarsen_protocol::id::{RequestId, SessionId};
 use sarsen_protocol::message::{CloseSession, KeepSession, OpenSession, Request, SessionOpened};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
@@ -74,7 +75,7 @@ impl Sessions {
         let mut retry = self.master.begin();
         loop {
             let session = self.current().await?;
-            let number = session.begin();
+            let number = session.begin().await;
             match self.master.run(&make(number.id()), &mut retry, &[]).await {
                 Ok(reply) => return Ok((reply, session)),
                 Err(Unanswered::Failed(error)) => return Err(error),
@@ -91,7 +92,7 @@ impl Sessions {
         session: &Arc<Session>,
         make: impl Fn(RequestId) -> R,
     ) -> Result<R::Reply, Error> {
-        let number = session.begin();
+        let number = session.begin().await;
         let mut retry = self.master.begin();
         match self.master.run(&make(number.id()), &mut retry, &[]).await {
             Ok(reply) => Ok(reply),
@@ -131,6 +132,8 @@ pub(crate) struct Session {
     /// Milliseconds of silence after which a chunkserver hangs.
     pub(crate) suspect_after: u32,
     numbers: Mutex<Numbers>,
+    /// Told when an answer came.
+    answered: Notify,
     keeper: AbortHandle,
 }
 
@@ -143,18 +146,29 @@ impl Session {
                 min_replicas: opened.min_replicas,
                 suspect_after: opened.suspect_after,
                 numbers: Mutex::default(),
+                answered: Notify::new(),
                 keeper: tokio::spawn(keeping).abort_handle(),
             }
         })
     }
 
-    /// Numbers a request. The number is outstanding until it is dropped.
-    fn begin(self: &Arc<Self>) -> Outstanding {
-        let number = self.numbers().begin();
-        Outstanding {
-            session: self.clone(),
-            number,
+    /// Numbers a request, once it is near enough to the lowest that is outstanding: the master
+    /// keeps the answers to all between. The number is outstanding until it is dropped.
+    async fn begin(self: &Arc<Self>) -> Outstanding {
+        loop {
+            // Made before the look, so that no answer after it is missed.
+            let answered = self.answered.notified();
+            if let Some(number) = self.draw() {
+                let session = self.clone();
+                return Outstanding { session, number };
+            }
+            answered.await;
         }
+    }
+
+    fn draw(&self) -> Option<u64> {
+        let mut numbers = self.numbers();
+        numbers.has_room().then(|| numbers.begin())
     }
 
     fn numbers(&self) -> MutexGuard<'_, Numbers> {
@@ -185,6 +199,7 @@ impl Outstanding {
 impl Drop for Outstanding {
     fn drop(&mut self) {
         self.session.numbers().end(self.number);
+        self.session.answered.notify_waiters();
     }
 }
 

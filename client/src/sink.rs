@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,9 +18,14 @@ use tokio::sync::mpsc;
 
 use crate::buffer::{BUFFER_LEN, Buffer, Buffers};
 use crate::error::Error;
+use crate::source::NOT_FOLLOWED;
+use crate::tree::LocalType;
 
 /// Payloads of one chunk that may wait for those before them.
 const ORDERED_AHEAD: usize = 4;
+
+/// How the names end of files that are not whole.
+const PART_SUFFIX: &str = ".sarsen-part";
 
 /// Bytes of a name in a local file system.
 const LOCAL_NAME_LEN_MAX: usize = 255;
@@ -31,6 +36,9 @@ pub enum GetTarget<'a> {
     /// A file, which appears when it is whole; or a device or pipe by its name, which is written
     /// directly.
     Path(PathBuf),
+    /// A file, which appears when it is whole. Only a file is replaced: anything else at its path
+    /// is in the way, a symbolic link too.
+    Regular(PathBuf),
     /// An open pipe or device, written in order.
     File(File),
     /// Anything else, written in order.
@@ -41,6 +49,7 @@ impl std::fmt::Debug for GetTarget<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Path(path) => f.debug_tuple("Path").field(path).finish(),
+            Self::Regular(path) => f.debug_tuple("Regular").field(path).finish(),
             Self::File(file) => f.debug_tuple("File").field(file).finish(),
             Self::Writer(_) => f.write_str("Writer"),
         }
@@ -55,12 +64,16 @@ pub(crate) enum Opened<'a> {
 
 /// Opens a target for `len` bytes.
 pub(crate) async fn open(target: GetTarget<'_>, len: u64) -> Result<Opened<'_>, Error> {
-    let path = match target {
-        GetTarget::Path(path) => path,
+    let (path, only_file) = match target {
+        GetTarget::Path(path) => (path, false),
+        GetTarget::Regular(path) => (path, true),
         GetTarget::File(file) => return Ok(Opened::InOrder(Output::File(Arc::new(file)))),
         GetTarget::Writer(writer) => return Ok(Opened::InOrder(Output::Writer(writer))),
     };
-    let opening = tokio::task::spawn_blocking(move || open_path(&path, len));
+    let opening = tokio::task::spawn_blocking(move || match only_file {
+        true => open_regular(&path, len),
+        false => open_path(&path, len),
+    });
     opening.await?.map(Into::into)
 }
 
@@ -106,6 +119,22 @@ fn open_path(path: &Path, len: u64) -> Result<OpenedPath, Error> {
     }
 }
 
+fn open_regular(path: &Path, len: u64) -> Result<OpenedPath, Error> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.is_file() => Err(Error::InTheWay {
+            found: LocalType::from(metadata.file_type()).words(),
+            wanted: "a file",
+            path: path.to_owned(),
+        }),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Local {
+            doing: "write",
+            path: path.to_owned(),
+            source,
+        }),
+        _ => PartFile::create(path.to_owned(), len).map(OpenedPath::Part),
+    }
+}
+
 /// A file on its way to its name. Dropped before [`PartFile::finish`], it is removed.
 #[derive(Debug)]
 pub(crate) struct PartFile {
@@ -128,8 +157,16 @@ impl PartFile {
                 .write(true)
                 .create(true)
                 .truncate(false)
+                .custom_flags(NOT_FOLLOWED)
                 .open(&part)
                 .map_err(local)?;
+            if !file.metadata().map_err(local)?.is_file() {
+                return Err(Error::InTheWay {
+                    found: "no file",
+                    wanted: "a file",
+                    path: part,
+                });
+            }
             if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
                 return Err(Error::TargetBusy { path: target });
             }
@@ -188,22 +225,27 @@ impl Drop for PartFile {
     }
 }
 
+/// Whether a file of this name would be taken for one that is on its way.
+pub(crate) fn is_part_name(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(PART_SUFFIX)
+}
+
 /// `.NAME.sarsen-part`; of a name that would become too long its beginning, and its CRC in place
 /// of the rest.
 fn part_name(target: &Path) -> PathBuf {
     use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-    const SUFFIX: &[u8] = b".sarsen-part";
     let name = target.file_name().unwrap_or_default().as_bytes();
     let mut part = b".".to_vec();
-    if 1 + name.len() + SUFFIX.len() <= LOCAL_NAME_LEN_MAX {
+    let suffix = PART_SUFFIX.as_bytes();
+    if 1 + name.len() + suffix.len() <= LOCAL_NAME_LEN_MAX {
         part.extend_from_slice(name);
     } else {
         let crc = format!("~{:08x}", crc32(name));
-        let kept = LOCAL_NAME_LEN_MAX - 1 - crc.len() - SUFFIX.len();
+        let kept = LOCAL_NAME_LEN_MAX - 1 - crc.len() - suffix.len();
         part.extend_from_slice(name.get(..kept).unwrap_or(name));
         part.extend_from_slice(crc.as_bytes());
     }
-    part.extend_from_slice(SUFFIX);
+    part.extend_from_slice(suffix);
     std::ffi::OsString::from_vec(part).into()
 }
 

@@ -6,13 +6,14 @@
 //! than [`PIPE_CHUNKS_MAX`] chunks are kept, which bounds the client's memory.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::ops::Deref;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::OFlags;
 use sarsen_protocol::message::Crcs;
 use sarsen_protocol::size::PAYLOAD_LEN_MAX;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -25,11 +26,16 @@ use crate::error::Error;
 /// Chunks of a pipe that are kept at a time: one comes in, one is on its way, one is sealed.
 pub(crate) const PIPE_CHUNKS_MAX: usize = 3;
 
+/// Flags of an open that neither follows a symbolic link nor waits for the other end of a pipe.
+pub(crate) const NOT_FOLLOWED: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits() as i32;
+
 /// What is to be uploaded.
 #[non_exhaustive]
 pub enum PutSource {
     /// A file, or a device or pipe by its name.
     Path(PathBuf),
+    /// A file; anything else at its path is refused, a symbolic link too.
+    Regular(PathBuf),
     /// An open file, pipe or device; it is read from where it stands.
     File(File),
     /// Anything else.
@@ -40,6 +46,7 @@ impl std::fmt::Debug for PutSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Path(path) => f.debug_tuple("Path").field(path).finish(),
+            Self::Regular(path) => f.debug_tuple("Regular").field(path).finish(),
             Self::File(file) => f.debug_tuple("File").field(file).finish(),
             Self::Reader(_) => f.write_str("Reader"),
         }
@@ -102,6 +109,9 @@ pub(crate) struct OpenFile {
 pub(crate) async fn open(source: PutSource) -> Result<Opened, Error> {
     match source {
         PutSource::Path(path) => tokio::task::spawn_blocking(move || open_path(&path)).await?,
+        PutSource::Regular(path) => {
+            tokio::task::spawn_blocking(move || open_regular(&path)).await?
+        }
         PutSource::File(file) => Ok(Opened::Pipe(Input::File(Arc::new(file)))),
         PutSource::Reader(reader) => Ok(Opened::Pipe(Input::Reader(reader))),
     }
@@ -121,6 +131,31 @@ fn open_path(path: &Path) -> Result<Opened, Error> {
     }
     if !metadata.is_file() {
         return Ok(Opened::Pipe(Input::File(Arc::new(file))));
+    }
+    Ok(Opened::File(OpenFile {
+        file: Arc::new(file),
+        path: path.into(),
+        len: metadata.len(),
+    }))
+}
+
+/// Opens what was a file when it was looked at: if it is something else by now, that is neither
+/// followed nor waited for.
+fn open_regular(path: &Path) -> Result<Opened, Error> {
+    let local = |source| Error::Local {
+        doing: "read",
+        path: path.to_owned(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(NOT_FOLLOWED)
+        .open(path)
+        .map_err(local)?;
+    let metadata = file.metadata().map_err(local)?;
+    if !metadata.is_file() {
+        let what = "no file any more";
+        return Err(Error::Skipped { what });
     }
     Ok(Opened::File(OpenFile {
         file: Arc::new(file),

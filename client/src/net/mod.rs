@@ -29,7 +29,7 @@ use crate::master::Master;
 const SUSPECT_AFTER_DEFAULT: u32 = 3_000;
 
 /// Connections that are kept for each server.
-const IDLE_MAX: usize = 8;
+const IDLE_MAX: usize = 64;
 
 /// The connections that lie idle, by address.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 mod bad_input;
 mod damage;
 mod files;
+mod folders;
 mod harness;
 mod http;
 mod names;

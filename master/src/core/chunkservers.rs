@@ -40,6 +40,13 @@ pub struct Directory {
     held: BTreeSet<ChunkHandle>,
 }
 
+impl Directory {
+    /// Whether its disk has answered its server lately.
+    fn answers(&self, now: Duration, dead: Duration) -> bool {
+        now.saturating_sub(self.last_beat) < dead
+    }
+}
+
 /// A chunkserver that registered with this master.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -229,13 +236,22 @@ impl Chunkservers {
         let takes_chunks = |directory: &&Directory| {
             directory.disk.state == DiskState::Ok
                 && directory.disk.free >= room
-                && now.saturating_sub(directory.last_beat) < dead
+                && directory.answers(now, dead)
         };
         let directories = self.server(id)?.directories.values();
         directories
             .filter(takes_chunks)
             .map(|directory| filled(&directory.disk))
             .min()
+    }
+
+    /// Whether any of a server's disks answers, full or not: if none does, they may yet.
+    #[must_use]
+    pub fn has_disk(&self, id: ServerId, now: Duration, dead: Duration) -> bool {
+        self.server(id).is_some_and(|server| {
+            let mut directories = server.directories.values();
+            directories.any(|directory| directory.answers(now, dead))
+        })
     }
 
     /// A server tells what a directory holds.

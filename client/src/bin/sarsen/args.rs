@@ -63,9 +63,9 @@ pub(crate) struct Globals {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Upload files
+    /// Upload files and folders
     Put(put::PutArgs),
-    /// Download files
+    /// Download files and folders
     Get(get::GetArgs),
     /// Write a file's bytes to stdout
     Cat(cat::CatArgs),

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sarsen_client::{Client, ClientConfig, Error, Progress, path};
-use sarsen_edge::exit::{Exit, Explain as _, one_line};
+use sarsen_edge::exit::one_line;
 use sarsen_edge::key;
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -118,6 +118,12 @@ impl Context {
         let shown = !self.globals.quiet && !self.globals.json;
         shown.then(|| Arc::new(Bar::new(path)))
     }
+
+    /// The same for a tree.
+    pub(crate) fn tree_bar(&self, path: &str) -> Option<Arc<Bar>> {
+        let shown = !self.globals.quiet && !self.globals.json;
+        shown.then(|| Arc::new(Bar::of_tree(path)))
+    }
 }
 
 /// A bar as the library takes it.
@@ -143,17 +149,6 @@ pub(crate) fn text(path: &Path) -> Result<&str, Problem> {
     })
 }
 
-/// The code for several things that were done, of which some failed: that of the failures if
-/// they are of one kind.
-pub(crate) fn common_exit(failures: &[Failure]) -> Exit {
-    let mut exits = failures.iter().map(|failure| failure.exit());
-    match exits.next() {
-        None => Exit::Done,
-        Some(first) if exits.all(|exit| exit == first) => first,
-        Some(_) => Exit::Failed,
-    }
-}
-
 /// Our stdin or stdout as an open file, read and written without a buffer in between.
 pub(crate) fn stream(name: &'static str, fd: impl AsFd) -> Result<File, Problem> {
     let cloned = fd.as_fd().try_clone_to_owned();
@@ -164,6 +159,7 @@ pub(crate) fn stream(name: &'static str, fd: impl AsFd) -> Result<File, Problem>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sarsen_edge::exit::{Exit, Explain as _};
 
     #[test]
     fn a_slash_at_the_end_is_taken_off() {
@@ -173,19 +169,5 @@ mod tests {
         for text in ["", "a", "a/", "/a//b"] {
             assert_eq!(cluster_path(text).unwrap_err().exit(), Exit::Usage);
         }
-    }
-
-    #[test]
-    fn failures_of_one_kind_give_their_code() {
-        let failure = |problem| Failure {
-            verb: "rm",
-            path: "/a".into(),
-            problem,
-        };
-        let gone = || failure(Problem::NotInTrash);
-        assert_eq!(common_exit(&[]), Exit::Done);
-        assert_eq!(common_exit(&[gone(), gone()]), Exit::NotFound);
-        let mixed = [gone(), failure(Problem::NotSealed)];
-        assert_eq!(common_exit(&mixed), Exit::Failed);
     }
 }

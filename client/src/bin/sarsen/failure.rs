@@ -32,6 +32,12 @@ pub(crate) enum Problem {
     /// A folder as target, for bytes that have no name.
     #[error("what comes from a pipe has no name, and `{target}` is a folder")]
     NoName { target: String },
+    /// Two sources whose copies would be one.
+    #[error("{first} and {second} would both be copied there")]
+    SameTarget { first: String, second: String },
+    /// Folders have no form that a pipe could take.
+    #[error("folders can't be written to stdout")]
+    TreeToStream,
     /// A path for the cluster that is not text.
     #[error("{} is not UTF-8, as names in the cluster are", path.display())]
     NotText { path: PathBuf },
@@ -49,9 +55,11 @@ impl Explain for Problem {
             Self::Client(error) => error.exit(),
             Self::Key(error) => error.exit(),
             Self::Stream { source, .. } => Exit::of_io(source),
-            Self::TargetNotAFolder { .. } | Self::NoName { .. } | Self::NotText { .. } => {
-                Exit::Usage
-            }
+            Self::TargetNotAFolder { .. }
+            | Self::NoName { .. }
+            | Self::SameTarget { .. }
+            | Self::TreeToStream
+            | Self::NotText { .. } => Exit::Usage,
             Self::NotInTrash => Exit::NotFound,
             Self::NotSealed => Exit::Unavailable,
         }
@@ -62,6 +70,8 @@ impl Explain for Problem {
             Self::Client(error) => error.hint(),
             Self::Key(error) => error.hint(),
             Self::TargetNotAFolder { .. } => Some("write it with a `/` at its end".into()),
+            Self::SameTarget { .. } => Some("copy them one after the other".into()),
+            Self::TreeToStream => Some("give a folder as target".into()),
             Self::NoName { .. } => Some("name the file itself".into()),
             Self::NotInTrash => Some("`sarsen trash ls` lists what is there".into()),
             Self::NotSealed => Some("try again when nobody writes to it".into()),

@@ -1,81 +1,222 @@
-//! `sarsen get`: files come down.
+//! `sarsen get`: files and folders come down.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use sarsen_client::{GetOptions, GetReport, GetTarget, STREAMS_DEFAULT, path};
+use sarsen_client::{
+    Error, FILES_DEFAULT, GetItem, GetOptions, GetReport, GetTarget, STREAMS_DEFAULT, TreeEvent,
+    TreeOptions,
+};
 use sarsen_edge::exit::Exit;
 use serde_json::{Value, json};
 
-use crate::context::{Context, as_progress, cluster_path, common_exit, stream, text};
+use crate::context::{Context, as_progress, cluster_path, stream, text};
 use crate::failure::{Failure, Problem};
+use crate::progress::Bar;
 use crate::put::{JOBS_MAX, is_stream};
+use crate::target::{Places, groups, is_written_as_folder, own_name};
 use crate::transfer::{Transfer, Transfers};
+
+const NAMING: &str = "\
+Copies are called as with cp: a target that is a folder, or ends in `/`, takes each source under
+its own name; any other target is the copy's name itself. The source `/` puts what is in it into
+the target. A file that is there is replaced when its copy is whole, and a folder that is there is
+merged with.";
 
 /// What `sarsen get` is told.
 #[derive(Args, Debug)]
+#[command(after_help = NAMING)]
 pub(crate) struct GetArgs {
-    /// Chunks on their way at a time
-    #[arg(long, value_name = "N", default_value_t = STREAMS_DEFAULT as u8, value_parser = clap::value_parser!(u8).range(1..=JOBS_MAX))]
-    jobs: u8,
+    /// Folders with all that is in them
+    #[arg(short)]
+    recursive: bool,
 
-    /// Files in the cluster
+    /// Chunks of a file, or files, on their way at a time [default: 4 chunks, 16 files]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=JOBS_MAX))]
+    jobs: Option<u8>,
+
+    /// Files in the cluster, with -r folders too
     #[arg(required = true, value_name = "SRC")]
     sources: Vec<PathBuf>,
 
-    /// The local target: a folder, the file's new name, or `-` for stdout
+    /// The local target: a folder, the copy's own name, or `-` for stdout
     #[arg(value_name = "DST")]
     target: PathBuf,
 }
 
 /// Runs the verb.
 pub(crate) async fn run(args: &GetArgs, context: &Context) -> Result<Exit, Failure> {
-    let (sources, target) = (&args.sources, &args.target);
-    let is_folder = target.is_dir() || target.as_os_str().as_encoded_bytes().ends_with(b"/");
-    if sources.len() > 1 && !is_folder && !is_stream(target) {
-        let target = target.display().to_string();
-        let at = context.at(&target);
-        return Err(at(Problem::TargetNotAFolder { target }));
+    let mut transfers = Transfers::begin();
+    let target = Target::find(args, context)?;
+    if let [source] = &args.sources[..]
+        && !args.recursive
+    {
+        let report = one(args, source, &target, context).await?;
+        // Stdout that takes the bytes takes nothing else.
+        if !target.is_stream {
+            let transfer = transfer(report);
+            context.summary(&transfer.document(), &transfer.line())?;
+        }
+        return Ok(Exit::Done);
     }
-    let is_one = sources.len() == 1;
-    let mut transfers = Transfers::default();
-    for source in sources {
-        match one(args, source, target, is_folder, context).await {
-            Ok(report) => transfers.add(transfer(report)),
-            Err(failure) if is_one || failure.is_closed_pipe() => return Err(failure),
-            Err(failure) => transfers.fail(failure, context),
+    if target.is_stream {
+        return one_after_the_other(args, &target, transfers, context).await;
+    }
+    many(args, &target, &mut transfers, context).await?;
+    transfers.finish(&target.path.display().to_string(), context)
+}
+
+/// Where files go.
+struct Target<'a> {
+    path: &'a Path,
+    is_folder: bool,
+    is_stream: bool,
+}
+
+impl<'a> Target<'a> {
+    fn find(args: &'a GetArgs, context: &Context) -> Result<Self, Failure> {
+        let path: &Path = &args.target;
+        let shown = path.display().to_string();
+        let at = context.at(&shown);
+        let is_stream = is_stream(path);
+        let is_folder = !is_stream && (path.is_dir() || is_written_as_folder(path));
+        if is_stream && args.recursive {
+            return Err(at(Problem::TreeToStream));
+        }
+        if args.sources.len() > 1 && !is_folder && !is_stream {
+            return Err(at(Problem::TargetNotAFolder { target: shown }));
+        }
+        Ok(Self {
+            path,
+            is_folder,
+            is_stream,
+        })
+    }
+
+    /// Makes the folder that files are to go into, where its `/` alone says that it is one.
+    fn make_folder(&self) -> Result<(), Problem> {
+        match self.is_folder && !self.path.is_dir() {
+            true => std::fs::create_dir(self.path).map_err(|source| {
+                let path = self.path.to_owned();
+                let doing = "make the folder";
+                let error = Error::Local {
+                    doing,
+                    path,
+                    source,
+                };
+                error.into()
+            }),
+            false => Ok(()),
         }
     }
-    // Stdout that takes the bytes takes nothing else.
-    if !is_stream(target) {
-        transfers.summarize(&target.display().to_string(), is_one, context)?;
+
+    /// The path of a source's copy.
+    fn path_of(&self, source: &Path) -> PathBuf {
+        match own_name(source) {
+            Some(name) if self.is_folder => self.path.join(name),
+            _ => self.path.to_owned(),
+        }
     }
-    Ok(common_exit(&transfers.failures))
+}
+
+/// Downloads all sources, several at a time.
+async fn many(
+    args: &GetArgs,
+    target: &Target<'_>,
+    transfers: &mut Transfers,
+    context: &Context,
+) -> Result<(), Failure> {
+    let shown = target.path.display().to_string();
+    let mut places = Places::default();
+    let mut items = Vec::new();
+    for (place, source) in args.sources.iter().enumerate() {
+        let at_source = context.at(&source.display().to_string());
+        let path = match text(source).and_then(cluster_path) {
+            Ok(path) => path.to_owned(),
+            Err(problem) => {
+                transfers.fail_one(&at_source(problem), context);
+                continue;
+            }
+        };
+        let copy = target.path_of(source);
+        let is_named = own_name(source).is_some();
+        if is_named {
+            let taken = places.take(source, &copy.display().to_string());
+            taken.map_err(context.at(&shown))?;
+        }
+        let item = GetItem {
+            source: path,
+            target: copy,
+        };
+        items.push((is_named, (place, item)));
+    }
+    let client = context.client().await.map_err(context.at(&shown))?;
+    target.make_folder().map_err(context.at(&shown))?;
+    let bar = context.tree_bar(&shown);
+    for group in groups(items) {
+        let (numbers, items): (Vec<usize>, _) = group.into_iter().unzip();
+        let mut options = TreeOptions::default();
+        options.folders = args.recursive;
+        options.files_max = args.jobs.map_or(FILES_DEFAULT, usize::from);
+        options.each = GetOptions::default();
+        options.each.progress = as_progress(bar.as_ref());
+        let mut on_event = |event| match event {
+            TreeEvent::Done { item, report } => {
+                Bar::above(bar.as_ref(), || warn_of_bad(&report, context));
+                if !args.recursive {
+                    transfers.tell(numbers[item], &transfer(report));
+                }
+            }
+            TreeEvent::Failed { path, error, .. } => {
+                let failure = context.at(&path)(error);
+                Bar::above(bar.as_ref(), || transfers.fail(&failure, context));
+            }
+        };
+        let sums = client.get_tree(items, options, &mut on_event).await;
+        transfers.add(&sums);
+    }
+    Ok(())
+}
+
+/// Writes several files to stdout.
+async fn one_after_the_other(
+    args: &GetArgs,
+    target: &Target<'_>,
+    mut transfers: Transfers,
+    context: &Context,
+) -> Result<Exit, Failure> {
+    for source in &args.sources {
+        match one(args, source, target, context).await {
+            Ok(_) => {}
+            Err(failure) if failure.is_closed_pipe() => return Err(failure),
+            Err(failure) => transfers.fail_one(&failure, context),
+        }
+    }
+    Ok(transfers.exit())
 }
 
 async fn one(
     args: &GetArgs,
     source: &Path,
-    target: &Path,
-    is_folder: bool,
+    target: &Target<'_>,
     context: &Context,
 ) -> Result<GetReport, Failure> {
     let at = context.at(&source.display().to_string());
-    let source = text(source).and_then(cluster_path).map_err(&at)?;
-    let to = match (is_stream(target), is_folder) {
-        (true, _) => GetTarget::File(stream("stdout", io::stdout()).map_err(&at)?),
-        (false, true) => GetTarget::Path(target.join(path::base_name(source))),
-        (false, false) => GetTarget::Path(target.to_owned()),
+    let path = text(source).and_then(cluster_path).map_err(&at)?;
+    let to = match target.is_stream {
+        true => GetTarget::File(stream("stdout", io::stdout()).map_err(&at)?),
+        false => GetTarget::Path(target.path_of(source)),
     };
     let client = context.client().await.map_err(&at)?;
-    let bar = context.bar(source);
+    target.make_folder().map_err(&at)?;
+    let bar = context.bar(path);
     let mut options = GetOptions::default();
-    options.streams_max = args.jobs.into();
+    options.streams_max = args.jobs.map_or(STREAMS_DEFAULT, usize::from);
     options.progress = as_progress(bar.as_ref());
-    let report = client.get(source, to, options).await;
+    let report = client.get(path, to, options).await;
     drop(bar);
-    let report = report.map_err(context.at(source))?;
+    let report = report.map_err(context.at(path))?;
     warn_of_bad(&report, context);
     Ok(report)
 }

@@ -31,6 +31,7 @@ mod report;
 mod rm;
 mod stat;
 mod table;
+mod target;
 mod transfer;
 mod trash;
 mod tree;

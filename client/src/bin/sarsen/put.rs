@@ -1,51 +1,68 @@
-//! `sarsen put`: files and pipes go up.
+//! `sarsen put`: files, folders and pipes go up.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use sarsen_client::{PutOptions, PutReport, PutSource, STREAMS_DEFAULT, path};
+use sarsen_client::{
+    FILES_DEFAULT, PutItem, PutOptions, PutReport, PutSource, STREAMS_DEFAULT, TreeEvent,
+    TreeOptions, path,
+};
 use sarsen_edge::exit::Exit;
 use sarsen_protocol::message::{Level, NodeType};
 use sarsen_protocol::size::REPLICAS_MAX;
 use sarsen_protocol::status::Status;
 use serde_json::{Value, json};
 
-use crate::context::{Context, as_progress, cluster_path, common_exit, stream, text};
+use crate::context::{Context, as_progress, cluster_path, stream, text};
 use crate::failure::{Failure, Problem};
+use crate::progress::Bar;
+use crate::target::{Places, groups, is_written_as_folder, own_name};
 use crate::transfer::{Transfer, Transfers};
 
-/// Chunks that `--jobs` may ask for at a time.
+/// What `--jobs` may ask for at a time.
 pub(crate) const JOBS_MAX: i64 = 64;
+
+const NAMING: &str = "\
+Copies are called as with cp: a target that is a folder, or ends in `/`, takes each source under
+its own name; any other target is the copy's name itself. A source without a name of its own, as
+`.`, `..` or `/`, puts what is in it into the target. Missing folders above the target are made. A
+folder that is there is merged with; a file that is there fails without --force, and the rest goes
+on.";
 
 /// What `sarsen put` is told.
 #[derive(Args, Debug)]
+#[command(after_help = NAMING)]
 pub(crate) struct PutArgs {
+    /// Folders with all that is in them; symbolic links and special files are named and skipped
+    #[arg(short)]
+    recursive: bool,
+
     /// Copies of each chunk; the cluster's default if not given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=REPLICAS_MAX as i64))]
     replicas: Option<u8>,
 
-    /// Replace a file that is there
+    /// Replace files that are there
     #[arg(long)]
     force: bool,
 
-    /// With --force: the replaced file goes for good, not into the trash
+    /// With --force: replaced files go for good, not into the trash
     #[arg(long, requires = "force")]
     purge: bool,
 
-    /// Chunks on their way at a time
-    #[arg(long, value_name = "N", default_value_t = STREAMS_DEFAULT as u8, value_parser = clap::value_parser!(u8).range(1..=JOBS_MAX))]
-    jobs: u8,
+    /// Chunks of a file, or files, on their way at a time [default: 4 chunks, 16 files]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=JOBS_MAX))]
+    jobs: Option<u8>,
 
     /// What is acknowledged has reached this on every copy
     #[arg(long, value_enum, default_value_t = Durability::Disk)]
     durability: Durability,
 
-    /// Local files; `-` is stdin
+    /// Local files, with -r folders too; `-` is stdin
     #[arg(required = true, value_name = "SRC")]
     sources: Vec<PathBuf>,
 
-    /// The target in the cluster: a folder, a path that ends in `/`, or the file's new path
+    /// The target in the cluster: a folder, a path that ends in `/`, or the copy's own path
     #[arg(value_name = "DST")]
     target: PathBuf,
 }
@@ -60,19 +77,17 @@ enum Durability {
 
 /// Runs the verb.
 pub(crate) async fn run(args: &PutArgs, context: &Context) -> Result<Exit, Failure> {
-    let sources = &args.sources;
-    let target = Target::find(&args.target, sources.len(), context).await?;
-    let is_one = sources.len() == 1;
-    let mut transfers = Transfers::default();
-    for source in sources {
-        match one(args, source, &target, context).await {
-            Ok(report) => transfers.add(transfer(report)),
-            Err(failure) if is_one => return Err(failure),
-            Err(failure) => transfers.fail(failure, context),
-        }
+    let mut transfers = Transfers::begin();
+    let target = Target::find(&args.target, args.sources.len(), context).await?;
+    if let [source] = &args.sources[..]
+        && (!args.recursive || is_stream(source))
+    {
+        let transfer = transfer(one(args, source, &target, context).await?);
+        context.summary(&transfer.document(), &transfer.line())?;
+        return Ok(Exit::Done);
     }
-    transfers.summarize(&target.path, is_one, context)?;
-    Ok(common_exit(&transfers.failures))
+    many(args, &target, &mut transfers, context).await?;
+    transfers.finish(&target.path, context)
 }
 
 /// Where files go.
@@ -85,9 +100,9 @@ impl Target {
     async fn find(given: &Path, sources: usize, context: &Context) -> Result<Self, Failure> {
         let shown = given.display().to_string();
         let at = context.at(&shown);
-        let text = text(given).map_err(&at)?;
-        let path = cluster_path(text).map_err(&at)?.to_owned();
-        let is_folder = text.ends_with('/') || is_folder(&path, context).await.map_err(&at)?;
+        let path = text(given).and_then(cluster_path).map_err(&at)?.to_owned();
+        let is_folder =
+            is_written_as_folder(given) || is_folder(&path, context).await.map_err(&at)?;
         if sources > 1 && !is_folder {
             let target = path;
             return Err(at(Problem::TargetNotAFolder { target }));
@@ -100,11 +115,12 @@ impl Target {
         if !self.is_folder {
             return Ok(self.path.clone());
         }
-        match source.file_name() {
-            Some(name) if !is_stream(source) => Ok(path::join(&self.path, text(Path::new(name))?)),
-            _ => Err(Problem::NoName {
+        match own_name(source) {
+            _ if is_stream(source) => Err(Problem::NoName {
                 target: self.path.clone(),
             }),
+            Some(name) => Ok(path::join(&self.path, text(Path::new(name))?)),
+            None => Ok(self.path.clone()),
         }
     }
 }
@@ -126,6 +142,60 @@ pub(crate) fn is_stream(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
+/// Uploads all sources, several at a time.
+async fn many(
+    args: &PutArgs,
+    target: &Target,
+    transfers: &mut Transfers,
+    context: &Context,
+) -> Result<(), Failure> {
+    let mut places = Places::default();
+    let mut items = Vec::new();
+    for (place, source) in args.sources.iter().enumerate() {
+        let at_source = context.at(&source.display().to_string());
+        let path = match target.path_of(source) {
+            Ok(path) => path,
+            Err(problem) => {
+                transfers.fail_one(&at_source(problem), context);
+                continue;
+            }
+        };
+        let is_named = own_name(source).is_some();
+        if is_named {
+            let taken = places.take(source, &path);
+            taken.map_err(context.at(&path))?;
+        }
+        let source = source.clone();
+        let target = path;
+        items.push((is_named, (place, PutItem { source, target })));
+    }
+    let client = context.client().await.map_err(context.at(&target.path))?;
+    let bar = context.tree_bar(&target.path);
+    for group in groups(items) {
+        let (numbers, items): (Vec<usize>, _) = group.into_iter().unzip();
+        let mut options = TreeOptions::default();
+        options.folders = args.recursive;
+        options.files_max = args.jobs.map_or(FILES_DEFAULT, usize::from);
+        options.each = put_options(args);
+        options.each.progress = as_progress(bar.as_ref());
+        let mut on_event = |event| match event {
+            TreeEvent::Done { item, report } => {
+                Bar::above(bar.as_ref(), || warn_of_short(&report, context));
+                if !args.recursive {
+                    transfers.tell(numbers[item], &transfer(report));
+                }
+            }
+            TreeEvent::Failed { path, error, .. } => {
+                let failure = context.at(&path)(error);
+                Bar::above(bar.as_ref(), || transfers.fail(&failure, context));
+            }
+        };
+        let sums = client.put_tree(items, options, &mut on_event).await;
+        transfers.add(&sums);
+    }
+    Ok(())
+}
+
 async fn one(
     args: &PutArgs,
     source: &Path,
@@ -141,21 +211,26 @@ async fn one(
     };
     let client = context.client().await.map_err(&at)?;
     let bar = context.bar(&path);
-    let mut options = PutOptions::default();
-    options.replicas = args.replicas.unwrap_or(0);
-    options.force = args.force;
-    options.purge = args.purge;
-    options.streams_max = args.jobs.into();
+    let mut options = put_options(args);
+    options.streams_max = args.jobs.map_or(STREAMS_DEFAULT, usize::from);
     options.progress = as_progress(bar.as_ref());
-    options.level = match args.durability {
-        Durability::Disk => Level::Disk,
-        Durability::Memory => Level::Memory,
-    };
     let report = client.put(&path, from, options).await;
     drop(bar);
     let report = report.map_err(context.at(&path))?;
     warn_of_short(&report, context);
     Ok(report)
+}
+
+fn put_options(args: &PutArgs) -> PutOptions {
+    let mut options = PutOptions::default();
+    options.replicas = args.replicas.unwrap_or(0);
+    options.force = args.force;
+    options.purge = args.purge;
+    options.level = match args.durability {
+        Durability::Disk => Level::Disk,
+        Durability::Memory => Level::Memory,
+    };
+    options
 }
 
 fn warn_of_short(report: &PutReport, context: &Context) {

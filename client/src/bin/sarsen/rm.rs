@@ -1,11 +1,12 @@
 //! `sarsen rm`: files and folders go into the trash, or for good.
 
 use clap::Args;
-use sarsen_edge::exit::Exit;
+use sarsen_edge::exit::{Exit, Explain as _};
 use serde_json::json;
 
-use crate::context::{Context, cluster_path, common_exit};
+use crate::context::{Context, cluster_path};
 use crate::failure::{Failure, Problem};
+use crate::transfer::Exits;
 
 /// What `sarsen rm` is told.
 #[derive(Args, Debug)]
@@ -26,7 +27,7 @@ pub(crate) struct RmArgs {
 /// Runs the verb: what can't be removed is told, and the rest goes on.
 pub(crate) async fn run(args: &RmArgs, context: &Context) -> Result<Exit, Failure> {
     let (mut files, mut bytes) = (0, 0);
-    let mut failures = Vec::new();
+    let mut exits = Exits::default();
     for path in &args.paths {
         match one(args, path, context).await {
             Ok(removed) => {
@@ -39,12 +40,12 @@ pub(crate) async fn run(args: &RmArgs, context: &Context) -> Result<Exit, Failur
                     return Err(failure);
                 }
                 context.tell(&failure);
-                failures.push(failure);
+                exits.add(failure.exit());
             }
         }
     }
     context.result(&json!({ "files": files, "bytes": bytes }), "")?;
-    Ok(common_exit(&failures))
+    Ok(exits.common())
 }
 
 /// How many files and bytes went.

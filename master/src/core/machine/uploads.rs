@@ -244,12 +244,17 @@ impl Machine {
         }
     }
 
-    /// Says whether servers are missing, or room on them.
+    /// Says whether servers are missing, or room on them. A server whose disks don't answer is
+    /// missing for now: a disk that is only busy is no full one.
     fn too_few_servers(&self, wanted: u8, able: usize, exclude: &[ServerId]) -> Failure {
-        let all = self.servers.servers();
-        let live = all
-            .filter(|&(id, _)| self.is_usable(id) && !exclude.contains(&id))
-            .count();
+        let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
+        let is_live = |&id: &ServerId| {
+            self.is_usable(id)
+                && !exclude.contains(&id)
+                && self.servers.has_disk(id, now, dead_after)
+        };
+        let all = self.servers.servers().map(|(id, _)| id);
+        let live = all.filter(is_live).count();
         if live >= usize::from(wanted) {
             let text = format!(
                 "{wanted} servers with room are needed, {able} of {live} live ones have any: \

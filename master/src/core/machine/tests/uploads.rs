@@ -107,6 +107,24 @@ fn too_few_servers_and_too_little_room_are_told_apart() {
     assert_eq!(rig.status(request), Status::TooFewServers);
 }
 
+/// Under a load of many small files a disk once took longer to answer than `dead_after`, and the
+/// upload was refused for good, since there were enough servers and too few with room.
+#[test]
+fn a_disk_that_does_not_answer_is_no_full_one() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let mut slow = heartbeat(2);
+    slow.disks[0].beat_age = 11_000;
+    rig.wait(seconds(11));
+    rig.beat(1);
+    let (reply, _) = rig.exchange(ConnectionId(2), slow);
+    assert!(reply.is_ok());
+    let request = create(rig.request(), "/f");
+    assert_eq!(rig.status(request.clone()), Status::TooFewServers);
+    rig.beat(2);
+    assert_eq!(rig.status(request), Status::Ok, "it may be asked again");
+}
+
 /// With one of three servers dead no file of three copies could be begun any more, although two
 /// copies will do until it is back.
 #[test]
