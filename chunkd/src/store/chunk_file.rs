@@ -18,10 +18,14 @@ use super::header::{FoundHeader, Header, decode_page};
 use super::layout::{
     CRC_PAGE_LEN, CRC_PAGE_POSITION, DATA_POSITION, HEADER_PAGE_LEN, chunk_path, slot_position,
 };
-use super::region::{Region, Tree};
+use super::region::{Medium, Region, Tree};
+use super::upkeep::ReadFrom;
 
 /// Blocks that reading back takes in one read: 1 MiB.
 const BLOCKS_PER_READ: u32 = 16;
+
+/// Reads until the buffer is full or the file ends; how much was read.
+type ReadAt<'a> = dyn FnMut(&mut [u8], u64) -> std::io::Result<usize> + 'a;
 
 /// Whose a chunk file has to be to belong to a directory.
 #[derive(Clone, Copy, Debug)]
@@ -52,13 +56,15 @@ pub struct ReadBack {
     /// What is wrong with the CRC page, if it doesn't match the header. No blocks are looked at
     /// then: there is nothing to compare them with.
     pub crc_page_error: Option<CrcPageError>,
+    /// The medium has no header, or that of another state than the one that counts.
+    pub is_header_lost: bool,
 }
 
 impl ReadBack {
     /// Whether everything matched.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.bad_blocks.is_empty() && self.crc_page_error.is_none()
+        self.bad_blocks.is_empty() && self.crc_page_error.is_none() && !self.is_header_lost
     }
 }
 
@@ -194,17 +200,52 @@ impl ChunkFile {
     }
 
     /// Reads all data and compares each block. What the medium doesn't give is bad, not an error.
-    pub(super) fn read_back(&self) -> ReadBack {
+    ///
+    /// # Errors
+    /// Those of opening the file past the cache.
+    pub(super) fn read_back(&self, from: ReadFrom) -> Result<ReadBack, StoreError> {
+        match from {
+            ReadFrom::Cache => {
+                Ok(self.compare(&mut |buf, position| self.region.read_at(buf, position)))
+            }
+            ReadFrom::Medium => {
+                let opened = self.region.medium();
+                let mut medium = opened.map_err(|source| self.error(Operation::Open, source))?;
+                let is_header_lost = !self.is_header_on(&mut *medium);
+                Ok(ReadBack {
+                    is_header_lost,
+                    ..self.compare(&mut |buf, position| medium.read_at(buf, position))
+                })
+            }
+        }
+    }
+
+    /// Whether the medium's header says of the data what the one that counts does. Its marks, and
+    /// the time when it was verified, others may change meanwhile.
+    fn is_header_on(&self, medium: &mut dyn Medium) -> bool {
+        let mut page = [0; HEADER_PAGE_LEN];
+        let read = medium.read_at(&mut page, 0);
+        read.is_ok()
+            && decode_page(&page).is_ok_and(|found| {
+                found.header
+                    == Header {
+                        generation: found.header.generation,
+                        flags: found.header.flags,
+                        last_verified: found.header.last_verified,
+                        ..self.header.clone()
+                    }
+            })
+    }
+
+    fn compare(&self, read_at: &mut ReadAt<'_>) -> ReadBack {
         let mut found = ReadBack {
             crc32: 0,
             bad_blocks: Vec::new(),
             crc_page_error: None,
+            is_header_lost: false,
         };
         let mut page = [0; CRC_PAGE_LEN];
-        let read = self
-            .region
-            .read_at(&mut page, CRC_PAGE_POSITION)
-            .unwrap_or(0);
+        let read = read_at(&mut page, CRC_PAGE_POSITION).unwrap_or(0);
         let crcs = match self.decode_crcs(page.split_at(read).0) {
             Ok(crcs) => crcs,
             Err(error) => {
@@ -220,7 +261,8 @@ impl ChunkFile {
         for expected in crcs.chunks(BLOCKS_PER_READ as usize) {
             let wanted = left.min(buf.len());
             left -= wanted;
-            self.compare_blocks(buf.split_at_mut(wanted).0, block, expected, &mut found);
+            let bytes = buf.split_at_mut(wanted).0;
+            self.compare_blocks(read_at, bytes, block, expected, &mut found);
             block += BLOCKS_PER_READ;
         }
         found
@@ -229,19 +271,20 @@ impl ChunkFile {
     /// Reads `buf.len()` bytes from `first_block` on and compares them with their blocks' CRCs.
     fn compare_blocks(
         &self,
+        read_at: &mut ReadAt<'_>,
         buf: &mut [u8],
         first_block: u32,
         expected: &[u32],
         found: &mut ReadBack,
     ) {
         let position = DATA_POSITION + u64::from(first_block) * u64::from(BLOCK_LEN);
-        let read = match self.region.read_at(buf, position) {
+        let read = match read_at(buf, position) {
             Ok(read) => read,
             // One bad sector fails the whole read: take the blocks one by one to name it.
             Err(_) if expected.len() > 1 => {
                 let blocks = buf.chunks_mut(BLOCK_LEN as usize).zip(expected);
                 for (block, (bytes, crc)) in (first_block..).zip(blocks) {
-                    self.compare_blocks(bytes, block, std::slice::from_ref(crc), found);
+                    self.compare_blocks(read_at, bytes, block, std::slice::from_ref(crc), found);
                 }
                 return;
             }

@@ -330,10 +330,7 @@ fn seal_copy(copy: &ChunkCopy, serial: Serial) -> Result<ChunkFile, StoreError> 
 
 /// Step 4 of the spec's table.
 fn read_back(file: &mut ChunkFile, new: &NewCopy, now: u64) -> Result<(), StoreError> {
-    file.region
-        .drop_cached()
-        .map_err(|source| file.error(Operation::Read, source))?;
-    let found = file.read_back();
+    let found = file.read_back(ReadFrom::Medium)?;
     if !found.is_good() || found.crc32 != new.crc32 {
         return Err(StoreError::Corrupt { handle: new.handle });
     }

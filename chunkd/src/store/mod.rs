@@ -8,7 +8,7 @@
 //! Read in this order:
 //!
 //! - [`layout`], [`header`], [`crc_page`], [`identity`]: where things lie, and the bytes;
-//! - [`region`]: the seam to the disk;
+//! - [`region`]: the seam to the disk; [`direct`]: reads past the page cache;
 //! - [`chunk_file`]: one file and its two header slots; [`table`]: all of them in memory;
 //! - [`directory`], [`scan`]: opening a directory;
 //! - [`pending`], [`seal`]: a chunk comes into being; [`readable`], [`cache`], [`map`]: it is read;
@@ -32,6 +32,7 @@ mod chunk_file;
 mod copy;
 pub mod crc_page;
 mod delete;
+mod direct;
 mod directory;
 mod error;
 pub mod header;

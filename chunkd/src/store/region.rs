@@ -13,8 +13,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Advice, FallocateFlags, FlockOperation};
+use rustix::fs::{FallocateFlags, FlockOperation};
 
+use super::direct::FileMedium;
 use super::error::{Operation, StoreError};
 
 /// A file.
@@ -55,14 +56,23 @@ pub trait Region: Send + Sync + fmt::Debug {
     /// What was to become stable is lost, for all that is known.
     fn sync(&self) -> io::Result<()>;
 
-    /// Has the kernel forget what it cached of synced content, so that reads reach the medium.
+    /// Opens the same file for reads that the page cache has no part in.
     ///
     /// # Errors
     /// Those of the kernel.
-    fn drop_cached(&self) -> io::Result<()>;
+    fn medium(&self) -> io::Result<Box<dyn Medium>>;
 
     /// The descriptor, for bulk data and mappings; `None` if there is no such thing below.
     fn file(&self) -> Option<&Arc<File>>;
+}
+
+/// A file's bytes as the medium has them. What was written and not synced is written back first.
+pub trait Medium: fmt::Debug {
+    /// Reads until `buf` is full or the file ends, from a page's begin on; how much was read.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn read_at(&mut self, buf: &mut [u8], position: u64) -> io::Result<usize>;
 }
 
 /// A data directory's folders and files.
@@ -302,8 +312,8 @@ impl Region for FileRegion {
         self.file.sync_data()
     }
 
-    fn drop_cached(&self) -> io::Result<()> {
-        Ok(rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)?)
+    fn medium(&self) -> io::Result<Box<dyn Medium>> {
+        Ok(Box::new(FileMedium::open(&self.file)?))
     }
 
     fn file(&self) -> Option<&Arc<File>> {

@@ -23,6 +23,7 @@ use super::layout::{
 };
 use super::pending::{NewChunk, PendingChunk};
 use super::table::{Held, Turn};
+use super::upkeep::ReadFrom;
 
 /// What a client says that it wrote, to be compared with what is stored.
 #[derive(Clone, Copy, Debug)]
@@ -270,14 +271,9 @@ impl Directory {
             self.poison_chunk(turn, &mut file);
             return Err(error);
         }
-        if held.kept_open.is_none() {
-            file.region
-                .drop_cached()
-                .map_err(|source| file.error(Operation::Read, source))?;
-            if !file.read_back().is_good() {
-                self.mark_corrupt_in(turn, &mut file)?;
-                return Err(StoreError::Corrupt { handle });
-            }
+        if held.kept_open.is_none() && !file.read_back(ReadFrom::Medium)?.is_good() {
+            self.mark_corrupt_in(turn, &mut file)?;
+            return Err(StoreError::Corrupt { handle });
         }
         if file.header.flags.unsynced || file.doubtful {
             let marked = file.put_header(|header| header.flags.unsynced = false);

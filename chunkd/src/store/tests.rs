@@ -6,4 +6,5 @@ mod crash;
 mod directories;
 mod faulty;
 mod heap;
+mod medium;
 mod scenario;

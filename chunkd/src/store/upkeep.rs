@@ -16,7 +16,8 @@ use super::table::{Held, Turn};
 pub enum ReadFrom {
     /// From the page cache where it has them.
     Cache,
-    /// From the medium: the kernel drops what it cached first. What is not synced stays cached.
+    /// From the medium, past the page cache; also the header, since one that was never written back
+    /// is seen only so. What the cache has stays there.
     Medium,
 }
 
@@ -58,12 +59,7 @@ impl Directory {
                 return Err(error);
             }
         };
-        if from == ReadFrom::Medium {
-            file.region
-                .drop_cached()
-                .map_err(|source| file.error(Operation::Read, source))?;
-        }
-        let found = file.read_back();
+        let found = file.read_back(from)?;
         let marked = match found.is_good() {
             true => self.mark_verified(&held, now),
             false => self.mark_corrupt(&held),
@@ -85,8 +81,8 @@ impl Directory {
     pub fn beat(&self) -> Result<Space, StoreError> {
         let failed = |source| io_error(&*self.tree, Operation::Read, IDENTITY_FILE, source);
         let region = self.tree.open(IDENTITY_FILE).map_err(failed)?;
-        region.drop_cached().map_err(failed)?;
-        region.read_at(&mut [0; IDENTITY_LEN], 0).map_err(failed)?;
+        let mut medium = region.medium().map_err(failed)?;
+        medium.read_at(&mut [0; IDENTITY_LEN], 0).map_err(failed)?;
         self.space()
     }
 

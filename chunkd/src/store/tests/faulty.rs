@@ -6,7 +6,7 @@
 //! [`FaultyTree::after_kill`] gives the one that the death of the process leaves.
 //!
 //! A failed sync of a file does what Linux does: the pages count as clean from then on, though
-//! they never reached the disk, and reads go on to see them until the cache is dropped.
+//! they never reached the disk, and reads go on to see them; only reads from the medium do not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -14,8 +14,8 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::super::region::{Region, Space, Tree};
-use super::heap::{names_in, split};
+use super::super::region::{Medium, Region, Space, Tree};
+use super::heap::{HeapMedium, HeapRegion, names_in, split};
 
 const SECTOR: usize = 512;
 
@@ -157,6 +157,12 @@ impl FaultyTree {
             names,
             ..Disk::default()
         })
+    }
+
+    /// What the kernel failed to write back, and told nobody: the cache has it still.
+    pub(super) fn lose_stable(&self, path: &str, range: std::ops::Range<usize>) {
+        let inode = self.find(path).unwrap();
+        self.disk.lock().unwrap().inodes[inode].stable[range].fill(0);
     }
 
     fn of(disk: Disk) -> Self {
@@ -331,13 +337,16 @@ impl Region for FaultyRegion {
         }
     }
 
-    fn drop_cached(&self) -> io::Result<()> {
-        let mut disk = self.disk.lock().unwrap();
-        let inode = &mut disk.inodes[self.inode];
-        if inode.unsynced.is_empty() {
-            inode.seen.clone_from(&inode.stable);
-        }
-        Ok(())
+    fn medium(&self) -> io::Result<Box<dyn Medium>> {
+        let disk = self.disk.lock().unwrap();
+        let inode = &disk.inodes[self.inode];
+        // What is not synced is written back before the medium is read.
+        let bytes = match inode.unsynced.is_empty() {
+            true => &inode.stable,
+            false => &inode.seen,
+        };
+        let bytes = Mutex::new(bytes.clone());
+        Ok(Box::new(HeapMedium(HeapRegion { bytes })))
     }
 
     fn file(&self) -> Option<&Arc<File>> {

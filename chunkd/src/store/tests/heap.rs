@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use super::super::region::{Region, Space, Tree};
+use super::super::region::{Medium, Region, Space, Tree};
 
 /// Files and folders in memory.
 #[derive(Debug, Default)]
@@ -19,6 +19,16 @@ pub(super) struct HeapTree {
 #[derive(Debug, Default)]
 pub(super) struct HeapRegion {
     pub(super) bytes: Mutex<Vec<u8>>,
+}
+
+/// A file's bytes, as they were at one moment.
+#[derive(Debug)]
+pub(super) struct HeapMedium(pub(super) HeapRegion);
+
+impl Medium for HeapMedium {
+    fn read_at(&mut self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        self.0.read_at(buf, position)
+    }
 }
 
 impl HeapTree {
@@ -178,8 +188,10 @@ impl Region for HeapRegion {
         Ok(())
     }
 
-    fn drop_cached(&self) -> io::Result<()> {
-        Ok(())
+    fn medium(&self) -> io::Result<Box<dyn Medium>> {
+        let bytes = self.bytes.lock().unwrap().clone();
+        let bytes = Mutex::new(bytes);
+        Ok(Box::new(HeapMedium(HeapRegion { bytes })))
     }
 
     fn file(&self) -> Option<&Arc<File>> {
