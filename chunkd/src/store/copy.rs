@@ -254,7 +254,7 @@ impl Directory {
         }
         let Some(held) = turn.held() else {
             return match self.problem_of(handle) {
-                None | Some(ProblemKind::Header(_) | ProblemKind::TooShort) => Ok(false),
+                None | Some(ProblemKind::Header(_)) => Ok(false),
                 Some(_) => Err(StoreError::AlreadyExists { handle }),
             };
         };

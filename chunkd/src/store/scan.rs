@@ -18,7 +18,7 @@ use super::layout::{DATA_POSITION, chunk_folder, copied_handle_of, folder_of, ha
 use super::region::Tree;
 use super::table::{Held, lock};
 
-/// A file under `chunks/` that holds no chunk that this directory could give.
+/// A file under `chunks/` that this directory can give no chunk from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The file's path below the directory.
@@ -36,7 +36,8 @@ pub enum ProblemKind {
     /// No header that counts. [`HeaderError::Blank`] is what a crash leaves of a chunk that was
     /// just made; everything else is damage.
     Header(HeaderError),
-    /// The file ends before the data that its header names.
+    /// The file ends before the data that its header names. Its header is good, so the chunk is
+    /// held as corrupt besides: the master is told, and orders it away in its version.
     TooShort,
     /// The header names another chunk, cluster or directory.
     OtherFile,
@@ -103,21 +104,28 @@ fn scan_folder(tree: &dyn Tree, owner: Owner, low_byte: u8) -> Result<Found, Sto
             Some(handle) if folder_of(handle) == folder => scan_file(tree, owner, handle),
             _ => Err(ProblemKind::UnknownName),
         };
-        match scanned {
-            Ok(held) => found.held.push(held),
-            Err(kind) => {
-                found.problems.push(Problem {
-                    path: format!("{folder}/{name}"),
-                    handle,
-                    kind,
-                });
+        let problem = match scanned {
+            Ok((held, problem)) => {
+                found.held.push(held);
+                problem
             }
-        }
+            Err(kind) => Some(kind),
+        };
+        found.problems.extend(problem.map(|kind| Problem {
+            path: format!("{folder}/{name}"),
+            handle,
+            kind,
+        }));
     }
     Ok(found)
 }
 
-fn scan_file(tree: &dyn Tree, owner: Owner, handle: ChunkHandle) -> Result<Held, ProblemKind> {
+/// The chunk, and what is wrong with it.
+fn scan_file(
+    tree: &dyn Tree,
+    owner: Owner,
+    handle: ChunkHandle,
+) -> Result<(Held, Option<ProblemKind>), ProblemKind> {
     // The directory synced the whole file system before it began to scan.
     let header_stable = true;
     let file = ChunkFile::open(tree, handle, owner, header_stable).map_err(|e| problem_of(&e))?;
@@ -127,10 +135,12 @@ fn scan_file(tree: &dyn Tree, owner: Owner, handle: ChunkHandle) -> Result<Held,
             .file_len()
             .map_err(|error| ProblemKind::Unreadable(error.kind()))?;
         if len < DATA_POSITION + u64::from(file.header.length) {
-            return Err(ProblemKind::TooShort);
+            let mut held = Held::of(&file, true);
+            held.entry.flags.corrupt = true;
+            return Ok((held, Some(ProblemKind::TooShort)));
         }
     }
-    Ok(Held::of(&file, true))
+    Ok((Held::of(&file, true), None))
 }
 
 fn problem_of(error: &StoreError) -> ProblemKind {

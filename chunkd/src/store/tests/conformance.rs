@@ -10,7 +10,7 @@ use sarsen_protocol::size::BLOCK_LEN;
 
 use super::super::layout::chunk_path;
 use super::super::region::{FileTree, Tree};
-use super::super::{Directory, PendingChunk, ReadFrom, ReadableChunk, StoreError};
+use super::super::{Directory, PendingChunk, ProblemKind, ReadFrom, ReadableChunk, StoreError};
 use super::faulty::FaultyTree;
 use super::heap::HeapTree;
 use super::scenario::{CHUNK_SIZE, Sample, open, piece_crcs, put};
@@ -416,6 +416,40 @@ fn a_sealed_chunk_that_lost_one_slot_is_read_back_first() {
             !directory.entry(sealed.handle).unwrap().needs_read_back,
             "the slot is healed"
         );
+    });
+}
+
+/// What a power cut leaves of a seal at `memory` can end before its data. Such a file was told to
+/// nobody, and no order to delete it was obeyed: as damaged it was refused, its header being good,
+/// and by its version it was not found. It took its handle's place for ever.
+#[test]
+fn a_file_that_ends_before_its_data_is_told_and_goes_by_order() {
+    over_all_trees(|tree| {
+        let directory = open(tree).unwrap();
+        let sample = Sample::new(1, 70_000);
+        sample.store(&directory, Level::Memory).unwrap();
+        drop(directory);
+        let region = tree.open(&chunk_path(sample.handle)).unwrap();
+        region.set_len(8192 + 100).unwrap();
+
+        let directory = open(tree).unwrap();
+        assert_eq!(directory.problems()[0].kind, ProblemKind::TooShort);
+        let [entry] = &*directory.inventory(None, 9) else {
+            panic!("it is not told");
+        };
+        assert_eq!(
+            (entry.handle, entry.version),
+            (sample.handle, sample.version)
+        );
+        assert!(entry.flags.corrupt);
+        assert!(sample.read(&directory).is_err());
+        assert_eq!(directory.sync_unsynced().len(), 0);
+        assert!(directory.delete(&[(sample.handle, sample.version)])[0].is_ok());
+        assert_eq!(
+            (directory.problems(), directory.inventory(None, 9)),
+            (vec![], vec![])
+        );
+        sample.store(&directory, Level::Disk).unwrap();
     });
 }
 
