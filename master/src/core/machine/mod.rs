@@ -107,6 +107,10 @@ pub struct Machine {
     now: Now,
     /// This master's epoch; in force once the state has it.
     epoch: Epoch,
+    /// The last epoch of the log that this master started on.
+    found_epoch: Epoch,
+    /// When it started, by both clocks.
+    started: Now,
     actions: VecDeque<Action>,
 
     /// Entries appended and not yet flushed, by index.
@@ -156,6 +160,8 @@ impl Machine {
             allocations: Allocations::new(&state),
             last_checkpoint: start.checkpoint_index,
             chance: Chance::new(start.seed),
+            found_epoch: state.epoch,
+            started: now,
             safe_mode_since: Some(now.elapsed),
             config,
             state,

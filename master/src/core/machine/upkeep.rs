@@ -6,7 +6,7 @@ use sarsen_protocol::id::{ChunkHandle, FileId, ServerId, SessionId};
 
 use super::{Machine, sweep_interval};
 use crate::core::chunk_table::ChunkRecord;
-use crate::core::command::{IDS_MAX, SessionsClosed, TrashExpired};
+use crate::core::command::{Command, IDS_MAX, SessionsClosed, TrashExpired};
 use crate::core::event::Now;
 use crate::core::replica::Standing;
 
@@ -91,12 +91,16 @@ impl Machine {
 
     fn expire_trash(&mut self) {
         let expiry = u64::try_from(self.config.trash_expiry.as_millis()).unwrap_or(u64::MAX);
-        let expired = self.state.namespace.trash().filter(|(id, trashed)| {
-            self.now.unix_ms.saturating_sub(trashed.deleted_ms) >= expiry
-                && !self.expiring_trash.contains(id)
+        let now = self.trusted_unix_ms();
+        // An entry that is restored and removed once more has its id again, and its whole time.
+        let restored: BTreeSet<FileId> = self.trash_being_restored().collect();
         });
         let entries: Vec<FileId> = expired.map(|(id, _)| id).take(IDS_MAX).collect();
         if !entries.is_empty() {
+        let expired = self.state.namespace.trash().filter(|(id, trashed)| {
+            now.saturating_sub(trashed.deleted_ms) >= expiry
+                && !self.expiring_trash.contains(id)
+                && !restored.contains(id)
             self.expiring_trash.extend(&entries);
             self.append(TrashExpired { entries }.into());
         }
@@ -106,6 +110,24 @@ impl Machine {
         let expired = self.kept.iter().filter(|(id, kept)| {
             self.now.elapsed.saturating_sub(**kept) >= self.config.pending_expiry
                 && !self.expiring_sessions.contains(id)
+    /// The time of day, no further on than the clock that can't be set says: one that is set
+    /// forward for a moment must not end what can't be brought back.
+    fn trusted_unix_ms(&self) -> u64 {
+        let since = self.now.elapsed.saturating_sub(self.started.elapsed);
+        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        self.now
+            .unix_ms
+            .min(self.started.unix_ms.saturating_add(since))
+    }
+
+    fn trash_being_restored(&self) -> impl Iterator<Item = FileId> {
+        let in_flight = self.in_flight.values();
+        in_flight.filter_map(|one| match &one.entry.command {
+            Command::TrashRestored(body) => Some(body.entry),
+            _ => None,
+        })
+    }
+
         });
         let sessions: Vec<SessionId> = expired.map(|(&id, _)| id).take(IDS_MAX).collect();
         if !sessions.is_empty() {

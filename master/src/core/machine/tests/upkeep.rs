@@ -351,3 +351,41 @@ fn a_session_that_is_ending_is_not_kept() {
     };
     assert!(rig.settle().contains(&refused));
 }
+
+/// Trash entries are known by their node's id. One that was restored and removed again while the
+/// expiry of the first removal was on its way to the disk went for good at once.
+#[test]
+fn what_was_removed_a_moment_ago_does_not_expire() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let (file, _) = rig.upload("/f", 2);
+    let remove = rig.remove("/f", false);
+    rig.get(remove);
+    rig.now.elapsed += seconds(3 * 24 * 3600);
+    rig.now.unix_ms += 3 * 24 * 3600 * 1000;
+    // The clients' requests and the sweep meet before the disk answers.
+    let restore = RestoreTrash {
+        request: rig.request(),
+        entry: file.0,
+        target: String::new(),
+    };
+    let remove = rig.remove("/f", false);
+    rig.send(CLIENT, restore);
+    rig.send(CLIENT, remove);
+    rig.machine.handle_timeout(rig.now);
+    rig.settle();
+    assert!(rig.machine.state.namespace.trash_entry(file).is_some());
+}
+
+/// A clock that was set forward for a moment ended all trash for good.
+#[test]
+fn a_clock_that_is_set_forward_does_not_end_trash() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let (file, _) = rig.upload("/f", 2);
+    let remove = rig.remove("/f", false);
+    rig.get(remove);
+    rig.now.unix_ms += 365 * 24 * 3600 * 1000;
+    rig.wait(seconds(60));
+    assert!(rig.machine.state.namespace.trash_entry(file).is_some());
+}
