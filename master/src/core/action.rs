@@ -1,6 +1,6 @@
 //! What the machine wants done.
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, Serial, ServerId};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, FileId, Serial, ServerId};
 use sarsen_protocol::message::{AnyMessage, ErrorBody};
 use sarsen_protocol::status::Status;
 
@@ -109,7 +109,16 @@ pub enum Alarm {
         /// Its version, or the highest.
         version: ChunkVersion,
     },
-    /// A server has obeyed a higher epoch, or this one of another incarnation.
+    /// A server has a chunk of a file that this log never began.
+    FileAboveLog {
+        /// The server.
+        server: ServerId,
+        /// The chunk.
+        handle: ChunkHandle,
+        /// The file that it was made for.
+        file: FileId,
+    },
+    /// A server has obeyed a higher epoch, or this one or the one before of another incarnation.
     EpochAboveLog {
         /// The server.
         server: ServerId,

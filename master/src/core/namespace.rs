@@ -258,6 +258,12 @@ impl Namespace {
         }
     }
 
+    /// The next id to be drawn: every file id of this log is below.
+    #[must_use]
+    pub fn next_file(&self) -> FileId {
+        FileId(self.next)
+    }
+
     /// Draws the id of a new node or pending file.
     pub(super) fn draw_id(&mut self) -> FileId {
         let id = FileId(self.next);

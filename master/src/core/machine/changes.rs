@@ -85,6 +85,10 @@ impl Machine {
             self.check_admissible(request)?;
             self.check_command(&command)?;
         }
+        if let Command::PendingCreated(_) = command {
+            // Logged first, so that whoever is answered finds chunks to be given out.
+            self.reserve_ranges(0);
+        }
         self.append_for(command, request, vec![waiter]);
         Ok(())
     }

@@ -184,7 +184,6 @@ impl Machine {
             machine.append(start.genesis.into());
         }
         machine.append(EpochRaised { epoch }.into());
-        machine.reserve_ranges();
         machine
     }
 

@@ -7,10 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, ServerId, StartNumber};
+use sarsen_protocol::id::{ChunkVersion, DirectoryId, Epoch, ServerId, StartNumber};
 use sarsen_protocol::message::{
-    DirectoryReport, Heartbeat, HeartbeatReply, Inventory, InventoryTaken, Register, Registered,
-    TicketKey, Verdict,
+    DirectoryReport, Heartbeat, HeartbeatReply, HeldChunk, Inventory, InventoryTaken, Register,
+    Registered, TicketKey, Verdict,
 };
 use sarsen_protocol::status::Status;
 
@@ -96,17 +96,16 @@ impl Machine {
     /// Whether this master's log covers all that a server has seen.
     fn check_log_covers(&mut self, server: ServerId, register: &Register) -> Result<(), Failure> {
         let theirs = register.epoch;
-        if theirs.number > self.epoch.number
-            || (theirs.number == self.epoch.number && theirs != self.epoch)
-        {
+        let is_other = |ours: Epoch| theirs.number == ours.number && theirs != ours;
+        if theirs.number > self.epoch.number || is_other(self.epoch) || is_other(self.found_epoch) {
             self.raise(Alarm::EpochAboveLog {
                 server,
                 epoch: theirs,
             });
             let text = format!(
-                "the server has obeyed epoch {}, this master's is {}: its log is older than the \
-                 cluster's",
-                theirs.number, self.epoch.number
+                "the server has obeyed epoch {} of incarnation {:016x}, which this master's log, \
+                 now at {}, never had: it is older than the cluster's",
+                theirs.number, theirs.incarnation, self.epoch.number
             );
             return Err(Failure::new(Status::StaleEpoch, text));
         }
@@ -116,18 +115,45 @@ impl Machine {
             return Err(Failure::new(Status::ForeignDirectory, text));
         }
         for report in &register.directories {
-            self.check_given_out(server, report.highest_handle, report.highest_version);
+            let (handle, version) = (report.highest_handle, report.highest_version);
+            if !self.allocations.covers(handle, version) {
+                self.raise(Alarm::ChunkAboveLog {
+                    server,
+                    handle,
+                    version,
+                });
+            }
         }
         Ok(())
     }
 
-    /// Raises the alarm if a handle or version was never given out by this log.
-    fn check_given_out(&mut self, server: ServerId, handle: ChunkHandle, version: ChunkVersion) {
-        if handle >= self.state.handles_end || version >= self.state.versions_end {
+    /// Raises the alarm if a chunk's handle, version or file was never given out by this log
+    /// (`spec/messages.md` section 9).
+    ///
+    /// A chunk of no version is a file whose header can't be read: its name proves nothing.
+    fn check_given_out(&mut self, server: ServerId, held: &HeldChunk) {
+        let &HeldChunk {
+            handle,
+            version,
+            file_id: file,
+            ..
+        } = held;
+        if version == ChunkVersion::NONE {
+            return;
+        }
+        if !self.allocations.covers(handle, version) {
             self.raise(Alarm::ChunkAboveLog {
                 server,
                 handle,
                 version,
+            });
+        } else if file >= self.state.namespace.next_file()
+            || !self.allocations.covers_file(handle, file)
+        {
+            self.raise(Alarm::FileAboveLog {
+                server,
+                handle,
+                file,
             });
         }
     }
@@ -298,7 +324,7 @@ impl Machine {
         let server = self.registered_server(connection)?;
         let taken = self.servers.take_inventory(server, inventory);
         for held in &inventory.held {
-            self.check_given_out(server, held.handle, held.version);
+            self.check_given_out(server, held);
             if self.state.chunks.record(held.handle).is_none() {
                 self.garbage.suspect(held.handle, self.now.elapsed);
             }

@@ -41,6 +41,9 @@ impl Machine {
             self.kept
                 .values_mut()
                 .for_each(|kept| *kept = self.now.elapsed);
+            if !self.is_read_only && !self.state.pending.is_empty() {
+                self.reserve_ranges(0);
+            }
         }
     }
 
@@ -94,22 +97,18 @@ impl Machine {
         let now = self.trusted_unix_ms();
         // An entry that is restored and removed once more has its id again, and its whole time.
         let restored: BTreeSet<FileId> = self.trash_being_restored().collect();
-        });
-        let entries: Vec<FileId> = expired.map(|(id, _)| id).take(IDS_MAX).collect();
-        if !entries.is_empty() {
         let expired = self.state.namespace.trash().filter(|(id, trashed)| {
             now.saturating_sub(trashed.deleted_ms) >= expiry
                 && !self.expiring_trash.contains(id)
                 && !restored.contains(id)
+        });
+        let entries: Vec<FileId> = expired.map(|(id, _)| id).take(IDS_MAX).collect();
+        if !entries.is_empty() {
             self.expiring_trash.extend(&entries);
             self.append(TrashExpired { entries }.into());
         }
     }
 
-    fn expire_sessions(&mut self) {
-        let expired = self.kept.iter().filter(|(id, kept)| {
-            self.now.elapsed.saturating_sub(**kept) >= self.config.pending_expiry
-                && !self.expiring_sessions.contains(id)
     /// The time of day, no further on than the clock that can't be set says: one that is set
     /// forward for a moment must not end what can't be brought back.
     fn trusted_unix_ms(&self) -> u64 {
@@ -128,6 +127,10 @@ impl Machine {
         })
     }
 
+    fn expire_sessions(&mut self) {
+        let expired = self.kept.iter().filter(|(id, kept)| {
+            self.now.elapsed.saturating_sub(**kept) >= self.config.pending_expiry
+                && !self.expiring_sessions.contains(id)
         });
         let sessions: Vec<SessionId> = expired.map(|(&id, _)| id).take(IDS_MAX).collect();
         if !sessions.is_empty() {

@@ -21,8 +21,9 @@ use crate::core::placement::{Candidate, choose};
 use crate::core::replica::Replica;
 use crate::core::state::State;
 
-/// Handles, and versions, that one entry reserves.
-const RANGE_LEN: u64 = 65_536;
+/// Handles, and versions, that one entry reserves: few, since a lost log can be noticed only by
+/// what lies beyond (`spec/oplog.md` section 7).
+const RANGE_LEN: u64 = 1_024;
 
 /// How long a chunk that was given out may wait for its first byte.
 const WRITE_TICKET_LIFE: Duration = Duration::from_secs(600);
@@ -32,6 +33,8 @@ const WRITE_TICKET_LIFE: Duration = Duration::from_secs(600);
 pub(super) struct Allocations {
     /// The first handle that this master could give out: older ones are another's.
     first_handle: u64,
+    /// The first file id that was not drawn when this master started.
+    first_file: FileId,
     next_handle: u64,
     next_version: u64,
     handles_end: u64,
@@ -45,6 +48,7 @@ impl Allocations {
         let (handles_end, versions_end) = (state.handles_end.0, state.versions_end.0);
         Self {
             first_handle: handles_end,
+            first_file: state.namespace.next_file(),
             next_handle: handles_end,
             next_version: versions_end,
             handles_end,
@@ -62,6 +66,20 @@ impl Allocations {
     /// A pending file is none any more: what was given out for it.
     pub(super) fn end(&mut self, file: FileId) -> BTreeSet<ChunkHandle> {
         self.by_file.remove(&file).unwrap_or_default()
+    }
+
+    /// Whether this log can have given a chunk out: an older master up to the end that was found
+    /// at the start, or this one. That a range was reserved proves nothing, since a master whose
+    /// log lost its tail reserves the same one anew.
+    pub(super) fn covers(&self, handle: ChunkHandle, version: ChunkVersion) -> bool {
+        handle.0 < self.next_handle && version.0 < self.next_version
+    }
+
+    /// Whether a file id was drawn before this master started.
+    ///
+    /// A chunk that was given out by then was given out for such a file.
+    pub(super) fn covers_file(&self, handle: ChunkHandle, file: FileId) -> bool {
+        handle.0 >= self.first_handle || file < self.first_file
     }
 
     fn left(&self) -> u64 {
@@ -90,8 +108,14 @@ impl Allocations {
 }
 
 impl Machine {
-    /// Reserves a range, unless one is on its way.
-    pub(super) fn reserve_ranges(&mut self) {
+    /// Reserves a range before the last one runs out, unless one is on its way.
+    ///
+    /// Not at the start: what chunkservers report is compared with the end that the log had, and a
+    /// master that gave nothing out leaves that where it was, however often it starts.
+    pub(super) fn reserve_ranges(&mut self, count: u64) {
+        if self.allocations.left() >= count.max(RANGE_LEN / 2) {
+            return;
+        }
         let is_on_its_way = |in_flight: &super::InFlight| {
             matches!(
                 in_flight.entry.command,
@@ -127,9 +151,7 @@ impl Machine {
             return Err(Failure::new(Status::TooLarge, text));
         }
         let count = u64::from(request.count);
-        if self.allocations.left() < count.max(RANGE_LEN / 2) {
-            self.reserve_ranges();
-        }
+        self.reserve_ranges(count);
         if self.allocations.left() < count {
             return Err(self.starting());
         }

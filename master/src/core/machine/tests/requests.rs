@@ -1,7 +1,7 @@
 //! Changes and questions of clients.
 
 use super::*;
-use crate::core::command::{FolderMade, RangesReserved};
+use crate::core::command::FolderMade;
 
 #[test]
 fn a_first_start_makes_the_cluster_before_it_serves() {
@@ -19,14 +19,9 @@ fn a_first_start_makes_the_cluster_before_it_serves() {
         number: 1,
         incarnation: 7,
     };
-    let range = RangesReserved {
-        handles_end: 65_537,
-        versions_end: 65_537,
-    };
     let expected = [
         entry(1, genesis().into()),
         entry(2, EpochRaised { epoch }.into()),
-        entry(3, range.into()),
     ];
     assert_eq!(rig.actions(), expected);
     rig.machine.handle_connected(CLIENT, Role::Client);
@@ -352,10 +347,10 @@ fn what_a_role_cannot_send_ends_the_connection() {
 #[test]
 fn a_checkpoint_is_asked_for_every_so_many_entries() {
     let mut rig = Rig::with(Config {
-        checkpoint_entries: 6,
+        checkpoint_entries: 5,
         ..config()
     });
-    assert_eq!(rig.log.len(), 4);
+    assert_eq!(rig.log.len(), 3);
     let requests = [
         rig.make_folder("/a"),
         rig.make_folder("/b"),
@@ -365,7 +360,7 @@ fn a_checkpoint_is_asked_for_every_so_many_entries() {
         rig.send(CLIENT, request);
     }
     let actions = rig.settle();
-    let Some(Action::TakeCheckpoint { index: 7, body }) = actions.last() else {
+    let Some(Action::TakeCheckpoint { index: 6, body }) = actions.last() else {
         panic!("{actions:?}")
     };
     assert_eq!(checkpoint::decode(body).unwrap(), *rig.machine.state());
@@ -378,17 +373,17 @@ fn a_checkpoint_is_asked_for_every_so_many_entries() {
 #[test]
 fn entries_of_earlier_starts_count_towards_a_checkpoint() {
     let config = Config {
-        checkpoint_entries: 7,
+        checkpoint_entries: 5,
         ..config()
     };
     let rig = Rig::with(config.clone());
-    assert_eq!(rig.log.len(), 4);
+    assert_eq!(rig.log.len(), 3);
     let mut rig = rig.restarted(config.clone());
-    assert_eq!(rig.log.len(), 6, "an epoch and a range");
+    assert_eq!(rig.log.len(), 4, "an epoch");
     let mut third = Rig::on_log(config, rig.log.split_off(0));
     let actions = third.settle();
     assert!(
-        matches!(actions[..], [Action::TakeCheckpoint { index: 8, .. }]),
+        matches!(actions[..], [Action::TakeCheckpoint { index: 5, .. }]),
         "{actions:?}"
     );
 }

@@ -258,7 +258,7 @@ fn an_upload_goes_on_over_a_restart() {
     rig.servers(2);
     let after = rig.allocate(file, 2).remove(1);
     assert!(
-        after.handle.0 > 65_536,
+        after.handle.0 > 1_024,
         "the rest of the older range is skipped"
     );
     let publish = publish(rig.request(), file, "/f", &[&before, &after]);
@@ -271,7 +271,7 @@ fn ranges_are_reserved_before_they_run_out() {
     rig.servers(2);
     let file = rig.begin("/f", 2);
     let request = allocate_chunks(rig.session, file, 256);
-    for _ in 0..300 {
+    for _ in 0..5 {
         assert_eq!(rig.get(request.clone()).chunks.len(), 256);
     }
     let ends: Vec<u64> = rig
@@ -282,7 +282,7 @@ fn ranges_are_reserved_before_they_run_out() {
             _ => None,
         })
         .collect();
-    assert_eq!(ends, [65_537, 131_073]);
+    assert_eq!(ends, [1_025, 2_049]);
 }
 
 /// A publication that named handle 0, or a chunk of no bytes, went into the log as it came. No
