@@ -356,6 +356,7 @@ fn create(request: RequestId, path: &str) -> CreatePending {
         level: Level::Disk,
         force: false,
         parents: false,
+        count: 0,
     }
 }
 
