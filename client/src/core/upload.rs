@@ -75,9 +75,10 @@ pub enum Action {
 enum State {
     /// Has no handle.
     Waiting,
-    /// The master was asked for one.
-    Asked,
-    Allocated(Box<Allocation>),
+    /// The master was asked for one, when so many blames had been laid.
+    Asked(u64),
+    /// Asked for when so many blames had been laid.
+    Allocated(u64, Box<Allocation>),
     Writing,
     Sealed(SealedChunk),
 }
@@ -97,6 +98,15 @@ enum Demand {
     FewestCopiesOfAnyServer,
 }
 
+/// A server that failed us.
+#[derive(Clone, Copy, Debug)]
+struct Blame {
+    server: ServerId,
+    /// How many blames were laid before this one.
+    number: u64,
+    until: Duration,
+}
+
 /// The upload of one file.
 #[derive(Clone, Debug)]
 pub struct Upload {
@@ -105,11 +115,11 @@ pub struct Upload {
     /// All slots below are sealed.
     first_unsealed: usize,
     source_ended: bool,
-    /// Chunks that came with the pending file, and were not needed yet.
-    given: Vec<Allocation>,
     asking: bool,
     demand: Demand,
-    blamed: VecDeque<(ServerId, Duration)>,
+    blamed: VecDeque<Blame>,
+    /// Blames laid so far.
+    blames: u64,
     backoff: Backoff,
     /// Nothing new is begun before, after a failure.
     not_before: Duration,
@@ -127,10 +137,10 @@ impl Upload {
             slots: Vec::new(),
             first_unsealed: 0,
             source_ended: false,
-            given: Vec::new(),
             asking: false,
             demand: Demand::AllCopies,
             blamed: VecDeque::new(),
+            blames: 0,
             not_before: Duration::ZERO,
             failing_since: None,
             ended: false,
@@ -146,27 +156,6 @@ impl Upload {
         let count = self.slots.len().max(chunks as usize);
         self.slots.resize(count, slot);
         self.source_ended = ended;
-        self.take_given();
-    }
-
-    /// The master gave chunks before it was asked for any: with the pending file.
-    pub fn handle_given(&mut self, allocations: Vec<Allocation>) {
-        self.given = allocations;
-        self.take_given();
-    }
-
-    /// Gives chunks to the slots that are there by now.
-    fn take_given(&mut self) {
-        let slots = &mut self.slots;
-        self.given.retain(|allocation| {
-            let Some(slot) = slots.get_mut(allocation.index as usize) else {
-                return true;
-            };
-            if matches!(slot.state, State::Waiting) && !allocation.chain.is_empty() {
-                slot.state = State::Allocated(Box::new(allocation.clone()));
-            }
-            false
-        });
     }
 
     /// The master gave chunks; those that it did not give are asked for again.
@@ -174,13 +163,14 @@ impl Upload {
         self.demand = Demand::AllCopies;
         for allocation in allocations {
             if let Some(slot) = self.slots.get_mut(allocation.index as usize)
-                && matches!(slot.state, State::Asked)
+                && let State::Asked(blames) = slot.state
                 && !allocation.chain.is_empty()
             {
-                slot.state = State::Allocated(Box::new(allocation));
+                slot.state = State::Allocated(blames, Box::new(allocation));
             }
         }
         self.end_asking();
+        self.drop_allocations_that_know_no_better();
     }
 
     /// The master has too few servers for what was asked.
@@ -228,12 +218,18 @@ impl Upload {
             slot.state = State::Waiting;
         }
         if let Some(server) = blame.filter(|server| server.is_some()) {
-            self.blamed.retain(|(blamed, _)| *blamed != server);
-            self.blamed.push_back((server, now + BLAME_TIME));
+            self.blamed.retain(|blame| blame.server != server);
+            self.blamed.push_back(Blame {
+                server,
+                number: self.blames,
+                until: now + BLAME_TIME,
+            });
+            self.blames += 1;
             if self.blamed.len() > EXCLUDE_MAX {
                 self.blamed.pop_front();
             }
         }
+        self.drop_allocations_that_know_no_better();
         // The first failure may be one server's, and another serves at once.
         if self.failing_since.is_some() {
             self.not_before = now + self.backoff.delay();
@@ -268,6 +264,26 @@ impl Upload {
         self.begin().or_else(|| self.allocate(now))
     }
 
+    /// Gives up chunks that were asked for before a server of their chain was blamed: they would
+    /// find out once more what is known.
+    fn drop_allocations_that_know_no_better(&mut self) {
+        let blamed = std::mem::take(&mut self.blamed);
+        let is_outdated = |blames: u64, allocation: &Allocation| {
+            let is_in = |server| allocation.chain.iter().any(|hop| hop.server == server);
+            blamed
+                .iter()
+                .any(|blame| blame.number >= blames && is_in(blame.server))
+        };
+        for slot in self.window_mut() {
+            if let State::Allocated(blames, allocation) = &slot.state
+                && is_outdated(*blames, allocation)
+            {
+                slot.state = State::Waiting;
+            }
+        }
+        self.blamed = blamed;
+    }
+
     fn begin(&mut self) -> Option<Action> {
         let writing = |slot: &&Slot| matches!(slot.state, State::Writing);
         if self.window().iter().filter(writing).count() >= self.plan.streams_max {
@@ -276,9 +292,9 @@ impl Upload {
         let slot = self
             .window_mut()
             .iter_mut()
-            .find(|slot| matches!(slot.state, State::Allocated(_)))?;
+            .find(|slot| matches!(slot.state, State::Allocated(..)))?;
         match std::mem::replace(&mut slot.state, State::Writing) {
-            State::Allocated(allocation) => Some(Action::Begin(allocation)),
+            State::Allocated(_, allocation) => Some(Action::Begin(allocation)),
             _ => None,
         }
     }
@@ -291,16 +307,16 @@ impl Upload {
         let is_waiting = |slot: &Slot| matches!(slot.state, State::Waiting);
         let start = self.window().iter().position(is_waiting)?;
         let first_index = u32::try_from(self.first_unsealed + start).ok()?;
-        let mut count = 0;
+        let (mut count, blames) = (0, self.blames);
         for slot in self.window_mut().iter_mut().skip(start) {
             if !is_waiting(slot) {
                 break;
             }
-            slot.state = State::Asked;
+            slot.state = State::Asked(blames);
             count += 1;
         }
         self.asking = true;
-        while self.blamed.front().is_some_and(|(_, until)| *until <= now) {
+        while self.blamed.front().is_some_and(|blame| blame.until <= now) {
             self.blamed.pop_front();
         }
         let (fewest, exclude) = match self.demand {
@@ -317,7 +333,7 @@ impl Upload {
     }
 
     fn blamed(&self) -> Vec<ServerId> {
-        self.blamed.iter().map(|(server, _)| *server).collect()
+        self.blamed.iter().map(|blame| blame.server).collect()
     }
 
     /// Where the work is: the first chunk that is not sealed, and some behind it.
@@ -338,7 +354,7 @@ impl Upload {
     fn end_asking(&mut self) {
         self.asking = false;
         for slot in self.window_mut() {
-            if matches!(slot.state, State::Asked) {
+            if matches!(slot.state, State::Asked(_)) {
                 slot.state = State::Waiting;
             }
         }

@@ -137,8 +137,7 @@ impl Shared<'_> {
         first: Option<Piece>,
     ) -> Result<Sent, End> {
         let open = self.open_message(source.length_if_known());
-        // What goes in front of a piece goes with it: a small chunk is one write.
-        let mut head = frame(&open, self.request_id);
+        write.write_all(&frame(&open, self.request_id)).await?;
         let mut sent = Sent {
             length: 0,
             crc32: 0,
@@ -148,30 +147,16 @@ impl Shared<'_> {
             let len = piece.len();
             self.wait_for_room(len).await;
             let (serial, offset) = self.stream().send(self.job.clock.now(), len);
-            head.extend_from_slice(&self.data_head(&piece, serial, offset));
-            sent.crc32 = extend_crc(sent.crc32, offset, len, piece.crcs());
-            sent.length = offset + len;
-            if sent.length == source.length_if_known() {
-                let seal = self.seal(&sent);
-                let mut bytes = Buf::chain(&head[..], &piece[..]).chain(&seal[..]);
-                write.write_all_buf(&mut bytes).await?;
-                return Ok(sent);
-            }
+            let head = self.data_head(&piece, serial, offset);
             let mut bytes = Buf::chain(&head[..], &piece[..]);
             // The next piece is read while this one is on its way.
             let (written, read) =
-                tokio::join!(write.write_all_buf(&mut bytes), source.piece(sent.length));
+                tokio::join!(write.write_all_buf(&mut bytes), source.piece(offset + len));
             written?;
-            head.clear();
             next = read.map_err(End::Source)?;
+            sent.crc32 = extend_crc(sent.crc32, offset, len, piece.crcs());
+            sent.length = offset + len;
         }
-        head.extend_from_slice(&self.seal(&sent));
-        write.write_all(&head).await?;
-        Ok(sent)
-    }
-
-    /// The frame that has the chain seal all that was sent; what is due from now on is its answer.
-    fn seal(&self, sent: &Sent) -> Vec<u8> {
         let seal = WriteSeal {
             handle: self.job.allocation.handle,
             version: self.job.allocation.version,
@@ -180,7 +165,8 @@ impl Shared<'_> {
             level: self.job.level,
         };
         self.stream().seal(self.job.clock.now(), sent.crc32);
-        frame(&seal, self.request_id)
+        write.write_all(&frame(&seal, self.request_id)).await?;
+        Ok(sent)
     }
 
     fn open_message(&self, room: u32) -> WriteOpen {
@@ -284,10 +270,15 @@ impl Shared<'_> {
             Kind::WriteAck => {
                 let ack: WriteAck = frame.message()?;
                 let mut stream = self.stream();
+                let before = stream.acked();
                 stream.handle_ack(now, &ack)?;
-                (self.job.on_acked)(stream.acked());
+                let acked = stream.acked();
                 drop(stream);
-                self.acked.notify_one();
+                // A keep-alive brings nothing further.
+                if acked > before {
+                    (self.job.on_acked)(acked);
+                    self.acked.notify_one();
+                }
             }
             Kind::WriteSealed => {
                 let sealed: WriteSealed = frame.message()?;

@@ -67,13 +67,23 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Sends SIGTERM and returns the exit code.
-    pub(crate) fn terminate(mut self) -> Option<i32> {
+    /// Sends a signal, as `TERM` or `STOP`.
+    pub(crate) fn signal(&self, signal: &str) {
         let status = Command::new("kill")
-            .arg(self.pid().to_string())
+            .args(["-s", signal, &self.pid().to_string()])
             .status()
             .expect("kill");
         assert!(status.success());
+    }
+
+    /// Sends SIGTERM and returns the exit code.
+    pub(crate) fn terminate(self) -> Option<i32> {
+        self.signal("TERM");
+        self.ended()
+    }
+
+    /// Waits for its end, and returns the exit code.
+    pub(crate) fn ended(mut self) -> Option<i32> {
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("a child") {

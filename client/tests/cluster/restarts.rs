@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::chance::told;
 use crate::harness::{Cluster, noise};
 
 /// How often the master is killed, unless the variable `SARSEN_TEST_KILLS` says otherwise.
@@ -14,8 +15,7 @@ const KILLS: u64 = 6;
 const KILL_INTERVAL_MAX_MS: u64 = 600;
 
 fn kills() -> u64 {
-    let told = std::env::var("SARSEN_TEST_KILLS").ok();
-    told.map_or(KILLS, |kills| kills.parse().expect("a number of kills"))
+    told("SARSEN_TEST_KILLS", KILLS)
 }
 
 #[test]

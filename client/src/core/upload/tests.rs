@@ -71,30 +71,6 @@ fn actions(upload: &mut Upload, now: Duration) -> Vec<Action> {
     std::iter::from_fn(|| upload.poll(now)).collect()
 }
 
-/// A file of one chunk asks for nothing: what it needs came with the pending file.
-#[test]
-fn chunks_that_were_given_are_not_asked_for() {
-    let mut upload = upload(4);
-    upload.handle_given(vec![allocation(0, 10), allocation(1, 11)]);
-    assert_eq!(
-        actions(&mut upload, at(0)),
-        [],
-        "a pipe has brought nothing"
-    );
-    upload.handle_source(1, false);
-    assert_eq!(actions(&mut upload, at(0)), [begin(0, 10)]);
-    upload.handle_source(3, true);
-    assert_eq!(
-        actions(&mut upload, at(0)),
-        [begin(1, 11), allocate(2, 1, 0, &[])]
-    );
-    // One that failed is asked for, as any other.
-    upload.handle_allocated(vec![]);
-    upload.handle_failed(at(0), 0, Some(ServerId(1)));
-    let asked = actions(&mut upload, at(0));
-    assert_eq!(asked, [allocate(0, 1, 0, &[1])]);
-}
-
 #[test]
 fn an_empty_file_is_published_at_once() {
     let mut upload = upload(4);
@@ -288,4 +264,38 @@ fn random_failures_end_in_a_whole_file() {
         assert!(published.eq(sealed_as), "seed {seed}");
         assert!(writing.is_empty(), "seed {seed}");
     }
+}
+
+/// The chunks that were allocated ahead were sent over the server that hangs one after the other,
+/// each for as long as it takes to find that out.
+#[test]
+fn what_was_allocated_before_a_server_was_blamed_is_asked_for_again() {
+    let mut upload = upload(1);
+    upload.handle_source(3, true);
+    assert_eq!(actions(&mut upload, at(0)), [allocate(0, 3, 0, &[])]);
+    let elsewhere = || {
+        let mut elsewhere = allocation(2, 12);
+        elsewhere.chain[0].server = ServerId(7);
+        elsewhere
+    };
+    upload.handle_allocated(vec![allocation(0, 10), allocation(1, 11), elsewhere()]);
+    assert_eq!(actions(&mut upload, at(1)), [begin(0, 10)]);
+    upload.handle_failed(at(4), 0, Some(ServerId(1)));
+    let third = Action::Begin(Box::new(elsewhere()));
+    assert_eq!(
+        actions(&mut upload, at(4)),
+        [third, allocate(0, 2, 0, &[1])]
+    );
+    // An answer that was on its way is no better, and one to a question asked since is the
+    // master's last word.
+    upload.handle_failed(at(5), 2, Some(ServerId(7)));
+    let mut outdated = allocation(1, 13);
+    outdated.chain[0].server = ServerId(7);
+    upload.handle_allocated(vec![allocation(0, 14), outdated]);
+    let next = actions(&mut upload, at(10));
+    assert_eq!(next, [begin(0, 14), allocate(1, 2, 0, &[1, 7])]);
+    // Some servers of a later answer were blamed before it was asked for: so few are left.
+    upload.handle_allocated(vec![allocation(1, 15), allocation(2, 16)]);
+    upload.handle_sealed(sealed(0, 14));
+    assert_eq!(actions(&mut upload, at(10)), [begin(1, 15)]);
 }
