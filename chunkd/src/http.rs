@@ -1,6 +1,7 @@
 //! The HTTP port: `/metrics`, `/health/live`, `/health/ready`. No chunk is served here.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +11,9 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::serve::Listener;
 use rustix::time::{ClockId, clock_gettime};
+use sarsen_edge::guest::{Guest, Guests};
 use tokio::net::TcpListener;
 
 use crate::io::Mode;
@@ -34,8 +37,24 @@ pub async fn serve(listener: TcpListener, state: HttpState) {
         .route("/health/live", get(|| async { "live\n" }))
         .route("/health/ready", get(ready))
         .with_state(state);
-    if let Err(error) = axum::serve(listener, router).await {
+    if let Err(error) = axum::serve(Port(Guests::new(listener)), router).await {
         tracing::error!(%error, "the HTTP port serves no more");
+    }
+}
+
+/// The port, with few guests at a time.
+struct Port(Guests);
+
+impl Listener for Port {
+    type Io = Guest;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Guest, SocketAddr) {
+        self.0.accept().await
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.0.local_addr()
     }
 }
 

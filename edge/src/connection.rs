@@ -6,7 +6,10 @@
 //!
 //! Everything is bounded. A peer that asks without reading the answers is not read from: at most
 //! [`REQUESTS_UNANSWERED_MAX`] of its requests are in hand, and none is taken while more than
-//! [`QUEUED_BYTES_MAX`] wait to be sent to it. A call waits while as many are unanswered.
+//! [`QUEUED_BYTES_MAX`] wait to be sent to it. A call waits while as many are unanswered. What was
+//! taken before is answered `overloaded` in the place of a large reply, once as much is queued for
+//! the peer, or [`QUEUED_ALL_MAX`] for all peers together. A peer that takes nothing for
+//! [`CLOSE_AFTER`] is closed.
 //!
 //! A call has no deadline of its own, and dropping it does not close the connection: the reply
 //! is then thrown away when it comes.
@@ -45,6 +48,15 @@ const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Bytes waiting to be sent above which nothing more is taken from the peer.
 const QUEUED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes that wait to be sent to all peers above which only peers that read get large replies.
+const QUEUED_ALL_MAX: usize = 64 * 1024 * 1024;
+
+/// Replies up to this length are always queued: of them there are few, as requests in hand are.
+const SMALL_REPLY_LEN: usize = 4 * 1024;
+
+/// Bytes that wait in this process.
+static QUEUED_ALL: AtomicUsize = AtomicUsize::new(0);
 
 /// Why a call has no answer.
 #[derive(Clone, Debug, Error)]
@@ -264,6 +276,13 @@ impl Connection {
             }
             Err((status, error)) => failed(status, error),
         };
+        let bytes = match bytes.len() > SMALL_REPLY_LEN && self.shared.has_too_much_queued() {
+            true => failed(
+                Status::Overloaded,
+                ErrorBody::new("earlier answers were not read yet; read them, and ask again"),
+            ),
+            false => bytes,
+        };
         self.shared.send(bytes.into());
         self.shared.request_permits.add_permits(1);
     }
@@ -317,9 +336,27 @@ impl Shared {
     }
 
     fn send(&self, bytes: Bytes) {
-        self.queued_bytes.fetch_add(bytes.len(), Ordering::Relaxed);
-        // Fails only when the connection has ended, and then nothing is to be sent.
-        let _ = self.queue.send(bytes);
+        let len = bytes.len();
+        self.queued_bytes.fetch_add(len, Ordering::Relaxed);
+        QUEUED_ALL.fetch_add(len, Ordering::Relaxed);
+        if self.queue.send(bytes).is_err() {
+            // The connection has ended, and nothing is to be sent.
+            self.unqueued(len);
+        }
+    }
+
+    /// So many bytes wait no longer.
+    fn unqueued(&self, len: usize) {
+        self.queued_bytes.fetch_sub(len, Ordering::Relaxed);
+        QUEUED_ALL.fetch_sub(len, Ordering::Relaxed);
+    }
+
+    /// Whether another large reply has to wait until the peer has read. One that reads has
+    /// nothing queued, and gets its reply whatever others do.
+    fn has_too_much_queued(&self) -> bool {
+        let own = self.queued_bytes.load(Ordering::Relaxed);
+        let all = QUEUED_ALL.load(Ordering::Relaxed);
+        own > 0 && (own > QUEUED_BYTES_MAX || all > QUEUED_ALL_MAX)
     }
 
     fn ping(&self) {
@@ -383,14 +420,17 @@ async fn write_queue(
             sent = write_all(&mut write, &batch) => sent.is_ok(),
             () = after_close(&shared) => false,
         };
-        let len = batch.drain(..).map(|bytes| bytes.len()).sum();
-        shared.queued_bytes.fetch_sub(len, Ordering::Relaxed);
+        shared.unqueued(batch.drain(..).map(|bytes| bytes.len()).sum());
         shared.queue_shrank.notify_one();
         if !sent {
             break;
         }
     }
     shared.close();
+    queued.close();
+    while let Ok(bytes) = queued.try_recv() {
+        shared.unqueued(bytes.len());
+    }
     // The peer may be gone already.
     let _ = timeout(FLUSH_TIME_MAX, write.shutdown()).await;
 }
@@ -403,17 +443,28 @@ async fn after_close(shared: &Shared) {
 
 async fn write_all(write: &mut OwnedWriteHalf, batch: &[Bytes]) -> std::io::Result<()> {
     match batch {
-        [one] => write.write_all(one).await,
+        [one] => write_moving(write, one).await,
         many if many.iter().map(Bytes::len).sum::<usize>() <= QUEUED_BYTES_MAX / 64 => {
-            write.write_all(&many.concat()).await
+            write_moving(write, &many.concat()).await
         }
         many => {
             for bytes in many {
-                write.write_all(bytes).await?;
+                write_moving(write, bytes).await?;
             }
             Ok(())
         }
     }
+}
+
+/// Writes all of it as long as the peer goes on taking some.
+async fn write_moving(write: &mut OwnedWriteHalf, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        match timeout(CLOSE_AFTER, write.write(bytes)).await?? {
+            0 => return Err(std::io::ErrorKind::WriteZero.into()),
+            len => bytes = bytes.get(len..).unwrap_or_default(),
+        }
+    }
+    Ok(())
 }
 
 /// Takes the peer's frames until the connection ends.

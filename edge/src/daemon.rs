@@ -61,6 +61,12 @@ pub fn raise_descriptors() -> u64 {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::debug!(%error, "the limit of descriptors stays as it is");
     }
+    descriptors()
+}
+
+/// How many open descriptors there may be.
+#[must_use]
+pub fn descriptors() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 

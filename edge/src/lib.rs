@@ -5,7 +5,8 @@
 //! ([`key`]), listen ([`listen`]), say that they are ready and wait to be told to end
 //! ([`daemon`]); and when something is wrong they say so in the same two lines and exit codes
 //! ([`exit`]). They talk over a [`connection`] after a [`hello`], and give
-//! out the same documents ([`json`]). [`address`] is `HOST:PORT` as people write it.
+//! out the same documents ([`json`]). Peers that have proved nothing are bounded by [`strangers`] and
+//! [`guest`]. [`address`] is `HOST:PORT` as people write it.
 //!
 //! Nothing here knows what a chunk is. The cores never import this crate.
 
@@ -18,11 +19,13 @@ pub mod args;
 pub mod connection;
 pub mod daemon;
 pub mod exit;
+pub mod guest;
 pub mod hello;
 pub mod json;
 pub mod key;
 pub mod listen;
 pub mod log;
 pub mod settings;
+pub mod strangers;
 
 pub use random::{random, random_u64};

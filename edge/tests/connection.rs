@@ -6,11 +6,11 @@ use sarsen_edge::connection::{CallError, ConnectError, Connection, Incoming};
 use sarsen_edge::random;
 use sarsen_protocol::deframe::frame;
 use sarsen_protocol::handshake::{HandshakeError, Identity};
-use sarsen_protocol::id::{ChunkHandle, ClusterId, ServerId};
+use sarsen_protocol::id::{ChunkHandle, ClusterId, Epoch, ServerId};
 use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{
     AnyMessage, Capacity, CapacityReply, ErrorBody, Finding, Fsck, FsckFinding, FsckReply, Kind,
-    Ping, Role, Start, Stat,
+    Ping, Repairs, Report, ReportReply, Role, ServerReport, ServerState, Start, Stat,
 };
 use sarsen_protocol::status::Status;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -265,5 +265,70 @@ async fn calls_beyond_the_limit_wait_their_turn() {
                 ..
             })
         ));
+    }
+}
+
+/// A peer that asked for a thousand large answers and read none of them made the server hold all
+/// of them.
+#[tokio::test]
+async fn large_answers_wait_for_a_peer_that_reads() {
+    const ANSWERS: usize = 200;
+    let ((master, mut asked), (client, _ordered)) = pair().await;
+    let calls: Vec<_> = (0..ANSWERS)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.call(&Report).await })
+        })
+        .collect();
+    let mut taken = Vec::new();
+    while taken.len() < ANSWERS {
+        taken.push(asked.next().await.unwrap().id);
+    }
+    // All at once, before the connection's own task can send any: 200 times a mebibyte.
+    for id in taken {
+        master.reply(id, Kind::Report, Ok(large_report().into()));
+    }
+    let (mut given, mut refused) = (0, 0);
+    for call in calls {
+        match call.await.unwrap() {
+            Ok(report) => {
+                assert_eq!(report, large_report());
+                given += 1;
+            }
+            Err(CallError::Status { status, .. }) => {
+                assert_eq!(status, Status::Overloaded);
+                refused += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(given + refused, ANSWERS);
+    assert!((1..=8).contains(&given), "{given} were held");
+    // Who has read gets the next one.
+    let (answer, ()) = tokio::join!(client.call(&Report), async {
+        let id = asked.next().await.unwrap().id;
+        master.reply(id, Kind::Report, Ok(large_report().into()));
+    });
+    assert_eq!(answer.unwrap(), large_report());
+}
+
+/// About a mebibyte of servers.
+fn large_report() -> ReportReply {
+    let server = |id| ServerReport {
+        id: ServerId(id),
+        control_addr: "a".repeat(250),
+        data_addr: "b".repeat(250),
+        http_addr: "c".repeat(250),
+        rack: "d".repeat(250),
+        state: ServerState::Live,
+        last_heartbeat: 1,
+        disks: Vec::new(),
+    };
+    ReportReply {
+        epoch: Epoch::default(),
+        safe_mode: false,
+        read_only: false,
+        servers: (0..1024).map(server).collect(),
+        repairs: Repairs::default(),
     }
 }

@@ -3,11 +3,15 @@
 //! Everything is asked of the master's thread through [`Questions`], as a client would ask, and
 //! given out in the documents that `sarsen --json` prints. Nothing can be changed here.
 
+use std::net::SocketAddr;
+
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::Listener;
+use sarsen_edge::guest::{Guest, Guests};
 use sarsen_edge::json;
 use sarsen_protocol::id::ChunkHandle;
 use sarsen_protocol::message::{
@@ -24,6 +28,22 @@ use crate::inputs::Questions;
 /// Names in one answer to `/api/v1/ls`; a person pages with `after`.
 const LIST_LEN: u32 = 10_000;
 const _: () = assert!(LIST_LEN as usize == PAGE_LEN_MAX);
+
+/// The port, with few guests at a time.
+pub(crate) struct Port(pub(crate) Guests);
+
+impl Listener for Port {
+    type Io = Guest;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Guest, SocketAddr) {
+        self.0.accept().await
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
 
 /// The routes.
 pub(crate) fn router(questions: Questions) -> Router {

@@ -4,35 +4,54 @@
 
 use std::sync::Arc;
 
-use sarsen_edge::connection::Connection;
+use sarsen_edge::connection::{Connection, Incoming};
+use sarsen_edge::daemon::descriptors;
+use sarsen_edge::strangers::{Stranger, Strangers};
 use sarsen_protocol::handshake::Identity;
 use sarsen_protocol::key::SecretKey;
+use sarsen_protocol::status::Status;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::inputs::Input;
 
-/// Connections at a time; those beyond wait to be accepted.
-const CONNECTIONS_MAX: usize = 8192;
+/// Connections at a time, where descriptors allow it.
+const CONNECTIONS_MAX: u64 = 8192;
+
+/// Connections that have not said hello yet.
+const STRANGERS_MAX: usize = 512;
 
 /// Accepts connections until its task is dropped.
+///
+/// Whoever knows the cluster's key has a place among [`CONNECTIONS_MAX`], and is told when there is
+/// none; who has yet to prove it takes none of them.
 pub(crate) async fn serve(
     listener: TcpListener,
     identity: Identity,
     key: SecretKey,
     inputs: mpsc::Sender<Input>,
 ) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let room = Arc::new(Semaphore::new(connections_max()));
+    let strangers = Strangers::new(STRANGERS_MAX);
     loop {
-        let Ok(place) = room.clone().acquire_owned().await else {
-            return;
-        };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (key, inputs) = (key.clone(), inputs.clone());
+                let (room, stranger) = (room.clone(), strangers.enter());
                 tokio::spawn(async move {
-                    carry(stream, identity, key, inputs).await;
-                    drop(place);
+                    let Some((connection, incoming)) =
+                        hello(stream, identity, &key, stranger).await
+                    else {
+                        return;
+                    };
+                    match room.try_acquire() {
+                        Ok(_place) => carry(connection, incoming, inputs).await,
+                        Err(_) => {
+                            tracing::warn!("a connection was refused: there are too many already");
+                            let text = "too many connections; try again later";
+                            connection.goodbye(Status::Overloaded, text);
+                        }
+                    }
                 });
             }
             Err(error) => {
@@ -44,15 +63,37 @@ pub(crate) async fn serve(
     }
 }
 
-/// Carries one connection from its hello to its end.
-async fn carry(stream: TcpStream, identity: Identity, key: SecretKey, inputs: mpsc::Sender<Input>) {
-    let (connection, mut incoming) = match Connection::accept(stream, identity, &key).await {
-        Ok(accepted) => accepted,
-        Err(error) => {
-            tracing::info!(%error, "a peer was refused");
-            return;
+/// A quarter of the descriptors at most: the log and HTTP need theirs.
+fn connections_max() -> usize {
+    let max = (descriptors() / 4).clamp(1, CONNECTIONS_MAX);
+    usize::try_from(max).unwrap_or(usize::MAX)
+}
+
+/// Takes a stranger's hello.
+async fn hello(
+    stream: TcpStream,
+    identity: Identity,
+    key: &SecretKey,
+    stranger: Stranger,
+) -> Option<(Connection, Incoming)> {
+    let accepted = tokio::select! {
+        accepted = Connection::accept(stream, identity, key) => accepted,
+        () = stranger.ousted() => {
+            tracing::info!("a peer had to go before its hello: too many others came");
+            return None;
         }
     };
+    match accepted {
+        Ok(accepted) => Some(accepted),
+        Err(error) => {
+            tracing::info!(%error, "a peer was refused");
+            None
+        }
+    }
+}
+
+/// Carries one connection from its hello to its end.
+async fn carry(connection: Connection, mut incoming: Incoming, inputs: mpsc::Sender<Input>) {
     let id = connection.id();
     // Sending fails only when the master ends.
     if inputs.send(Input::Opened(connection)).await.is_err() {

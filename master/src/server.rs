@@ -19,6 +19,7 @@ use sarsen_edge::address::HostPort;
 use sarsen_edge::args::{self, DaemonArgs, Parsed};
 use sarsen_edge::daemon::{Drain, Ready, raise_descriptors};
 use sarsen_edge::exit::{self, Exit, Explain};
+use sarsen_edge::guest::Guests;
 use sarsen_edge::key::{self, KeyFolders, PublishedKey};
 use sarsen_edge::settings::Settings;
 use sarsen_edge::{log, random_u64};
@@ -213,7 +214,8 @@ fn serve(
         net.spawn(net::serve(control, identity, key, inputs.clone()));
         let router = http::router(Questions(inputs.clone()));
         net.spawn(async move {
-            if let Err(error) = axum::serve(http, router).await {
+            let port = http::Port(Guests::new(http));
+            if let Err(error) = axum::serve(port, router).await {
                 tracing::error!(%error, "the HTTP port is lost");
             }
         });

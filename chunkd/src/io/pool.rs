@@ -4,15 +4,19 @@
 //! stream has at most [`STREAM_BUFFERS_MAX`] of them at a time, and waits for one to come back
 //! when it wants another. Waiting can't go round in a circle between servers that forward to each
 //! other: each stream keeps one buffer for itself from its beginning to its end ([`Pool::join`]),
-//! so it always moves on, and only a stream that begins can be refused.
+//! so it always moves on, and only a stream that begins can be refused. While one waits to begin,
+//! those that wait for their own senders are told ([`StreamBuffers::wanted_by_others`]): a sender of
+//! a byte a second, or of none, must not keep the others out.
 //!
 //! Fresh memory is slow at its first touch, so buffers are kept, not freed.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use memmap2::MmapMut;
 use sarsen_protocol::size::PAYLOAD_LEN_MAX;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
 
 /// Bytes in front of a buffer's payload, of which the frame's header and body take the last.
 pub const HEAD_ROOM: usize = 4096;
@@ -23,8 +27,8 @@ pub const PAYLOAD_ROOM: usize = PAYLOAD_LEN_MAX as usize;
 /// Buffers that one stream may have at a time.
 pub const STREAM_BUFFERS_MAX: usize = 8;
 
-/// Buffers of a process unless its caller wants others: 64 MiB.
-pub const BUFFERS_DEFAULT: usize = 64;
+/// Buffers of a process unless its caller wants others: 96 MiB.
+pub const BUFFERS_DEFAULT: usize = 96;
 
 /// All buffers of a process.
 #[derive(Clone, Debug)]
@@ -38,6 +42,8 @@ struct Shared {
     free: Mutex<Vec<MmapMut>>,
     /// A permit a buffer that may still be handed out.
     room: Arc<Semaphore>,
+    /// Streams that wait to begin.
+    joining: watch::Sender<usize>,
 }
 
 /// One stream's right to buffers.
@@ -75,13 +81,20 @@ impl Pool {
             shared: Arc::new(Shared {
                 free: Mutex::default(),
                 room,
+                joining: watch::Sender::new(0),
             }),
         }
     }
 
     /// Takes a stream in and sets one buffer apart for it; waits while there is none.
     pub async fn join(&self) -> StreamBuffers {
-        let reserved = acquire(&self.shared.room).await;
+        let reserved = match Arc::clone(&self.shared.room).try_acquire_owned() {
+            Ok(reserved) => reserved,
+            Err(_) => {
+                let _counted = Joining::new(&self.shared.joining);
+                acquire(&self.shared.room).await
+            }
+        };
         StreamBuffers {
             pool: self.clone(),
             own: Arc::new(Semaphore::new(1)),
@@ -124,6 +137,37 @@ impl StreamBuffers {
             _room: room,
             _reserved: reserved,
         })
+    }
+}
+
+impl StreamBuffers {
+    /// Returns when other streams have waited to begin for as long as `patience`.
+    pub async fn wanted_by_others(&self, patience: Duration) {
+        let mut joining = self.pool.shared.joining.subscribe();
+        loop {
+            // The sender lives in the pool.
+            let _ = joining.wait_for(|&joining| joining > 0).await;
+            let nobody = joining.wait_for(|&joining| joining == 0);
+            if timeout(patience, nobody).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// A stream that waits to begin.
+struct Joining<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Joining<'a> {
+    fn new(joining: &'a watch::Sender<usize>) -> Self {
+        joining.send_modify(|joining| *joining += 1);
+        Self(joining)
+    }
+}
+
+impl Drop for Joining<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|joining| *joining -= 1);
     }
 }
 

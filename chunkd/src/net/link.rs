@@ -175,7 +175,9 @@ impl Link {
     /// Says why the connection ends, and ends it.
     pub(super) async fn goodbye(self, status: Status, text: &str) {
         let frame = error_frame(Kind::Goodbye, 0, status, &ErrorBody::new(text));
-        if self.send(frame).await.is_ok() {
+        let has_said_nothing = self.is_quiet();
+        // A peer that has sent nothing has nothing to lose: an idle one would not close by itself.
+        if self.send(frame).await.is_ok() && !has_said_nothing {
             self.linger().await;
         }
     }

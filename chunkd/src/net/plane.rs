@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::process::{Resource, getrlimit};
+use sarsen_edge::daemon::descriptors;
 use sarsen_edge::hello::accept_data;
+use sarsen_edge::strangers::{Stranger, Strangers};
 use sarsen_protocol::error::FrameError;
 use sarsen_protocol::message::Kind;
 use sarsen_protocol::status::Status;
@@ -27,6 +28,9 @@ use crate::io::{Mode, Socket};
 
 /// Connections of a process, those in their hello counted too, where descriptors allow it.
 const CONNECTIONS_MAX: u64 = 8192;
+
+/// Connections that have not said hello yet.
+const STRANGERS_MAX: usize = 256;
 
 /// How long accepting rests when the system has no descriptor to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -71,6 +75,7 @@ pub(super) struct Thread {
     pub(super) pool: Pool,
     pub(super) next_hops: NextHops,
     connections: Arc<Semaphore>,
+    strangers: Arc<Strangers>,
     stop: watch::Receiver<Stop>,
 }
 
@@ -90,11 +95,13 @@ impl DataPlane {
         let (stop, stopped) = watch::channel(Stop::No);
         let pool = Pool::new(config.buffers);
         let connections = Arc::new(Semaphore::new(connections_max()));
+        let strangers = Strangers::new(STRANGERS_MAX.min(connections_max()));
         let mut threads = Vec::new();
         for number in 0..config.threads.max(1) {
             let listener = listener.try_clone()?;
             let (chunkserver, pool) = (Arc::clone(chunkserver), pool.clone());
             let (connections, stopped) = (Arc::clone(&connections), stopped.clone());
+            let strangers = Arc::clone(&strangers);
             let serve = move || {
                 let thread = Rc::new(Thread {
                     mode: config.mode,
@@ -102,6 +109,7 @@ impl DataPlane {
                     pool,
                     next_hops: NextHops::default(),
                     connections,
+                    strangers,
                     stop: stopped,
                 });
                 let served = crate::io::run(config.mode, accept(thread, listener));
@@ -166,8 +174,7 @@ impl Thread {
 /// A quarter of the descriptors at most: peers that only connect must not take those that the
 /// store needs.
 fn connections_max() -> usize {
-    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let max = (descriptors / 4).clamp(1, CONNECTIONS_MAX);
+    let max = (descriptors() / 4).clamp(1, CONNECTIONS_MAX);
     usize::try_from(max).unwrap_or(usize::MAX)
 }
 
@@ -183,8 +190,9 @@ async fn accept(thread: Rc<Thread>, listener: std::net::TcpListener) -> io::Resu
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let thread = Rc::clone(&thread);
-                    connections.spawn_local(async move { connection(&thread, stream).await });
+                    let (thread, stranger) = (Rc::clone(&thread), thread.strangers.enter());
+                    let serve = async move { connection(&thread, stream, stranger).await };
+                    connections.spawn_local(serve);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -204,24 +212,35 @@ async fn accept(thread: Rc<Thread>, listener: std::net::TcpListener) -> io::Resu
 }
 
 /// A connection from its first byte to its last.
-async fn connection(thread: &Thread, stream: TcpStream) {
-    let Ok(_permit) = thread.connections.try_acquire() else {
-        tracing::warn!("a connection was refused: there are too many already");
-        return;
-    };
+async fn connection(thread: &Thread, stream: TcpStream, stranger: Stranger) {
     let counters = &thread.chunkserver.counters;
     let _counted = counters.connections.count();
-    let mut link = match hello(thread, stream).await {
+    let said = tokio::select! {
+        said = hello(thread, stream) => said,
+        () = stranger.ousted() => Err("too many others came".to_owned()),
+        () = thread.stopped(Stop::Drain) => return,
+    };
+    drop(stranger);
+    let mut link = match said {
         Ok(link) => link,
         Err(text) => {
             counters.hello_failures.add(1);
             return tracing::info!("a data connection failed its hello: {text}");
         }
     };
+    let Ok(_permit) = thread.connections.try_acquire() else {
+        tracing::warn!("a connection was refused: there are too many already");
+        let text = "too many connections; try again later";
+        return link.goodbye(Status::Overloaded, text).await;
+    };
     let peer = link.socket().peer();
     match streams(thread, &mut link).await {
         Ok(()) => {}
         Err(StreamEnd::Told) => link.linger().await,
+        Err(StreamEnd::Draining) => {
+            let text = "the chunkserver is told to end";
+            link.goodbye(Status::ShuttingDown, text).await;
+        }
         Err(StreamEnd::Link(LinkError::Frame(error))) => {
             counters.protocol_errors.add(1);
             tracing::warn!(%peer, %error, "closing a data connection");
@@ -247,8 +266,9 @@ async fn streams(thread: &Thread, link: &mut Link) -> Result<(), StreamEnd> {
     loop {
         let head = tokio::select! {
             biased;
+            // First: a peer that begins one stream behind the other must not keep us from it.
+            () = thread.stopped(Stop::Drain) => return Err(StreamEnd::Draining),
             head = link.next_head(IDLE_MAX) => head?,
-            () = thread.stopped(Stop::Drain) => return Ok(()),
         };
         match head {
             Some(head) => stream(thread, link, &head).await?,

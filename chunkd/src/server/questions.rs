@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use sarsen_edge::connection::{Connection, Request};
+use sarsen_edge::strangers::{Stranger, Strangers};
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
 use sarsen_protocol::message::{
     AnyMessage, ChunkCrcs, ChunkCrcsReply, ChunkState, ChunkStatus, ChunkStatusReply, ErrorBody,
@@ -24,23 +25,23 @@ use crate::store::Directory;
 /// Connections to the control port.
 const CONNECTIONS_MAX: usize = 4096;
 
+/// Connections that have not said hello yet.
+const STRANGERS_MAX: usize = 256;
+
 /// How long accepting rests when the system has no descriptor to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the control port for as long as the program runs.
 pub(super) async fn serve(listener: TcpListener, chunkserver: Arc<Chunkserver>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let strangers = Strangers::new(STRANGERS_MAX);
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // One that is too many is closed at once.
-                let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-                    continue;
-                };
+                let (permits, stranger) = (Arc::clone(&permits), strangers.enter());
                 let chunkserver = Arc::clone(&chunkserver);
                 tokio::spawn(async move {
-                    connection(stream, &chunkserver).await;
-                    drop(permit);
+                    connection(stream, stranger, &permits, &chunkserver).await;
                 });
             }
             Err(error) => {
@@ -51,14 +52,30 @@ pub(super) async fn serve(listener: TcpListener, chunkserver: Arc<Chunkserver>) 
     }
 }
 
-async fn connection(stream: TcpStream, chunkserver: &Chunkserver) {
+async fn connection(
+    stream: TcpStream,
+    stranger: Stranger,
+    permits: &Semaphore,
+    chunkserver: &Chunkserver,
+) {
     let (identity, key) = (chunkserver.identity(), chunkserver.key());
-    let (connection, mut incoming) = match Connection::accept(stream, identity, &key).await {
+    let accepted = tokio::select! {
+        accepted = Connection::accept(stream, identity, &key) => accepted,
+        () = stranger.ousted() => {
+            chunkserver.counters.hello_failures.add(1);
+            return tracing::info!("a control connection had to go before its hello");
+        }
+    };
+    drop(stranger);
+    let (connection, mut incoming) = match accepted {
         Ok(accepted) => accepted,
         Err(error) => {
             chunkserver.counters.hello_failures.add(1);
             return tracing::info!(%error, "a control connection failed its hello");
         }
+    };
+    let Ok(_permit) = permits.try_acquire() else {
+        return connection.goodbye(Status::Overloaded, "too many connections; try again later");
     };
     while let Some(request) = incoming.next().await {
         answer(&connection, request, chunkserver).await;

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use sarsen_chunkd::core::tickets::TicketKeys;
@@ -150,6 +151,17 @@ impl Cluster {
             data_addr: server.address.to_string(),
         };
         self.servers.iter().map(hop).collect()
+    }
+
+    /// Tells a server's data plane to end, with more time than any test needs.
+    pub(crate) fn drain(&mut self, index: usize) -> JoinHandle<()> {
+        self.drain_within(index, PATIENCE)
+    }
+
+    /// Tells a server's data plane to end.
+    pub(crate) fn drain_within(&mut self, index: usize, grace: Duration) -> JoinHandle<()> {
+        let plane = self.servers[index].plane.take().expect("it runs");
+        std::thread::spawn(move || plane.drain(grace))
     }
 
     pub(crate) fn address(&self, index: usize) -> SocketAddr {

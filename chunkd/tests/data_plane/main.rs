@@ -4,6 +4,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "tests count small things")]
 
 mod cluster;
+mod crowds;
 mod hangs;
 mod hostile;
 mod peer;

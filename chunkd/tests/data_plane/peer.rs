@@ -119,6 +119,21 @@ impl Peer {
         }
     }
 
+    /// The next frame if it is here already, or the connection's end is not.
+    pub(crate) fn try_recv(&mut self) -> Option<Frame> {
+        self.stream.set_nonblocking(true).expect("set");
+        loop {
+            if let Some(frame) = self.deframer.next_frame().expect("a good frame") {
+                return Some(frame);
+            }
+            let mut bytes = [0; 65_536];
+            match self.stream.read(&mut bytes) {
+                Ok(read) if read > 0 => self.deframer.buffer().extend_from_slice(&bytes[..read]),
+                _ => return None,
+            }
+        }
+    }
+
     /// The next frame as this message, which must have come well; keep-alives are passed over.
     pub(crate) fn expect<M: Message>(&mut self) -> M {
         loop {
@@ -195,6 +210,33 @@ impl Peer {
         payload: &[u8],
         change: impl FnOnce(&mut WriteData),
     ) {
+        let head = self.data_head(handle, serial, offset, payload, change);
+        self.send(&head);
+        self.send(payload);
+    }
+
+    /// Sends data up to `len` bytes of its payload, and leaves it there.
+    pub(crate) fn begin_data(
+        &mut self,
+        handle: ChunkHandle,
+        serial: u64,
+        offset: u32,
+        payload: &[u8],
+        len: usize,
+    ) {
+        let head = self.data_head(handle, serial, offset, payload, |_| {});
+        self.send(&head);
+        self.send(&payload[..len]);
+    }
+
+    fn data_head(
+        &self,
+        handle: ChunkHandle,
+        serial: u64,
+        offset: u32,
+        payload: &[u8],
+        change: impl FnOnce(&mut WriteData),
+    ) -> Vec<u8> {
         let mut data = WriteData {
             handle,
             version: VERSION,
@@ -209,9 +251,7 @@ impl Peer {
         let body = data.to_body();
         let len = u32::try_from(payload.len()).expect("small");
         let header = Header::new(Kind::WriteData, Status::Ok, self.request_id, &body, len);
-        self.send(&header.encode());
-        self.send(&body);
-        self.send(payload);
+        [&header.encode()[..], &body].concat()
     }
 
     pub(crate) fn seal(&mut self, handle: ChunkHandle, bytes: &[u8], level: Level) {

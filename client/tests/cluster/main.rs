@@ -1,7 +1,9 @@
 //! Whole clusters of real processes: what a user sees, through failures too.
 
+mod backpressure;
 mod bad_input;
 mod chance;
+mod crowd;
 mod damage;
 mod files;
 mod folders;

@@ -28,7 +28,6 @@ fn pending(samples: &mut Samples) {
             level: Level::Memory,
             force: true,
             parents: false,
-            count: 256,
         },
     );
     put(
@@ -45,7 +44,6 @@ fn pending(samples: &mut Samples) {
             level: Level::Disk,
             force: false,
             parents: true,
-            count: 0,
         },
     );
     put(
@@ -55,17 +53,6 @@ fn pending(samples: &mut Samples) {
             file_id: FILE_ID,
             chunk_size: 1024 * 1024,
             replicas: 2,
-            chunks: vec![allocated()],
-        },
-    );
-    put(
-        samples,
-        "PendingCreated: no chunks",
-        PendingCreated {
-            file_id: FILE_ID,
-            chunk_size: 1024 * 1024,
-            replicas: 2,
-            chunks: vec![],
         },
     );
     put(
@@ -108,7 +95,13 @@ fn allocation(samples: &mut Samples) {
         samples,
         "ChunksAllocated",
         ChunksAllocated {
-            chunks: vec![allocated()],
+            chunks: vec![Allocation {
+                index: INDEX,
+                handle: HANDLE,
+                version: VERSION,
+                ticket: write_ticket(),
+                chain: chain(),
+            }],
         },
     );
     put(
@@ -116,16 +109,6 @@ fn allocation(samples: &mut Samples) {
         "ChunksAllocated: none",
         ChunksAllocated { chunks: vec![] },
     );
-}
-
-fn allocated() -> Allocation {
-    Allocation {
-        index: INDEX,
-        handle: HANDLE,
-        version: VERSION,
-        ticket: write_ticket(),
-        chain: chain(),
-    }
 }
 
 fn publication(samples: &mut Samples) {

@@ -49,7 +49,8 @@ use crate::io::pool::{Buffer, StreamBuffers};
 /// Events that wait for the conductor at a time.
 const EVENTS_MAX: usize = 16;
 
-/// How long a stream that begins waits for a buffer of its own.
+/// How long a stream that begins waits for a buffer of its own, beyond the time in which those
+/// that bring nothing have to make room.
 const JOIN_MAX: Duration = Duration::from_secs(5);
 
 /// How a stream ended that was not sealed.
@@ -57,6 +58,8 @@ const JOIN_MAX: Duration = Duration::from_secs(5);
 pub(super) enum StreamEnd {
     /// The peer was told why; its connection is to be closed with care.
     Told,
+    /// The server is told to end; the peer is still to hear of it.
+    Draining,
     /// The peer's connection is of no use any more.
     Link(LinkError),
 }
@@ -153,7 +156,10 @@ async fn admit(
         return Ok(Err((Status::Unsupported, text)));
     }
     let early = ReplicaStream::new(thread.chunkserver.me(), open.clone());
-    let joining = timeout(JOIN_MAX, thread.pool.join());
+    let joining = timeout(
+        thread.chunkserver.suspect_after() + JOIN_MAX,
+        thread.pool.join(),
+    );
     tokio::pin!(joining);
     loop {
         tokio::select! {
@@ -207,6 +213,7 @@ async fn run(
         link,
         request_id,
         buffers,
+        patience: thread.chunkserver.suspect_after(),
         events: &events,
     };
     let forward = relay::forward(

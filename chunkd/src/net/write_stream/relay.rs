@@ -1,9 +1,11 @@
 //! The loops of a write stream that face connections: upstream, and the next hop.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sarsen_protocol::error::FrameError;
 use sarsen_protocol::message::{Hop, Kind, Message as _, WriteData};
+use sarsen_protocol::status::Status;
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::IDLE_MAX;
@@ -17,13 +19,21 @@ pub(super) struct Receive<'a> {
     pub(super) link: &'a mut Link,
     pub(super) request_id: u64,
     pub(super) buffers: &'a StreamBuffers,
+    /// How long others wait for a buffer before this stream has to have brought a whole frame.
+    pub(super) patience: Duration,
     pub(super) events: &'a Events,
 }
 
 impl Receive<'_> {
     pub(super) async fn run(mut self) {
         loop {
-            let event = self.next().await.unwrap_or_else(Event::UpstreamEnded);
+            let event = self.next().await.unwrap_or_else(|idle| match idle {
+                Idle::Ended(error) => Event::UpstreamEnded(error),
+                Idle::Wanted => {
+                    let text = "other streams wait, and this one brings nothing; send it again";
+                    Event::Failed(Status::Overloaded, text.to_owned())
+                }
+            });
             let is_last = !matches!(event, Event::Data(..));
             tell(self.events, event).await;
             if is_last {
@@ -32,9 +42,14 @@ impl Receive<'_> {
         }
     }
 
-    async fn next(&mut self) -> Result<Event, LinkError> {
+    async fn next(&mut self) -> Result<Event, Idle> {
         let ended = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-        let head = self.link.next_head(IDLE_MAX).await?.ok_or_else(ended)?;
+        let (buffers, patience) = (self.buffers, self.patience);
+        let head = tokio::select! {
+            biased;
+            head = self.link.next_head(IDLE_MAX) => head?.ok_or_else(ended)?,
+            () = buffers.wanted_by_others(patience) => return Err(Idle::Wanted),
+        };
         let kind = head.header.kind;
         if head.header.request_id != self.request_id {
             return Err(FrameError::OutOfTurn { kind }.into());
@@ -48,7 +63,7 @@ impl Receive<'_> {
         }
     }
 
-    async fn data(&mut self, head: &Head) -> Result<Event, LinkError> {
+    async fn data(&mut self, head: &Head) -> Result<Event, Idle> {
         let data: WriteData = head.message()?;
         data.check_payload(head.header.payload_len)
             .map_err(|source| FrameError::Body {
@@ -57,8 +72,26 @@ impl Receive<'_> {
             })?;
         let mut buffer = self.buffers.next().await?;
         buffer.prepare(&head.bytes, head.header.payload_len as usize);
-        let buffer = self.link.recv_payload(buffer).await?;
+        let (buffers, patience) = (self.buffers, self.patience);
+        let buffer = tokio::select! {
+            biased;
+            buffer = self.link.recv_payload(buffer) => buffer?,
+            () = buffers.wanted_by_others(patience) => return Err(Idle::Wanted),
+        };
         Ok(Event::Data(data, Arc::new(buffer)))
+    }
+}
+
+/// Why nothing more comes from upstream.
+enum Idle {
+    Ended(LinkError),
+    /// Others wait for what the stream holds.
+    Wanted,
+}
+
+impl<E: Into<LinkError>> From<E> for Idle {
+    fn from(error: E) -> Self {
+        Self::Ended(error.into())
     }
 }
 

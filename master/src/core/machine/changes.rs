@@ -28,11 +28,7 @@ pub(super) enum Asked {
     OpenSession,
     CloseSession,
     MakeFolder,
-    /// And whose chunks come with the answer, as many as this.
-    CreatePending {
-        session: SessionId,
-        count: u16,
-    },
+    CreatePending,
     Publish,
     AbortPending,
     Rename,
@@ -166,10 +162,7 @@ impl Machine {
                 (Asked::MakeFolder, Some(request), body.into())
             }
             AnyMessage::CreatePending(create) => (
-                Asked::CreatePending {
-                    session: create.request.session,
-                    count: create.count,
-                },
+                Asked::CreatePending,
                 Some(create.request),
                 self.pending_created(&create)?,
             ),
@@ -252,13 +245,8 @@ impl Machine {
         Ok(body.into())
     }
 
-    /// What an answer looks like to whoever asked. Chunks that come with it are drawn anew each
-    /// time, since nothing of them is logged.
-    pub(super) fn reply_to(
-        &mut self,
-        asked: Asked,
-        answer: &Answer,
-    ) -> Result<AnyMessage, Failure> {
+    /// What an answer looks like to whoever asked.
+    pub(super) fn reply_to(&self, asked: Asked, answer: &Answer) -> Result<AnyMessage, Failure> {
         let reply = match (asked, answer) {
             (_, Answer::Refused(refusal)) => return Err(refusal.status().into()),
             (Asked::OpenSession, Answer::Id(id)) => self.session_opened(SessionId(*id)).into(),
@@ -267,12 +255,12 @@ impl Machine {
                 file_id: FileId(*id),
             }
             .into(),
-            (Asked::CreatePending { session, count }, &Answer::Pending { file, replicas }) => {
+            (Asked::CreatePending, &Answer::Pending { file, replicas }) => {
+                let chunk_size = self.state.cluster.chunk_size;
                 PendingCreated {
                     file_id: file,
-                    chunk_size: self.state.cluster.chunk_size,
+                    chunk_size,
                     replicas,
-                    chunks: self.first_chunks(session, file, count),
                 }
                 .into()
             }

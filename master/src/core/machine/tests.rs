@@ -356,7 +356,6 @@ fn create(request: RequestId, path: &str) -> CreatePending {
         level: Level::Disk,
         force: false,
         parents: false,
-        count: 0,
     }
 }
 
