@@ -19,14 +19,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use sarsen_edge::connection::{CallError, Connection};
 use sarsen_edge::daemon::Drain;
 use sarsen_protocol::id::ClusterId;
-use sarsen_protocol::message::{AnyMessage, DeleteChunk, Kind, Role, VerifyChunk};
+use sarsen_protocol::message::{AnyMessage, CopyChunk, DeleteChunk, Kind, Role, VerifyChunk};
 use sarsen_protocol::status::Status;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::core::action::{Action, Alarm, Failure};
 use crate::core::command::Entry;
-use crate::core::event::{ConnectionId, Now, OrderId, Token};
+use crate::core::event::{ConnectionId, Now, OrderFailure, OrderId, Token};
 use crate::core::machine::Machine;
 use crate::inputs::{Answer, Input};
 use crate::oplog::{
@@ -200,8 +200,11 @@ impl Driver {
             } => {
                 let connection = ConnectionId(connection);
                 let answer = answer.map_err(|error| match error {
-                    CallError::Status { status, .. } => status,
-                    _ => Status::Internal,
+                    CallError::Status { status, error } => OrderFailure {
+                        status,
+                        server: error.server,
+                    },
+                    _ => Status::Internal.into(),
                 });
                 self.machine
                     .handle_order_reply(connection, order, answer, now);
@@ -314,6 +317,10 @@ impl Driver {
                     .map(AnyMessage::from),
                 AnyMessage::VerifyChunk(order) => connection
                     .call::<VerifyChunk>(&order)
+                    .await
+                    .map(AnyMessage::from),
+                AnyMessage::CopyChunk(order) => connection
+                    .call::<CopyChunk>(&order)
                     .await
                     .map(AnyMessage::from),
                 other => unreachable!("{} is not an order", other.kind().name()),

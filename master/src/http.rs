@@ -234,6 +234,31 @@ fn metrics_text(report: &ReportReply, capacity: &CapacityReply) -> String {
         "Bytes that chunks in the trash take.",
         &[("", capacity.trash)],
     );
+    gauge(
+        "repairs_waiting",
+        "Chunks that are to be copied and are not yet.",
+        &[("", report.repairs.waiting)],
+    );
+    gauge(
+        "repairs_running",
+        "Copies of chunks under way.",
+        &[("", report.repairs.running.into())],
+    );
+    let mut counter = |name: &str, meaning: &str, value: u64| {
+        text.push_str(&format!("# HELP sarsen_master_{name} {meaning}\n"));
+        text.push_str(&format!("# TYPE sarsen_master_{name} counter\n"));
+        text.push_str(&format!("sarsen_master_{name} {value}\n"));
+    };
+    counter(
+        "repairs_done_total",
+        "Copies of chunks that were ordered and counted in the end.",
+        report.repairs.done,
+    );
+    counter(
+        "repairs_failed_total",
+        "Copies of chunks that were ordered and came to nothing.",
+        report.repairs.failed,
+    );
     text
 }
 
@@ -271,6 +296,7 @@ fn status_html(report: &ReportReply, capacity: &CapacityReply) -> String {
          <style>body{{font:16px sans-serif;margin:2em}}td,th{{padding:.2em 1em;text-align:left}}\
          </style></head><body>\n<h1>Sarsen</h1>\n<p>Epoch {}, {mode}.</p>\n\
          <p>{} GiB free of {} GiB; files take {} GiB, the trash {} GiB.</p>\n\
+         <p>Repair: {} chunks wait for a copy, {} copies under way, {} done, {} failed.</p>\n\
          <table><tr><th>server</th><th>address</th><th>rack</th><th>state</th><th>chunks</th>\
          <th>free</th></tr>\n{rows}</table>\n</body></html>\n",
         report.epoch.number,
@@ -278,6 +304,10 @@ fn status_html(report: &ReportReply, capacity: &CapacityReply) -> String {
         capacity.total / GIB,
         capacity.used / GIB,
         capacity.trash / GIB,
+        report.repairs.waiting,
+        report.repairs.running,
+        report.repairs.done,
+        report.repairs.failed,
     )
 }
 

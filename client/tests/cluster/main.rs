@@ -11,4 +11,5 @@ mod hangs;
 mod harness;
 mod http;
 mod names;
+mod repair;
 mod restarts;

@@ -45,6 +45,17 @@ impl Directory {
     fn answers(&self, now: Duration, dead: Duration) -> bool {
         now.saturating_sub(self.last_beat) < dead
     }
+
+    /// Whether all that it holds has been told since its server registered.
+    #[must_use]
+    pub fn is_fully_reported(&self) -> bool {
+        self.sequence.is_some() && self.unseen.is_none()
+    }
+
+    /// The chunks here, by handle.
+    pub fn held(&self) -> impl Iterator<Item = ChunkHandle> {
+        self.held.iter().copied()
+    }
 }
 
 /// A chunkserver that registered with this master.
@@ -52,6 +63,8 @@ impl Directory {
 pub struct Server {
     /// Its connection, while there is one.
     pub connection: Option<ConnectionId>,
+    /// When it registered over its last connection.
+    pub registered: Duration,
     /// When it was last heard of.
     pub last_heard: Duration,
     /// Chunks placed here since the last heartbeat.
@@ -84,6 +97,8 @@ pub struct Chunkservers {
     replicas: BTreeMap<ChunkHandle, Vec<Replica>>,
     /// Replicas that only a client acknowledged, with when they stop counting, oldest first.
     acknowledged: VecDeque<(Duration, ChunkHandle, ServerId)>,
+    /// Chunks of which another thing is known than when [`Chunkservers::take_changed`] last asked.
+    changed: BTreeSet<ChunkHandle>,
 }
 
 impl Chunkservers {
@@ -102,6 +117,13 @@ impl Chunkservers {
     #[must_use]
     pub fn server_of(&self, connection: ConnectionId) -> Option<ServerId> {
         self.by_connection.get(&connection).copied()
+    }
+
+    /// The chunks whose replicas are others than when this was last asked, or in another state.
+    /// What time alone brings about is not among them.
+    #[must_use]
+    pub fn take_changed(&mut self) -> BTreeSet<ChunkHandle> {
+        std::mem::take(&mut self.changed)
     }
 
     /// Whether a server was heard of lately enough for its replicas to count.
@@ -125,29 +147,40 @@ impl Chunkservers {
         now: Duration,
         dead_after: Duration,
     ) -> impl Iterator<Item = &Replica> {
-        self.replicas(handle).iter().filter(move |replica| {
-            let in_time = match replica.source {
-                Source::Reported => true,
-                Source::Acknowledged { until } => now < until,
-            };
-            in_time
-                && !replica.deleting
-                && self.is_live(replica.server, now, dead_after)
-                && self.disk_works(replica, now, dead_after)
-        })
+        self.replicas(handle)
+            .iter()
+            .filter(move |replica| self.counts(replica, now, dead_after))
+    }
+
+    /// Whether a replica counts now, see [`Self::live_replicas`].
+    #[must_use]
+    pub fn counts(&self, replica: &Replica, now: Duration, dead_after: Duration) -> bool {
+        let in_time = match replica.source {
+            Source::Reported => true,
+            Source::Acknowledged { until } => now < until,
+        };
+        in_time
+            && !replica.deleting
+            && self.is_live(replica.server, now, dead_after)
+            && self.disk_works(replica, now, dead_after)
+    }
+
+    /// The directory that a server has told of a replica in.
+    #[must_use]
+    pub fn directory_of(&self, replica: &Replica) -> Option<&Directory> {
+        self.server(replica.server)?
+            .directories
+            .get(&replica.directory)
     }
 
     fn disk_works(&self, replica: &Replica, now: Duration, dead_after: Duration) -> bool {
         if replica.source != Source::Reported {
             return true;
         }
-        let server = self.server(replica.server);
-        server
-            .and_then(|server| server.directories.get(&replica.directory))
-            .is_some_and(|directory| {
-                directory.disk.state != DiskState::Failed
-                    && now.saturating_sub(directory.last_beat) < dead_after
-            })
+        self.directory_of(replica).is_some_and(|directory| {
+            directory.disk.state != DiskState::Failed
+                && now.saturating_sub(directory.last_beat) < dead_after
+        })
     }
 
     /// A server has registered: `accepted` are its directories that count.
@@ -162,11 +195,13 @@ impl Chunkservers {
     ) -> Option<ConnectionId> {
         let server = self.servers.entry(id).or_insert_with(|| Server {
             connection: None,
+            registered: now,
             last_heard: now,
             recent: 0,
             directories: BTreeMap::new(),
         });
         let before = server.connection.replace(connection);
+        server.registered = now;
         server.last_heard = now;
         let mut old = std::mem::take(&mut server.directories);
         for disk in accepted {
@@ -317,6 +352,7 @@ impl Chunkservers {
         };
         if !replicas.iter().any(is_known) {
             replicas.push(replica);
+            self.changed.insert(handle);
             self.acknowledged.push_back((until, handle, replica.server));
         }
     }
@@ -334,11 +370,21 @@ impl Chunkservers {
         }
     }
 
+    /// A server has made a replica by order. False if the directory that it says is not known.
+    pub fn copied(&mut self, handle: ChunkHandle, replica: Replica) -> bool {
+        let is_known = self.directory_of(&replica).is_some();
+        if is_known {
+            self.put_replica(handle, replica);
+        }
+        is_known
+    }
+
     /// A replica was found bad.
     pub fn mark_corrupt(&mut self, handle: ChunkHandle, version: ChunkVersion, server: ServerId) {
         for replica in self.replicas.get_mut(&handle).into_iter().flatten() {
             if replica.server == server && replica.version == version {
                 replica.flags = replica.flags.with(HeldFlags::CORRUPT);
+                self.changed.insert(handle);
             }
         }
     }
@@ -348,6 +394,7 @@ impl Chunkservers {
         for replica in self.replicas.get_mut(&handle).into_iter().flatten() {
             if replica.server == server {
                 replica.deleting = deleting;
+                self.changed.insert(handle);
             }
         }
     }
@@ -388,11 +435,20 @@ impl Chunkservers {
         let deleting = replicas
             .iter()
             .any(|known| replaces(known) && known.deleting);
-        replicas.retain(|known| !replaces(known));
-        replicas.push(Replica {
+        let replica = Replica {
             deleting,
             ..replica
-        });
+        };
+        if replicas
+            .iter()
+            .filter(|known| replaces(known))
+            .eq([&replica])
+        {
+            return;
+        }
+        replicas.retain(|known| !replaces(known));
+        replicas.push(replica);
+        self.changed.insert(handle);
     }
 
     fn drop_replica(&mut self, handle: ChunkHandle, server: ServerId, directory: DirectoryId) {
@@ -406,7 +462,11 @@ impl Chunkservers {
 
     fn retain(&mut self, handle: ChunkHandle, keep: impl Fn(&Replica) -> bool) {
         if let Some(replicas) = self.replicas.get_mut(&handle) {
+            let before = replicas.len();
             replicas.retain(keep);
+            if replicas.len() < before {
+                self.changed.insert(handle);
+            }
             if replicas.is_empty() {
                 self.replicas.remove(&handle);
             }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use sarsen_protocol::id::ServerId;
+use sarsen_protocol::status::Status;
+
 /// The two clocks, read once an event.
 ///
 /// Waiting and silence are measured by the first, which never goes back; the second stamps
@@ -25,6 +28,24 @@ pub struct Token {
     pub connection: ConnectionId,
     /// The number that the peer gave the request.
     pub request: u64,
+}
+
+/// Why a chunkserver did not do what it was ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrderFailure {
+    /// Why.
+    pub status: Status,
+    /// Whose fault it was, as the chunkserver says; none if it doesn't.
+    pub server: ServerId,
+}
+
+impl From<Status> for OrderFailure {
+    fn from(status: Status) -> Self {
+        Self {
+            status,
+            server: ServerId::NONE,
+        }
+    }
 }
 
 /// Names an order that this master gave; also its request number on the connection.

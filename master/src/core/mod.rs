@@ -5,8 +5,8 @@
 //! - [`path`], [`refusal`], [`command`]: what entries of the operation log say;
 //! - [`mod@file`], [`namespace`], [`chunk_table`], [`session`], [`state`]: what is durable;
 //! - [`apply`]: how an entry changes it; [`checkpoint`]: how it is laid out when saved;
-//! - [`replica`], [`chunkservers`], [`placement`], [`garbage`]: what is only observed, and what
-//!   follows from it;
+//! - [`replica`], [`chunkservers`], [`placement`], [`garbage`], [`diagnosis`], [`repair`]: what is
+//!   only observed, and what follows from it;
 //! - [`config`], [`event`], [`action`], [`machine`]: all of it together, driven by an edge.
 //!
 //! Invariant: everything imports `sarsen_protocol` and its own siblings, nothing else.
@@ -18,6 +18,7 @@ pub mod chunk_table;
 pub mod chunkservers;
 pub mod command;
 pub mod config;
+pub mod diagnosis;
 pub mod event;
 pub mod file;
 pub mod garbage;
@@ -26,6 +27,7 @@ pub mod namespace;
 pub mod path;
 pub mod placement;
 pub mod refusal;
+pub mod repair;
 pub mod replica;
 pub mod session;
 pub mod state;

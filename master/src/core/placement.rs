@@ -28,6 +28,12 @@ pub const FULL: u32 = 1 << 16;
 /// outweigh the difference between two disks, and one outweighs chance.
 const RECENT_WEIGHT: u64 = FULL as u64 / 1000;
 
+/// How full a server counts as, with the chunks that were placed there of late.
+#[must_use]
+pub fn weight(filled: u32, recent: u32) -> u64 {
+    u64::from(filled) + u64::from(recent) * RECENT_WEIGHT
+}
+
 /// Numbers that look random and follow from a seed (splitmix64).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chance(u64);
@@ -56,7 +62,7 @@ pub fn choose(candidates: &[Candidate], wanted: usize, chance: &mut Chance) -> V
     let mut ranked: Vec<(u64, u64, &Candidate)> = candidates
         .iter()
         .map(|candidate| {
-            let weight = u64::from(candidate.filled) + u64::from(candidate.recent) * RECENT_WEIGHT;
+            let weight = weight(candidate.filled, candidate.recent);
             (weight, chance.draw(), candidate)
         })
         .collect();

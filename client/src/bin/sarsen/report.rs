@@ -27,6 +27,13 @@ pub(crate) fn text(report: &ReportReply) -> String {
     if report.read_only {
         lines.push("read only: the master lost a part of its log".to_owned());
     }
+    let repairs = &report.repairs;
+    if repairs.waiting > 0 || repairs.running > 0 {
+        lines.push(format!(
+            "repair: {} chunks wait for a copy, {} copies under way",
+            repairs.waiting, repairs.running
+        ));
+    }
     let rows = report.servers.iter().flat_map(rows).collect();
     let header = [
         "SERVER", "STATE", "HEARD", "DATA", "RACK", "DISK", "STATE", "CHUNKS", "FREE", "TOTAL",

@@ -7,7 +7,7 @@ use std::ops::Bound;
 use sarsen_protocol::codec::Field as _;
 use sarsen_protocol::id::{ChunkHandle, ServerId};
 use sarsen_protocol::message::{
-    CapacityReply, Disk, Finding, Fsck, FsckFinding, FsckReply, Repairs, ReportReply, ServerReport,
+    CapacityReply, Disk, Finding, Fsck, FsckFinding, FsckReply, ReportReply, ServerReport,
     ServerState,
 };
 
@@ -177,7 +177,7 @@ impl Machine {
             safe_mode: self.is_safe_mode(),
             read_only: self.is_read_only(),
             servers: servers.collect(),
-            repairs: Repairs::default(),
+            repairs: self.repairs_report(),
         }
     }
 

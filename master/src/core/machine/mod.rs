@@ -20,15 +20,16 @@
 //! - no handle, version, order or registration before this master's epoch and first range are
 //!   durable;
 //! - a request id that is answered, or on its way, is never appended again;
-//! - no order to delete in safe mode, nor once the log is known to be damaged.
+//! - no order to delete or to copy in safe mode, nor once the log is known to be damaged.
 //!
-//! Left out on purpose: leases, version changes, repair, rebalancing, replicated masters. What
+//! Left out on purpose: leases, version changes, rebalancing, replicated masters. What
 //! makes a start's log, keys and random numbers is the edge's work.
 
 mod changes;
 mod health;
 mod orders;
 mod reads;
+mod repair;
 mod servers;
 #[cfg(test)]
 mod tests;
@@ -56,6 +57,7 @@ use super::config::Config;
 use super::event::{ConnectionId, Now, Token};
 use super::garbage::Garbage;
 use super::placement::Chance;
+use super::repair::Repairs;
 use super::session::Answer;
 use super::state::State;
 
@@ -128,6 +130,9 @@ pub struct Machine {
     kept: BTreeMap<SessionId, Duration>,
     allocations: Allocations,
     garbage: Garbage,
+    repairs: Repairs,
+    /// Directories whose servers or disks were given up, as of the last look.
+    given_up: BTreeSet<(ServerId, DirectoryId)>,
     chance: Chance,
 
     /// When safe mode began, while it lasts.
@@ -135,6 +140,9 @@ pub struct Machine {
     /// The log was lost in part: only reading is allowed.
     is_read_only: bool,
     next_sweep: Duration,
+    next_repair: Duration,
+    /// When this master began: what was not heard since is not known.
+    began: Duration,
     /// Trash entries and sessions that entries on their way end.
     expiring_trash: BTreeSet<FileId>,
     expiring_sessions: BTreeSet<SessionId>,
@@ -176,6 +184,10 @@ impl Machine {
             orders: Orders::default(),
             kept,
             garbage: Garbage::default(),
+            repairs: Repairs::default(),
+            given_up: BTreeSet::new(),
+            next_repair: now.elapsed,
+            began: now.elapsed,
             is_read_only: false,
             expiring_trash: BTreeSet::new(),
             expiring_sessions: BTreeSet::new(),
@@ -223,6 +235,7 @@ impl Machine {
         self.registrations.remove(&connection);
         self.drop_orders(connection);
         self.servers.disconnect(connection);
+        self.advance_repairs();
     }
 
     /// A peer asks for something.
@@ -290,6 +303,7 @@ impl Machine {
             }
             other => self.out_of_turn(to.connection, &other),
         }
+        self.advance_repairs();
     }
 
     /// Entries up to `index` are on stable storage.
@@ -319,6 +333,7 @@ impl Machine {
             // A cluster without chunks has nothing to wait for.
             self.leave_safe_mode_if_due();
         }
+        self.advance_repairs();
         if self.state.index - self.last_checkpoint >= self.config.checkpoint_entries {
             self.last_checkpoint = self.state.index;
             let body = checkpoint::encode(&self.state);
@@ -337,7 +352,11 @@ impl Machine {
             .safe_mode_since
             .filter(|_| self.is_serving())
             .map(|since| since.saturating_add(self.config.safe_mode_max));
-        safe_mode_end.map_or(self.next_sweep, |end| end.min(self.next_sweep))
+        let next = safe_mode_end.map_or(self.next_sweep, |end| end.min(self.next_sweep));
+        match self.next_repair() {
+            Some(due) => due.min(next),
+            None => next,
+        }
     }
 
     /// What is next to be done, if anything is.
@@ -363,6 +382,7 @@ impl Machine {
             Command::FilePublished(body) if outcome.ended.contains(&body.file) => {
                 self.acknowledge(body);
             }
+            Command::ChunkSealed(body) => self.repairs.touch(body.handle),
             Command::SessionOpened(_) => {
                 if let Answer::Id(id) = outcome.answer {
                     self.kept.insert(SessionId(id), elapsed);

@@ -1,4 +1,4 @@
-//! Orders to chunkservers: deletions and verifications (`spec/messages.md` section 10).
+//! Orders to chunkservers: deletions, verifications, copies (`spec/messages.md` section 10).
 //!
 //! An order belongs to the connection that it was sent over: when that is gone the order is void,
 //! and may be given again over the next one. The chunkserver compares epoch, handle and version
@@ -13,16 +13,24 @@ use sarsen_protocol::status::Status;
 
 use super::Machine;
 use crate::core::action::Action;
-use crate::core::event::{ConnectionId, Now, OrderId};
+use crate::core::event::{ConnectionId, Now, OrderFailure, OrderId};
 
 /// Orders that one server may have unanswered.
 const ORDERS_PER_SERVER_MAX: usize = 64;
+
+/// What an order asks for that names nothing but a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plain {
+    Delete,
+    Verify,
+}
 
 /// What an order asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Task {
     Delete,
     Verify,
+    Copy,
 }
 
 /// An order that has not been answered.
@@ -51,10 +59,30 @@ impl Orders {
             .is_none_or(|&count| count < ORDERS_PER_SERVER_MAX)
     }
 
+    /// Notes an order to copy, of which a server has few at a time whatever else it has.
+    pub(super) fn insert_copy(
+        &mut self,
+        connection: ConnectionId,
+        server: ServerId,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+    ) -> OrderId {
+        self.insert(Outstanding {
+            connection,
+            server,
+            handle,
+            version,
+            task: Task::Copy,
+        })
+    }
+
     fn insert(&mut self, order: Outstanding) -> OrderId {
         self.given += 1;
         self.outstanding.insert(OrderId(self.given), order);
-        *self.counts.entry(order.server).or_default() += 1;
+        // Copies have a limit of their own, and don't wait for a big purge.
+        if order.task != Task::Copy {
+            *self.counts.entry(order.server).or_default() += 1;
+        }
         OrderId(self.given)
     }
 
@@ -64,7 +92,9 @@ impl Orders {
             return None;
         }
         let order = self.outstanding.remove(&id)?;
-        if let Some(count) = self.counts.get_mut(&order.server) {
+        if order.task != Task::Copy
+            && let Some(count) = self.counts.get_mut(&order.server)
+        {
             *count -= 1;
         }
         Some(order)
@@ -83,7 +113,7 @@ impl Machine {
                 && (order.server, order.handle) == (report.server, report.handle)
         });
         if is_held && !is_asked && report.fault != ReplicaFault::Unreachable {
-            self.give_order(report.server, report.handle, report.version, Task::Verify);
+            self.give_order(report.server, report.handle, report.version, Plain::Verify);
         }
     }
 
@@ -111,7 +141,7 @@ impl Machine {
                 return;
             };
             if self.state.chunks.record(handle).is_none()
-                && self.give_order(server, handle, version, Task::Delete)
+                && self.give_order(server, handle, version, Plain::Delete)
             {
                 self.servers.set_deleting(handle, server, true);
             }
@@ -119,12 +149,12 @@ impl Machine {
     }
 
     /// Gives an order if the server is there and has room for it.
-    fn give_order(
+    pub(super) fn give_order(
         &mut self,
         server: ServerId,
         handle: ChunkHandle,
         version: ChunkVersion,
-        task: Task,
+        task: Plain,
     ) -> bool {
         let connection = self
             .servers
@@ -138,18 +168,21 @@ impl Machine {
             server,
             handle,
             version,
-            task,
+            task: match task {
+                Plain::Delete => Task::Delete,
+                Plain::Verify => Task::Verify,
+            },
         };
         let order = self.orders.insert(order);
         let epoch = self.epoch;
         let message = match task {
-            Task::Delete => DeleteChunk {
+            Plain::Delete => DeleteChunk {
                 epoch,
                 handle,
                 version,
             }
             .into(),
-            Task::Verify => VerifyChunk {
+            Plain::Verify => VerifyChunk {
                 epoch,
                 handle,
                 version,
@@ -169,7 +202,7 @@ impl Machine {
         &mut self,
         connection: ConnectionId,
         order: OrderId,
-        reply: Result<AnyMessage, Status>,
+        reply: Result<AnyMessage, OrderFailure>,
         now: Now,
     ) {
         self.now = now;
@@ -183,11 +216,19 @@ impl Machine {
             task,
             ..
         } = done;
-        match (task, reply) {
-            (Task::Delete, Ok(AnyMessage::ChunkDeleted(_))) | (_, Err(Status::ChunkUnknown)) => {
+        match (task, reply.map_err(|failure| (failure.status, failure))) {
+            (Task::Copy, reply) => {
+                let reply = reply.map_err(|(_, failure)| failure);
+                self.copy_ended(order, server, handle, version, reply);
+            }
+            (Task::Delete, Ok(AnyMessage::ChunkDeleted(_)))
+            | (_, Err((Status::ChunkUnknown, _))) => {
                 self.servers.forget(handle, server);
             }
-            (Task::Delete, _) => self.servers.set_deleting(handle, server, false),
+            (Task::Delete, _) => {
+                self.servers.set_deleting(handle, server, false);
+                self.deletion_failed(handle);
+            }
             (Task::Verify, Ok(AnyMessage::ChunkVerified(found))) => {
                 let sealed = self
                     .state
@@ -202,12 +243,13 @@ impl Machine {
                     self.servers.mark_corrupt(handle, version, server);
                 }
             }
-            (Task::Verify, Err(Status::Corrupt | Status::MediumFailed | Status::Poisoned)) => {
+            (Task::Verify, Err((Status::Corrupt | Status::MediumFailed | Status::Poisoned, _))) => {
                 self.servers.mark_corrupt(handle, version, server);
             }
             (Task::Verify, _) => {}
         }
         self.give_deletions(server);
+        self.advance_repairs();
     }
 
     /// A connection's orders are void: what they were about may be ordered again.
@@ -221,10 +263,13 @@ impl Machine {
             .map(|(&id, _)| id)
             .collect();
         for id in void {
-            if let Some(order) = self.orders.remove(id, connection)
-                && order.task == Task::Delete
-            {
-                self.servers.set_deleting(order.handle, order.server, false);
+            let Some(order) = self.orders.remove(id, connection) else {
+                continue;
+            };
+            match order.task {
+                Task::Delete => self.servers.set_deleting(order.handle, order.server, false),
+                Task::Copy => self.copy_lost(id, order.server, order.handle),
+                Task::Verify => {}
             }
         }
     }

@@ -263,6 +263,7 @@ impl Machine {
         }
         let reply = self.registered(&registration);
         self.reply(registration.to, reply);
+        self.repairs.unstick();
     }
 
     fn registered(&self, registration: &Registration) -> Registered {
@@ -331,6 +332,7 @@ impl Machine {
         }
         if taken.completed {
             self.leave_safe_mode_if_due();
+            self.report_completed();
         }
         Ok(InventoryTaken {
             resend: taken.resend,

@@ -2,6 +2,7 @@
 
 mod chunkservers;
 mod crashes;
+mod repair;
 mod requests;
 mod upkeep;
 mod uploads;

@@ -18,6 +18,7 @@ impl Machine {
     pub fn handle_timeout(&mut self, now: Now) {
         self.now = now;
         self.leave_safe_mode_if_due();
+        self.look_after_repairs();
         if now.elapsed >= self.next_sweep {
             self.next_sweep = now.elapsed.saturating_add(sweep_interval(&self.config));
             self.servers.expire_acknowledged(now.elapsed);
@@ -27,6 +28,7 @@ impl Machine {
                 self.expire_sessions();
             }
         }
+        self.advance_repairs();
     }
 
     /// Ends safe mode when enough is reported, or it has lasted long enough.

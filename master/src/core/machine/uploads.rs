@@ -243,7 +243,7 @@ impl Machine {
         candidates
     }
 
-    fn hop(&self, server: ServerId) -> Option<Hop> {
+    pub(super) fn hop(&self, server: ServerId) -> Option<Hop> {
         let record = self.state.servers.servers.get(&server)?;
         Some(Hop {
             server,

@@ -502,6 +502,18 @@ fn a_readers_complaint_makes_the_server_look_for_itself() {
     answer(&mut rig, ConnectionId(2), false);
     assert_eq!(rig.get(fsck()).findings, [], "not that server's order");
     answer(&mut rig, ConnectionId(1), false);
+    let copies = rig.settle();
+    assert!(
+        matches!(
+            &copies[..],
+            [Action::Order {
+                connection: ConnectionId(1),
+                message: AnyMessage::CopyChunk(_),
+                ..
+            }]
+        ),
+        "{copies:?}"
+    );
     let findings = rig.get(fsck()).findings;
     assert!(
         findings

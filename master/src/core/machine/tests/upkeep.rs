@@ -103,7 +103,7 @@ fn purged_chunks_are_deleted_at_the_next_sweep() {
     rig.machine.handle_order_reply(
         ConnectionId(2),
         OrderId(2),
-        Err(Status::MediumFailed),
+        Err(Status::MediumFailed.into()),
         rig.now,
     );
     assert_eq!(
@@ -148,7 +148,8 @@ fn deletions_are_paced_by_their_answers() {
     let all: Vec<&Allocation> = chunks.iter().collect();
     let request = publish(rig.request(), file, "/f", &all);
     rig.get(request);
-    let held: Vec<HeldChunk> = chunks.iter().map(|chunk| held(file, chunk)).collect();
+    let mut held: Vec<HeldChunk> = chunks.iter().map(|chunk| held(file, chunk)).collect();
+    held[..99].iter_mut().for_each(|chunk| chunk.length = MIB);
     rig.hold(1, 2, &held);
     let request = rig.remove("/f", true);
     rig.get(request);
