@@ -34,6 +34,9 @@ use crate::source::{
 /// Streams at a time, unless asked otherwise.
 pub const STREAMS_DEFAULT: usize = 4;
 
+/// Chunks that come with the pending file: as many as a large file sends at once by default.
+const FIRST_CHUNKS: u16 = 4;
+
 /// How long a failed upload waits for the master to drop what is pending.
 const ABORT_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -111,7 +114,10 @@ pub(crate) async fn put(
 ) -> Result<PutReport, Error> {
     path::check(path)?;
     let began = shared.clock.now();
+    // The source is looked at first: what is wrong with it needs no cluster.
     let opened = open(source).await?;
+    let chunk_size = shared.sessions.chunk_size().await?;
+    let count = first_count(&opened, chunk_size);
     let (pending, session) = shared
         .sessions
         .mutate_first(|request| CreatePending {
@@ -121,6 +127,7 @@ pub(crate) async fn put(
             level: options.level,
             force: options.force,
             parents: true,
+            count,
         })
         .await?;
     check_chunk_size(Kind::PendingCreated, pending.chunk_size)?;
@@ -141,6 +148,18 @@ pub(crate) async fn put(
             file.abort().await;
             Err(error)
         }
+    }
+}
+
+/// How many chunks are to come with the pending file: all of a small file, so that it takes no
+/// request of its own, and of a large one those that are sent first.
+fn first_count(opened: &Opened, chunk_size: u32) -> u16 {
+    match opened {
+        Opened::File(file) => {
+            let chunks = file.len.div_ceil(u64::from(chunk_size).max(1));
+            u16::try_from(chunks).map_or(FIRST_CHUNKS, |chunks| chunks.min(FIRST_CHUNKS))
+        }
+        Opened::Pipe(_) => 1,
     }
 }
 
@@ -183,6 +202,7 @@ impl PendingFile {
             resent: 0,
             last_failure: None,
         };
+        run.upload.handle_given(self.pending.chunks.clone());
         match opened {
             Opened::File(file) => run.begin_file(file)?,
             Opened::Pipe(input) => run.begin_pipe(input),

@@ -56,6 +56,11 @@ impl Sessions {
         Ok(session)
     }
 
+    /// Bytes of a whole chunk.
+    pub(crate) async fn chunk_size(&self) -> Result<u32, Error> {
+        Ok(self.current().await?.chunk_size)
+    }
+
     /// Sends a change, which is done once however often it is sent.
     ///
     /// `make` is given the request's id; it is called again only if the master does not know the
@@ -129,6 +134,8 @@ pub(crate) struct Session {
     pub(crate) id: SessionId,
     /// The fewest copies that the cluster takes.
     pub(crate) min_replicas: u8,
+    /// Bytes of a whole chunk.
+    pub(crate) chunk_size: u32,
     /// Milliseconds of silence after which a chunkserver hangs.
     pub(crate) suspect_after: u32,
     numbers: Mutex<Numbers>,
@@ -144,6 +151,7 @@ impl Session {
             Self {
                 id: opened.session,
                 min_replicas: opened.min_replicas,
+                chunk_size: opened.chunk_size,
                 suspect_after: opened.suspect_after,
                 numbers: Mutex::default(),
                 answered: Notify::new(),

@@ -182,8 +182,9 @@ def _changes(table):
          "FolderMade", [("file_id", U64)])
     pair(0x0112, "CreatePending", [
              mutating, ("path", PATH), ("replicas", Int(1, 0, 16)), ("level", LEVEL),
-             ("force", BOOL), ("parents", BOOL)],
-         "PendingCreated", [("file_id", U64), ("chunk_size", U32), ("replicas", U8)])
+             ("force", BOOL), ("parents", BOOL), ("count", Int(2, 0, 256))],
+         "PendingCreated", [("file_id", U64), ("chunk_size", U32), ("replicas", U8),
+                            ("chunks", ListOf(ALLOCATION, 256))])
     pair(0x0114, "AllocateChunks", [
              ("session", U64), ("file_id", U64), ("first_index", U32), ("count", Int(2, 1, 256)),
              ("fewest", U8), ("exclude", ListOf(U64, 64))],

@@ -115,6 +115,8 @@ pub struct Upload {
     /// All slots below are sealed.
     first_unsealed: usize,
     source_ended: bool,
+    /// Chunks that came with the pending file, and were not needed yet.
+    given: Vec<Allocation>,
     asking: bool,
     demand: Demand,
     blamed: VecDeque<Blame>,
@@ -137,6 +139,7 @@ impl Upload {
             slots: Vec::new(),
             first_unsealed: 0,
             source_ended: false,
+            given: Vec::new(),
             asking: false,
             demand: Demand::AllCopies,
             blamed: VecDeque::new(),
@@ -156,6 +159,28 @@ impl Upload {
         let count = self.slots.len().max(chunks as usize);
         self.slots.resize(count, slot);
         self.source_ended = ended;
+        self.take_given();
+    }
+
+    /// The master gave chunks before it was asked for any: with the pending file.
+    pub fn handle_given(&mut self, allocations: Vec<Allocation>) {
+        self.given = allocations;
+        self.take_given();
+    }
+
+    /// Gives chunks to the slots that are there by now.
+    fn take_given(&mut self) {
+        let slots = &mut self.slots;
+        self.given.retain(|allocation| {
+            let Some(slot) = slots.get_mut(allocation.index as usize) else {
+                return true;
+            };
+            if matches!(slot.state, State::Waiting) && !allocation.chain.is_empty() {
+                slot.state = State::Allocated(0, Box::new(allocation.clone()));
+            }
+            false
+        });
+        self.drop_allocations_that_know_no_better();
     }
 
     /// The master gave chunks; those that it did not give are asked for again.

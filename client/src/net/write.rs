@@ -137,7 +137,8 @@ impl Shared<'_> {
         first: Option<Piece>,
     ) -> Result<Sent, End> {
         let open = self.open_message(source.length_if_known());
-        write.write_all(&frame(&open, self.request_id)).await?;
+        // What goes in front of a piece goes with it: a small chunk is one write.
+        let mut head = frame(&open, self.request_id);
         let mut sent = Sent {
             length: 0,
             crc32: 0,
@@ -147,16 +148,30 @@ impl Shared<'_> {
             let len = piece.len();
             self.wait_for_room(len).await;
             let (serial, offset) = self.stream().send(self.job.clock.now(), len);
-            let head = self.data_head(&piece, serial, offset);
+            head.extend_from_slice(&self.data_head(&piece, serial, offset));
+            sent.crc32 = extend_crc(sent.crc32, offset, len, piece.crcs());
+            sent.length = offset + len;
+            if sent.length == source.length_if_known() {
+                let seal = self.seal(&sent);
+                let mut bytes = Buf::chain(&head[..], &piece[..]).chain(&seal[..]);
+                write.write_all_buf(&mut bytes).await?;
+                return Ok(sent);
+            }
             let mut bytes = Buf::chain(&head[..], &piece[..]);
             // The next piece is read while this one is on its way.
             let (written, read) =
-                tokio::join!(write.write_all_buf(&mut bytes), source.piece(offset + len));
+                tokio::join!(write.write_all_buf(&mut bytes), source.piece(sent.length));
             written?;
+            head.clear();
             next = read.map_err(End::Source)?;
-            sent.crc32 = extend_crc(sent.crc32, offset, len, piece.crcs());
-            sent.length = offset + len;
         }
+        head.extend_from_slice(&self.seal(&sent));
+        write.write_all(&head).await?;
+        Ok(sent)
+    }
+
+    /// The frame that has the chain seal all that was sent; what is due from now on is its answer.
+    fn seal(&self, sent: &Sent) -> Vec<u8> {
         let seal = WriteSeal {
             handle: self.job.allocation.handle,
             version: self.job.allocation.version,
@@ -165,8 +180,7 @@ impl Shared<'_> {
             level: self.job.level,
         };
         self.stream().seal(self.job.clock.now(), sent.crc32);
-        write.write_all(&frame(&seal, self.request_id)).await?;
-        Ok(sent)
+        frame(&seal, self.request_id)
     }
 
     fn open_message(&self, room: u32) -> WriteOpen {

@@ -203,6 +203,7 @@ async fn allocate(
         level: Level::Memory,
         force: true,
         parents: true,
+        count: 0,
     };
     let file_id = master.call(&pending).await.expect("a pending file").file_id;
     let allocated = AllocateChunks {

@@ -11,9 +11,9 @@ use sarsen_protocol::crc::combine;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, RequestId, ServerId, SessionId};
 use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{
-    AllocateChunks, Allocation, AnyMessage, ChunkState, ChunksAllocated, ErrorBody, Hop, Kind,
-    Locate, LocateReply, LocatedChunk, Node, NodeType, PendingAborted, PendingCreated, Publish,
-    Published, Replica, ReplicaReported, ReportReplica, Role, SealedChunk, SessionClosed,
+    AllocateChunks, Allocation, AnyMessage, ChunkState, ChunksAllocated, CreatePending, ErrorBody,
+    Hop, Kind, Locate, LocateReply, LocatedChunk, Node, NodeType, PendingAborted, PendingCreated,
+    Publish, Published, Replica, ReplicaReported, ReportReplica, Role, SealedChunk, SessionClosed,
     SessionKept, SessionOpened, StatReply,
 };
 use sarsen_protocol::status::Status;
@@ -60,6 +60,8 @@ struct State {
 /// What the master was asked.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asked {
+    /// Of all requests, in their order.
+    pub(crate) kinds: Vec<Kind>,
     pub(crate) sessions: usize,
     pub(crate) allocations: Vec<AllocateChunks>,
     pub(crate) publications: Vec<Publish>,
@@ -113,6 +115,7 @@ impl Master {
     async fn answer_all(&self, connection: &Connection, mut incoming: Incoming) {
         while let Some(request) = incoming.next().await {
             let kind = request.message.kind();
+            self.state.lock().unwrap().asked.kinds.push(kind);
             let slip = self.take_slip(kind);
             if let Some(Slip::Refuse(_, status)) = slip {
                 let refusal = Err((status, ErrorBody::new("as the script says")));
@@ -161,14 +164,17 @@ impl Master {
             AnyMessage::KeepSession(_) => SessionKept.into(),
             AnyMessage::CloseSession(_) => SessionClosed.into(),
             AnyMessage::CreatePending(asked) => state.once(asked.request, |state| {
+                let file_id = FileId(state.draw());
+                let chunks = self.first_chunks(state, &asked, file_id);
                 PendingCreated {
-                    file_id: FileId(state.draw()),
+                    file_id,
                     chunk_size: u32::try_from(CHUNK_SIZE).unwrap(),
                     replicas: if asked.replicas == 0 {
                         3
                     } else {
                         asked.replicas
                     },
+                    chunks,
                 }
                 .into()
             }),
@@ -197,6 +203,24 @@ impl Master {
             // Enough for what the verbs say of a path that isn't there.
             _ => return Err(not_found()),
         })
+    }
+
+    fn first_chunks(
+        &self,
+        state: &mut State,
+        asked: &CreatePending,
+        file_id: FileId,
+    ) -> Vec<Allocation> {
+        let request = AllocateChunks {
+            session: asked.request.session,
+            file_id,
+            first_index: 0,
+            count: asked.count,
+            fewest: 0,
+            exclude: Vec::new(),
+        };
+        let given = self.allocate(state, &request);
+        given.map_or_else(|_| Vec::new(), |given| given.chunks)
     }
 
     fn allocate(

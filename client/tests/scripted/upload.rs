@@ -57,6 +57,37 @@ async fn every_size_goes_up_and_comes_down_from_files_and_pipes() {
     }
 }
 
+/// Thousands of small files are thousands of times this.
+#[tokio::test]
+async fn a_small_file_takes_two_requests_and_a_stream() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    let folder = tempfile::tempdir().unwrap();
+    let local = folder.path().join("source");
+    let mut told = 0;
+    for (size, streams, requests) in [
+        (
+            0,
+            0,
+            &[Kind::OpenSession, Kind::CreatePending, Kind::Publish][..],
+        ),
+        (1, 1, &[Kind::CreatePending, Kind::Publish]),
+        (3 * CHUNK_SIZE, 4, &[Kind::CreatePending, Kind::Publish]),
+    ] {
+        std::fs::write(&local, noise(size, 1)).unwrap();
+        let source = PutSource::Regular(local.clone());
+        let put = client.put("/file", source, PutOptions::default());
+        put.await.unwrap();
+        let kinds = cluster.master.asked().kinds;
+        assert_eq!(kinds[told..], *requests, "{size}");
+        told = kinds.len();
+        let opened: usize = (1..=3)
+            .map(|server| cluster.server(server).opened.lock().unwrap().len())
+            .sum();
+        assert_eq!(opened, streams, "{size}");
+    }
+}
+
 #[tokio::test]
 async fn the_room_that_is_coming_is_told_where_it_is_known() {
     let cluster = Cluster::start(1).await;
@@ -115,7 +146,7 @@ async fn with_too_few_servers_a_chunk_has_fewer_copies_and_that_is_told() {
         .iter()
         .map(|it| (it.fewest, it.exclude.len()))
         .collect();
-    assert_eq!(demands, [(0, 0), (0, 1), (2, 1)]);
+    assert_eq!(demands, [(0, 1), (2, 1)], "the first came unasked");
 }
 
 #[tokio::test]

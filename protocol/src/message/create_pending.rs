@@ -1,11 +1,12 @@
 //! `CreatePending`: an upload begins (`spec/messages.md` section 6).
 
+use super::allocate_chunks::Allocation;
 use super::shared::Level;
 use super::{Kind, Message};
 use crate::codec::{Decoder, Encoder};
 use crate::error::BodyError;
 use crate::id::{FileId, RequestId};
-use crate::size::{PATH_LEN_MAX, REPLICAS_MAX};
+use crate::size::{ALLOCATE_COUNT_MAX, PATH_LEN_MAX, REPLICAS_MAX};
 
 /// Begins a file that no reader sees until it is published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct CreatePending {
     pub force: bool,
     /// Missing folders above will be made at publication.
     pub parents: bool,
+    /// Chunks to allocate at once, at most [`ALLOCATE_COUNT_MAX`].
+    pub count: u16,
 }
 
 impl Message for CreatePending {
@@ -33,7 +36,8 @@ impl Message for CreatePending {
             .put(&self.replicas)
             .put(&self.level)
             .put(&self.force)
-            .put(&self.parents);
+            .put(&self.parents)
+            .put(&self.count);
     }
 
     fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
@@ -44,8 +48,11 @@ impl Message for CreatePending {
             level: input.take()?,
             force: input.take()?,
             parents: input.take()?,
+            count: input.take()?,
         };
-        match usize::from(message.replicas) <= REPLICAS_MAX {
+        let in_bounds =
+            usize::from(message.replicas) <= REPLICAS_MAX && message.count <= ALLOCATE_COUNT_MAX;
+        match in_bounds {
             true => Ok(message),
             false => Err(BodyError::OutOfBounds),
         }
@@ -53,7 +60,7 @@ impl Message for CreatePending {
 }
 
 /// The pending file, durably.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingCreated {
     /// Its id, and the file's later.
     pub file_id: FileId,
@@ -61,6 +68,8 @@ pub struct PendingCreated {
     pub chunk_size: u32,
     /// Copies wanted of each chunk.
     pub replicas: u8,
+    /// The first chunks, if they could be given at once.
+    pub chunks: Vec<Allocation>,
 }
 
 impl Message for PendingCreated {
@@ -69,7 +78,8 @@ impl Message for PendingCreated {
     fn encode(&self, out: &mut Encoder) {
         out.put(&self.file_id)
             .put(&self.chunk_size)
-            .put(&self.replicas);
+            .put(&self.replicas)
+            .list(&self.chunks);
     }
 
     fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
@@ -77,6 +87,7 @@ impl Message for PendingCreated {
             file_id: input.take()?,
             chunk_size: input.take()?,
             replicas: input.take()?,
+            chunks: input.list(usize::from(ALLOCATE_COUNT_MAX))?,
         })
     }
 }

@@ -28,6 +28,7 @@ fn pending(samples: &mut Samples) {
             level: Level::Memory,
             force: true,
             parents: false,
+            count: 256,
         },
     );
     put(
@@ -44,6 +45,7 @@ fn pending(samples: &mut Samples) {
             level: Level::Disk,
             force: false,
             parents: true,
+            count: 0,
         },
     );
     put(
@@ -53,6 +55,17 @@ fn pending(samples: &mut Samples) {
             file_id: FILE_ID,
             chunk_size: 1024 * 1024,
             replicas: 2,
+            chunks: vec![allocated()],
+        },
+    );
+    put(
+        samples,
+        "PendingCreated: no chunks",
+        PendingCreated {
+            file_id: FILE_ID,
+            chunk_size: 1024 * 1024,
+            replicas: 2,
+            chunks: vec![],
         },
     );
     put(
@@ -95,13 +108,7 @@ fn allocation(samples: &mut Samples) {
         samples,
         "ChunksAllocated",
         ChunksAllocated {
-            chunks: vec![Allocation {
-                index: INDEX,
-                handle: HANDLE,
-                version: VERSION,
-                ticket: write_ticket(),
-                chain: chain(),
-            }],
+            chunks: vec![allocated()],
         },
     );
     put(
@@ -109,6 +116,16 @@ fn allocation(samples: &mut Samples) {
         "ChunksAllocated: none",
         ChunksAllocated { chunks: vec![] },
     );
+}
+
+fn allocated() -> Allocation {
+    Allocation {
+        index: INDEX,
+        handle: HANDLE,
+        version: VERSION,
+        ticket: write_ticket(),
+        chain: chain(),
+    }
 }
 
 fn publication(samples: &mut Samples) {

@@ -71,6 +71,30 @@ fn actions(upload: &mut Upload, now: Duration) -> Vec<Action> {
     std::iter::from_fn(|| upload.poll(now)).collect()
 }
 
+/// A file of one chunk asks for nothing: what it needs came with the pending file.
+#[test]
+fn chunks_that_were_given_are_not_asked_for() {
+    let mut upload = upload(4);
+    upload.handle_given(vec![allocation(0, 10), allocation(1, 11)]);
+    assert_eq!(
+        actions(&mut upload, at(0)),
+        [],
+        "a pipe has brought nothing"
+    );
+    upload.handle_source(1, false);
+    assert_eq!(actions(&mut upload, at(0)), [begin(0, 10)]);
+    upload.handle_source(3, true);
+    assert_eq!(
+        actions(&mut upload, at(0)),
+        [begin(1, 11), allocate(2, 1, 0, &[])]
+    );
+    // One that failed is asked for, as any other.
+    upload.handle_allocated(vec![]);
+    upload.handle_failed(at(0), 0, Some(ServerId(1)));
+    let asked = actions(&mut upload, at(0));
+    assert_eq!(asked, [allocate(0, 1, 0, &[1])]);
+}
+
 #[test]
 fn an_empty_file_is_published_at_once() {
     let mut upload = upload(4);

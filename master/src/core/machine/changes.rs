@@ -28,7 +28,11 @@ pub(super) enum Asked {
     OpenSession,
     CloseSession,
     MakeFolder,
-    CreatePending,
+    /// And whose chunks come with the answer, as many as this.
+    CreatePending {
+        session: SessionId,
+        count: u16,
+    },
     Publish,
     AbortPending,
     Rename,
@@ -162,7 +166,10 @@ impl Machine {
                 (Asked::MakeFolder, Some(request), body.into())
             }
             AnyMessage::CreatePending(create) => (
-                Asked::CreatePending,
+                Asked::CreatePending {
+                    session: create.request.session,
+                    count: create.count,
+                },
                 Some(create.request),
                 self.pending_created(&create)?,
             ),
@@ -245,8 +252,13 @@ impl Machine {
         Ok(body.into())
     }
 
-    /// What an answer looks like to whoever asked.
-    pub(super) fn reply_to(&self, asked: Asked, answer: &Answer) -> Result<AnyMessage, Failure> {
+    /// What an answer looks like to whoever asked. Chunks that come with it are drawn anew each
+    /// time, since nothing of them is logged.
+    pub(super) fn reply_to(
+        &mut self,
+        asked: Asked,
+        answer: &Answer,
+    ) -> Result<AnyMessage, Failure> {
         let reply = match (asked, answer) {
             (_, Answer::Refused(refusal)) => return Err(refusal.status().into()),
             (Asked::OpenSession, Answer::Id(id)) => self.session_opened(SessionId(*id)).into(),
@@ -255,12 +267,12 @@ impl Machine {
                 file_id: FileId(*id),
             }
             .into(),
-            (Asked::CreatePending, &Answer::Pending { file, replicas }) => {
-                let chunk_size = self.state.cluster.chunk_size;
+            (Asked::CreatePending { session, count }, &Answer::Pending { file, replicas }) => {
                 PendingCreated {
                     file_id: file,
-                    chunk_size,
+                    chunk_size: self.state.cluster.chunk_size,
                     replicas,
+                    chunks: self.first_chunks(session, file, count),
                 }
                 .into()
             }

@@ -357,6 +357,7 @@ fn create(request: RequestId, path: &str) -> CreatePending {
         level: Level::Disk,
         force: false,
         parents: false,
+        count: 0,
     }
 }
 

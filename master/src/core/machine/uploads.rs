@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, ServerId};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, ServerId, SessionId};
 use sarsen_protocol::message::{AllocateChunks, Allocation, ChunksAllocated, Hop};
 use sarsen_protocol::size::PUBLISH_CHUNKS_MAX;
 use sarsen_protocol::status::Status;
@@ -160,6 +160,29 @@ impl Machine {
             chunks.push(self.allocate_one(request, &pending, index)?);
         }
         Ok(ChunksAllocated { chunks })
+    }
+
+    /// The chunks that are given out with a pending file; none if they can't be now, and then the
+    /// client asks for them and hears why.
+    pub(super) fn first_chunks(
+        &mut self,
+        session: SessionId,
+        file_id: FileId,
+        count: u16,
+    ) -> Vec<Allocation> {
+        if count == 0 {
+            return Vec::new();
+        }
+        let request = AllocateChunks {
+            session,
+            file_id,
+            first_index: 0,
+            count,
+            fewest: 0,
+            exclude: Vec::new(),
+        };
+        self.allocate(&request)
+            .map_or_else(|_| Vec::new(), |allocated| allocated.chunks)
     }
 
     fn allocate_one(

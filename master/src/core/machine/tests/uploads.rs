@@ -31,6 +31,44 @@ fn chunks_go_to_distinct_servers_with_tickets_bound_to_their_chain() {
     }
 }
 
+/// A small file takes two requests: its chunks come with the pending file.
+#[test]
+fn the_first_chunks_come_with_the_pending_file() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let create = CreatePending {
+        replicas: 2,
+        count: 2,
+        ..create(rig.request(), "/f")
+    };
+    let begun = rig.get(create.clone());
+    let indexes: Vec<u32> = begun.chunks.iter().map(|chunk| chunk.index).collect();
+    assert_eq!(indexes, [0, 1]);
+    let again = rig.get(create);
+    assert_eq!(again.file_id, begun.file_id, "done once");
+    assert!(
+        again.chunks[0].handle > begun.chunks[1].handle,
+        "drawn anew"
+    );
+    let chunks: Vec<&Allocation> = again.chunks.iter().take(1).collect();
+    let publish = publish(rig.request(), begun.file_id, "/f", &chunks);
+    assert_eq!(rig.status(publish), Status::Ok);
+
+    // What can't be given now is no failure of the file.
+    rig.machine.handle_disconnected(ConnectionId(2), rig.now);
+    let create = CreatePending {
+        replicas: 2,
+        count: 1,
+        ..self::create(rig.request(), "/g")
+    };
+    let request = create.request;
+    match rig.ask(create) {
+        Ok(AnyMessage::PendingCreated(begun)) => assert!(begun.chunks.is_empty()),
+        Err(refused) => assert_eq!(refused.status, Status::TooFewServers, "{request:?}"),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_published_file_is_read_from_who_acknowledged_it_until_they_report() {
     let mut rig = Rig::new();
