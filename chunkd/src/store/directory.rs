@@ -25,7 +25,7 @@ use super::layout::{
     CHUNKS_FOLDER, DELETED_FOLDER, IDENTITY_FILE, IDENTITY_NEXT_FILE, chunk_folder,
 };
 use super::readable::ReadableChunk;
-use super::region::{FileTree, Space, Tree};
+use super::region::{FileTree, Region, Space, Tree};
 use super::scan::{Problem, scan};
 use super::table::{InventoryEntry, Table, lock};
 
@@ -78,6 +78,11 @@ impl Directory {
             Some(previous) => next_start(previous, start),
             None => first_start(&*tree, start)?,
         };
+        if !is_new {
+            // What `IDENTITY.new` names must not be what a power cut would leave as `IDENTITY`.
+            tree.sync_folder("")
+                .map_err(|source| io_error(&*tree, Operation::Sync, "", source))?;
+        }
         replace_identity(&*tree, &identity)?;
         make_folders(&*tree)?;
         if !is_new {
@@ -331,26 +336,56 @@ fn read_identity(tree: &dyn Tree) -> Result<Option<Identity>, StoreError> {
         })
 }
 
-/// Replaces the file durably, unless the new one could not be read again.
+/// Replaces the file durably, unless the new one could not be read again. Takes no room on the
+/// disk, if the one before left its own.
 fn replace_identity(tree: &dyn Tree, identity: &Identity) -> Result<(), StoreError> {
     let next = |operation| move |source| io_error(tree, operation, IDENTITY_NEXT_FILE, source);
     let bytes = identity.encode();
     Identity::decode(&bytes).map_err(|error| StoreError::IdentityInvalid { error })?;
-    match tree.remove(IDENTITY_NEXT_FILE) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(next(Operation::Remove)(error));
-        }
-        _ => {}
-    }
-    let region = tree
-        .create(IDENTITY_NEXT_FILE)
-        .map_err(next(Operation::Create))?;
-    region.write_at(&bytes, 0).map_err(next(Operation::Write))?;
+    let opened = match tree.open(IDENTITY_NEXT_FILE) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => tree.create(IDENTITY_NEXT_FILE),
+        opened => opened,
+    };
+    let region = opened.map_err(next(Operation::Create))?;
+    write_identity(&*region, &bytes).map_err(next(Operation::Write))?;
     region.sync().map_err(next(Operation::Sync))?;
-    tree.rename(IDENTITY_NEXT_FILE, IDENTITY_FILE)
-        .map_err(next(Operation::Rename))?;
+    let has_spare = match tree.exchange(IDENTITY_NEXT_FILE, IDENTITY_FILE) {
+        // There is no other yet, or the file system can't.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::Unsupported
+            ) =>
+        {
+            tree.rename(IDENTITY_NEXT_FILE, IDENTITY_FILE)
+                .map_err(next(Operation::Rename))?;
+            false
+        }
+        exchanged => exchanged.map(|()| true).map_err(next(Operation::Rename))?,
+    };
     tree.sync_folder("")
-        .map_err(|source| io_error(tree, Operation::Sync, "", source))
+        .map_err(|source| io_error(tree, Operation::Sync, "", source))?;
+    if !has_spare {
+        // Without it the next one needs room, and that is all.
+        let _ = make_spare(tree, &bytes);
+    }
+    Ok(())
+}
+
+/// Sets room apart for the next `IDENTITY`.
+fn make_spare(tree: &dyn Tree, bytes: &[u8]) -> io::Result<()> {
+    let region = tree.create(IDENTITY_NEXT_FILE)?;
+    write_identity(&*region, bytes)?;
+    region.sync()
+}
+
+/// Writes in place, into the room that is there.
+fn write_identity(region: &dyn Region, bytes: &[u8]) -> io::Result<()> {
+    region.write_at(bytes, 0)?;
+    match region.file_len()? == bytes.len() as u64 {
+        true => Ok(()),
+        false => region.set_len(bytes.len() as u64),
+    }
 }
 
 fn make_folders(tree: &dyn Tree) -> Result<(), StoreError> {

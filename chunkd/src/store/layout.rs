@@ -37,7 +37,7 @@ const _: () = assert!(CHUNK_LEN_MAX.is_multiple_of(PAGE_LEN));
 /// The file that says whose the directory is.
 pub const IDENTITY_FILE: &str = "IDENTITY";
 
-/// Where the next [`IDENTITY_FILE`] is written before it is renamed.
+/// Where the next [`IDENTITY_FILE`] is written before their names are exchanged.
 pub const IDENTITY_NEXT_FILE: &str = "IDENTITY.new";
 
 /// The folder of all chunks' folders.

@@ -13,7 +13,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{CWD, FallocateFlags, FlockOperation, RenameFlags};
 
 use super::direct::FileMedium;
 use super::error::{Operation, StoreError};
@@ -97,6 +97,12 @@ pub trait Tree: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`io::ErrorKind::NotFound`], or those of the medium.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Exchanges the names of two files. No room on the disk is needed.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`], [`io::ErrorKind::Unsupported`], or those of the medium.
+    fn exchange(&self, one: &str, other: &str) -> io::Result<()>;
 
     /// Removes a file.
     ///
@@ -200,6 +206,15 @@ impl Tree for FileTree {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         std::fs::rename(self.root.join(from), self.root.join(to))
+    }
+
+    fn exchange(&self, one: &str, other: &str) -> io::Result<()> {
+        use rustix::io::Errno;
+        let (one, other) = (self.root.join(one), self.root.join(other));
+        match rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+            Err(Errno::INVAL | Errno::NOSYS) => Err(io::ErrorKind::Unsupported.into()),
+            exchanged => Ok(exchanged?),
+        }
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {

@@ -6,8 +6,10 @@ use sarsen_protocol::id::{Epoch, ServerId, StartNonce, StartNumber};
 use sarsen_protocol::message::Level;
 
 use super::super::layout::chunk_path;
+use super::super::region::Tree;
 use super::super::{Adoption, Directory, Start, StoreError};
 use super::conformance::over_all_trees;
+use super::faulty::FaultyTree;
 use super::scenario::{ADOPTION, START, Sample, open};
 
 #[test]
@@ -132,6 +134,57 @@ fn no_epoch_is_obeyed_after_a_higher_one_or_beside_another() {
         );
         directory.obey_epoch(epoch(3, 1)).unwrap();
     });
+}
+
+/// `IDENTITY` was replaced by a new file. Once something had filled the disk, that could not be
+/// made: the server did not start any more, and took no orders from a master that had restarted,
+/// those that would have made room among them.
+#[test]
+fn a_full_disk_is_started_from_and_obeys() {
+    let faulty = Arc::new(FaultyTree::new());
+    let tree = || Arc::clone(&faulty) as Arc<dyn Tree>;
+    let sample = Sample::new(1, 1000);
+    let directory = open(&tree()).unwrap();
+    sample.store(&directory, Level::Disk).unwrap();
+    faulty.fill();
+    for number in 2..5 {
+        let epoch = Epoch {
+            number,
+            incarnation: 9,
+        };
+        directory.obey_epoch(epoch).unwrap();
+        assert_eq!(directory.identity().epoch, epoch);
+    }
+    drop(directory);
+    for start in 2..5 {
+        let directory = open(&tree()).unwrap();
+        assert_eq!(directory.identity().start_number, StartNumber(start));
+        assert_eq!(directory.identity().epoch.number, 4);
+        assert!(!directory.is_poisoned());
+        let refused = Sample::new(2, 1000).store(&directory, Level::Disk);
+        assert!(
+            matches!(refused, Err(StoreError::NoSpace { .. })),
+            "{refused:?}"
+        );
+    }
+    let directory = open(&tree()).unwrap();
+    let deleted = directory.delete(&[(sample.handle, sample.version)]);
+    assert!(deleted[0].is_ok(), "{deleted:?}");
+}
+
+/// The same on real files, as far as an ordinary user can see: the inode of the one before stays.
+#[test]
+fn the_room_of_the_identity_before_is_kept_for_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let inodes = || {
+        use std::os::unix::fs::MetadataExt as _;
+        let inode = |name| std::fs::metadata(folder.path().join(name)).unwrap().ino();
+        [inode("IDENTITY"), inode("IDENTITY.new")]
+    };
+    drop(Directory::open(folder.path(), &START).unwrap());
+    let [identity, next] = inodes();
+    drop(Directory::open(folder.path(), &START).unwrap());
+    assert_eq!(inodes(), [next, identity]);
 }
 
 #[test]

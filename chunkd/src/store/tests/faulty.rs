@@ -28,6 +28,8 @@ pub(super) struct Faults {
     pub(super) fail_sync: Option<usize>,
     /// This reservation finds the disk full.
     pub(super) fill_at: Option<usize>,
+    /// Others have filled the disk: no file is made, and none gets longer.
+    pub(super) is_full: bool,
 }
 
 /// What of the unsynced changes a power cut leaves.
@@ -101,6 +103,7 @@ struct Names {
 enum NameChange {
     Create { path: String, inode: usize },
     Rename { from: String, to: String },
+    Exchange { one: String, other: String },
     Remove { path: String },
     MakeFolder { path: String },
 }
@@ -119,6 +122,11 @@ impl FaultyTree {
                 ..Disk::default()
             })),
         }
+    }
+
+    /// Others fill the disk, from now on.
+    pub(super) fn fill(&self) {
+        self.disk.lock().unwrap().faults.is_full = true;
     }
 
     /// What was asked for so far.
@@ -204,7 +212,11 @@ impl Tree for FaultyTree {
         if self.find(path).is_ok() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let inode = self.disk.lock().unwrap().inodes.len();
+        let inode = {
+            let disk = self.disk.lock().unwrap();
+            disk.check_room(true)?;
+            disk.inodes.len()
+        };
         self.change_name(NameChange::Create {
             path: path.to_owned(),
             inode,
@@ -225,6 +237,15 @@ impl Tree for FaultyTree {
         })
     }
 
+    fn exchange(&self, one: &str, other: &str) -> io::Result<()> {
+        self.find(one)?;
+        self.find(other)?;
+        self.change_name(NameChange::Exchange {
+            one: one.to_owned(),
+            other: other.to_owned(),
+        })
+    }
+
     fn remove(&self, path: &str) -> io::Result<()> {
         self.find(path)?;
         self.change_name(NameChange::Remove {
@@ -233,8 +254,12 @@ impl Tree for FaultyTree {
     }
 
     fn make_folder(&self, path: &str) -> io::Result<()> {
-        if self.disk.lock().unwrap().names.folders.contains(path) {
-            return Ok(());
+        {
+            let disk = self.disk.lock().unwrap();
+            if disk.names.folders.contains(path) {
+                return Ok(());
+            }
+            disk.check_room(true)?;
         }
         self.change_name(NameChange::MakeFolder {
             path: path.to_owned(),
@@ -294,6 +319,10 @@ impl Region for FaultyRegion {
 
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
         let position = usize::try_from(position).unwrap();
+        {
+            let disk = self.disk.lock().unwrap();
+            disk.check_room(position + bytes.len() > disk.inodes[self.inode].seen.len())?;
+        }
         self.change(Change::Write {
             position,
             bytes: bytes.to_owned(),
@@ -304,6 +333,7 @@ impl Region for FaultyRegion {
         let end = usize::try_from(position + len).unwrap();
         let mut disk = step(&self.disk)?;
         disk.counts.reservations += 1;
+        disk.check_room(end > disk.inodes[self.inode].seen.len())?;
         if disk.faults.fill_at == Some(disk.counts.reservations - 1) {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -377,6 +407,14 @@ fn sync_step(disk: &Mutex<Disk>) -> io::Result<Option<MutexGuard<'_, Disk>>> {
 }
 
 impl Disk {
+    /// Whether there is room for what needs some.
+    fn check_room(&self, is_needed: bool) -> io::Result<()> {
+        match self.faults.is_full && is_needed {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+
     fn sync_names(&mut self, count: usize) {
         for change in self.unsynced_names.drain(..count) {
             self.stable_names.apply(&change);
@@ -442,6 +480,11 @@ impl Names {
                 let inode = self.files.remove(from).expect("names are changed in order");
                 self.files.insert(to.clone(), inode);
             }
+            NameChange::Exchange { one, other } => {
+                let [first, second] = [one, other].map(|path| self.files[path]);
+                self.files.insert(one.clone(), second);
+                self.files.insert(other.clone(), first);
+            }
             NameChange::Remove { path } => {
                 self.files.remove(path);
             }
@@ -459,7 +502,11 @@ impl NameChange {
             Self::Create { path, .. } | Self::Remove { path } | Self::MakeFolder { path } => {
                 [split(path).0; 2]
             }
-            Self::Rename { from, to } => [split(from).0, split(to).0],
+            Self::Rename {
+                from: one,
+                to: other,
+            }
+            | Self::Exchange { one, other } => [split(one).0, split(other).0],
         }
     }
 }

@@ -110,6 +110,14 @@ impl Tree for HeapTree {
         Ok(())
     }
 
+    fn exchange(&self, one: &str, other: &str) -> io::Result<()> {
+        let (first, second) = (self.find(one)?, self.find(other)?);
+        let mut files = self.files.lock().unwrap();
+        files.insert(one.to_owned(), second);
+        files.insert(other.to_owned(), first);
+        Ok(())
+    }
+
     fn remove(&self, path: &str) -> io::Result<()> {
         let removed = self.files.lock().unwrap().remove(path);
         removed
