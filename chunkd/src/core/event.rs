@@ -45,7 +45,22 @@ pub enum Event {
         /// What it said.
         answer: Result<Registered, Refusal>,
     },
-    /// What was to be kept durably is.
+    /// A directory's disk could not keep, in good time, what was to be kept. Told before
+    /// [`Self::Kept`]: the server goes on without this directory.
+    LeftOut {
+        /// For which connection.
+        connection: ConnectionId,
+        /// Which.
+        directory_id: DirectoryId,
+    },
+    /// The disk of a directory that was left out has kept it at last.
+    KeptLate {
+        /// For which connection.
+        connection: ConnectionId,
+        /// Which.
+        directory_id: DirectoryId,
+    },
+    /// What was to be kept durably is, in every directory that was not left out.
     Kept {
         /// For which connection.
         connection: ConnectionId,

@@ -30,7 +30,8 @@ use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ClusterId, DirectoryId, Epoch, ServerId};
 use sarsen_protocol::message::{
-    ChunkDeleted, CorruptChunk, DirectoryReport, DiskBeat, Heartbeat, HeldChunk, Kind, Registered,
+    ChunkDeleted, CorruptChunk, DirectoryReport, DiskBeat, DiskState, Heartbeat, HeldChunk, Kind,
+    Registered,
 };
 use sarsen_protocol::size::CORRUPT_MAX;
 use sarsen_protocol::status::Status;
@@ -98,7 +99,22 @@ struct DirectoryState {
     report: DirectoryReport,
     beat_age: u32,
     is_served: bool,
+    /// Its disk could not keep what the registration asks for.
+    is_left_out: bool,
     inventory: InventoryReport,
+}
+
+impl DirectoryState {
+    fn beat(&self) -> DiskBeat {
+        let mut disk = self.report.disk.clone();
+        if self.is_left_out {
+            disk.state = DiskState::Failed;
+        }
+        DiskBeat {
+            disk,
+            beat_age: self.beat_age,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -144,6 +160,7 @@ impl Machine {
             report,
             beat_age: 0,
             is_served: false,
+            is_left_out: false,
         };
         Self {
             config,
@@ -204,6 +221,14 @@ impl Machine {
             }
             Event::Disconnected { .. } => {}
             Event::Registered { connection, answer } => self.registered(connection, answer),
+            Event::LeftOut {
+                connection,
+                directory_id,
+            } => self.left_out(connection, directory_id),
+            Event::KeptLate {
+                connection,
+                directory_id,
+            } => self.kept_late(connection, directory_id),
             Event::Kept { connection } => self.kept(connection),
             Event::KeepFailed {
                 connection,
@@ -365,10 +390,7 @@ impl Machine {
         if !corrupt.is_empty() {
             session.corrupt_out = Some((session.sent, corrupt.len()));
         }
-        let disks = self.directories.iter().map(|directory| DiskBeat {
-            disk: directory.report.disk.clone(),
-            beat_age: directory.beat_age,
-        });
+        let disks = self.directories.iter().map(DirectoryState::beat);
         let heartbeat = Heartbeat {
             server_id: self.config.server_id,
             sequence: session.sent,

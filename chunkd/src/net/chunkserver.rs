@@ -254,7 +254,8 @@ impl Chunkserver {
             .ok_or(StoreError::NotAdopted)
     }
 
-    fn served(&self) -> impl Iterator<Item = &Arc<Directory>> {
+    /// The directories that are served: the master lets them count, and they have kept its epoch.
+    pub fn served(&self) -> impl Iterator<Item = &Arc<Directory>> {
         let served = self
             .places
             .iter()

@@ -17,14 +17,14 @@ use tokio::time::{sleep, timeout};
 use super::disk::{DiskThreads, Job, VerifyDone};
 use super::master_link::{self, Input, Inputs, tell};
 use super::start::{Server, StartError};
-use super::{inventory, orders, pull, questions};
+use super::{inventory, keep, orders, pull, questions};
 use crate::core::action::{Action, DeleteOrder, ToKeep};
 use crate::core::event::{ConnectionId, Event};
 use crate::core::machine::{Machine, MachineConfig};
 use crate::core::tickets::TicketKeys;
 use crate::http;
 use crate::net::{Chunkserver, DataPlane, Notice};
-use crate::store::{Adoption, Directory, StoreError};
+use crate::store::Directory;
 
 /// How long streams have to come to their end when the server drains.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -390,23 +390,12 @@ impl Control {
 
     /// Makes durable what the machine wants kept.
     fn keep(&self, connection: ConnectionId, keep: ToKeep) {
-        let (chunkserver, inputs) = (self.chunkserver(), self.inputs.clone());
-        tokio::task::spawn_blocking(move || {
-            let event = match keep_durably(&chunkserver, &keep) {
-                Ok(()) => Event::Kept { connection },
-                Err(error) => Event::KeepFailed {
-                    connection,
-                    text: error.to_string(),
-                    is_foreign: matches!(
-                        error,
-                        StoreError::OtherCluster { .. }
-                            | StoreError::OtherServer { .. }
-                            | StoreError::ChunkSize { .. }
-                    ),
-                },
-            };
-            tell(&inputs, event);
-        });
+        tokio::spawn(keep::run(
+            self.chunkserver(),
+            self.inputs.clone(),
+            connection,
+            keep,
+        ));
     }
 
     fn delete(&self, batch: Vec<DeleteOrder>) {
@@ -503,25 +492,4 @@ fn report(disk: &DiskThreads) -> DirectoryReport {
         highest_handle,
         highest_version,
     }
-}
-
-/// Adopts the directories that count, and takes note of the master's epoch in each. Blocks.
-///
-/// # Errors
-/// Those of the first directory that can't; the master must not be obeyed then.
-pub fn keep_durably(chunkserver: &Chunkserver, keep: &ToKeep) -> Result<(), StoreError> {
-    let adoption = Adoption {
-        cluster_id: keep.cluster_id,
-        server_id: keep.server_id,
-        chunk_size: keep.chunk_size,
-    };
-    for directory in keep
-        .directories
-        .iter()
-        .filter_map(|&id| chunkserver.directory(id))
-    {
-        directory.adopt(adoption)?;
-        directory.obey_epoch(keep.epoch)?;
-    }
-    Ok(())
 }

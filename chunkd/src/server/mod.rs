@@ -3,6 +3,7 @@
 //! - [`start`]: from the command line to ports and directories that are ready;
 //! - [`control`]: the loop around the core's machine: the connection to the master;
 //! - [`master_link`]: what the loop has to do over that connection;
+//! - [`keep`]: what a registration asks to be kept durably, in each directory;
 //! - [`orders`], [`copies`]: what the master ordered, done on the disks;
 //! - [`pull`]: a chunk's bytes from another chunkserver, for a copy;
 //! - [`inventory`]: what the store holds, as the master is told;
@@ -17,6 +18,7 @@ mod control;
 pub mod copies;
 mod disk;
 pub mod inventory;
+mod keep;
 mod master_link;
 pub mod orders;
 mod pull;
@@ -32,8 +34,8 @@ use sarsen_edge::exit::report;
 
 use crate::config::Options;
 
-pub use control::keep_durably;
 pub use disk::told_of_disk;
+pub use keep::keep_durably;
 pub use start::StartError;
 
 /// What the program is called in its messages.

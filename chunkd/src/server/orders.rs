@@ -32,7 +32,8 @@ pub fn delete(chunkserver: &Chunkserver, orders: &[DeleteOrder]) -> Vec<Result<(
             })
         })
         .collect();
-    for directory in chunkserver.directories() {
+    // What is not served has not kept the epoch of who orders.
+    for directory in chunkserver.served() {
         let (damaged, whole): (Vec<_>, Vec<_>) = orders
             .iter()
             .enumerate()

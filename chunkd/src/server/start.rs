@@ -242,6 +242,7 @@ fn open_directories(dirs: &[PathBuf]) -> Result<Vec<Arc<Directory>>, StartError>
     let descriptors = raise_descriptors();
     let share = (descriptors / 4).min(OPEN_CHUNKS_MAX) / dirs.len() as u64;
     let mut opened: Vec<Arc<Directory>> = Vec::new();
+    let mut left_out = None;
     for path in dirs {
         let wrong = |source| StartError::Directory {
             path: path.clone(),
@@ -255,7 +256,15 @@ fn open_directories(dirs: &[PathBuf]) -> Result<Vec<Arc<Directory>>, StartError>
         };
         // Absolute, since the master tells the path to people on other machines.
         let root = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        let directory = Directory::open(&root, &start).map_err(wrong)?;
+        let directory = match Directory::open(&root, &start) {
+            Err(error) if is_of_the_disk(&error) => {
+                tracing::error!(dir = %path.display(), %error,
+                    "A DIRECTORY IS LEFT OUT: it can't be opened; none of its chunks is served");
+                left_out.get_or_insert(wrong(error));
+                continue;
+            }
+            opened => opened.map_err(wrong)?,
+        };
         check_same_owner(&opened, &directory).map_err(wrong)?;
         let (chunks, _, _) = directory.extent();
         let problems = directory.problems();
@@ -267,7 +276,26 @@ fn open_directories(dirs: &[PathBuf]) -> Result<Vec<Arc<Directory>>, StartError>
             start = %directory.identity().start_number, "a directory is open");
         opened.push(Arc::new(directory));
     }
-    Ok(opened)
+    match left_out {
+        Some(error) if opened.is_empty() => Err(error),
+        _ => Ok(opened),
+    }
+}
+
+/// Whether a directory can't be opened for what its disk does, and not for what somebody typed.
+fn is_of_the_disk(error: &StoreError) -> bool {
+    use io::ErrorKind;
+    match error {
+        StoreError::NoSpace { .. } | StoreError::IdentityDamaged { .. } => true,
+        StoreError::Io { source, .. } => !matches!(
+            source.kind(),
+            ErrorKind::NotFound
+                | ErrorKind::NotADirectory
+                | ErrorKind::AlreadyExists
+                | ErrorKind::PermissionDenied
+        ),
+        _ => false,
+    }
 }
 
 /// Directories of one server belong to the same cluster and server, or to none yet.

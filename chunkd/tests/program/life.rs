@@ -110,3 +110,23 @@ fn a_master_of_an_older_epoch_is_not_obeyed() {
     master.expect_closed();
     master.register();
 }
+
+/// One disk that could not be opened ended the whole server, with all its other directories.
+#[test]
+fn it_goes_on_without_a_directory_that_has_rotted() {
+    let mut master = Master::start();
+    let rotten = master.dir().with_extension("rotten");
+    std::fs::create_dir(&rotten).expect("made");
+    std::fs::write(rotten.join("IDENTITY"), [1; 256]).expect("written");
+    let mut command = command(&master.address(), &master.key_file(), &rotten);
+    command.arg("--dir").arg(master.dir());
+    let mut process = Process::spawn(command);
+    let register = master.register();
+    process.ready();
+    let [directory] = &*register.directories else {
+        panic!("{:?}", register.directories)
+    };
+    assert_eq!(directory.disk.path, master.dir().display().to_string());
+    assert_eq!(std::fs::read_dir(&rotten).expect("listed").count(), 1);
+    assert_eq!(process.terminate(), (Some(0), String::new()));
+}

@@ -83,6 +83,7 @@ impl Machine {
             }
             if let Some(directory) = self.directory(directory_id) {
                 directory.is_served = status.is_ok();
+                directory.is_left_out = false;
             }
         }
         let directories = self.served();
@@ -124,6 +125,28 @@ impl Machine {
     fn may_obey(&self, asked: Epoch) -> bool {
         let held = self.config.epoch;
         asked.number > held.number || asked == held
+    }
+
+    /// One disk that fails or hangs takes nothing but itself out: the master is told that it has
+    /// failed, and nothing of it is served.
+    pub(super) fn left_out(&mut self, connection: ConnectionId, directory_id: DirectoryId) {
+        if self.is_current(connection)
+            && let Some(directory) = self.directory(directory_id)
+        {
+            directory.is_served = false;
+            directory.is_left_out = true;
+        }
+    }
+
+    /// Registers again, this time with all directories.
+    pub(super) fn kept_late(&mut self, connection: ConnectionId, directory_id: DirectoryId) {
+        let is_left_out = self
+            .directory(directory_id)
+            .is_some_and(|directory| directory.is_left_out);
+        if is_left_out && self.is_current(connection) {
+            let text = "a disk that hung answers again, and its directory is to be taken in";
+            self.hang_up(connection, text.to_owned());
+        }
     }
 
     pub(super) fn kept(&mut self, connection: ConnectionId) {

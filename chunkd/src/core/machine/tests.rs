@@ -209,6 +209,70 @@ fn a_registration_is_kept_durably_before_anything_is_served_or_said() {
     );
 }
 
+/// The first directory that could not keep the epoch, be it full or hanging, kept the whole server
+/// from being registered, for as long as it could not.
+#[test]
+fn a_directory_that_can_not_keep_the_epoch_is_left_out_alone() {
+    let mut machine = machine();
+    let dial = |machine: &mut Machine, connection| {
+        let due = machine.deadline().expect("another try");
+        after(machine, due, Event::Tick);
+        let dialled = Event::Dialled {
+            connection,
+            cluster_id: CLUSTER,
+        };
+        after(machine, due, dialled);
+        due
+    };
+    dial(&mut machine, 1);
+    answered(&mut machine, welcome(EPOCH, [Status::Ok; 2]));
+    let left_out = Event::LeftOut {
+        connection: 1,
+        directory_id: OTHER,
+    };
+    assert_eq!(after(&mut machine, Duration::ZERO, left_out), []);
+    let actions = after(&mut machine, Duration::ZERO, Event::Kept { connection: 1 });
+    assert!(
+        matches!(&actions[0], Action::Serve { directories, .. } if *directories == [DIRECTORY])
+    );
+    let Action::SendHeartbeat { heartbeat, .. } = &actions[1] else {
+        panic!("{actions:?}")
+    };
+    let states = heartbeat.disks.iter().map(|beat| beat.disk.state);
+    assert_eq!(
+        states.collect::<Vec<_>>(),
+        [DiskState::Ok, DiskState::Failed]
+    );
+    assert_eq!(actions.len(), 3, "one inventory: {actions:?}");
+
+    // Once it can, there is another registration.
+    let late = |connection| Event::KeptLate {
+        connection,
+        directory_id: OTHER,
+    };
+    let actions = after(&mut machine, Duration::ZERO, late(1));
+    assert!(
+        matches!(
+            &*actions,
+            [Action::Close { connection: 1 }, Action::Warn(_)]
+        ),
+        "{actions:?}"
+    );
+    let now = dial(&mut machine, 2);
+    let again = Event::Registered {
+        connection: 2,
+        answer: Ok(welcome(EPOCH, [Status::Ok; 2])),
+    };
+    after(&mut machine, now, again);
+    let actions = after(&mut machine, now, Event::Kept { connection: 2 });
+    assert!(
+        matches!(&actions[0], Action::Serve { directories, .. } if directories.len() == 2),
+        "{actions:?}"
+    );
+    assert_eq!(after(&mut machine, now, late(1)), []);
+    assert_eq!(after(&mut machine, now, late(2)), []);
+}
+
 #[test]
 fn an_older_master_or_another_history_is_not_obeyed() {
     for epoch in [
