@@ -7,27 +7,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sarsen_protocol::crc::{combine, zeros};
-use sarsen_protocol::id::{ChunkHandle, FileId, ServerId};
-use sarsen_protocol::message::{Kind, Locate, LocateReply, Node, NodeType, ReportReplica};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, ServerId};
+use sarsen_protocol::message::{
+    Kind, Locate, LocateReply, LocatedChunk, Node, NodeType, ReportReplica,
+};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::client::{Shared, check_chunk_size};
 use crate::core::locate::part;
-use crate::core::read::{Action, Download, Fault, Fetch, GiveUp, PAGE_LEN, Plan};
+use crate::core::read::{Action, Download, Fault, Fetch, GiveUp, Kept, PAGE_LEN, Plan};
+use crate::core::read_stream::Verified;
+use crate::core::resume::Pin;
 use crate::error::{Error, StreamError};
 use crate::net::{Outgoing, ReadFailure, read_chunk};
+use crate::part::{Found, PartFile, Resumable};
 use crate::path;
 use crate::progress::{Progress, Tally};
 use crate::put::{STREAMS_DEFAULT, permit};
-use crate::sink::{GetTarget, Item, Opened, Outlet, PartFile, open, ordered_outlet};
+use crate::sink::{GetTarget, Item, Opened, Outlet, open, ordered_outlet};
 
 /// How long a download that is over waits for the master to hear of bad replicas.
 const REPORT_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How long a replica may be silent at the most, when all were slow before.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Bytes from which on a file is worth to be gone on with.
+const RESUMABLE_MIN: u64 = 1024 * 1024;
 
 /// How a file is to be downloaded.
 #[derive(Clone)]
@@ -37,6 +45,9 @@ pub struct GetOptions {
     pub offset: u64,
     /// How many are wanted at most; `None` for all.
     pub length: Option<u64>,
+    /// Goes on with what an earlier download of the same file, in the same state, left beside the
+    /// target; and leaves what it has when it fails itself.
+    pub resume: bool,
     /// Chunks on their way at a time.
     pub streams_max: usize,
     /// Is told how far it has come.
@@ -50,6 +61,7 @@ impl Default for GetOptions {
         Self {
             offset: 0,
             length: None,
+            resume: false,
             streams_max: STREAMS_DEFAULT,
             progress: None,
             streams: None,
@@ -84,6 +96,10 @@ pub struct GetReport {
     pub elapsed: Duration,
     /// Replicas that were bad; good bytes came from others.
     pub bad: Vec<BadReplica>,
+    /// Bytes that an earlier download had brought.
+    pub resumed: u64,
+    /// What an earlier download had left was of another file or of another state of it.
+    pub begun_anew: bool,
 }
 
 /// A replica that was bad.
@@ -121,10 +137,23 @@ pub(crate) async fn get(
     }
     let is_whole = node.sealed && range == (0..node.size);
     let bytes = range.end - range.start;
-    let bad = match open(target, bytes).await? {
-        Opened::Part(part) => {
+    let resumable = match is_whole && bytes >= RESUMABLE_MIN && target.is_path() {
+        true => Some(Resumable {
+            pin: Arc::new(pin(shared, &first_page).await?),
+            resume: options.resume,
+        }),
+        false => None,
+    };
+    let (mut resumed, mut begun_anew) = (0, false);
+    let bad = match open(target, bytes, resumable).await? {
+        Opened::Part(part, found) => {
             let to = To::Part(part);
             let mut run = Run::new(shared, &first_page, range, options, to)?;
+            match found {
+                Found::Some(kept) => resumed = run.keep(kept),
+                Found::Other => begun_anew = true,
+                Found::Nothing => {}
+            }
             run.run().await?;
             run.finish().await?
         }
@@ -150,6 +179,41 @@ pub(crate) async fn get(
         crc32: is_whole.then_some(node.crc32),
         elapsed: shared.clock.now().saturating_sub(began),
         bad,
+        resumed,
+        begun_anew,
+    })
+}
+
+/// The state that a file is in, of which the first chunks are known.
+async fn pin(shared: &Shared, first_page: &LocateReply) -> Result<Pin, Error> {
+    let node = &first_page.node;
+    let slots = node.size.div_ceil(u64::from(first_page.chunk_size));
+    let slots = u32::try_from(slots).map_err(|_| Error::TooLarge { bytes: node.size })?;
+    let mut chunks = vec![(ChunkHandle::NONE, ChunkVersion::NONE); slots as usize];
+    let mut put = |located: &[LocatedChunk]| {
+        for chunk in located {
+            if let Some(slot) = chunks.get_mut(chunk.index as usize) {
+                *slot = (chunk.handle, chunk.version);
+            }
+        }
+    };
+    put(&first_page.chunks);
+    let mut first_index = PAGE_LEN;
+    while first_index < slots {
+        let request = Locate {
+            path: String::new(),
+            file_id: node.file_id,
+            first_index,
+            count: PAGE_LEN,
+        };
+        put(&shared.master.call(&request).await?.chunks);
+        first_index += PAGE_LEN;
+    }
+    Ok(Pin {
+        file_id: node.file_id,
+        size: node.size,
+        chunk_size: first_page.chunk_size,
+        chunks,
     })
 }
 
@@ -243,6 +307,18 @@ impl Run {
         })
     }
 
+    /// Takes what an earlier download brought for read; how many bytes that are.
+    fn keep(&mut self, kept: BTreeMap<u32, Kept>) -> u64 {
+        let mut bytes = 0;
+        for (&index, kept) in &kept {
+            let to = kept.verified.reached;
+            bytes += u64::from(to);
+            self.hear(Reached { index, to });
+        }
+        self.download.handle_kept(kept);
+        bytes
+    }
+
     /// Does what the machine says until all was read.
     async fn run(&mut self) -> Result<(), Error> {
         let clock = self.shared.clock;
@@ -282,7 +358,12 @@ impl Run {
     /// time to hear of bad replicas.
     async fn finish(mut self) -> Result<Vec<BadReplica>, Error> {
         self.wait_for_reports().await;
-        self.check_file()?;
+        if let Err(error) = self.check_file() {
+            if let To::Part(part) = &mut self.to {
+                part.discard();
+            }
+            return Err(error);
+        }
         if let To::Part(part) = self.to {
             part.finish().await?;
         }
@@ -381,7 +462,7 @@ impl Run {
     }
 
     fn fetch(&mut self, fetch: Box<Fetch>) {
-        let outlet = self.outlet(fetch.chunk.index);
+        let outlet = self.outlet(fetch.chunk.index, Some(&fetch.chunk));
         let (shared, reached) = (self.shared.clone(), self.reached.clone());
         let streams = self.options.streams.clone();
         self.tasks.spawn(async move {
@@ -395,7 +476,7 @@ impl Run {
         self.hear(Reached { index, to });
         let len = u64::from(to.saturating_sub(from));
         self.parts.insert(index, (zeros(len), len));
-        let outlet = self.outlet(index);
+        let outlet = self.outlet(index, None);
         if let To::InOrder { outlets, .. } = &mut self.to {
             outlets.remove(&index);
         }
@@ -403,11 +484,11 @@ impl Run {
     }
 
     /// Where a chunk goes; the first call for it is its turn in the order.
-    fn outlet(&mut self, index: u32) -> Outlet {
+    fn outlet(&mut self, index: u32, chunk: Option<&LocatedChunk>) -> Outlet {
         match &mut self.to {
             To::Part(part) => {
                 let chunk_start = u64::from(index) * u64::from(self.chunk_size);
-                part.outlet(chunk_start, self.range.start)
+                part.outlet(index, chunk_start, self.range.start, chunk)
             }
             To::InOrder { queue, outlets } => outlets
                 .entry(index)
@@ -473,6 +554,14 @@ async fn read(
         // The download may have ended.
         let _ = reached.send(Reached { index, to });
     };
+    let whole = Verified {
+        reached: fetch.chunk.length,
+        crc32: fetch.chunk.crc32,
+    };
+    if fetch.from == 0 && fetch.verified == whole {
+        // An earlier download brought all of it.
+        return Ok(());
+    }
     let replica = &fetch.replica;
     // Twice as patient each time that all of them failed: they may be slow, and none hang.
     let factor = 1_u32.checked_shl(fetch.round).unwrap_or(u32::MAX);

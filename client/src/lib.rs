@@ -5,7 +5,7 @@
 //!
 //! - [`core`]: what is decided, as machines without a socket, a file or a clock;
 //! - `master`, `session`: one control connection, and changes that are done once over it;
-//! - `net`: streams with chunkservers; `source`, `sink`: the local end of a transfer;
+//! - `net`: streams with chunkservers; `source`, `sink`, `part`: the local end of a transfer;
 //! - `put`, `get`: the drivers that join machines, streams and files;
 //! - `tree`: many of these at a time, and what finds the files.
 //!
@@ -31,6 +31,8 @@ mod get;
 mod master;
 #[cfg(feature = "edge")]
 mod net;
+#[cfg(feature = "edge")]
+mod part;
 #[cfg(feature = "edge")]
 pub mod path;
 #[cfg(feature = "edge")]

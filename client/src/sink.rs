@@ -1,34 +1,27 @@
 //! Where the bytes of a download go.
 //!
-//! A file is written beside its target as `.NAME.sarsen-part`, at any place in any order, and
-//! takes the target's name when it is complete, verified and synced; what ends before that
-//! removes it. Two downloads never write the same part: it is locked. What can't be written at
-//! any place, as a pipe or a device, is written directly and in order.
+//! A file is written beside its target as a [`PartFile`], at any place in any order. What can't be
+//! written at any place, as a pipe or a device, is written directly and in order.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FlockOperation, flock};
-use sarsen_protocol::crc::crc32;
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
 use crate::buffer::{BUFFER_LEN, Buffer, Buffers};
+use crate::core::read_stream::Verified;
+use crate::core::resume::encode_mark;
 use crate::error::Error;
-use crate::source::NOT_FOLLOWED;
+use crate::part::{Found, PartFile, Resumable};
 use crate::tree::LocalType;
 
 /// Payloads of one chunk that may wait for those before them.
 const ORDERED_AHEAD: usize = 4;
-
-/// How the names end of files that are not whole.
-const PART_SUFFIX: &str = ".sarsen-part";
-
-/// Bytes of a name in a local file system.
-const LOCAL_NAME_LEN_MAX: usize = 255;
 
 /// Where a download goes.
 #[non_exhaustive]
@@ -45,6 +38,13 @@ pub enum GetTarget<'a> {
     Writer(&'a mut (dyn AsyncWrite + Send + Unpin)),
 }
 
+impl GetTarget<'_> {
+    /// Whether it may be a file, rather than what is written in order.
+    pub(crate) const fn is_path(&self) -> bool {
+        matches!(self, Self::Path(_) | Self::Regular(_))
+    }
+}
+
 impl std::fmt::Debug for GetTarget<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -58,12 +58,16 @@ impl std::fmt::Debug for GetTarget<'_> {
 
 /// A target after it was opened.
 pub(crate) enum Opened<'a> {
-    Part(PartFile),
+    Part(PartFile, Found),
     InOrder(Output<'a>),
 }
 
-/// Opens a target for `len` bytes.
-pub(crate) async fn open(target: GetTarget<'_>, len: u64) -> Result<Opened<'_>, Error> {
+/// Opens a target for `len` bytes; `resumable` is of a whole file that is worth it.
+pub(crate) async fn open(
+    target: GetTarget<'_>,
+    len: u64,
+    resumable: Option<Resumable>,
+) -> Result<Opened<'_>, Error> {
     let (path, only_file) = match target {
         GetTarget::Path(path) => (path, false),
         GetTarget::Regular(path) => (path, true),
@@ -71,28 +75,28 @@ pub(crate) async fn open(target: GetTarget<'_>, len: u64) -> Result<Opened<'_>, 
         GetTarget::Writer(writer) => return Ok(Opened::InOrder(Output::Writer(writer))),
     };
     let opening = tokio::task::spawn_blocking(move || match only_file {
-        true => open_regular(&path, len),
-        false => open_path(&path, len),
+        true => open_regular(&path, len, resumable),
+        false => open_path(&path, len, resumable),
     });
     opening.await?.map(Into::into)
 }
 
 /// What a path turned out to be.
 enum OpenedPath {
-    Part(PartFile),
+    Part(PartFile, Found),
     Device(File),
 }
 
 impl From<OpenedPath> for Opened<'_> {
     fn from(opened: OpenedPath) -> Self {
         match opened {
-            OpenedPath::Part(part) => Self::Part(part),
+            OpenedPath::Part(part, found) => Self::Part(part, found),
             OpenedPath::Device(file) => Self::InOrder(Output::File(Arc::new(file))),
         }
     }
 }
 
-fn open_path(path: &Path, len: u64) -> Result<OpenedPath, Error> {
+fn open_path(path: &Path, len: u64, resumable: Option<Resumable>) -> Result<OpenedPath, Error> {
     let local = |source| Error::Local {
         doing: "write",
         path: path.to_owned(),
@@ -110,16 +114,21 @@ fn open_path(path: &Path, len: u64) -> Result<OpenedPath, Error> {
         Ok(_) => {
             // Through a symbolic link, so that the link stays and its file is replaced.
             let real = fs::canonicalize(path).map_err(local)?;
-            PartFile::create(real, len).map(OpenedPath::Part)
+            create(real, len, resumable)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            PartFile::create(path.to_owned(), len).map(OpenedPath::Part)
+            create(path.to_owned(), len, resumable)
         }
         Err(error) => Err(local(error)),
     }
 }
 
-fn open_regular(path: &Path, len: u64) -> Result<OpenedPath, Error> {
+fn create(target: PathBuf, len: u64, resumable: Option<Resumable>) -> Result<OpenedPath, Error> {
+    let (part, found) = PartFile::create(target, len, resumable)?;
+    Ok(OpenedPath::Part(part, found))
+}
+
+fn open_regular(path: &Path, len: u64, resumable: Option<Resumable>) -> Result<OpenedPath, Error> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.is_file() => Err(Error::InTheWay {
             found: LocalType::from(metadata.file_type()).words(),
@@ -131,122 +140,8 @@ fn open_regular(path: &Path, len: u64) -> Result<OpenedPath, Error> {
             path: path.to_owned(),
             source,
         }),
-        _ => PartFile::create(path.to_owned(), len).map(OpenedPath::Part),
+        _ => create(path.to_owned(), len, resumable),
     }
-}
-
-/// A file on its way to its name. Dropped before [`PartFile::finish`], it is removed.
-#[derive(Debug)]
-pub(crate) struct PartFile {
-    file: Arc<File>,
-    part: PathBuf,
-    target: PathBuf,
-    finished: bool,
-}
-
-impl PartFile {
-    fn create(target: PathBuf, len: u64) -> Result<Self, Error> {
-        let part = target.with_file_name(part_name(&target));
-        let local = |source| Error::Local {
-            doing: "write",
-            path: part.clone(),
-            source,
-        };
-        let file = loop {
-            let file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .custom_flags(NOT_FOLLOWED)
-                .open(&part)
-                .map_err(local)?;
-            if !file.metadata().map_err(local)?.is_file() {
-                return Err(Error::InTheWay {
-                    found: "no file",
-                    wanted: "a file",
-                    path: part,
-                });
-            }
-            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-                return Err(Error::TargetBusy { path: target });
-            }
-            // Who had the lock before may have given the file its name, or removed it.
-            let ours = file.metadata().map_err(local)?;
-            let there = fs::metadata(&part);
-            if there.is_ok_and(|it| (it.dev(), it.ino()) == (ours.dev(), ours.ino())) {
-                break file;
-            }
-        };
-        let part_file = Self {
-            file: Arc::new(file),
-            part: part.clone(),
-            target,
-            finished: false,
-        };
-        // Holes need no writing: what was there before is cut off, and the rest reads as zeros.
-        let sized = part_file.file.set_len(0);
-        sized
-            .and_then(|()| part_file.file.set_len(len))
-            .map_err(local)?;
-        Ok(part_file)
-    }
-
-    /// Gives the file its name, durably.
-    pub(crate) async fn finish(mut self) -> Result<(), Error> {
-        let finished = tokio::task::spawn_blocking(move || {
-            let done = self.sync_and_rename();
-            self.finished = done.is_ok();
-            done.map_err(|source| Error::Local {
-                doing: "write",
-                path: self.target.clone(),
-                source,
-            })
-        });
-        finished.await?
-    }
-
-    fn sync_and_rename(&self) -> io::Result<()> {
-        self.file.sync_all()?;
-        fs::rename(&self.part, &self.target)?;
-        let folder = match self.target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        File::open(folder)?.sync_all()
-    }
-}
-
-impl Drop for PartFile {
-    fn drop(&mut self) {
-        if !self.finished {
-            // It may have its new name already, or its folder may be gone.
-            let _ = fs::remove_file(&self.part);
-        }
-    }
-}
-
-/// Whether a file of this name would be taken for one that is on its way.
-pub(crate) fn is_part_name(name: &str) -> bool {
-    name.starts_with('.') && name.ends_with(PART_SUFFIX)
-}
-
-/// `.NAME.sarsen-part`; of a name that would become too long its beginning, and its CRC in place
-/// of the rest.
-fn part_name(target: &Path) -> PathBuf {
-    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-    let name = target.file_name().unwrap_or_default().as_bytes();
-    let mut part = b".".to_vec();
-    let suffix = PART_SUFFIX.as_bytes();
-    if 1 + name.len() + suffix.len() <= LOCAL_NAME_LEN_MAX {
-        part.extend_from_slice(name);
-    } else {
-        let crc = format!("~{:08x}", crc32(name));
-        let kept = LOCAL_NAME_LEN_MAX - 1 - crc.len() - suffix.len();
-        part.extend_from_slice(name.get(..kept).unwrap_or(name));
-        part.extend_from_slice(crc.as_bytes());
-    }
-    part.extend_from_slice(suffix);
-    std::ffi::OsString::from_vec(part).into()
 }
 
 /// Where one chunk's bytes go.
@@ -260,9 +155,19 @@ pub(crate) enum Outlet {
         chunk_start: u64,
         /// Which byte of that is the first of the local file.
         range_start: u64,
+        /// What is written down of how far the chunk has come.
+        mark: Option<Mark>,
     },
     /// Behind those that were given before.
     InOrder(mpsc::Sender<Item>),
+}
+
+/// Where a chunk's mark is kept, for a download that goes on with this one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    pub(crate) position: u64,
+    pub(crate) handle: ChunkHandle,
+    pub(crate) version: ChunkVersion,
 }
 
 /// What is written in order.
@@ -273,19 +178,38 @@ pub(crate) enum Item {
 }
 
 impl Outlet {
-    /// Takes verified bytes that lie at `offset` in the chunk.
-    pub(crate) async fn give(&self, offset: u64, bytes: Buffer) -> Result<(), Error> {
+    /// Takes verified bytes that lie at `offset` in the chunk, after which `verified` of it are
+    /// here.
+    pub(crate) async fn give(
+        &self,
+        offset: u64,
+        bytes: Buffer,
+        verified: Verified,
+    ) -> Result<(), Error> {
         match self {
             Self::Placed {
                 file,
                 part,
                 chunk_start,
                 range_start,
+                mark,
             } => {
                 let at = (chunk_start + offset).saturating_sub(*range_start);
-                let (file, part) = (file.clone(), part.clone());
+                let (file, part, mark) = (file.clone(), part.clone(), *mark);
                 let written = tokio::task::spawn_blocking(move || {
-                    file.write_all_at(&bytes, at)
+                    let written = file.write_all_at(&bytes, at);
+                    written
+                        .and_then(|()| match mark {
+                            Some(Mark {
+                                position,
+                                handle,
+                                version,
+                            }) => {
+                                let mark = encode_mark(handle, version, verified);
+                                file.write_all_at(&mark, position)
+                            }
+                            None => Ok(()),
+                        })
                         .map_err(|source| Error::Local {
                             doing: "write",
                             path: part.to_path_buf(),
@@ -319,19 +243,6 @@ async fn send(items: &mpsc::Sender<Item>, item: Item) -> Result<(), Error> {
 pub(crate) fn ordered_outlet() -> (Outlet, mpsc::Receiver<Item>) {
     let (items, receiver) = mpsc::channel(ORDERED_AHEAD);
     (Outlet::InOrder(items), receiver)
-}
-
-impl PartFile {
-    /// Where the bytes of a chunk go that begins at `chunk_start`, when the local file takes
-    /// those from `range_start` on.
-    pub(crate) fn outlet(&self, chunk_start: u64, range_start: u64) -> Outlet {
-        Outlet::Placed {
-            file: self.file.clone(),
-            part: self.part.as_path().into(),
-            chunk_start,
-            range_start,
-        }
-    }
 }
 
 /// Something that is written from its start to its end.
@@ -394,66 +305,11 @@ fn sink_error(source: io::Error) -> Error {
 mod tests {
     use super::*;
 
-    fn names(folder: &Path) -> Vec<String> {
-        let entries = fs::read_dir(folder).unwrap();
-        let mut names: Vec<_> = entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    async fn part_of(path: &Path, len: u64) -> PartFile {
-        match open(GetTarget::Path(path.to_owned()), len).await.unwrap() {
-            Opened::Part(part) => part,
-            Opened::InOrder(_) => panic!("no file"),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_file_appears_when_it_is_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("film");
-        let part = part_of(&target, 10).await;
-        assert_eq!(names(folder.path()), [".film.sarsen-part"]);
-        let mut bytes = Buffers::default().take();
-        bytes.room()[..3].copy_from_slice(b"end");
-        bytes.set_used(0..3);
-        part.outlet(0, 100).give(107, bytes).await.unwrap();
-        part.finish().await.unwrap();
-        assert_eq!(names(folder.path()), ["film"]);
-        assert_eq!(fs::read(&target).unwrap(), b"\0\0\0\0\0\0\0end");
-    }
-
-    #[tokio::test]
-    async fn what_is_not_finished_leaves_nothing_and_two_do_not_meet() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("film");
-        fs::write(&target, "old").unwrap();
-        // Left by a process that was killed.
-        fs::write(folder.path().join(".film.sarsen-part"), "a longer rest").unwrap();
-        let part = part_of(&target, 3).await;
-        let second = open(GetTarget::Path(target.clone()), 3).await;
-        assert!(matches!(second, Err(Error::TargetBusy { .. })));
-        assert_eq!(part.file.metadata().unwrap().len(), 3);
-        drop(part);
-        assert_eq!(names(folder.path()), ["film"]);
-        assert_eq!(fs::read(&target).unwrap(), b"old");
-    }
-
-    #[test]
-    fn the_longest_names_have_a_part_too() {
-        let part = |name: &str| part_name(&Path::new("/d").join(name));
-        assert_eq!(part("a b"), Path::new(".a b.sarsen-part"));
-        let first = part(&format!("{}a", "n".repeat(254)));
-        let second = part(&format!("{}b", "n".repeat(254)));
-        assert_eq!(first.as_os_str().len(), 255);
-        assert_ne!(first, second);
-    }
-
     #[tokio::test]
     async fn a_device_is_written_directly() {
-        let opened = open(GetTarget::Path("/dev/null".into()), 3).await.unwrap();
+        let opened = open(GetTarget::Path("/dev/null".into()), 3, None)
+            .await
+            .unwrap();
         assert!(matches!(opened, Opened::InOrder(_)));
     }
 
@@ -472,8 +328,14 @@ mod tests {
             buffer.set_used(0..text.len());
             buffer
         };
-        second.give(0, buffer(b"second")).await.unwrap();
-        first.give(0, buffer(b"first")).await.unwrap();
+        second
+            .give(0, buffer(b"second"), Verified::default())
+            .await
+            .unwrap();
+        first
+            .give(0, buffer(b"first"), Verified::default())
+            .await
+            .unwrap();
         first.give_zeros(2).await.unwrap();
         drop((first, second));
         let mut written = Vec::new();

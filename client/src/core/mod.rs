@@ -9,7 +9,8 @@
 //! - [`locate`]: which chunks a range of a file touches, and which replica to ask first;
 //! - [`pieces`]: payloads cut at block edges, and their CRCs;
 //! - [`upload`]: a file's chunks on their way up, over machines of [`mod@write`], one a stream;
-//! - [`read`]: a file's chunks on their way down, over machines of [`read_stream`].
+//! - [`read`]: a file's chunks on their way down, over machines of [`read_stream`];
+//! - [`resume`]: what an unfinished download leaves, and what of it counts.
 //!
 //! Left out on purpose: hedged reads, caching of locations, mutation in place.
 
@@ -17,6 +18,7 @@ pub mod locate;
 pub mod pieces;
 pub mod read;
 pub mod read_stream;
+pub mod resume;
 pub mod retry;
 pub mod session;
 pub mod upload;

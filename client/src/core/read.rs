@@ -205,6 +205,26 @@ enum State {
     Locating,
 }
 
+/// The beginning of a chunk that came before, and its CRC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Of this chunk.
+    pub handle: ChunkHandle,
+    /// In this version.
+    pub version: ChunkVersion,
+    /// Up to where.
+    pub verified: Verified,
+}
+
+impl Kept {
+    fn is_of(&self, chunk: &LocatedChunk) -> bool {
+        let reached = self.verified.reached;
+        (self.handle, self.version) == (chunk.handle, chunk.version)
+            && (reached == chunk.length
+                || reached < chunk.length && reached == block_start(reached))
+    }
+}
+
 /// A chunk that is being read.
 #[derive(Clone, Debug)]
 struct Slot {
@@ -240,6 +260,8 @@ pub struct Download {
     located_to: u32,
     locating: bool,
     slots: BTreeMap<u32, Slot>,
+    /// What an earlier download brought, of the chunks that were not begun.
+    kept: BTreeMap<u32, Kept>,
     reports: VecDeque<Action>,
     given_up: Option<GiveUp>,
     ended: bool,
@@ -257,10 +279,17 @@ impl Download {
             located: BTreeMap::new(),
             locating: false,
             slots: BTreeMap::new(),
+            kept: BTreeMap::new(),
             reports: VecDeque::new(),
             given_up: None,
             ended: false,
         })
+    }
+
+    /// An earlier download of the whole file brought the beginnings of these chunks, and they are
+    /// where they belong.
+    pub fn handle_kept(&mut self, kept: BTreeMap<u32, Kept>) {
+        self.kept = kept;
     }
 
     /// The master said where `asked` are.
@@ -413,7 +442,12 @@ impl Download {
                 });
             };
             let backoff = Backoff::new(self.plan.seed ^ u64::from(index));
-            self.slots.insert(index, Slot::new(chunk, part, backoff));
+            let kept = self.kept.remove(&index).filter(|kept| kept.is_of(&chunk));
+            let mut slot = Slot::new(chunk, part, backoff);
+            if let Some(kept) = kept {
+                slot.verified = kept.verified;
+            }
+            self.slots.insert(index, slot);
             // None if no replica is known: the next chunk may have one.
             if let Some(fetch) = self.go_on(now) {
                 return Some(fetch);

@@ -103,7 +103,7 @@ async fn read_frames(
             patient.receive(payload.unwrap_or_default()).await?;
             buffer.set_used(0..payload_len as usize);
             stream.handle_payload(&data, &buffer)?;
-            give(fetch, data.offset, buffer, to.outlet).await?;
+            give(fetch, data.offset, buffer, stream.verified(), to.outlet).await?;
             (to.on_reached)(stream.offset().min(fetch.to));
         }
         if data.last {
@@ -154,14 +154,20 @@ impl Patient<'_> {
 
 /// Hands on what of the payload is wanted: its first block may begin before that, its last block
 /// may end behind.
-async fn give(fetch: &Fetch, offset: u32, mut buffer: Buffer, outlet: &Outlet) -> Result<(), End> {
+async fn give(
+    fetch: &Fetch,
+    offset: u32,
+    mut buffer: Buffer,
+    verified: Verified,
+    outlet: &Outlet,
+) -> Result<(), End> {
     let len = buffer.len();
     let skipped = (fetch.from.saturating_sub(offset) as usize).min(len);
     let end = (fetch.to.saturating_sub(offset) as usize).min(len);
     if skipped < end {
         buffer.set_used(skipped..end);
         let at = u64::from(offset) + skipped as u64;
-        outlet.give(at, buffer).await.map_err(End::Sink)?;
+        outlet.give(at, buffer, verified).await.map_err(End::Sink)?;
     }
     Ok(())
 }

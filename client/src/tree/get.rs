@@ -16,8 +16,9 @@ use super::{GetItem, TreeEvent, TreeOptions, TreeSums};
 use crate::client::Shared;
 use crate::error::Error;
 use crate::get::{GetOptions, GetReport, get};
+use crate::part::is_part_name;
 use crate::path;
-use crate::sink::{GetTarget, is_part_name};
+use crate::sink::GetTarget;
 
 /// Names asked for in one go.
 const PAGE: u32 = 1_000;

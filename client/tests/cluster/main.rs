@@ -13,3 +13,4 @@ mod http;
 mod names;
 mod repair;
 mod restarts;
+mod resume;

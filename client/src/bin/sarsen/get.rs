@@ -15,6 +15,7 @@ use crate::context::{Context, as_progress, cluster_path, stream, text};
 use crate::failure::{Failure, Problem};
 use crate::progress::Bar;
 use crate::put::{JOBS_MAX, is_stream};
+use crate::table::size;
 use crate::target::{Places, groups, is_written_as_folder, own_name};
 use crate::transfer::{Transfer, Transfers};
 
@@ -31,6 +32,11 @@ pub(crate) struct GetArgs {
     /// Folders with all that is in them
     #[arg(short)]
     recursive: bool,
+
+    /// Go on with what an earlier get of the same file left beside the target; and leave what there
+    /// is for another when this one fails
+    #[arg(long)]
+    resume: bool,
 
     /// Chunks of a file, or files, on their way at a time [default: 4 chunks, 16 files]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=JOBS_MAX))]
@@ -160,10 +166,14 @@ async fn many(
         options.folders = args.recursive;
         options.files_max = args.jobs.map_or(FILES_DEFAULT, usize::from);
         options.each = GetOptions::default();
+        options.each.resume = args.resume;
         options.each.progress = as_progress(bar.as_ref());
         let mut on_event = |event| match event {
             TreeEvent::Done { item, report } => {
-                Bar::above(bar.as_ref(), || warn_of_bad(&report, context));
+                Bar::above(bar.as_ref(), || {
+                    warn_of_bad(&report, context);
+                    tell_of_resumed(&report, context);
+                });
                 if !args.recursive {
                     transfers.tell(numbers[item], &transfer(report));
                 }
@@ -212,12 +222,14 @@ async fn one(
     target.make_folder().map_err(&at)?;
     let bar = context.bar(path);
     let mut options = GetOptions::default();
+    options.resume = args.resume;
     options.streams_max = args.jobs.map_or(STREAMS_DEFAULT, usize::from);
     options.progress = as_progress(bar.as_ref());
     let report = client.get(path, to, options).await;
     drop(bar);
     let report = report.map_err(context.at(path))?;
     warn_of_bad(&report, context);
+    tell_of_resumed(&report, context);
     Ok(report)
 }
 
@@ -228,6 +240,18 @@ pub(crate) fn warn_of_bad(report: &GetReport, context: &Context) {
             "chunk {} ({}): a bad replica on {}; the bytes came from another",
             bad.index, bad.handle, bad.what
         );
+        context.warn(&report.path, &what);
+    }
+}
+
+/// Tells what became of an earlier download of the same file.
+fn tell_of_resumed(report: &GetReport, context: &Context) {
+    if report.begun_anew {
+        let what = "begun anew: what was left is of another file, or of another state of it";
+        context.warn(&report.path, what);
+    }
+    if report.resumed > 0 {
+        let what = format!("went on behind {} that were there", size(report.resumed));
         context.warn(&report.path, &what);
     }
 }
@@ -251,6 +275,9 @@ fn transfer(report: GetReport) -> Transfer {
         elapsed: report.elapsed,
         crc32: report.crc32,
         chunks: report.node.chunks,
-        more: ("bad_replicas", json!(bad)),
+        more: vec![
+            ("bad_replicas", json!(bad)),
+            ("resumed", json!(report.resumed)),
+        ],
     }
 }

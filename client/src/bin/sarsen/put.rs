@@ -259,6 +259,6 @@ fn transfer(report: PutReport) -> Transfer {
         elapsed: report.elapsed,
         crc32: Some(report.crc32),
         chunks: report.node.chunks,
-        more: ("short", json!(short)),
+        more: vec![("short", json!(short))],
     }
 }

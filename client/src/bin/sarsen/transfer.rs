@@ -19,8 +19,8 @@ pub(crate) struct Transfer {
     pub(crate) elapsed: Duration,
     pub(crate) crc32: Option<u32>,
     pub(crate) chunks: u32,
-    /// What is worth knowing beside: a field's name and its value.
-    pub(crate) more: (&'static str, Value),
+    /// What is worth knowing beside: fields' names and their values.
+    pub(crate) more: Vec<(&'static str, Value)>,
 }
 
 impl Transfer {
@@ -33,8 +33,9 @@ impl Transfer {
             "crc32": self.crc32.map(crc32),
             "chunks": self.chunks,
         });
-        let (name, value) = &self.more;
-        document[*name] = value.clone();
+        for (name, value) in &self.more {
+            document[*name] = value.clone();
+        }
         document
     }
 
@@ -198,7 +199,7 @@ mod tests {
             elapsed: Duration::from_millis(500),
             crc32: Some(0xab),
             chunks: 2,
-            more: ("short", json!([])),
+            more: vec![("short", json!([]))],
         }
     }
 

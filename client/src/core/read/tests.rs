@@ -106,6 +106,34 @@ fn an_empty_range_is_done_at_once() {
     assert_eq!(actions(&mut download, at(0)), [Action::Done]);
 }
 
+/// What an earlier download brought is read on behind, if it is of this chunk in this version.
+#[test]
+fn what_was_kept_is_not_read_again() {
+    let kept = |handle: u64, version: u64, reached: u32| Kept {
+        handle: ChunkHandle(handle),
+        version: ChunkVersion(version),
+        verified: Verified { reached, crc32: 9 },
+    };
+    let mut download = download(5, 5);
+    download.handle_kept(BTreeMap::from([
+        (0, kept(100, 1, MIB / 2)),
+        (1, kept(101, 2, MIB / 2)),
+        (2, kept(777, 1, MIB / 2)),
+        (3, kept(103, 1, 70_000)),
+        (4, kept(104, 1, MIB)),
+    ]));
+    assert_eq!(actions(&mut download, at(0)), [locate(0, 5)]);
+    download.handle_located(0..5, (0..5).map(|index| chunk(index, &[1])).collect());
+    let begun: Vec<u32> = actions(&mut download, at(0))
+        .into_iter()
+        .map(|action| match action {
+            Action::Fetch(fetch) => fetch.verified.reached,
+            other => panic!("{other:?} is no fetch"),
+        })
+        .collect();
+    assert_eq!(begun, [MIB / 2, 0, 0, 0, MIB]);
+}
+
 #[test]
 fn chunks_come_side_by_side_from_different_servers() {
     let mut download = download(5, 3);
