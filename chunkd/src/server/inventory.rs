@@ -44,11 +44,12 @@ pub fn held_chunk(entry: &InventoryEntry) -> HeldChunk {
     }
 }
 
-/// A file whose header says nothing that could be believed: corrupt, of no version. An order to
-/// delete version 0 of it is carried out as long as it is damaged.
+/// A file whose header says nothing that could be believed, or that ends before its data: corrupt,
+/// of no version. An order to delete version 0 of it is carried out as long as it is damaged.
 fn damaged_chunk(problem: &Problem) -> Option<HeldChunk> {
     let handle = problem.handle?;
-    matches!(problem.kind, ProblemKind::Header(_)).then_some(HeldChunk {
+    let is_damage = matches!(problem.kind, ProblemKind::Header(_) | ProblemKind::TooShort);
+    is_damage.then_some(HeldChunk {
         handle,
         version: ChunkVersion::NONE,
         serial: Serial::NONE,

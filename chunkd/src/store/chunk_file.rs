@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use sarsen_protocol::crc::{combine, crc32};
 use sarsen_protocol::id::{ChunkHandle, ClusterId, DirectoryId};
+use sarsen_protocol::message::ChunkState;
 use sarsen_protocol::size::BLOCK_LEN;
 
 use super::crc_page::{self, CrcPageError};
@@ -166,6 +167,17 @@ impl ChunkFile {
             .map_err(|source| self.error(Operation::Sync, source))?;
         self.header_stable = true;
         Ok(())
+    }
+
+    /// Whether a sealed chunk's file ends before its data.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    pub(super) fn is_too_short(&self) -> Result<bool, StoreError> {
+        let len = self.region.file_len();
+        let len = len.map_err(|source| self.error(Operation::Read, source))?;
+        let is_sealed = self.header.state == ChunkState::Sealed;
+        Ok(is_sealed && len < DATA_POSITION + u64::from(self.header.length))
     }
 
     /// Reads the CRCs of the blocks, and checks that the file is as long as its header says.

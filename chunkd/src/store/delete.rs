@@ -13,7 +13,7 @@ use super::chunk_file::ChunkFile;
 use super::directory::{Directory, io_error};
 use super::error::{Operation, StoreError};
 use super::layout::{DELETED_FOLDER, chunk_path, deleted_path, folder_of};
-use super::table::lock;
+use super::table::{Turn, lock};
 
 impl Directory {
     /// Deletes chunks of these versions, durably; a result for each, in order.
@@ -46,15 +46,16 @@ impl Directory {
         orders.iter().zip(moved).map(result).collect()
     }
 
-    /// Deletes a file whose header is damaged, and which therefore has no version to compare.
+    /// Deletes a file that a start found to be damaged: without a header that counts, and so without
+    /// a version to compare, or ending before its data.
     ///
     /// # Errors
     /// [`StoreError::NotDamaged`], [`StoreError::NotFound`], those of the medium.
     pub fn delete_damaged(&self, handle: ChunkHandle) -> Result<(), StoreError> {
         let mut turn = self.table.turn(handle);
         match ChunkFile::open(&*self.tree, handle, self.owner(), true) {
-            Ok(_) => return Err(StoreError::NotDamaged { handle }),
-            Err(StoreError::HeaderDamaged { .. }) => {}
+            Ok(file) if !file.is_too_short()? => return Err(StoreError::NotDamaged { handle }),
+            Ok(_) | Err(StoreError::HeaderDamaged { .. }) => {}
             Err(error) => return Err(error),
         }
         self.rename_away(handle, ChunkVersion::NONE)?;
@@ -87,8 +88,7 @@ impl Directory {
     /// Checks one order and renames the file; not durable yet.
     fn put_aside(&self, handle: ChunkHandle, asked: ChunkVersion) -> Result<(), StoreError> {
         let mut turn = self.table.turn(handle);
-        let file = ChunkFile::open(&*self.tree, handle, self.owner(), true)?;
-        let held = file.header.version;
+        let held = self.version_of(&turn)?;
         if held != asked {
             return Err(StoreError::OtherVersion {
                 handle,
@@ -101,6 +101,18 @@ impl Directory {
         self.forget_readable(handle);
         lock(&self.problems).retain(|problem| problem.handle != Some(handle));
         Ok(())
+    }
+
+    /// The version that a chunk's file says; that which it said before, if its header has rotted
+    /// since this start read it.
+    fn version_of(&self, turn: &Turn<'_>) -> Result<ChunkVersion, StoreError> {
+        match ChunkFile::open(&*self.tree, turn.handle(), self.owner(), true) {
+            Ok(file) => Ok(file.header.version),
+            Err(error @ StoreError::HeaderDamaged { .. }) => {
+                turn.held().map(|held| held.entry.version).ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn rename_away(&self, handle: ChunkHandle, version: ChunkVersion) -> Result<(), StoreError> {

@@ -77,6 +77,8 @@ pub struct Repairs {
     running: BTreeMap<ChunkHandle, Running>,
     streams: BTreeMap<ServerId, u32>,
     troubles: BTreeMap<ChunkHandle, Trouble>,
+    /// Something came that may let a copy begin that could not before.
+    is_startable: bool,
     /// Where the sweep goes on; none before the first.
     swept: Option<ChunkHandle>,
     has_swept: bool,
@@ -95,6 +97,18 @@ impl Repairs {
     /// A chunk has been looked at and wants another copy; so many good replicas it has.
     pub fn put_short(&mut self, handle: ChunkHandle, good: usize) {
         self.put(handle, Place::Short(good));
+        self.is_startable = true;
+    }
+
+    /// Whether it is worth while to look for somebody who could begin a copy; asked again, not
+    /// before something has come. Looking costs much more than knowing that all are busy.
+    pub fn take_startable(&mut self) -> bool {
+        std::mem::take(&mut self.is_startable)
+    }
+
+    /// Servers may have streams free that they did not have.
+    pub fn look_for_free(&mut self) {
+        self.is_startable = true;
     }
 
     /// A chunk wants another copy, and there is nobody who could make or give it.
@@ -231,6 +245,7 @@ impl Repairs {
         if self.running.get(&handle).is_none_or(|it| it.order != order) {
             return false;
         }
+        self.is_startable = true;
         if let Some(running) = self.running.remove(&handle) {
             for server in [running.target, running.source] {
                 if let Some(count) = self.streams.get_mut(&server) {

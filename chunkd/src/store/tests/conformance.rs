@@ -386,6 +386,30 @@ fn a_damaged_crc_page_or_header_is_never_served() {
         directory.delete_damaged(header.handle).unwrap();
         assert_eq!(directory.problems().len(), 1);
         header.store(&directory, Level::Disk).unwrap();
+        directory.delete_damaged(short.handle).unwrap();
+        assert_eq!(directory.problems(), []);
+        short.store(&directory, Level::Disk).unwrap();
+    });
+}
+
+/// A header that rotted while its chunk was in use had no version to compare any more, and the
+/// chunk could not be deleted before the next start.
+#[test]
+fn a_chunk_whose_header_has_rotted_since_is_deleted_in_the_version_that_it_had() {
+    over_all_trees(|tree| {
+        let directory = open(tree).unwrap();
+        let sample = Sample::new(1, 1000);
+        sample.store(&directory, Level::Disk).unwrap();
+        flip(&**tree, &sample, 100);
+        flip(&**tree, &sample, 2048 + 100);
+        let other = directory.delete(&[(sample.handle, ChunkVersion(99))]);
+        assert!(
+            matches!(other[0], Err(StoreError::OtherVersion { .. })),
+            "{other:?}"
+        );
+        assert!(directory.delete(&[(sample.handle, sample.version)])[0].is_ok());
+        assert_eq!(directory.entry(sample.handle), None);
+        sample.store(&directory, Level::Disk).unwrap();
     });
 }
 

@@ -80,6 +80,7 @@ impl Machine {
             self.repairs.end(handle, order);
             self.copy_failed(handle, Some(target), None);
         }
+        self.repairs.look_for_free();
         self.repairs.sweep(&self.state.chunks);
         self.repairs.forget_old_troubles(now);
     }
@@ -179,6 +180,9 @@ impl Machine {
 
     /// Begins the most urgent copies, as far as there is somebody free for them.
     fn start_copies(&mut self) {
+        if !self.repairs.take_startable() {
+            return;
+        }
         for handle in self.repairs.most_urgent(STARTS_MAX) {
             let Some(record) = self.state.chunks.record(handle) else {
                 self.repairs.forget(handle);
