@@ -10,6 +10,7 @@ mod folders;
 mod hangs;
 mod harness;
 mod http;
+mod kills;
 mod names;
 mod repair;
 mod restarts;
