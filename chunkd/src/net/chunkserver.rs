@@ -5,9 +5,10 @@
 //! whoever reads chunks back.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sarsen_protocol::handshake::Identity;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ClusterId, DirectoryId, ServerId};
@@ -15,16 +16,21 @@ use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{Heat, Role, Start};
 use sarsen_protocol::status::Status;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::counters::Counters;
+use super::health::{Fitness, Health};
 use crate::core::tickets::TicketKeys;
-use crate::store::{Directory, NewChunk, PendingChunk, Problem, StoreError};
+use crate::store::{Directory, NewChunk, Operation, PendingChunk, Problem, StoreError};
 
 /// Chunks whose reads are counted at a time; the rest of a wide scan isn't hot.
 const HEAT_TRACKED_MAX: usize = 65_536;
 
 /// Milliseconds of silence after which a next hop is given up, until the master has told its own.
 const SUSPECT_AFTER_DEFAULT: u64 = 3_000;
+
+/// How often it is looked whether a disk hangs that somebody waits for.
+const HANG_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the control plane is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +58,7 @@ pub enum Notice {
 struct Place {
     directory: Arc<Directory>,
     is_served: AtomicBool,
+    health: Arc<Health>,
 }
 
 /// One chunkserver, as its planes share it.
@@ -90,6 +97,7 @@ impl Chunkserver {
         let place = |directory| Place {
             directory,
             is_served: AtomicBool::new(false),
+            health: Arc::default(),
         };
         let chunkserver = Self {
             key: RwLock::new(key),
@@ -197,7 +205,31 @@ impl Chunkserver {
             .find(|directory| directory.entry(handle).is_some())
     }
 
-    /// Makes a chunk in the served directory with the most room. Blocks on the disk.
+    /// How a directory's disk is.
+    #[must_use]
+    pub fn health(&self, id: DirectoryId) -> Option<&Arc<Health>> {
+        let mut places = self.places.iter();
+        let place = places.find(|it| it.directory.identity().directory_id == id);
+        place.map(|place| &place.health)
+    }
+
+    /// Waits until the disk of a directory hangs; without a directory, until that of any one does.
+    /// Whoever waits for something of that disk then need not go on.
+    pub async fn hung(&self, id: Option<DirectoryId>) {
+        let is_it =
+            |place: &&Place| id.is_none_or(|id| place.directory.identity().directory_id == id);
+        loop {
+            sleep(HANG_LOOK_INTERVAL).await;
+            let now = Instant::now();
+            let mut places = self.places.iter().filter(is_it);
+            if places.any(|place| place.health.hangs(now)) {
+                return;
+            }
+        }
+    }
+
+    /// Makes a chunk in the served directory with the most room whose disk is well. Blocks on the
+    /// disk.
     ///
     /// # Errors
     /// [`StoreError::AlreadyExists`] if any directory has the handle, those of the directory,
@@ -213,10 +245,10 @@ impl Chunkserver {
         if claim.is_none() || self.directories().any(is_here) {
             return Err(StoreError::AlreadyExists { handle });
         }
-        let roomiest = self.roomiest()?;
-        let pending = roomiest.create_pending(new)?;
-        self.changed(roomiest, handle);
-        Ok((Arc::clone(roomiest), pending))
+        let fittest = self.fittest()?;
+        let pending = fittest.create_pending(new)?;
+        self.changed(fittest, handle);
+        Ok((Arc::clone(fittest), pending))
     }
 
     /// The right to make a chunk of this handle, in whichever directory; `None` if somebody has it.
@@ -240,18 +272,37 @@ impl Chunkserver {
         match self.places.iter().find(has_of_it) {
             Some(place) if place.is_served.load(Ordering::Acquire) => Ok(&place.directory),
             Some(_) => Err(StoreError::AlreadyExists { handle }),
-            None => self.roomiest(),
+            None => self.fittest(),
         }
     }
 
-    /// The served directory with the most room, if one takes anything.
-    fn roomiest(&self) -> Result<&Arc<Directory>, StoreError> {
-        let free = |directory: &Arc<Directory>| directory.space().map_or(0, |space| space.free);
-        self.served()
-            .filter(|directory| !directory.is_poisoned())
-            .max_by_key(|directory| free(directory))
-            .or_else(|| self.served().next())
-            .ok_or(StoreError::NotAdopted)
+    /// The served directory that is to take the next chunk: of those whose disks are well the one
+    /// with the most room.
+    fn fittest(&self) -> Result<&Arc<Directory>, StoreError> {
+        let now = Instant::now();
+        let worth = |place: &&Place| {
+            let directory = &place.directory;
+            let fitness = match directory.is_poisoned() {
+                true => Fitness::Unfit,
+                false => place.health.fitness(now),
+            };
+            // Asking a disk that hangs may hang.
+            let space = place.health.space().or_else(|| directory.space().ok());
+            (fitness, space.unwrap_or_default().free)
+        };
+        let served = self
+            .places
+            .iter()
+            .filter(|it| it.is_served.load(Ordering::Acquire));
+        let fittest = served.max_by_key(worth).ok_or(StoreError::NotAdopted)?;
+        match fittest.directory.is_poisoned() || !fittest.health.hangs(now) {
+            true => Ok(&fittest.directory),
+            false => Err(StoreError::io(
+                Operation::Write,
+                fittest.directory.root().to_owned(),
+                io::ErrorKind::TimedOut.into(),
+            )),
+        }
     }
 
     /// The directories that are served: the master lets them count, and they have kept its epoch.
@@ -375,6 +426,7 @@ pub fn status_of(error: &StoreError) -> Status {
             Status::ForeignDirectory
         }
         StoreError::NoSpace { .. } => Status::NoSpace,
+        StoreError::Io { .. } if error.is_out_of_descriptors() => Status::Overloaded,
         StoreError::Io { .. } => Status::MediumFailed,
         StoreError::Poisoned { .. } | StoreError::DirectoryPoisoned => Status::Poisoned,
         StoreError::Corrupt { .. }
@@ -390,7 +442,8 @@ pub fn status_of(error: &StoreError) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Adoption, Start as DirectoryStart};
+    use crate::net::health::HANG_MAX;
+    use crate::store::{Adoption, Space, Start as DirectoryStart};
     use sarsen_protocol::id::{FileId, StartNonce};
 
     fn directory(root: &std::path::Path, number: u8) -> Arc<Directory> {
@@ -408,6 +461,41 @@ mod tests {
         };
         opened.adopt(adoption).expect("adopts");
         Arc::new(opened)
+    }
+
+    /// The directory with the most room was chosen whatever its disk did: one that hung, or
+    /// failed, was chosen again and again, and the others never.
+    #[test]
+    fn a_chunk_goes_to_a_disk_that_is_well() {
+        let root = tempfile::tempdir().expect("a folder");
+        let directories = [1, 2].map(|number| directory(root.path(), number));
+        let (chunkserver, _noticed) = Chunkserver::new(SecretKey::new([0; 32]), directories.into());
+        let ids = [1, 2].map(|number| DirectoryId([number; 16]));
+        chunkserver.register(TicketKeys::default(), &ids, Duration::ZERO);
+        let [first, second] = ids.map(|id| chunkserver.health(id).expect("known"));
+        let (now, room) = (Instant::now(), |free| Space {
+            total: 1 << 40,
+            free,
+        });
+        first.read(now, room(1 << 39));
+        second.read(now, room(1 << 38));
+        let chosen = || {
+            let fittest = chunkserver.fittest()?;
+            Ok::<_, StoreError>(fittest.identity().directory_id)
+        };
+        assert_eq!(chosen().expect("one"), ids[0], "the most room");
+        first.write_failed(now);
+        assert_eq!(chosen().expect("one"), ids[1]);
+        first.written(now);
+        assert_eq!(chosen().expect("one"), ids[0]);
+        let Some(long_ago) = now.checked_sub(HANG_MAX) else {
+            return; // The machine has only just started.
+        };
+        first.written(long_ago);
+        assert_eq!(chosen().expect("one"), ids[1]);
+        second.written(long_ago);
+        let refused = chosen();
+        assert!(matches!(refused, Err(StoreError::Io { .. })), "{refused:?}");
     }
 
     /// A server looked for the handle first and chose a directory then: two openings at the same

@@ -4,6 +4,7 @@
 //! listening socket, and a connection stays on the thread that took it. [`chunkserver`] is what
 //! the threads share with the control plane: who we are, the directories, the ticket keys.
 //!
+//! - [`health`]: how the directories' disks are, as their watchers saw it last;
 //! - [`link`]: frames from a connection;
 //! - [`write_stream`]: a member's side of a chain, with [`next_hop`] for the way on;
 //! - [`read`]: stored CRCs and bytes to a reader.
@@ -18,6 +19,7 @@
 
 pub mod chunkserver;
 pub mod counters;
+pub mod health;
 mod link;
 mod next_hop;
 mod plane;

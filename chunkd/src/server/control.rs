@@ -1,17 +1,18 @@
 //! The control loop: one event after the other into the core's machine, and its actions out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sarsen_edge::connection::Connection;
 use sarsen_edge::random_u64;
-use sarsen_protocol::id::DirectoryId;
-use sarsen_protocol::message::{CopyChunk, DirectoryReport, ErrorBody, Heartbeat};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId};
+use sarsen_protocol::message::{ChunkVerified, CopyChunk, DirectoryReport, ErrorBody, Heartbeat};
 use sarsen_protocol::size::HEAT_MAX;
 use sarsen_protocol::status::Status;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::disk::{DiskThreads, Job, VerifyDone};
@@ -19,7 +20,7 @@ use super::master_link::{self, Input, Inputs, tell};
 use super::start::{Server, StartError};
 use super::{inventory, keep, orders, pull, questions};
 use crate::core::action::{Action, DeleteOrder, ToKeep};
-use crate::core::event::{ConnectionId, Event};
+use crate::core::event::{ConnectionId, Event, Refusal};
 use crate::core::machine::{Machine, MachineConfig};
 use crate::core::tickets::TicketKeys;
 use crate::http;
@@ -305,31 +306,12 @@ impl Control {
                 handle,
                 version,
             } => {
-                let inputs = self.inputs.clone();
-                let done = VerifyDone(Box::new(move |outcome| {
-                    if let Some(corrupt) = outcome.corrupt {
-                        tell(&inputs, Event::FoundCorrupt(corrupt));
-                    }
-                    let answer = outcome.answer;
-                    tell(
-                        &inputs,
-                        Event::Verified {
-                            connection,
-                            request_id,
-                            answer,
-                        },
-                    );
-                }));
-                let holds = |disk: &&DiskThreads| disk.directory().entry(handle).is_some();
-                // Where nobody holds it, the first says so.
-                let disk = self.disks.iter().find(holds).or(self.disks.first());
-                if let Some(disk) = disk {
-                    disk.do_later(Job::Verify {
-                        handle,
-                        version,
-                        done,
-                    });
-                }
+                let verified = move |answer| Event::Verified {
+                    connection,
+                    request_id,
+                    answer,
+                };
+                self.verify(handle, version, verified);
             }
             Action::Copy {
                 connection,
@@ -409,12 +391,65 @@ impl Control {
                 disk.do_later(Job::Empty);
             }
         }
-        tokio::task::spawn_blocking(move || {
-            let results = orders::delete(&chunkserver, &batch);
-            let answers = batch.iter().zip(results);
-            let answers =
-                answers.map(|(order, result)| (order.connection, order.request_id, result));
-            tell(&inputs, Event::Deleted(answers.collect()));
+        let mut parts: BTreeMap<_, Vec<DeleteOrder>> = BTreeMap::new();
+        for order in batch {
+            let holder = orders::holder(&chunkserver, &order);
+            parts.entry(holder).or_default().push(order);
+        }
+        let parts = parts.into_iter().map(|(holder, part)| {
+            let hangs = self.disks.iter().any(|disk| {
+                holder == Some(disk.directory().identity().directory_id) && disk.hangs()
+            });
+            tokio::spawn(delete_part(Arc::clone(&chunkserver), holder, hangs, part))
+        });
+        let parts: Vec<_> = parts.collect();
+        tokio::spawn(async move {
+            let mut answers = Vec::new();
+            for part in parts {
+                // One that panicked has nobody answered, and the master asks again.
+                answers.extend(part.await.unwrap_or_default());
+            }
+            tell(&inputs, Event::Deleted(answers));
+        });
+    }
+
+    /// Has a chunk read back, and the outcome told; or that its disk doesn't answer.
+    fn verify(
+        &self,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        verified: impl FnOnce(Result<ChunkVerified, Refusal>) -> Event + Send + 'static,
+    ) {
+        let holds = |disk: &&DiskThreads| disk.directory().entry(handle).is_some();
+        // Where nobody holds it, the first says so.
+        let Some(disk) = self.disks.iter().find(holds).or(self.disks.first()) else {
+            return;
+        };
+        if disk.hangs() {
+            return tell(&self.inputs, verified(Err(orders::hung())));
+        }
+        let (answer, answered) = oneshot::channel();
+        let inputs = self.inputs.clone();
+        let done = VerifyDone(Box::new(move |outcome| {
+            if let Some(corrupt) = outcome.corrupt {
+                tell(&inputs, Event::FoundCorrupt(corrupt));
+            }
+            // Nobody waits any more for a disk that hung.
+            let _ = answer.send(outcome.answer);
+        }));
+        let directory_id = disk.directory().identity().directory_id;
+        disk.do_later(Job::Verify {
+            handle,
+            version,
+            done,
+        });
+        let (chunkserver, inputs) = (self.chunkserver(), self.inputs.clone());
+        tokio::spawn(async move {
+            let answer = tokio::select! {
+                Ok(answer) = answered => answer,
+                () = chunkserver.hung(Some(directory_id)) => Err(orders::hung()),
+            };
+            tell(&inputs, verified(answer));
         });
     }
 
@@ -476,6 +511,39 @@ impl Control {
 
     fn chunkserver(&self) -> Arc<Chunkserver> {
         Arc::clone(&self.server.chunkserver)
+    }
+}
+
+/// Deletes what one directory holds, or nobody does; answers by itself if the disk hangs, so that the
+/// others' orders go on.
+async fn delete_part(
+    chunkserver: Arc<Chunkserver>,
+    holder: Option<DirectoryId>,
+    hangs: bool,
+    part: Vec<DeleteOrder>,
+) -> Vec<(ConnectionId, u64, Result<(), Refusal>)> {
+    let answer = |results: Vec<Result<(), Refusal>>| {
+        let answered = part.iter().zip(results);
+        answered
+            .map(|(order, result)| (order.connection, order.request_id, result))
+            .collect()
+    };
+    let hung = || vec![Err(orders::hung()); part.len()];
+    if hangs {
+        return answer(hung());
+    }
+    let (deleting, orders) = (Arc::clone(&chunkserver), part.clone());
+    let deleted = tokio::task::spawn_blocking(move || orders::delete(&deleting, &orders));
+    let hangs = async {
+        match holder {
+            Some(holder) => chunkserver.hung(Some(holder)).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        Ok(results) = deleted => answer(results),
+        () = hangs => answer(hung()),
+        else => answer(hung()),
     }
 }
 

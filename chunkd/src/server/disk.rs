@@ -3,9 +3,9 @@
 //! Both wait for the disk as long as it takes. That a disk hangs shows in the age of its last
 //! beat, which the control plane reads without asking the disk.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,16 +15,14 @@ use sarsen_protocol::message::{Disk, DiskBeat, DiskState};
 use super::orders::{self, VerifyOutcome};
 use crate::net::Chunkserver;
 use crate::net::chunkserver::wall_clock;
-use crate::store::{Directory, Space};
+use crate::net::health::{FULL_BELOW, Health};
+use crate::store::{BeatFile, Directory, Space, StoreError};
 
 /// How long after a seal at `memory` its sync begins, together with those of its neighbours.
 const SYNC_DELAY: Duration = Duration::from_secs(1);
 
 /// How long after an order to delete the holding folder is emptied.
 const HOLD: Duration = Duration::from_secs(2);
-
-/// Free bytes below which a disk takes no more chunks.
-const FULL_BELOW: u64 = 16 * 1024 * 1024;
 
 /// Time between two beats before a registration says otherwise.
 const BEAT_INTERVAL: Duration = Duration::from_secs(1);
@@ -65,21 +63,16 @@ impl std::fmt::Debug for VerifyDone {
     }
 }
 
-/// What the beating thread saw last.
+/// What the beating threads are told, and what they saw last.
 #[derive(Debug)]
 struct Beats {
-    last: Mutex<Last>,
+    health: Arc<Health>,
     interval_ms: AtomicU64,
     is_ending: AtomicBool,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Last {
-    /// When the disk last answered well.
-    at: Instant,
-    space: Space,
-    has_failed: bool,
-}
+/// What a beating thread does.
+type Beating = fn(&Beats, &Directory);
 
 impl DiskThreads {
     /// Starts the threads of a directory.
@@ -90,22 +83,25 @@ impl DiskThreads {
         directory: &Arc<Directory>,
         chunkserver: &Arc<Chunkserver>,
     ) -> std::io::Result<Self> {
-        let space = directory.space().unwrap_or_default();
-        let last = Last {
-            at: Instant::now(),
-            space,
-            has_failed: false,
-        };
+        let health = chunkserver.health(directory.identity().directory_id);
+        let health = health.map(Arc::clone).unwrap_or_default();
+        health.watch(Instant::now());
+        if let Ok(space) = directory.space() {
+            health.read(Instant::now(), space);
+        }
         let beats = Arc::new(Beats {
-            last: Mutex::new(last),
+            health,
             interval_ms: AtomicU64::new(millis(BEAT_INTERVAL)),
             is_ending: AtomicBool::new(false),
         });
-        let beating = (Arc::clone(&beats), Arc::clone(directory));
-        // Never joined: it may wait for the disk for ever.
-        std::thread::Builder::new()
-            .name("beat".to_owned())
-            .spawn(move || beat(&beating.0, &beating.1))?;
+        // Never joined: they may wait for the disk for ever.
+        let beatings: [(_, Beating); 2] = [("beat", beat), ("beat-write", beat_by_writing)];
+        for (name, beating) in beatings {
+            let (beats, directory) = (Arc::clone(&beats), Arc::clone(directory));
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(move || beating(&beats, &directory))?;
+        }
         let (jobs, waiting) = mpsc::channel();
         let (kept, server) = (Arc::clone(directory), Arc::clone(chunkserver));
         let upkeep = std::thread::Builder::new()
@@ -140,12 +136,18 @@ impl DiskThreads {
 
     /// How the disk is, without asking it.
     pub(super) fn beat(&self) -> DiskBeat {
-        let last = *self.beats.last();
-        let age = u32::try_from(last.at.elapsed().as_millis()).unwrap_or(u32::MAX);
+        let health = &self.beats.health;
+        let age = health.beat_age(Instant::now());
+        let space = health.space().unwrap_or_default();
         DiskBeat {
-            disk: told_of_disk(&self.directory, last.space, last.has_failed),
-            beat_age: age,
+            disk: told_of_disk(&self.directory, space, health.has_failed()),
+            beat_age: u32::try_from(age.as_millis()).unwrap_or(u32::MAX),
         }
+    }
+
+    /// Whether the disk answers nobody any more: what is given to its threads then waits for ever.
+    pub(super) fn hangs(&self) -> bool {
+        self.beats.health.hangs(Instant::now())
     }
 
     /// Ends the threads once the upkeep is done with what it has; with what is sealed and not
@@ -164,8 +166,9 @@ impl DiskThreads {
 }
 
 impl Beats {
-    fn last(&self) -> std::sync::MutexGuard<'_, Last> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    fn rest(&self) {
+        let interval = self.interval_ms.load(Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(interval));
     }
 }
 
@@ -199,24 +202,45 @@ pub fn told_of_disk(directory: &Directory, space: Space, has_failed: bool) -> Di
 fn beat(beats: &Beats, directory: &Directory) {
     while !beats.is_ending.load(Ordering::Relaxed) {
         match directory.beat() {
-            Ok(space) => {
-                *beats.last() = Last {
-                    at: Instant::now(),
-                    space,
-                    has_failed: false,
-                };
+            Ok(space) => beats.health.read(Instant::now(), space),
+            // Nothing failed on the disk.
+            Err(error) if error.is_out_of_descriptors() => {
+                let space = directory.space().unwrap_or_default();
+                beats.health.read(Instant::now(), space);
             }
             Err(error) => {
-                let mut last = beats.last();
-                if !last.has_failed {
+                if beats.health.read_failed() {
                     tracing::error!(dir = %directory.root().display(), %error, "a disk has failed");
                 }
-                last.has_failed = true;
             }
         }
-        std::thread::sleep(Duration::from_millis(
-            beats.interval_ms.load(Ordering::Relaxed),
-        ));
+        beats.rest();
+    }
+}
+
+/// A disk whose writes hang still reads, so both are tried; each in a thread of its own, since a
+/// write that waits behind many others is no sign that reads do.
+fn beat_by_writing(beats: &Beats, directory: &Directory) {
+    let mut opened = None;
+    while !beats.is_ending.load(Ordering::Relaxed) {
+        let written = match &mut opened {
+            Some(file) => BeatFile::write(file),
+            None => directory
+                .open_beat()
+                .and_then(|file| opened.insert(file).write()),
+        };
+        match written {
+            // Full, it takes no chunks, but what it has it has.
+            Ok(()) | Err(StoreError::NoSpace { .. }) => beats.health.written(Instant::now()),
+            Err(error) if error.is_out_of_descriptors() => beats.health.written(Instant::now()),
+            Err(error) => {
+                if beats.health.write_failed(Instant::now()) {
+                    tracing::error!(dir = %directory.root().display(), %error,
+                        "a disk has failed: it can't be written to");
+                }
+            }
+        }
+        beats.rest();
     }
 }
 

@@ -3,8 +3,9 @@
 //! The machine has compared epoch and connection; handle and version are compared here, with what
 //! is on disk at this moment.
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId};
 use sarsen_protocol::message::{ChunkVerified, CorruptChunk, ErrorBody};
+use sarsen_protocol::status::Status;
 
 use crate::core::action::DeleteOrder;
 use crate::core::event::Refusal;
@@ -59,6 +60,20 @@ pub fn delete(chunkserver: &Chunkserver, orders: &[DeleteOrder]) -> Vec<Result<(
     }
     let refused = |result: Result<(), StoreError>| result.map_err(|error| refusal(&error));
     results.into_iter().map(refused).collect()
+}
+
+/// The directory that has what an order names, if any has.
+#[must_use]
+pub fn holder(chunkserver: &Chunkserver, order: &DeleteOrder) -> Option<DirectoryId> {
+    let mut served = chunkserver.served();
+    let holder = served.find(|directory| holds(directory, order));
+    holder.map(|directory| directory.identity().directory_id)
+}
+
+/// What is said for a disk that doesn't answer.
+pub(super) fn hung() -> Refusal {
+    let error = ErrorBody::new("the disk does not answer");
+    (Status::MediumFailed, error)
 }
 
 /// Whether a directory has what an order names: a chunk, or, with version 0, a damaged file.

@@ -325,6 +325,12 @@ impl StoreError {
         )
     }
 
+    /// Whether this process has no descriptor left: nothing failed on the disk.
+    #[must_use]
+    pub fn is_out_of_descriptors(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_out_of_descriptors(source))
+    }
+
     /// An error of the medium. A full disk has a variant of its own, but not for a sync: what
     /// counts there is that it failed.
     pub(crate) fn io(operation: Operation, path: PathBuf, source: io::Error) -> Self {
@@ -341,4 +347,13 @@ impl StoreError {
             },
         }
     }
+}
+
+/// Whether a call failed for want of a descriptor.
+pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE)
+    )
 }

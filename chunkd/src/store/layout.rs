@@ -40,6 +40,9 @@ pub const IDENTITY_FILE: &str = "IDENTITY";
 /// Where the next [`IDENTITY_FILE`] is written before their names are exchanged.
 pub const IDENTITY_NEXT_FILE: &str = "IDENTITY.new";
 
+/// What is written over and over, to see whether writes still get through.
+pub const BEAT_FILE: &str = "BEAT";
+
 /// The folder of all chunks' folders.
 pub const CHUNKS_FOLDER: &str = "chunks";
 

@@ -60,7 +60,7 @@ pub use region::Space;
 pub use scan::{Problem, ProblemKind};
 pub use seal::{SealClaim, SealOutcome};
 pub use table::InventoryEntry;
-pub use upkeep::ReadFrom;
+pub use upkeep::{BeatFile, ReadFrom};
 
 #[cfg(test)]
 mod tests;

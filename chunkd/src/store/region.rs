@@ -16,7 +16,7 @@ use std::sync::Arc;
 use rustix::fs::{CWD, FallocateFlags, FlockOperation, RenameFlags};
 
 use super::direct::FileMedium;
-use super::error::{Operation, StoreError};
+use super::error::{Operation, StoreError, is_out_of_descriptors};
 
 /// A file.
 pub trait Region: Send + Sync + fmt::Debug {
@@ -255,14 +255,6 @@ impl Tree for FileTree {
             free: numbers.f_bavail.saturating_mul(numbers.f_frsize),
         })
     }
-}
-
-fn is_out_of_descriptors(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE)
-    )
 }
 
 /// Makes the folder if it is missing, with those above it, and their names stable.

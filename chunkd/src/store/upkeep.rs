@@ -1,5 +1,9 @@
 //! Reading chunks back, and the marks that come of it (`spec/chunk-file.md` sections 10.4, 10.6).
 
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use sarsen_protocol::id::ChunkHandle;
 use sarsen_protocol::message::ChunkState;
 
@@ -7,8 +11,8 @@ use super::chunk_file::{ChunkFile, ReadBack};
 use super::directory::{Directory, io_error};
 use super::error::{Operation, StoreError};
 use super::identity::IDENTITY_LEN;
-use super::layout::IDENTITY_FILE;
-use super::region::Space;
+use super::layout::{BEAT_FILE, IDENTITY_FILE};
+use super::region::{Region, Space};
 use super::table::{Held, Turn};
 
 /// Where a read back gets the bytes from.
@@ -19,6 +23,32 @@ pub enum ReadFrom {
     /// From the medium, past the page cache; also the header, since one that was never written back
     /// is seen only so. What the cache has stays there.
     Medium,
+}
+
+/// A file of no content, kept open: whether it can be written says whether others can.
+#[derive(Debug)]
+pub struct BeatFile {
+    region: Arc<dyn Region>,
+    path: PathBuf,
+    count: u64,
+}
+
+impl BeatFile {
+    /// Writes to the medium, in place. A disk whose writes hang holds the caller up.
+    ///
+    /// # Errors
+    /// Those of the medium. A failed sync poisons nothing: nothing depends on what was written.
+    pub fn write(&mut self) -> Result<(), StoreError> {
+        let failed = |operation| {
+            let path = self.path.clone();
+            move |source| StoreError::io(operation, path, source)
+        };
+        self.count = self.count.wrapping_add(1);
+        self.region
+            .write_at(&self.count.to_le_bytes(), 0)
+            .map_err(failed(Operation::Write))?;
+        self.region.sync().map_err(failed(Operation::Sync))
+    }
 }
 
 impl Directory {
@@ -71,6 +101,23 @@ impl Directory {
             }
             marked => marked.map(|()| found),
         }
+    }
+
+    /// Opens the file that [`BeatFile::write`] writes to. It is made if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`], those of the medium.
+    pub fn open_beat(&self) -> Result<BeatFile, StoreError> {
+        let opened = match self.tree.open(BEAT_FILE) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.tree.create(BEAT_FILE),
+            opened => opened,
+        };
+        let failed = |source| io_error(&*self.tree, Operation::Create, BEAT_FILE, source);
+        Ok(BeatFile {
+            region: opened.map_err(failed)?,
+            path: self.root().join(BEAT_FILE),
+            count: 0,
+        })
     }
 
     /// Goes to the medium and back: reads `IDENTITY` past the cache, and asks for the free space.

@@ -8,10 +8,11 @@ use sarsen_protocol::id::Serial;
 use sarsen_protocol::message::{Crcs, Level, WriteOpen, WriteSeal};
 use sarsen_protocol::status::Status;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::super::DISK_TIME_MAX;
 use super::super::chunkserver::status_of;
+use super::super::health::HANG_MAX;
 use super::super::plane::Thread;
 use super::{Event, Events, tell};
 use crate::core::pieces::first_damaged;
@@ -101,14 +102,34 @@ impl<'a> Store<'a> {
     /// Does jobs until one fails; then tells that, and does no more.
     pub(super) async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<StoreJob>) {
         while let Some(job) = jobs.recv().await {
-            let carried_out = timeout(DISK_TIME_MAX, self.carry_out(job)).await;
-            match carried_out.unwrap_or(Err(Fault::Silent)) {
+            match self.in_good_time(job).await {
                 Ok(event) => tell(&self.events, event).await,
                 Err(fault) => {
                     let (status, text) = self.told(&fault);
                     return tell(&self.events, Event::Failed(status, text)).await;
                 }
             }
+        }
+    }
+
+    /// Does a job, unless that takes very long, or its disk answers nobody any more.
+    async fn in_good_time(&mut self, job: StoreJob) -> Result<Event, Fault> {
+        let chunkserver = Arc::clone(&self.thread.chunkserver);
+        let made = self.made.as_ref();
+        let directory = made.map(|made| made.directory.identity().directory_id);
+        let hung = async {
+            if directory.is_none() {
+                // Which one it is to be is not known here, and one that hangs is not chosen.
+                sleep(HANG_MAX).await;
+            }
+            chunkserver.hung(directory).await;
+        };
+        tokio::select! {
+            biased;
+            carried_out = timeout(DISK_TIME_MAX, self.carry_out(job)) => {
+                carried_out.unwrap_or(Err(Fault::Silent))
+            }
+            () = hung => Err(Fault::Silent),
         }
     }
 
@@ -236,8 +257,7 @@ impl<'a> Store<'a> {
             }
             Fault::Silent => {
                 counters.medium_errors.add(1);
-                let text = format!("the disk has not answered for {DISK_TIME_MAX:?}");
-                (Status::MediumFailed, text)
+                (Status::MediumFailed, "the disk does not answer".to_owned())
             }
             Fault::Internal(text) => (Status::Internal, text.clone()),
         }
