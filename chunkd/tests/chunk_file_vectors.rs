@@ -117,8 +117,14 @@ fn page_fields(found: &FoundHeader) -> Table {
 
 fn identity_fields(identity: &Identity) -> Table {
     let adoption = identity.adoption;
+    let registered = identity.known_starts.registered.unwrap_or_default();
+    let offered = identity.known_starts.offered.iter().map(|nonce| nonce.0);
+    let offered = offered.chain(std::iter::repeat(0)).take(16).map(wide);
     [
-        ("flags", (if identity.poisoned { 2 } else { 0 }).into()),
+        (
+            "flags",
+            (2 * i64::from(identity.poisoned) + 4 * i64::from(identity.stale)).into(),
+        ),
         (
             "cluster_id",
             id(adoption.map_or([0; 16], |a| a.cluster_id.0)),
@@ -130,6 +136,9 @@ fn identity_fields(identity: &Identity) -> Table {
         ("epoch_number", wide(identity.epoch.number)),
         ("epoch_incarnation", wide(identity.epoch.incarnation)),
         ("chunk_size", adoption.map_or(0, |a| a.chunk_size).into()),
+        ("registered_number", wide(registered.0.0)),
+        ("registered_nonce", wide(registered.1.0)),
+        ("offered", Value::Array(offered.collect())),
     ]
     .map(|(name, value): (&str, Value)| (name.to_owned(), value))
     .into_iter()

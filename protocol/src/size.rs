@@ -74,6 +74,9 @@ pub const SERVERS_MAX: usize = 65_536;
 /// Directories of one chunkserver.
 pub const DIRECTORIES_MAX: usize = 256;
 
+/// Starts of a directory whose registration may be in the log without its knowing.
+pub const STARTS_OFFERED_MAX: usize = 16;
+
 /// Ticket keys in force at a time.
 pub const TICKET_KEYS_MAX: usize = 16;
 

@@ -2,7 +2,7 @@
 
 import zlib
 
-from .fields import U32, U64, Bytes, Enum, Reader, Rejected, Reserved, Struct, number
+from .fields import U32, U64, Array, Bytes, Enum, Reader, Rejected, Reserved, Struct, number
 
 BLOCK = 65536
 BLOCKS = 1024
@@ -190,11 +190,13 @@ class CrcPage:
 
 # Section 8.
 
-POISONED = 2
+POISONED, STALE = 2, 4
 _IDENTITY_FIELDS = Struct(
     (None, Reserved(2)), ("flags", U32), ("cluster_id", _ID), ("directory_id", _ID),
     ("server_id", U64), ("start_number", U64), ("start_nonce", U64), ("epoch_number", U64),
-    ("epoch_incarnation", U64), ("chunk_size", U32), (None, Reserved(160)),
+    ("epoch_incarnation", U64), ("chunk_size", U32), (None, Reserved(4)),
+    ("registered_number", U64), ("registered_nonce", U64), ("offered", Array(U64, 16)),
+    (None, Reserved(12)),
 )
 
 
@@ -208,7 +210,7 @@ class Identity(_Sealed):
         if len(data) != self.SIZE:
             raise Rejected("wrong_length")
         rest = self.opened(data)
-        if int.from_bytes(rest[2:6], "little") & ~POISONED:
+        if int.from_bytes(rest[2:6], "little") & ~(POISONED | STALE):
             raise Rejected("unknown_flag")
         value = self.fields.decode(Reader(rest))
         for error, right in self._checks(value):
@@ -221,10 +223,15 @@ class Identity(_Sealed):
 
     @staticmethod
     def _checks(value):
-        missing = [name for name in value if is_zero(value[name])]
+        missing = [name for name in value if name != "offered" and is_zero(value[name])]
         adoption = {"cluster_id", "server_id", "chunk_size"}
         yield "id_missing", not {"directory_id", "start_number", "start_nonce"} & set(missing)
         yield "epoch_invalid", "epoch_number" not in missing or "epoch_incarnation" in missing
+        registered = {"registered_number", "registered_nonce"}
+        later = number(value["registered_number"]) > number(value["start_number"])
+        nonces = [is_zero(nonce) for nonce in value["offered"]]
+        yield "starts_invalid", (
+            not later and len(registered & set(missing)) != 1 and nonces == sorted(nonces))
         yield "half_adopted", len(adoption & set(missing)) in (0, len(adoption))
         adopted = "chunk_size" not in missing
         yield "chunk_size_invalid", not adopted or chunk_size_valid(value["chunk_size"])

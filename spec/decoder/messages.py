@@ -86,7 +86,8 @@ def check_directory(value):
 
 DIRECTORY = Struct(
     ("directory_id", Bytes(16)), *ids("start_number", "start_nonce"), ("disk", DISK),
-    *ids("highest_handle", "highest_version"), check=check_directory,
+    *ids("highest_handle", "highest_version", "registered_number", "registered_nonce"),
+    ("offered", ListOf(U64, 16)), check=check_directory,
 )
 TICKET_KEY = Struct(("key_id", U32), ("key", Bytes(32)))
 VERDICT = Struct(("directory_id", Bytes(16)), ("status", U16))

@@ -340,6 +340,12 @@ impl Control {
                 tracing::error!(dir = path, %status,
                     "THE MASTER DOES NOT COUNT THIS DIRECTORY: {}; none of its chunks is served",
                     status.meaning());
+                if status == Status::StaleStart
+                    && let Some(disk) = self.disk(directory_id)
+                    && let Err(error) = disk.directory().mark_stale()
+                {
+                    tracing::error!(dir = path, %error, "could not mark the directory as stale");
+                }
             }
             Action::Warn(text) => tracing::warn!("not registered, trying again: {text}"),
             Action::Stop(_) => unreachable!("the loop has taken it out"),
@@ -552,7 +558,11 @@ fn report(disk: &DiskThreads) -> DirectoryReport {
     let directory: &Directory = disk.directory();
     let identity = directory.identity();
     let (_, highest_handle, highest_version) = directory.extent();
+    let registered = identity.known_starts.registered.unwrap_or_default();
     DirectoryReport {
+        registered_number: registered.0,
+        registered_nonce: registered.1,
+        offered: identity.known_starts.offered,
         directory_id: identity.directory_id,
         start_number: identity.start_number,
         start_nonce: identity.start_nonce,

@@ -37,6 +37,10 @@ pub fn keep_durably(chunkserver: &Chunkserver, keep: &ToKeep) -> Result<(), Stor
     {
         directory.adopt(adoption)?;
         directory.obey_epoch(keep.epoch)?;
+        if let Err(error) = directory.start_is_registered() {
+            // Nothing rests on it: the next start offers this one too.
+            tracing::warn!(%error, "could not note that this start is registered");
+        }
     }
     Ok(())
 }

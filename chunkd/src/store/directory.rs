@@ -20,7 +20,7 @@ use super::chunk_file::Owner;
 use super::copy::Copies;
 use super::error::{Operation, StoreError};
 use super::header::chunk_size_is_valid;
-use super::identity::{Adoption, IDENTITY_LEN, Identity};
+use super::identity::{Adoption, IDENTITY_LEN, Identity, KnownStarts};
 use super::layout::{
     CHUNKS_FOLDER, DELETED_FOLDER, IDENTITY_FILE, IDENTITY_NEXT_FILE, chunk_folder,
 };
@@ -61,8 +61,8 @@ impl Directory {
     /// Opens, and if need be makes, a data directory, and reads all headers in it.
     ///
     /// # Errors
-    /// [`StoreError::InUse`], [`StoreError::NotOurs`], [`StoreError::IdentityDamaged`], those of
-    /// the medium.
+    /// [`StoreError::InUse`], [`StoreError::NotOurs`], [`StoreError::IdentityDamaged`],
+    /// [`StoreError::Stale`], those of the medium.
     pub fn open(root: &Path, start: &Start) -> Result<Self, StoreError> {
         Self::open_tree(Arc::new(FileTree::lock(root)?), start)
     }
@@ -75,6 +75,10 @@ impl Directory {
         let previous = read_identity(&*tree)?;
         let is_new = previous.is_none();
         let identity = match previous {
+            Some(previous) if previous.stale => {
+                let path = tree.root().to_owned();
+                return Err(StoreError::Stale { path });
+            }
             Some(previous) => next_start(previous, start),
             None => first_start(&*tree, start)?,
         };
@@ -193,6 +197,36 @@ impl Directory {
         })
     }
 
+    /// The master has registered this start.
+    ///
+    /// # Errors
+    /// Those of the medium. Then the next start still offers what the master may know.
+    pub fn start_is_registered(&self) -> Result<(), StoreError> {
+        let registered = |identity: &Identity| KnownStarts {
+            registered: Some((identity.start_number, identity.start_nonce)),
+            offered: Vec::new(),
+        };
+        let now = self.identity();
+        if now.known_starts == registered(&now) {
+            return Ok(());
+        }
+        self.replace_identity(|identity| {
+            identity.known_starts = registered(identity);
+            Ok(())
+        })
+    }
+
+    /// The master has found the directory to be a copy, or rolled back: it is never opened again.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    pub fn mark_stale(&self) -> Result<(), StoreError> {
+        self.replace_identity(|identity| {
+            identity.stale = true;
+            Ok(())
+        })
+    }
+
     /// Up to `max` chunks with higher handles than `after`, in the order of their handles.
     #[must_use]
     pub fn inventory(&self, after: Option<ChunkHandle>, max: usize) -> Vec<InventoryEntry> {
@@ -287,7 +321,8 @@ fn owner_of(identity: &Identity) -> Owner {
     }
 }
 
-fn next_start(previous: Identity, start: &Start) -> Identity {
+fn next_start(mut previous: Identity, start: &Start) -> Identity {
+    previous.known_starts.offer(start.nonce);
     Identity {
         start_number: StartNumber(previous.start_number.0.saturating_add(1)),
         start_nonce: start.nonce,
@@ -309,9 +344,14 @@ fn first_start(tree: &dyn Tree, start: &Start) -> Result<Identity, StoreError> {
     }
     Ok(Identity {
         poisoned: false,
+        stale: false,
         directory_id: start.new_directory_id,
         start_number: StartNumber(1),
         start_nonce: start.nonce,
+        known_starts: KnownStarts {
+            registered: None,
+            offered: vec![start.nonce],
+        },
         epoch: Epoch::NONE,
         adoption: None,
     })

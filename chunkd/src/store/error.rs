@@ -171,6 +171,12 @@ pub enum StoreError {
         /// Whose it was to be.
         asked: ClusterId,
     },
+    /// A master found the directory to be a copy, or rolled back.
+    #[error("{} was found to be a copy, or rolled back to an older state: its chunks are of another time; give --dir the directory with the newest state, or an empty folder", path.display())]
+    Stale {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The directory belongs to another chunkserver.
     #[error("{} belongs to server {held}, not to {asked}; give each server its own directories", path.display())]
     OtherServer {

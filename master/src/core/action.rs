@@ -1,6 +1,8 @@
 //! What the machine wants done.
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, FileId, Serial, ServerId};
+use sarsen_protocol::id::{
+    ChunkHandle, ChunkVersion, DirectoryId, Epoch, FileId, Serial, ServerId, StartNumber,
+};
 use sarsen_protocol::message::{AnyMessage, ErrorBody};
 use sarsen_protocol::status::Status;
 
@@ -124,6 +126,15 @@ pub enum Alarm {
         server: ServerId,
         /// What it obeyed.
         epoch: Epoch,
+    },
+    /// A directory was registered at a later start than the log has.
+    StartAboveLog {
+        /// The server.
+        server: ServerId,
+        /// The directory.
+        directory: DirectoryId,
+        /// The start that was registered.
+        start_number: StartNumber,
     },
     /// A server has an id that this log never gave out.
     ServerAboveLog {

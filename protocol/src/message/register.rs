@@ -5,7 +5,9 @@ use super::{Kind, Message};
 use crate::codec::{Decoder, Encoder, Field};
 use crate::error::BodyError;
 use crate::id::{ChunkHandle, ChunkVersion, DirectoryId, Epoch, ServerId, StartNonce, StartNumber};
-use crate::size::{ADDRESS_LEN_MAX, DIRECTORIES_MAX, NAME_LEN_MAX, TICKET_KEYS_MAX};
+use crate::size::{
+    ADDRESS_LEN_MAX, DIRECTORIES_MAX, NAME_LEN_MAX, STARTS_OFFERED_MAX, TICKET_KEYS_MAX,
+};
 
 /// Who the chunkserver is and what it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +126,12 @@ pub struct DirectoryReport {
     pub highest_handle: ChunkHandle,
     /// Of all chunks in it.
     pub highest_version: ChunkVersion,
+    /// The last start that a master is known to have registered; none if there was none.
+    pub registered_number: StartNumber,
+    /// Drawn at that start.
+    pub registered_nonce: StartNonce,
+    /// Nonces of the starts since, this one too: any of them may be in the master's log.
+    pub offered: Vec<StartNonce>,
 }
 
 impl Field for DirectoryReport {
@@ -132,7 +140,10 @@ impl Field for DirectoryReport {
         + StartNonce::LEN_MIN
         + Disk::LEN_MIN
         + ChunkHandle::LEN_MIN
-        + ChunkVersion::LEN_MIN;
+        + ChunkVersion::LEN_MIN
+        + StartNumber::LEN_MIN
+        + StartNonce::LEN_MIN
+        + u32::LEN_MIN;
 
     fn encode(&self, out: &mut Encoder) {
         out.put(&self.directory_id)
@@ -140,7 +151,10 @@ impl Field for DirectoryReport {
             .put(&self.start_nonce)
             .put(&self.disk)
             .put(&self.highest_handle)
-            .put(&self.highest_version);
+            .put(&self.highest_version)
+            .put(&self.registered_number)
+            .put(&self.registered_nonce)
+            .list(&self.offered);
     }
 
     fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
@@ -151,6 +165,9 @@ impl Field for DirectoryReport {
             disk: input.take()?,
             highest_handle: input.take()?,
             highest_version: input.take()?,
+            registered_number: input.take()?,
+            registered_nonce: input.take()?,
+            offered: input.list(STARTS_OFFERED_MAX)?,
         };
         match message.disk.directory_id == message.directory_id {
             true => Ok(message),

@@ -42,6 +42,9 @@ fn register(samples: &mut Samples) {
                 disk: disk(),
                 highest_handle: HANDLE,
                 highest_version: VERSION,
+                registered_number: StartNumber(0x1a),
+                registered_nonce: StartNonce(0xe1e2_e3e4_e5e6_e7e8),
+                offered: vec![StartNonce(0x5152), StartNonce(0xf1f2_f3f4_f5f6_f7f8)],
             }],
         },
     );

@@ -170,6 +170,12 @@ impl Machine {
         self.copies_max = copies_max.unwrap_or(usize::MAX).max(1);
         for directory in &mut self.directories {
             directory.inventory.restart();
+            if directory.is_served {
+                let report = &mut directory.report;
+                report.registered_number = report.start_number;
+                report.registered_nonce = report.start_nonce;
+                report.offered.clear();
+            }
         }
         let heartbeat = Duration::from_millis(u64::from(registered.heartbeat));
         self.link = Link::Registered(Session {

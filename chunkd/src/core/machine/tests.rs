@@ -40,6 +40,9 @@ fn report(directory_id: DirectoryId) -> DirectoryReport {
         },
         highest_handle: ChunkHandle(0),
         highest_version: ChunkVersion(0),
+        registered_number: StartNumber::default(),
+        registered_nonce: StartNonce::default(),
+        offered: vec![StartNonce(1)],
     }
 }
 
@@ -690,6 +693,10 @@ fn changes_raise_what_the_next_registration_tells_and_reach_the_inventory() {
     let [Action::Register { register, .. }] = actions.as_slice() else {
         panic!("{actions:?}")
     };
-    assert_eq!(register.directories[0].highest_handle, ChunkHandle(77));
+    let report = &register.directories[0];
+    assert_eq!(report.highest_handle, ChunkHandle(77));
+    let registered = (report.registered_number, report.registered_nonce);
+    assert_eq!(registered, (StartNumber(1), StartNonce(1)));
+    assert_eq!(report.offered, []);
     assert_eq!((register.server_id, register.epoch), (ServerId(9), EPOCH));
 }

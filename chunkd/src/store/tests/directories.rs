@@ -214,3 +214,49 @@ fn a_directory_in_use_or_of_somebody_else_is_refused() {
         "{damaged:?}"
     );
 }
+
+/// `spec/chunk-file.md` section 8: a start that the master may have logged without an answer is
+/// remembered, and one that it is known to have logged stands for all before it.
+#[test]
+fn a_directory_remembers_the_starts_that_its_master_may_know() {
+    over_all_trees(|tree| {
+        let opened = |nonce| {
+            let start = Start {
+                nonce: StartNonce(nonce),
+                ..START
+            };
+            Directory::open_tree(Arc::clone(tree), &start).unwrap()
+        };
+        for nonce in 1..=3 {
+            let known = opened(nonce).identity().known_starts;
+            assert_eq!(known.registered, None);
+            assert_eq!(known.offered, Vec::from_iter((1..=nonce).map(StartNonce)));
+        }
+        let directory = opened(4);
+        directory.start_is_registered().unwrap();
+        directory.start_is_registered().unwrap();
+        drop(directory);
+        for nonce in 5..=30 {
+            drop(opened(nonce));
+        }
+        let known = opened(31).identity().known_starts;
+        assert_eq!(known.registered, Some((StartNumber(4), StartNonce(4))));
+        assert_eq!(known.offered.len(), 16);
+        assert_eq!(known.offered[..2], [5, 17].map(StartNonce));
+        assert_eq!(known.offered.last(), Some(&StartNonce(31)));
+    });
+}
+
+/// A copy of a directory was refused once, and taken at its next start, which was one higher.
+#[test]
+fn a_directory_that_was_found_stale_is_not_opened_again() {
+    over_all_trees(|tree| {
+        let directory = open(tree).unwrap();
+        directory.mark_stale().unwrap();
+        drop(directory);
+        for _ in 0..2 {
+            let again = Directory::open_tree(Arc::clone(tree), &START);
+            assert!(matches!(again, Err(StoreError::Stale { .. })), "{again:?}");
+        }
+    });
+}

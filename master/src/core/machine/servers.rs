@@ -17,7 +17,7 @@ use sarsen_protocol::status::Status;
 use super::{Machine, Waiter, millis};
 use crate::core::action::{Action, Alarm, Failure};
 use crate::core::command::cluster::Addresses;
-use crate::core::command::{DirectoryStarted, ServerRegistered};
+use crate::core::command::{Command, DirectoryStarted, ServerRegistered};
 use crate::core::event::{ConnectionId, Token};
 use crate::core::refusal::Refusal;
 use crate::core::session::Answer;
@@ -47,7 +47,10 @@ impl Machine {
             return self.refuse(to, failure);
         }
         let server = self.known_server(&register);
-        if let Err(failure) = self.check_log_covers(server, &register) {
+        let checked = self
+            .check_log_covers(server, &register)
+            .and_then(|()| self.check_one_at_a_time(server, &register));
+        if let Err(failure) = checked {
             return self.refuse(to, failure);
         }
         let refused = self.refused_starts(server, &register.directories);
@@ -79,18 +82,60 @@ impl Machine {
         self.append_for(command.into(), None, vec![Waiter::Server(to.connection)]);
     }
 
-    /// Whose registration it is: by its word, or by whom its directories were registered before
-    /// an answer got lost; none for a new server.
+    /// Whose registration it is: by its word; or by whom its directories, or its addresses before
+    /// there were any, were registered before an answer got lost; none for a new server.
     fn known_server(&self, register: &Register) -> ServerId {
         if register.server_id.is_some() {
             return register.server_id;
         }
+        let servers = &self.state.servers;
         let directories = register.directories.iter();
-        let mut known = directories
-            .filter_map(|report| self.state.servers.directories.get(&report.directory_id));
-        known
-            .next()
-            .map_or(ServerId::NONE, |directory| directory.server)
+        let mut known =
+            directories.filter_map(|report| servers.directories.get(&report.directory_id));
+        if let Some(directory) = known.next() {
+            return directory.server;
+        }
+        let record = server_record(register);
+        let mut same = servers
+            .servers
+            .iter()
+            .filter(|(_, known)| **known == record);
+        let unused = same.find(|(id, _)| servers.directories.values().all(|it| it.server != **id));
+        unused.map_or(ServerId::NONE, |(&id, _)| id)
+    }
+
+    /// A directory starts anew only when nobody has it any more, and two registrations don't
+    /// overtake each other on their way into the log (`spec/messages.md` section 9).
+    fn check_one_at_a_time(&self, server: ServerId, register: &Register) -> Result<(), Failure> {
+        let record = server_record(register);
+        let is_on_its_way = self.in_flight.values().any(|one| match &one.entry.command {
+            Command::DirectoryStarted(body) => {
+                let mut reports = register.directories.iter();
+                reports.any(|report| report.directory_id == body.directory)
+            }
+            Command::ServerRegistered(body) => {
+                !server.is_some() && body.addresses == record.addresses
+            }
+            _ => false,
+        });
+        if is_on_its_way {
+            return Err(self.starting());
+        }
+        let starts_anew = |report: &DirectoryReport| {
+            let last = self.state.servers.directories.get(&report.directory_id);
+            last.is_some_and(|last| {
+                last.server == server && report.start_number > last.start_number
+            })
+        };
+        if self.is_usable(server) && register.directories.iter().any(starts_anew) {
+            let text = format!(
+                "server {server} is connected and was heard a moment ago: if this is not the same \
+                 process started again, it runs on a copy of that server's directory"
+            );
+            let wait = millis(self.config.heartbeat);
+            return Err(Failure::new(Status::Overloaded, text).retry_after(wait));
+        }
+        Ok(())
     }
 
     /// Whether this master's log covers all that a server has seen.
@@ -115,6 +160,7 @@ impl Machine {
             return Err(Failure::new(Status::ForeignDirectory, text));
         }
         for report in &register.directories {
+            self.check_start_covered(server, report)?;
             let (handle, version) = (report.highest_handle, report.highest_version);
             if !self.allocations.covers(handle, version) {
                 self.raise(Alarm::ChunkAboveLog {
@@ -158,6 +204,54 @@ impl Machine {
         }
     }
 
+    /// A start that a master is known to have registered is in every whole log.
+    fn check_start_covered(
+        &mut self,
+        server: ServerId,
+        report: &DirectoryReport,
+    ) -> Result<(), Failure> {
+        let last = self.state.servers.directories.get(&report.directory_id);
+        let last = last.map(|last| last.start_number).unwrap_or_default();
+        if report.registered_number <= last {
+            return Ok(());
+        }
+        self.raise(Alarm::StartAboveLog {
+            server,
+            directory: report.directory_id,
+            start_number: report.registered_number,
+        });
+        let text = format!(
+            "directory {} was registered at start {}, this master's log has {last}: it is older \
+             than the cluster's",
+            report.directory_id, report.registered_number
+        );
+        Err(Failure::new(Status::StaleEpoch, text))
+    }
+
+    /// Whether a directory's start is sound: by its number, and by what it knows of the last one
+    /// (`spec/messages.md` section 9).
+    fn admit_start(
+        &self,
+        server: ServerId,
+        report: &DirectoryReport,
+    ) -> Result<StartKind, Refusal> {
+        let start = start_of(server, report);
+        let kind = self
+            .state
+            .servers
+            .admit_start(report.directory_id, &start)?;
+        let last = self.state.servers.directories.get(&report.directory_id);
+        match (kind, last) {
+            (StartKind::New, Some(last)) => {
+                let registered = (report.registered_number, report.registered_nonce);
+                let is_known = registered == (last.start_number, last.start_nonce)
+                    || report.offered.contains(&last.start_nonce);
+                is_known.then_some(kind).ok_or(Refusal::StaleStart)
+            }
+            _ => Ok(kind),
+        }
+    }
+
     fn refused_starts(
         &self,
         server: ServerId,
@@ -167,8 +261,7 @@ impl Machine {
             return BTreeMap::new();
         }
         let refused = directories.iter().filter_map(|report| {
-            let start = start_of(server, report);
-            let verdict = self.state.servers.admit_start(report.directory_id, &start);
+            let verdict = self.admit_start(server, report);
             Some((report.directory_id, verdict.err()?))
         });
         refused.collect()
@@ -202,7 +295,7 @@ impl Machine {
         for report in &registration.register.directories {
             let id = report.directory_id;
             let start = start_of(server, report);
-            if self.state.servers.admit_start(id, &start) == Ok(StartKind::New) {
+            if self.admit_start(server, report) == Ok(StartKind::New) {
                 let command = DirectoryStarted {
                     directory: id,
                     server,

@@ -319,6 +319,9 @@ fn register(n: u8) -> Register {
             disk: disk(n),
             highest_handle: ChunkHandle::NONE,
             highest_version: ChunkVersion::NONE,
+            registered_number: StartNumber::default(),
+            registered_nonce: StartNonce::default(),
+            offered: vec![StartNonce(u64::from(n))],
         }],
     }
 }

@@ -353,6 +353,118 @@ fn a_damaged_files_name_is_no_proof_of_a_lost_log() {
     assert!(!rig.machine.is_read_only());
 }
 
+/// The registration of server 1 at a start of its directory that knows of the starts `offered`.
+fn start(number: u64, nonce: u64, offered: &[u64]) -> Register {
+    let mut register = register(1);
+    register.server_id = ServerId(1);
+    let report = &mut register.directories[0];
+    (report.start_number, report.start_nonce) = (StartNumber(number), StartNonce(nonce));
+    report.offered = offered.iter().copied().map(StartNonce).collect();
+    report.offered.push(StartNonce(nonce));
+    register
+}
+
+impl Rig {
+    /// Registers over a connection: the verdict on the directory, or why there is none.
+    fn verdict(&mut self, connection: u64, register: Register) -> Status {
+        let connection = ConnectionId(connection);
+        self.machine.handle_connected(connection, Role::Chunkserver);
+        match self.exchange(connection, register).0 {
+            Ok(AnyMessage::Registered(reply)) => Status::from_number(reply.directories[0].status),
+            Ok(other) => panic!("{other:?}"),
+            Err(failure) => failure.status,
+        }
+    }
+
+    fn hang_up(&mut self, connection: u64) {
+        self.machine
+            .handle_disconnected(ConnectionId(connection), self.now);
+    }
+}
+
+/// `spec/messages.md` section 9. A copy of a directory was found out at its first start. The second
+/// had a higher number than the log and was admitted, and the original was the stale one then.
+#[test]
+fn a_copy_is_found_out_however_often_it_starts() {
+    let mut rig = Rig::new();
+    rig.servers(1);
+    rig.hang_up(1);
+    for number in 1..9 {
+        // Copied before the start that the log has; it remembers its own starts only.
+        let offered = Vec::from_iter((1..number).map(|number| 100 + number));
+        let copy = start(number, 100 + number, &offered);
+        assert_eq!(rig.verdict(50, copy), Status::StaleStart, "start {number}");
+        rig.hang_up(50);
+    }
+    assert_eq!(rig.verdict(51, start(1, 1, &[])), Status::Ok);
+}
+
+/// A start whose registration was logged without an answer is not a stranger's.
+#[test]
+fn a_start_knows_the_one_before_by_its_registration_or_by_its_offer() {
+    let mut rig = Rig::new();
+    rig.servers(1);
+    rig.hang_up(1);
+    assert_eq!(rig.verdict(2, start(2, 77, &[1])), Status::Ok);
+    rig.hang_up(2);
+    let mut next = start(3, 78, &[]);
+    next.directories[0].registered_number = StartNumber(2);
+    next.directories[0].registered_nonce = StartNonce(77);
+    assert_eq!(rig.verdict(3, next), Status::Ok);
+}
+
+/// A copy made while the original runs knows all that the original knows. It was let in, and the
+/// original was turned away for good.
+#[test]
+fn a_copy_waits_while_the_original_lives() {
+    let mut rig = Rig::new();
+    rig.servers(1);
+    let copy = start(2, 77, &[1]);
+    assert_eq!(rig.verdict(50, copy.clone()), Status::Overloaded);
+    rig.beat(1);
+    assert_eq!(rig.verdict(50, copy.clone()), Status::Overloaded);
+    // The server's machine is gone without a word, and this is its next start.
+    rig.now.elapsed += config().dead_after;
+    assert_eq!(rig.verdict(50, copy), Status::Ok);
+}
+
+/// A master on an older copy of its log took servers that had started since for its own.
+#[test]
+fn a_start_that_was_registered_after_the_log_ends_proves_a_lost_log() {
+    let mut rig = Rig::new();
+    rig.servers(1);
+    rig.hang_up(1);
+    let mut register = start(3, 78, &[]);
+    register.directories[0].registered_number = StartNumber(2);
+    register.directories[0].registered_nonce = StartNonce(77);
+    let connection = ConnectionId(2);
+    rig.machine.handle_connected(connection, Role::Chunkserver);
+    let (reply, alarms) = rig.exchange(connection, register);
+    assert_eq!(reply.unwrap_err().status, Status::StaleEpoch);
+    let alarm = Alarm::StartAboveLog {
+        server: ServerId(1),
+        directory: DirectoryId([1; 16]),
+        start_number: StartNumber(2),
+    };
+    assert_eq!(alarms, [Action::Alarm(alarm)]);
+}
+
+/// A connection was lost while the entry of its new server was on its way to the disk. The next one
+/// got a second id, and its directories could be logged under the first.
+#[test]
+fn a_registration_waits_for_the_one_before_it() {
+    let mut rig = Rig::new();
+    for connection in [1, 2] {
+        rig.machine
+            .handle_connected(ConnectionId(connection), Role::Chunkserver);
+    }
+    rig.send(ConnectionId(1), register(1));
+    rig.hang_up(1);
+    assert_eq!(rig.verdict(2, register(1)), Status::Overloaded);
+    assert_eq!(rig.verdict(2, register(1)), Status::Ok);
+    assert_eq!(rig.get(Report).servers.len(), 1);
+}
+
 /// Some chunk of another cluster of the same making.
 fn a_chunk() -> Allocation {
     let mut rig = Rig::new();
