@@ -96,7 +96,7 @@ CORRUPT_CHUNK = Struct(*ids("handle", "version"), ("directory_id", Bytes(16)))
 HEAT = Struct(("handle", U64), ("reads", U32))
 HELD_CHUNK = Struct(
     *ids("handle", "version", "serial"), ("length", U32), ("crc32", U32), ("state", CHUNK_STATE),
-    ("flags", Flags(7)), ("file_id", U64), ("index", U32),
+    ("flags", Flags(15)), ("file_id", U64), ("index", U32),
 )
 
 # Sections 10 to 13.

@@ -24,13 +24,10 @@ pub fn slice(directory: &Directory, after: Option<ChunkHandle>) -> Vec<HeldChunk
 #[must_use]
 pub fn held_chunk(entry: &InventoryEntry) -> HeldChunk {
     let mark = |is_set: bool, flag| if is_set { flag } else { HeldFlags::NONE };
-    // A chunk that is yet to be read back counts for as much as one that is not synced.
-    let flags = mark(
-        entry.flags.unsynced || entry.needs_read_back,
-        HeldFlags::UNSYNCED,
-    )
-    .with(mark(entry.flags.poisoned, HeldFlags::POISONED))
-    .with(mark(entry.flags.corrupt, HeldFlags::CORRUPT));
+    let flags = mark(entry.flags.unsynced, HeldFlags::UNSYNCED)
+        .with(mark(entry.flags.poisoned, HeldFlags::POISONED))
+        .with(mark(entry.flags.corrupt, HeldFlags::CORRUPT))
+        .with(mark(entry.needs_read_back, HeldFlags::READ_BACK));
     HeldChunk {
         handle: entry.handle,
         version: entry.version,

@@ -21,9 +21,10 @@ use std::time::Duration;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, ServerId};
 use sarsen_protocol::message::{ChunkState, Disk, DiskBeat, DiskState, HeldFlags, Inventory};
 
+use super::chunk_table::ChunkRecord;
 use super::event::ConnectionId;
 use super::placement::FULL;
-use super::replica::{Replica, Source};
+use super::replica::{Replica, Source, Standing};
 
 /// A directory of a chunkserver that counts.
 #[derive(Clone, Debug)]
@@ -78,6 +79,17 @@ impl Server {
     pub fn disks(&self) -> impl Iterator<Item = &Disk> {
         self.directories.values().map(|directory| &directory.disk)
     }
+}
+
+/// What a server's replica is worth to whoever wants its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Worth {
+    /// It counts.
+    Good,
+    /// It is yet to be read back.
+    Unproven,
+    /// Its disk fails, or has not answered lately.
+    OnFailedDisk,
 }
 
 /// What taking an inventory came to.
@@ -155,14 +167,47 @@ impl Chunkservers {
     /// Whether a replica counts now, see [`Self::live_replicas`].
     #[must_use]
     pub fn counts(&self, replica: &Replica, now: Duration, dead_after: Duration) -> bool {
+        self.may_serve(replica, now, dead_after) && self.disk_works(replica, now, dead_after)
+    }
+
+    /// Whether a replica may be read: what a disk that fails or hangs holds does not count, and may
+    /// be all that there is (`spec/chunk-file.md` section 10.5).
+    #[must_use]
+    pub fn may_serve(&self, replica: &Replica, now: Duration, dead_after: Duration) -> bool {
         let in_time = match replica.source {
             Source::Reported => true,
             Source::Acknowledged { until } => now < until,
         };
-        in_time
-            && !replica.deleting
-            && self.is_live(replica.server, now, dead_after)
-            && self.disk_works(replica, now, dead_after)
+        in_time && !replica.deleting && self.is_live(replica.server, now, dead_after)
+    }
+
+    /// The servers that may have a chunk's bytes, best first: those whose replicas count, then those
+    /// whose replicas are yet to be read back, then those whose disks fail or hang.
+    #[must_use]
+    pub fn sources(
+        &self,
+        handle: ChunkHandle,
+        record: &ChunkRecord,
+        now: Duration,
+        dead_after: Duration,
+    ) -> BTreeMap<ServerId, Worth> {
+        let mut sources = BTreeMap::new();
+        for replica in self.replicas(handle) {
+            let worth = match replica.standing(record) {
+                _ if !self.may_serve(replica, now, dead_after) => continue,
+                Standing::Good | Standing::Unproven
+                    if !self.disk_works(replica, now, dead_after) =>
+                {
+                    Worth::OnFailedDisk
+                }
+                Standing::Good => Worth::Good,
+                Standing::Unproven => Worth::Unproven,
+                Standing::Stale | Standing::Corrupt | Standing::Ahead => continue,
+            };
+            let best = sources.entry(replica.server).or_insert(worth);
+            *best = worth.min(*best);
+        }
+        sources
     }
 
     /// The directory that a server has told of a replica in.

@@ -19,7 +19,7 @@ use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ServerId};
 use sarsen_protocol::message::{ChunkState, DiskState, HeldFlags};
 
 use super::chunk_table::ChunkRecord;
-use super::chunkservers::{Chunkservers, Server};
+use super::chunkservers::{Chunkservers, Server, Worth};
 use super::config::Config;
 use super::placement::weight;
 use super::replica::{Replica, Source, Standing};
@@ -40,7 +40,7 @@ pub enum Need {
     Wait(Duration),
     /// Another replica; so many good ones there are.
     Copy {
-        /// How many, at least one.
+        /// How many; none if all that could be copied is yet to be read back, or on a failed disk.
         good: usize,
     },
     /// One replica too many, or one that is no good, is to be deleted.
@@ -52,7 +52,7 @@ pub enum Need {
     },
     /// Nothing before the end of an order that is out.
     UnderWay,
-    /// Nothing can be done: there is no good replica, or the chunk is open.
+    /// Nothing can be done: there is nothing to copy from, or the chunk is open.
     Beyond,
 }
 
@@ -161,8 +161,15 @@ impl Examiner<'_> {
         let replicas = self.servers.replicas(handle);
         let mut awaited: BTreeMap<ServerId, Duration> = replicas
             .iter()
-            .filter(|replica| replica.standing(record) == Standing::Good && !replica.deleting)
-            .filter_map(|replica| Some((replica.server, self.awaited_until(replica)?)))
+            .filter(|replica| !replica.deleting)
+            .filter_map(|replica| {
+                let until = match replica.standing(record) {
+                    Standing::Good => self.awaited_until(replica)?,
+                    Standing::Unproven => self.read_back_until(replica)?,
+                    Standing::Stale | Standing::Corrupt | Standing::Ahead => return None,
+                };
+                Some((replica.server, until))
+            })
             .collect();
         let is_known = |server| replicas.iter().any(|replica| replica.server == server);
         let unheard = in_doubt.iter().filter(|&(&server, _)| !is_known(server));
@@ -171,10 +178,16 @@ impl Examiner<'_> {
         if good.len() + awaited.len() >= usize::from(record.replicas) {
             return Need::Wait(awaited.into_values().min().unwrap_or(self.now));
         }
-        match good.len() {
-            0 => Need::Beyond,
-            good => Need::Copy { good },
+        match self.sources(handle, record).is_empty() {
+            true => Need::Beyond,
+            false => Need::Copy { good: good.len() },
         }
+    }
+
+    /// The servers that can give a copy, with what theirs is worth.
+    fn sources(&self, handle: ChunkHandle, record: &ChunkRecord) -> BTreeMap<ServerId, Worth> {
+        self.servers
+            .sources(handle, record, self.now, self.config.dead_after)
     }
 
     /// Until when a replica that does not count now is expected to do so again, if it is.
@@ -190,6 +203,13 @@ impl Examiner<'_> {
         let heard = server.last_heard.min(directory.last_beat);
         let until = heard.saturating_add(self.patience());
         (self.now < until).then_some(until)
+    }
+
+    /// Until when a replica that its server is to read back is expected to be so.
+    fn read_back_until(&self, replica: &Replica) -> Option<Duration> {
+        let server = self.servers.server(replica.server)?;
+        let until = server.registered.saturating_add(self.patience());
+        (self.now < until && self.awaited_until(replica).is_some()).then_some(until)
     }
 
     /// What is too much of a chunk that has enough.
@@ -281,16 +301,15 @@ impl Examiner<'_> {
         let good = self.good(handle, record);
         let busy = |server: ServerId| streams.get(&server).copied().unwrap_or(0);
         let max = self.config.repair_streams_per_server;
-        let mut sources: Vec<ServerId> = good
-            .iter()
-            .copied()
-            .filter(|&server| self.is_connected(server))
-            .collect();
-        sources.sort_by_key(|&server| {
+        let mut sources: Vec<(ServerId, Worth)> =
+            self.sources(handle, record).into_iter().collect();
+        sources.retain(|&(server, _)| self.is_connected(server));
+        sources.sort_by_key(|&(server, worth)| {
             let is_doubtful = tried.sources.contains(&server) || self.is_suspect(server);
-            (is_doubtful, busy(server), lot(handle, server))
+            (worth, is_doubtful, busy(server), lot(handle, server))
         });
         sources.truncate(SOURCES_MAX);
+        let mut sources: Vec<ServerId> = sources.into_iter().map(|(server, _)| server).collect();
         let first = *sources.first().ok_or(NoPlan::Nobody)?;
         if busy(first) >= max {
             return Err(NoPlan::Busy);
@@ -311,6 +330,10 @@ impl Examiner<'_> {
             (is_suspect, crowd, able.filled, busy(able.server), lot)
         });
         let target = chosen.ok_or(NoPlan::Busy)?.server;
+        sources.retain(|&server| server != target);
+        if sources.is_empty() {
+            return Err(NoPlan::Nobody);
+        }
         Ok(Plan { target, sources })
     }
 

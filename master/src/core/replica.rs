@@ -51,6 +51,9 @@ pub enum Source {
 pub enum Standing {
     /// As the log has it.
     Good,
+    /// As the log has it by its header, but its bytes are yet to be read back: it may be read, and
+    /// counts for nothing.
+    Unproven,
     /// Of an older version, or never sealed.
     Stale,
     /// Not what was sealed, or marked bad by its server.
@@ -115,6 +118,7 @@ impl Replica {
             std::cmp::Ordering::Greater => Standing::Ahead,
             std::cmp::Ordering::Equal if self.state != ChunkState::Sealed => Standing::Stale,
             std::cmp::Ordering::Equal => match (self.len, self.crc) == (sealed.len, sealed.crc) {
+                true if self.flags.has(HeldFlags::READ_BACK) => Standing::Unproven,
                 true => Standing::Good,
                 false => Standing::Corrupt,
             },
@@ -164,6 +168,13 @@ mod tests {
                 ..held
             }),
             Standing::Good
+        );
+        assert_eq!(
+            standing(HeldChunk {
+                flags: HeldFlags::UNSYNCED.with(HeldFlags::READ_BACK),
+                ..held
+            }),
+            Standing::Unproven
         );
         assert_eq!(
             standing(HeldChunk {

@@ -172,6 +172,8 @@ impl HeldFlags {
     pub const POISONED: Self = Self(2);
     /// Did not verify.
     pub const CORRUPT: Self = Self(4);
+    /// To be read back before it counts.
+    pub const READ_BACK: Self = Self(8);
 
     /// Both sets of marks.
     #[must_use]
@@ -201,7 +203,7 @@ impl Field for HeldFlags {
 
     fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
         match input.take()? {
-            flags @ 0..=7 => Ok(Self(flags)),
+            flags @ 0..=15 => Ok(Self(flags)),
             _ => Err(BodyError::UnknownValue),
         }
     }

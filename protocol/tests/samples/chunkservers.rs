@@ -143,7 +143,9 @@ fn inventory(samples: &mut Samples) {
         length: LENGTH,
         crc32: CRC,
         state: ChunkState::Sealed,
-        flags: HeldFlags::UNSYNCED.with(HeldFlags::CORRUPT),
+        flags: HeldFlags::UNSYNCED
+            .with(HeldFlags::CORRUPT)
+            .with(HeldFlags::READ_BACK),
         file_id: FILE_ID,
         index: INDEX,
     };

@@ -140,7 +140,7 @@ impl Machine {
             match standing {
                 Standing::Corrupt => find(Finding::Corrupt, server),
                 Standing::Stale if is_short => find(Finding::Stale, server),
-                Standing::Good | Standing::Stale | Standing::Ahead => {}
+                Standing::Good | Standing::Unproven | Standing::Stale | Standing::Ahead => {}
             }
         }
         if !record.losses.is_empty() {

@@ -1,6 +1,5 @@
 //! Questions about names and places, answered from what is applied (`spec/messages.md` section 7).
 
-use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -19,9 +18,9 @@ use super::changes::parse;
 use super::{Machine, PAGE_BYTES_MAX, millis};
 use crate::core::action::Failure;
 use crate::core::chunk_table::ChunkRecord;
+use crate::core::chunkservers::Worth;
 use crate::core::file::File;
 use crate::core::namespace::Node;
-use crate::core::replica::Standing;
 
 /// The shortest life of a ticket to read: enough to use it, however short leases are.
 const READ_TICKET_LIFE_MIN: Duration = Duration::from_secs(10);
@@ -187,22 +186,20 @@ impl Machine {
             },
             primary: ServerId::NONE,
             ticket: Ticket::sign(claims, &self.state.cluster.ticket_key.key),
-            replicas: self.good_replicas(handle, record),
+            replicas: self.readable_replicas(handle, record),
         }
     }
 
-    /// The replicas that a reader may be sent to: first those whose servers are connected, and
-    /// of these not the same one first for every chunk.
-    fn good_replicas(&self, handle: ChunkHandle, record: &ChunkRecord) -> Vec<ReplicaMessage> {
+    /// The replicas that a reader may be sent to: first those that count, of these those whose
+    /// servers are connected, and of these not the same one first for every chunk.
+    fn readable_replicas(&self, handle: ChunkHandle, record: &ChunkRecord) -> Vec<ReplicaMessage> {
         let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
-        let live = self.servers.live_replicas(handle, now, dead_after);
-        let good = live.filter(|replica| replica.standing(record) == Standing::Good);
-        let servers: BTreeSet<ServerId> = good.map(|replica| replica.server).collect();
-        let mut servers: Vec<ServerId> = servers.into_iter().collect();
+        let sources = self.servers.sources(handle, record, now, dead_after);
+        let mut servers: Vec<(ServerId, Worth)> = sources.into_iter().collect();
         let turn = handle.0 % (servers.len() as u64).max(1);
         servers.rotate_left(usize::try_from(turn).unwrap_or(0));
-        servers.sort_by_key(|&server| !self.is_usable(server));
-        let replicas = servers.into_iter().filter_map(|server| {
+        servers.sort_by_key(|&(server, worth)| (worth, !self.is_usable(server)));
+        let replicas = servers.into_iter().filter_map(|(server, _)| {
             let addresses = &self.state.servers.servers.get(&server)?.addresses;
             Some(ReplicaMessage {
                 server,

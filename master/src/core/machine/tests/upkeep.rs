@@ -390,3 +390,93 @@ fn a_clock_that_is_set_forward_does_not_end_trash() {
     rig.wait(seconds(60));
     assert!(rig.machine.state.namespace.trash_entry(file).is_some());
 }
+
+/// `spec/chunk-file.md` section 9. What a server found sealed over a header in doubt, or at `memory`
+/// before a power cut, was told like what is not synced yet, and counted: safe mode ended, `fsck`
+/// was healthy, and a copy too many could have gone for it.
+#[test]
+fn what_is_to_be_read_back_does_not_count_yet() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let (_, chunk) = rig.upload("/f", 2);
+    let mut rig = rig.restarted(config());
+    let unsure = HeldChunk {
+        flags: HeldFlags::UNSYNCED.with(HeldFlags::READ_BACK),
+        ..chunk
+    };
+    for n in 1..=2 {
+        rig.registered(n);
+        rig.hold(n, 1, &[unsure]);
+    }
+    assert!(rig.machine.is_safe_mode());
+    assert_eq!(rig.get(fsck()).findings.len(), 1, "it is missing");
+    rig.hold(2, 2, &[chunk]);
+    let located = rig.get(locate("/f"));
+    let servers: Vec<u64> = located.chunks[0]
+        .replicas
+        .iter()
+        .map(|it| it.server.0)
+        .collect();
+    assert_eq!(
+        servers,
+        [2, 1],
+        "readers are sent to it when nobody else is left"
+    );
+    rig.hold(1, 2, &[chunk]);
+    assert!(!rig.machine.is_safe_mode());
+    assert_eq!(rig.get(fsck()).findings, []);
+}
+
+/// `spec/chunk-file.md` section 10.5: what a directory holds whose disk failed is still read. One
+/// failed sync of a folder on each server, and nobody was sent anywhere: every byte was missing.
+#[test]
+fn what_a_failed_disk_holds_is_still_read_if_nobody_else_has_it() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let (_, chunk) = rig.upload("/f", 2);
+    for n in 1..=2 {
+        rig.hold(n, 2, &[chunk]);
+    }
+    for failed in [1, 2] {
+        let mut beat = heartbeat(failed);
+        beat.disks[0].disk.state = DiskState::Failed;
+        let connection = ConnectionId(u64::from(failed));
+        rig.exchange(connection, beat).0.unwrap();
+        let located = rig.get(locate("/f"));
+        let replicas = &located.chunks[0].replicas;
+        let servers: Vec<u64> = replicas.iter().map(|it| it.server.0).collect();
+        match failed {
+            1 => assert_eq!(servers, [2, 1], "behind the good one"),
+            _ => assert_eq!(servers.len(), 2),
+        }
+        assert_eq!(rig.get(fsck()).findings.len(), 1, "and it does not count");
+    }
+}
+
+/// Nor was it copied from: what was only on failed disks was never safe again.
+#[test]
+fn what_only_a_failed_disk_holds_is_copied_from_there() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let (_, chunk) = rig.upload("/f", 2);
+    for n in 1..=2 {
+        rig.hold(n, 2, &[chunk]);
+    }
+    for n in 1..=2 {
+        let mut beat = heartbeat(n);
+        beat.disks[0].disk.state = DiskState::Failed;
+        rig.exchange(ConnectionId(u64::from(n)), beat).0.unwrap();
+    }
+    rig.registered(3);
+    let mut done = rig.hold(3, 1, &[]);
+    done.extend(rig.wait(seconds(1)));
+    let copied = done.iter().find_map(|one| match one {
+        Action::Order {
+            connection,
+            message: AnyMessage::CopyChunk(copy),
+            ..
+        } => Some((connection.0, copy.sources.len())),
+        _ => None,
+    });
+    assert_eq!(copied, Some((3, 2)));
+}
