@@ -7,23 +7,46 @@
 //! - Dropping a future does not cancel its request: what it needs is kept until the kernel is
 //!   done, and a receive may still take bytes. Connections are shut down when they are dropped.
 //! - A runtime waits at its end for requests that are still with the kernel, so every connection
-//!   has to be dropped first.
+//!   has to be dropped first. tokio-uring's own end does not do: it gives back what the requests
+//!   need and only then waits for them. So they are counted here ([`outstanding`]), and a runtime
+//!   that the kernel does not give back in good time, since a disk hangs, is leaked as it is.
 
 pub mod ops;
+mod outstanding;
 
 use std::future::Future;
 use std::io;
+use std::mem::ManuallyDrop;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 /// Requests that can wait to be submitted together.
 const ENTRIES: u32 = 256;
 
-/// Runs `future`, and what it spawns locally, on this thread.
+/// How long the end of a runtime waits for the kernel.
+const END_MAX: Duration = Duration::from_secs(5);
+
+/// Runs `future`, and what it spawns locally, on this thread; then waits for the requests that are
+/// left.
 ///
 /// # Errors
 /// When there can be no ring.
 pub fn run<F: Future>(future: F) -> io::Result<F::Output> {
     let runtime = tokio_uring::Runtime::new(tokio_uring::builder().entries(ENTRIES))?;
-    Ok(runtime.block_on(future))
+    // Also after a panic nothing may be given back that the kernel has.
+    let runtime = ManuallyDrop::new(runtime);
+    let (output, is_idle) = runtime.block_on(async {
+        let output = future.await;
+        let is_idle = timeout(END_MAX, outstanding::none()).await.is_ok();
+        (output, is_idle)
+    });
+    if is_idle {
+        drop(ManuallyDrop::into_inner(runtime));
+    } else {
+        tracing::warn!("requests of io_uring don't end; what they need is left to them");
+    }
+    Ok(output)
 }
 
 /// Makes a ring as the data plane does, and has it do nothing.

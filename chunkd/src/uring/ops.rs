@@ -21,6 +21,7 @@ use io_uring::{cqueue, opcode, squeue, types};
 use rustix::net::{RecvFlags, SendFlags};
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
+use super::outstanding::Counted;
 use crate::io::pool::Buffer;
 use crate::io::socket::{SendChunkError, is_of_the_medium};
 use crate::store::ReadableChunk;
@@ -180,9 +181,20 @@ fn flag_bits(bits: u32) -> i32 {
 /// Hands a request to the ring; `kept` stays alive until the kernel is done with it, and comes
 /// back. The request must point only into memory, and name only descriptors, that `kept` owns.
 async fn submit<K: Unpin + 'static>(kept: K, request: squeue::Entry) -> (io::Result<u32>, K) {
+    let kept = Kept {
+        data: kept,
+        _counted: Counted::new(),
+    };
     UnsubmittedOneshot::new(kept, Completion(std::marker::PhantomData), request)
         .submit()
         .await
+}
+
+/// What a request needs, counted for as long as it is kept.
+struct Kept<K> {
+    data: K,
+    /// Behind the data, and so dropped after it.
+    _counted: Counted,
 }
 
 /// Turns a completion into its result and what was kept.
@@ -190,13 +202,90 @@ struct Completion<K>(std::marker::PhantomData<K>);
 
 impl<K: 'static> OneshotOutputTransform for Completion<K> {
     type Output = (io::Result<u32>, K);
-    type StoredData = K;
+    type StoredData = Kept<K>;
 
-    fn transform_oneshot_output(self, kept: K, completion: cqueue::Entry) -> Self::Output {
+    fn transform_oneshot_output(self, kept: Kept<K>, completion: cqueue::Entry) -> Self::Output {
         let result = match u32::try_from(completion.result()) {
             Ok(count) => Ok(count),
             Err(_) => Err(io::Error::from_raw_os_error(-completion.result())),
         };
-        (result, kept)
+        (result, kept.data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future as _;
+    use std::io::Write as _;
+    use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+    use std::sync::mpsc;
+    use std::task::Poll;
+
+    /// Leaked, so that the test itself is sound.
+    type Memory = &'static [AtomicU8; 64];
+
+    fn written(memory: Memory) -> usize {
+        memory
+            .iter()
+            .filter(|byte| byte.load(Ordering::SeqCst) != 0)
+            .count()
+    }
+
+    /// Owns memory that the kernel writes to; tells what the kernel had written when it went.
+    struct Owner {
+        memory: Memory,
+        written_at_drop: &'static AtomicUsize,
+        _stream: Arc<TcpStream>,
+    }
+
+    impl Drop for Owner {
+        fn drop(&mut self) {
+            self.written_at_drop
+                .store(written(self.memory), Ordering::SeqCst);
+        }
+    }
+
+    /// At its end tokio-uring gave back what requests needed whose futures had been dropped, and
+    /// only then waited for the kernel, which went on writing there.
+    #[test]
+    fn memory_is_kept_until_the_kernel_is_done_also_at_the_end() {
+        if crate::uring::probe().is_err() {
+            return; // Forbidden here.
+        }
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        let ours = Arc::new(ours);
+        let memory: Memory = Box::leak(Box::new(std::array::from_fn(|_| AtomicU8::new(0))));
+        let written_at_drop: &AtomicUsize = Box::leak(Box::new(AtomicUsize::new(0)));
+        let (ended, has_ended) = mpsc::channel();
+        let peer = std::thread::spawn(move || {
+            has_ended.recv().unwrap();
+            peer.write_all(&[0xaa; 64]).unwrap();
+        });
+        crate::uring::run(async {
+            let start = memory.as_ptr().cast_mut().cast();
+            let request = opcode::Recv::new(fd(&ours), start, 64)
+                .flags(flag_bits(RecvFlags::WAITALL.bits()))
+                .build();
+            let owner = Owner {
+                memory,
+                written_at_drop,
+                _stream: Arc::clone(&ours),
+            };
+            let mut receiving = Box::pin(submit(owner, request));
+            // As a task that is aborted: asked for, with the kernel, then dropped.
+            let begun = std::future::poll_fn(|context| {
+                Poll::Ready(receiving.as_mut().poll(context).is_pending())
+            });
+            assert!(begun.await);
+            no_op().await;
+            drop(receiving);
+            ended.send(()).unwrap();
+        })
+        .unwrap();
+        peer.join().unwrap();
+        assert_eq!(written_at_drop.load(Ordering::SeqCst), 64);
     }
 }
