@@ -224,11 +224,7 @@ impl Control {
                         tell(&inputs, Event::FoundCorrupt(corrupt));
                     }
                 }));
-                disk.do_later(Job::Verify {
-                    handle,
-                    version,
-                    done,
-                });
+                disk.doubt(handle, version, done);
             }
         }
     }

@@ -3,9 +3,10 @@
 //! Both wait for the disk as long as it takes. That a disk hangs shows in the age of its last
 //! beat, which the control plane reads without asking the disk.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,15 @@ pub(super) struct DiskThreads {
     directory: Arc<Directory>,
     beats: Arc<Beats>,
     jobs: mpsc::Sender<Job>,
+    doubted: Doubted,
     upkeep: Option<JoinHandle<()>>,
+}
+
+/// Chunks that are to be read back because a read of them failed, and were not yet.
+type Doubted = Arc<Mutex<HashSet<ChunkHandle>>>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is to be done in the background.
@@ -104,14 +113,17 @@ impl DiskThreads {
         }
         let (jobs, waiting) = mpsc::channel();
         let (kept, server) = (Arc::clone(directory), Arc::clone(chunkserver));
+        let doubted = Doubted::default();
+        let queued = Arc::clone(&doubted);
         let upkeep = std::thread::Builder::new()
             .name("upkeep".to_owned())
-            .spawn(move || Upkeep::new(kept, server).run(&waiting))?;
+            .spawn(move || Upkeep::new(kept, server, queued).run(&waiting))?;
         let upkeep = Some(upkeep);
         Ok(Self {
             directory: Arc::clone(directory),
             beats,
             jobs,
+            doubted,
             upkeep,
         })
     }
@@ -125,6 +137,20 @@ impl DiskThreads {
     pub(super) fn do_later(&self, job: Job) {
         // The thread ends only with this.
         let _ = self.jobs.send(job);
+    }
+
+    /// Has a chunk read back in the background, of which a read has failed; once, however many
+    /// reads fail meanwhile, and not if it is known to be bad.
+    pub(super) fn doubt(&self, handle: ChunkHandle, version: ChunkVersion, done: VerifyDone) {
+        let entry = self.directory.entry(handle);
+        let is_marked = entry.is_none_or(|entry| entry.flags.corrupt || entry.flags.poisoned);
+        if !is_marked && lock(&self.doubted).insert(handle) {
+            self.do_later(Job::Verify {
+                handle,
+                version,
+                done,
+            });
+        }
     }
 
     /// How often the disk is to be asked from now on.
@@ -248,17 +274,19 @@ fn beat_by_writing(beats: &Beats, directory: &Directory) {
 struct Upkeep {
     directory: Arc<Directory>,
     chunkserver: Arc<Chunkserver>,
+    doubted: Doubted,
     sync_due: Option<Instant>,
     empty_due: Option<Instant>,
 }
 
 impl Upkeep {
-    fn new(directory: Arc<Directory>, chunkserver: Arc<Chunkserver>) -> Self {
+    fn new(directory: Arc<Directory>, chunkserver: Arc<Chunkserver>, doubted: Doubted) -> Self {
         // What an earlier start left unsynced or in doubt is read back first of all.
         let sync_due = Some(Instant::now());
         Self {
             directory,
             chunkserver,
+            doubted,
             sync_due,
             empty_due: None,
         }
@@ -272,23 +300,34 @@ impl Upkeep {
                 None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match job {
-                Ok(Job::Sync) => _ = self.sync_due.get_or_insert(Instant::now() + SYNC_DELAY),
-                Ok(Job::Empty) => _ = self.empty_due.get_or_insert(Instant::now() + HOLD),
-                Ok(Job::Verify {
-                    handle,
-                    version,
-                    done,
-                }) => {
-                    done.0(orders::verify(
-                        &self.chunkserver,
-                        &self.directory,
-                        handle,
-                        version,
-                        wall_clock(),
-                    ));
+                Ok(job) => {
+                    self.do_job(job);
+                    // Jobs that go on coming must not keep from its turn what is due.
+                    self.do_what_is_due();
                 }
                 Err(RecvTimeoutError::Timeout) => self.do_what_is_due(),
                 Err(RecvTimeoutError::Disconnected) => return self.sync(),
+            }
+        }
+    }
+
+    fn do_job(&mut self, job: Job) {
+        match job {
+            Job::Sync => _ = self.sync_due.get_or_insert(Instant::now() + SYNC_DELAY),
+            Job::Empty => _ = self.empty_due.get_or_insert(Instant::now() + HOLD),
+            Job::Verify {
+                handle,
+                version,
+                done,
+            } => {
+                lock(&self.doubted).remove(&handle);
+                done.0(orders::verify(
+                    &self.chunkserver,
+                    &self.directory,
+                    handle,
+                    version,
+                    wall_clock(),
+                ));
             }
         }
     }
@@ -314,5 +353,146 @@ impl Upkeep {
             }
             self.chunkserver.changed(&self.directory, handle);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Notice;
+    use crate::store::{Adoption, NewChunk, SealClaim, Start};
+    use sarsen_protocol::crc::crc32;
+    use sarsen_protocol::id::{ClusterId, DirectoryId, FileId, Serial, ServerId, StartNonce};
+    use sarsen_protocol::key::SecretKey;
+    use sarsen_protocol::message::Level;
+    use tokio::sync::mpsc::UnboundedReceiver;
+
+    const CHUNK: ChunkHandle = ChunkHandle(1);
+    const VERSION: ChunkVersion = ChunkVersion(1);
+
+    struct Server {
+        _folder: tempfile::TempDir,
+        directory: Arc<Directory>,
+        chunkserver: Arc<Chunkserver>,
+        notices: UnboundedReceiver<Notice>,
+    }
+
+    /// A server whose one directory has a chunk, sealed at `memory`.
+    fn server() -> Server {
+        let folder = tempfile::tempdir().expect("a folder");
+        let start = Start {
+            nonce: StartNonce(1),
+            new_directory_id: DirectoryId([1; 16]),
+            scan_threads: 1,
+            open_chunks_max: 4,
+        };
+        let directory = Directory::open(&folder.path().join("d"), &start).expect("opens");
+        let adoption = Adoption {
+            cluster_id: ClusterId([7; 16]),
+            server_id: ServerId(1),
+            chunk_size: 1024 * 1024,
+        };
+        directory.adopt(adoption).expect("adopts");
+        let new = NewChunk {
+            handle: CHUNK,
+            version: VERSION,
+            file_id: FileId(1),
+            index: 0,
+            room: 3,
+        };
+        let pending = directory.create_pending(&new).expect("made");
+        pending.write_at(0, b"abc").expect("written");
+        let crc32 = crc32(b"abc");
+        pending.commit_pieces(0, 3, &[crc32]).expect("counted");
+        let claim = SealClaim {
+            length: 3,
+            crc32,
+            serial: Serial(1),
+            level: Level::Memory,
+        };
+        directory.seal(CHUNK, VERSION, &claim).expect("sealed");
+        let directory = Arc::new(directory);
+        let key = SecretKey::new([0; 32]);
+        let (chunkserver, notices) = Chunkserver::new(key, vec![Arc::clone(&directory)]);
+        Server {
+            _folder: folder,
+            directory,
+            chunkserver: Arc::new(chunkserver),
+            notices,
+        }
+    }
+
+    fn verify(done: impl FnOnce(VerifyOutcome) + Send + 'static) -> Job {
+        Job::Verify {
+            handle: CHUNK,
+            version: VERSION,
+            done: VerifyDone(Box::new(done)),
+        }
+    }
+
+    /// Jobs that waited went before what was due: as long as a sick disk made new ones, nothing
+    /// that was sealed at `memory` was synced, and nothing deleted was removed.
+    #[test]
+    fn what_is_due_is_done_between_jobs() {
+        let server = server();
+        let (jobs, waiting) = mpsc::channel();
+        let (seen, found) = mpsc::channel();
+        for _ in 0..3 {
+            let (directory, seen) = (Arc::clone(&server.directory), seen.clone());
+            let look = move |_| {
+                let entry = directory.entry(CHUNK).expect("here");
+                seen.send(entry.flags.unsynced).expect("heard");
+            };
+            jobs.send(verify(look)).expect("taken");
+        }
+        drop((jobs, seen));
+        let upkeep = Upkeep::new(server.directory, server.chunkserver, Doubted::default());
+        assert!(upkeep.sync_due.is_some());
+        upkeep.run(&waiting);
+        assert_eq!(found.iter().collect::<Vec<_>>(), [true, false, false]);
+    }
+
+    /// Each failed read asked for a read back of the whole chunk, however many waited already.
+    #[test]
+    fn a_chunk_in_doubt_is_read_back_once() {
+        let server = server();
+        let (jobs, waiting) = mpsc::channel();
+        let threads = DiskThreads {
+            directory: Arc::clone(&server.directory),
+            beats: Arc::new(Beats {
+                health: Arc::default(),
+                interval_ms: AtomicU64::new(1),
+                is_ending: AtomicBool::new(false),
+            }),
+            jobs,
+            doubted: Doubted::default(),
+            upkeep: None,
+        };
+        let doubt = || threads.doubt(CHUNK, VERSION, VerifyDone(Box::new(|_| {})));
+        doubt();
+        doubt();
+        let mut upkeep = Upkeep::new(
+            server.directory,
+            server.chunkserver,
+            Arc::clone(&threads.doubted),
+        );
+        upkeep.do_job(waiting.try_recv().expect("the first"));
+        assert!(waiting.try_recv().is_err(), "and no second");
+        doubt();
+        assert!(waiting.try_recv().is_ok(), "it may be doubted again");
+    }
+
+    /// A chunk that was poisoned when its time of verification could not be written was not told:
+    /// the master was told only of chunks that did not match.
+    #[test]
+    fn whatever_comes_of_a_read_back_is_told() {
+        let mut server = server();
+        let (directory, chunkserver) = (&server.directory, &server.chunkserver);
+        let outcome = orders::verify(chunkserver, directory, CHUNK, VERSION, 1);
+        assert!(outcome.answer.expect("read").good);
+        let told = server.notices.try_recv().expect("told");
+        let directory = directory.identity().directory_id;
+        let handle = CHUNK;
+        assert_eq!(told, Notice::Changed { directory, handle });
     }
 }

@@ -122,8 +122,9 @@ pub fn verify(
     if is_marked {
         tracing::error!(%handle, "a chunk was read back and does not match");
         chunkserver.counters.chunks_corrupt.add(1);
-        chunkserver.changed(directory, handle);
     }
+    // Also if it did match: to take note of that may have poisoned it.
+    chunkserver.changed(directory, handle);
     let answer = found
         .map_err(|error| refusal(&error))
         .map(|(length, found)| ChunkVerified {
