@@ -155,6 +155,40 @@ async fn a_download_leaves_a_chunkserver_that_is_stopped() {
     assert!(fs::read(target).expect("complete") == bytes);
 }
 
+/// What is read is the file that was there when the download began, whatever takes its place and
+/// whoever dies meanwhile.
+#[tokio::test]
+async fn a_file_that_is_replaced_while_it_is_read_does_not_mix() {
+    let cluster = Cluster::start_with(3, QUICK);
+    let bytes = noise(12 * MIB, 4);
+    cluster.put(&bytes, "/file");
+    let other = cluster.local("other", &noise(12 * MIB, 5));
+    let client = client(&cluster).await;
+    let mut replace = cluster.command();
+    replace.args(["--master", &cluster.control, "put", "--force"]);
+    replace.arg(other).arg("/file");
+    let replace = Mutex::new(replace);
+    // Whom the locations at hand name first is drawn: with two of them gone most chunks must be
+    // located again, when their file is in the trash.
+    let pids: Vec<_> = cluster.chunkservers.iter().flatten().collect();
+    let pids: Vec<_> = pids.iter().map(|server| server.pid()).take(2).collect();
+    let watch = Watch::new(MIB as u64, move || {
+        let replaced = replace.lock().unwrap().output().expect("the binary runs");
+        assert!(replaced.status.success());
+        pids.iter().for_each(|&pid| signal(pid, "KILL"));
+    });
+    let mut options = GetOptions::default();
+    options.progress = Some(watch.clone());
+    options.streams_max = 1;
+    let target = cluster.path("target");
+    let got = client
+        .get("/file", GetTarget::Path(target.clone()), options)
+        .await;
+    assert_eq!(got.expect("a download").crc32, Some(crc32(&bytes)));
+    assert!(watch.stopped().is_some());
+    assert!(fs::read(target).expect("complete") == bytes);
+}
+
 /// For the record: nothing is done unless `SARSEN_TEST_STOPS` says how often.
 #[tokio::test]
 async fn an_upload_goes_on_within_twice_suspect_after() {

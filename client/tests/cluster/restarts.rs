@@ -1,6 +1,8 @@
 //! The master killed at any moment: what was acknowledged stays, and nothing is done twice.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -101,6 +103,46 @@ fn commands_go_on_through_kills_of_the_master() {
         assert_eq!(cluster.bytes(&format!("/{name}")), number.to_le_bytes());
     }
     assert_eq!(cluster.sarsen(&["fsck"]).code, Some(0));
+}
+
+/// The master dies before an upload asks for more chunks, and again when it is to publish: the
+/// upload waits, and is done once.
+#[test]
+fn an_upload_waits_for_a_master_that_restarts_between_its_steps() {
+    let mut cluster = Cluster::start(3);
+    let bytes = noise(40 << 20, 7);
+    let mut command = cluster.command();
+    command.args(["--master", &cluster.control, "--timeout", "60s"]);
+    command.args(["put", "-", "/file"]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut stdin = child.stdin.take().expect("piped");
+    let (first, rest) = bytes.split_at(3 << 19);
+    stdin.write_all(first).expect("taken");
+    // It has its pending file, and chunks for a beginning.
+    cluster.until("the upload has begun", |cluster| {
+        (!cluster.chunk_files(0).is_empty()).then_some(())
+    });
+    cluster.kill_master();
+    let (almost, last) = rest.split_at(rest.len() - 1);
+    thread::scope(|scope| {
+        let feeding = scope.spawn(|| stdin.write_all(almost));
+        cluster.start_master();
+        feeding.join().expect("fed").expect("taken");
+    });
+    cluster.kill_master();
+    stdin.write_all(last).expect("taken");
+    drop(stdin);
+    cluster.start_master();
+    let done = child.wait_with_output().expect("a child");
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(0), "{told}");
+    cluster.wait(3);
+    assert!(cluster.bytes("/file") == bytes);
 }
 
 #[test]

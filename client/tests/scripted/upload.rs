@@ -149,6 +149,21 @@ async fn with_too_few_servers_a_chunk_has_fewer_copies_and_that_is_told() {
     assert_eq!(demands, [(0, 1), (2, 1)], "the first came unasked");
 }
 
+/// One of three disks is full: the master says so of whole chunks on three servers, and the upload
+/// ended where two copies would have done.
+#[tokio::test]
+async fn with_too_little_room_on_some_a_chunk_has_fewer_copies() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    let no_space = Slip::Refuse(Kind::AllocateChunks, Status::NoSpace);
+    cluster.master.slip(no_space);
+    let bytes = noise(12 * CHUNK_SIZE, 5);
+    let put = client.put("/file", reader(&bytes), PutOptions::default());
+    assert_eq!(put.await.unwrap().crc32, crc32(&bytes));
+    let asked = cluster.master.asked().allocations;
+    assert_eq!(asked.first().map(|it| it.fewest), Some(2), "asked for less");
+}
+
 #[tokio::test]
 async fn disks_that_stay_full_end_the_upload_and_leave_nothing() {
     let cluster = Cluster::start(3).await;

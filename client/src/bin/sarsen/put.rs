@@ -171,6 +171,7 @@ async fn many(
     }
     let client = context.client().await.map_err(context.at(&target.path))?;
     let bar = context.tree_bar(&target.path);
+    let mut short = Short::default();
     for group in groups(items) {
         let (numbers, items): (Vec<usize>, _) = group.into_iter().unzip();
         let mut options = TreeOptions::default();
@@ -180,8 +181,10 @@ async fn many(
         options.each.progress = as_progress(bar.as_ref());
         let mut on_event = |event| match event {
             TreeEvent::Done { item, report } => {
-                Bar::above(bar.as_ref(), || warn_of_short(&report, context));
-                if !args.recursive {
+                if args.recursive {
+                    short.count(&report);
+                } else {
+                    Bar::above(bar.as_ref(), || warn_of_short(&report, context));
                     transfers.tell(numbers[item], &transfer(report));
                 }
             }
@@ -193,6 +196,8 @@ async fn many(
         let sums = client.put_tree(items, options, &mut on_event).await;
         transfers.add(&sums);
     }
+    drop(bar);
+    short.warn(&target.path, context);
     Ok(())
 }
 
@@ -233,11 +238,36 @@ fn put_options(args: &PutArgs) -> PutOptions {
     options
 }
 
+/// What has fewer copies than wanted in whole trees, which is told in one line.
+#[derive(Debug, Default)]
+struct Short {
+    files: u64,
+    chunks: u64,
+}
+
+impl Short {
+    fn count(&mut self, report: &PutReport) {
+        self.files += u64::from(!report.short.is_empty());
+        self.chunks += report.short.len() as u64;
+    }
+
+    fn warn(&self, path: &str, context: &Context) {
+        if self.files > 0 {
+            let what = format!(
+                "{} chunks of {} files have fewer copies than wanted until they are repaired; \
+                 `sarsen fsck` lists them",
+                self.chunks, self.files
+            );
+            context.warn(path, &what);
+        }
+    }
+}
+
 fn warn_of_short(report: &PutReport, context: &Context) {
     if let Some(first) = report.short.first() {
         let what = format!(
-            "{} of its chunks have fewer copies than wanted (chunk {}: {} of {}); `sarsen fsck` \
-             lists them",
+            "{} of its chunks have fewer copies than wanted until they are repaired (chunk {}: {} \
+             of {}); `sarsen fsck` lists them",
             report.short.len(),
             first.index,
             first.copies,

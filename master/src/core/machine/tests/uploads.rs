@@ -163,6 +163,26 @@ fn a_disk_that_does_not_answer_is_no_full_one() {
     assert_eq!(rig.status(request), Status::Ok, "it may be asked again");
 }
 
+/// A reader that has a file open goes on by its id, also when it was replaced meanwhile.
+#[test]
+fn a_file_in_the_trash_is_located_by_its_id() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let (file, chunk) = rig.upload("/f", 2);
+    let mut by_id = locate("/f");
+    by_id.path = String::new();
+    by_id.file_id = file;
+    let removed = rig.remove("/f", false);
+    assert_eq!(rig.status(removed), Status::Ok);
+    assert_eq!(rig.status(locate("/f")), Status::NotFound);
+    let located = rig.get(by_id.clone()).chunks.remove(0);
+    assert_eq!((located.handle, located.replicas.len()), (chunk.handle, 2));
+    let request = rig.request();
+    let empty = EmptyTrash { request, entry: 0 };
+    assert_eq!(rig.status(empty), Status::Ok);
+    assert_eq!(rig.status(by_id), Status::NotFound);
+}
+
 /// With one of three servers dead no file of three copies could be begun any more, although two
 /// copies will do until it is back.
 #[test]
