@@ -91,9 +91,7 @@ impl Pin {
         for ((index, mark), chunk) in (0..).zip(marks.chunks(MARK_LEN)).zip(&self.chunks) {
             match decode_mark(mark) {
                 Some((handle, version, verified)) if (handle, version) == *chunk => {
-                    if verified.reached > 0 {
-                        kept.insert(index, verified);
-                    }
+                    kept.extend((verified.reached > 0).then_some((index, verified)));
                 }
                 Some(_) => return None,
                 // Torn: of this chunk nothing is known.
