@@ -68,7 +68,7 @@ fn a_killed_download_is_gone_on_with() {
     assert!(resumed >= 9 * MIB as u64, "{resumed}");
     assert!(resumed < bytes.len() as u64, "{resumed}");
     assert!(fs::read(&target).unwrap() == bytes);
-    assert_eq!(names(&folder), [target.clone()]);
+    assert_eq!(names(&folder), std::slice::from_ref(&target));
 
     // Nothing is left of it, so another begins at the start.
     let told = cluster.sarsen(&resume).json();
