@@ -344,7 +344,10 @@ mod tests {
             safe_mode: false,
             read_only: false,
             servers: vec![server],
-            repairs: Repairs::default(),
+            repairs: Repairs {
+                failed: 3,
+                ..Repairs::default()
+            },
         };
         (
             report,
@@ -362,6 +365,10 @@ mod tests {
         let (report, capacity) = cluster();
         let text = metrics_text(&report, &capacity);
         assert!(text.contains("\nsarsen_master_chunkservers{state=\"live\"} 1\n"));
+        assert!(text.ends_with(
+            "# TYPE sarsen_master_repairs_failed_total counter\n\
+             sarsen_master_repairs_failed_total 3\n"
+        ));
         assert!(
             text.contains("# TYPE sarsen_master_free_bytes gauge\nsarsen_master_free_bytes 3\n")
         );

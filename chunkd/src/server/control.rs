@@ -384,15 +384,8 @@ impl Control {
 
     fn delete(&self, batch: Vec<DeleteOrder>) {
         let (chunkserver, inputs) = (self.chunkserver(), self.inputs.clone());
-        let touched: Vec<_> = batch.iter().map(|order| order.handle).collect();
-        for disk in &self.disks {
-            if touched
-                .iter()
-                .any(|&handle| disk.directory().entry(handle).is_some())
-            {
-                disk.do_later(Job::Empty);
-            }
-        }
+        // All of them: a damaged file is in no directory's table.
+        self.disks.iter().for_each(|disk| disk.do_later(Job::Empty));
         let mut parts: BTreeMap<_, Vec<DeleteOrder>> = BTreeMap::new();
         for order in batch {
             let holder = orders::holder(&chunkserver, &order);
