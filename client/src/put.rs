@@ -202,6 +202,9 @@ impl PendingFile {
             resent: 0,
             last_failure: None,
         };
+        for (server, until) in self.shared.links.suspected(self.shared.clock.now()) {
+            run.upload.handle_suspect(server, until);
+        }
         run.upload.handle_given(self.pending.chunks.clone());
         match opened {
             Opened::File(file) => run.begin_file(file)?,
@@ -403,6 +406,9 @@ impl Run {
                 tracing::info!(index, %error, "a chunk is sent again");
                 self.resent += 1;
                 self.last_failure = Some((index, error));
+                if let Some(server) = blame {
+                    self.file.shared.links.suspect(now, server);
+                }
                 self.upload.handle_failed(now, index, blame);
             }
             Event::Written(_, Err(WriteFailure::Source(error))) => return Err(error),

@@ -243,23 +243,28 @@ impl Upload {
             slot.state = State::Waiting;
         }
         if let Some(server) = blame.filter(|server| server.is_some()) {
-            self.blamed.retain(|blame| blame.server != server);
-            self.blamed.push_back(Blame {
-                server,
-                number: self.blames,
-                until: now + BLAME_TIME,
-            });
-            self.blames += 1;
-            if self.blamed.len() > EXCLUDE_MAX {
-                self.blamed.pop_front();
-            }
+            self.handle_suspect(server, now + BLAME_TIME);
         }
-        self.drop_allocations_that_know_no_better();
         // The first failure may be one server's, and another serves at once.
         if self.failing_since.is_some() {
             self.not_before = now + self.backoff.delay();
         }
         self.count_failure(now);
+    }
+
+    /// A server is to be left out until some time: it failed us, or another upload of this client.
+    pub fn handle_suspect(&mut self, server: ServerId, until: Duration) {
+        self.blamed.retain(|blame| blame.server != server);
+        self.blamed.push_back(Blame {
+            server,
+            number: self.blames,
+            until,
+        });
+        self.blames += 1;
+        if self.blamed.len() > EXCLUDE_MAX {
+            self.blamed.pop_front();
+        }
+        self.drop_allocations_that_know_no_better();
     }
 
     /// When to poll again though nothing happened.
@@ -341,9 +346,7 @@ impl Upload {
             count += 1;
         }
         self.asking = true;
-        while self.blamed.front().is_some_and(|blame| blame.until <= now) {
-            self.blamed.pop_front();
-        }
+        self.blamed.retain(|blame| blame.until > now);
         let (fewest, exclude) = match self.demand {
             Demand::AllCopies => (0, self.blamed()),
             Demand::FewestCopies => (self.plan.fewest, self.blamed()),

@@ -10,7 +10,7 @@ mod write;
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sarsen_edge::connection::ConnectError;
@@ -38,7 +38,14 @@ pub(crate) struct Links {
     idle: Mutex<HashMap<String, Vec<Link>>>,
     /// In milliseconds.
     suspect_after: AtomicU32,
+    /// Servers that failed an upload, each with until when the next ones leave it out.
+    suspects: Mutex<HashMap<ServerId, Duration>>,
 }
+
+/// How many times `suspect_after` a server that failed one upload is left out by those that begin:
+/// each of thousands of small files would find out for itself that it hangs, until the master
+/// takes it for dead.
+const SUSPECT_FOR: u32 = 3;
 
 impl Links {
     pub(crate) fn new(master: Arc<Master>) -> Self {
@@ -46,6 +53,7 @@ impl Links {
             master,
             idle: Mutex::default(),
             suspect_after: AtomicU32::new(SUSPECT_AFTER_DEFAULT),
+            suspects: Mutex::default(),
         }
     }
 
@@ -58,6 +66,23 @@ impl Links {
     /// Silence after which a chunkserver hangs.
     pub(crate) fn suspect_after(&self) -> Duration {
         Duration::from_millis(self.suspect_after.load(Ordering::Relaxed).into())
+    }
+
+    /// An upload blames a server.
+    pub(crate) fn suspect(&self, now: Duration, server: ServerId) {
+        let until = now.saturating_add(SUSPECT_FOR * self.suspect_after());
+        self.suspects().insert(server, until);
+    }
+
+    /// The servers that an upload which begins `now` leaves out, each with until when.
+    pub(crate) fn suspected(&self, now: Duration) -> Vec<(ServerId, Duration)> {
+        let mut suspects = self.suspects();
+        suspects.retain(|_, until| *until > now);
+        suspects.iter().map(|(&id, &until)| (id, until)).collect()
+    }
+
+    fn suspects(&self) -> MutexGuard<'_, HashMap<ServerId, Duration>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection to the server at `addr`, kept or new; connection and hello may take `time_max`.

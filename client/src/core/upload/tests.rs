@@ -323,3 +323,16 @@ fn what_was_allocated_before_a_server_was_blamed_is_asked_for_again() {
     upload.handle_sealed(sealed(0, 14));
     assert_eq!(actions(&mut upload, at(10)), [begin(1, 15)]);
 }
+
+/// Each file of a tree waited for a server that hangs until the master took it for dead.
+#[test]
+fn what_another_upload_found_out_counts_from_the_beginning() {
+    let mut upload = upload(1);
+    upload.handle_suspect(ServerId(1), at(9));
+    upload.handle_source(1, true);
+    upload.handle_given(vec![allocation(0, 10)]);
+    assert_eq!(actions(&mut upload, at(0)), [allocate(0, 1, 0, &[1])]);
+    upload.handle_allocated(vec![]);
+    let later = actions(&mut upload, at(9));
+    assert_eq!(later, [allocate(0, 1, 0, &[])], "not for ever");
+}
