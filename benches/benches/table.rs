@@ -2,6 +2,9 @@
 //!
 //!     cargo bench -p sarsen-benches --bench table [-- --quick] [--only WORD] [--runs N] [--disk DIR]
 //!
+//! `--against PROGRAM` leaves the limits out and takes uploads and downloads in turn with those of
+//! another build of this program: whether a change is worth it.
+//!
 //! `--quick` moves less and runs less often: it proves that everything works, not how fast.
 
 use std::path::{Path, PathBuf};
@@ -30,6 +33,11 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let options = Options::parse(std::env::args().skip(1))?;
     let mut run = Run::begin(options)?;
+    if let Some(other) = run.options.against.clone() {
+        run.against(&other)?;
+        println!("\n{}", run.table);
+        return Ok(ExitCode::SUCCESS);
+    }
     run.references()?;
     run.uploads_in_memory()?;
     run.uploads_on_disk()?;
@@ -46,6 +54,7 @@ struct Options {
     only: Option<String>,
     runs: usize,
     disk: Option<PathBuf>,
+    against: Option<PathBuf>,
 }
 
 impl Options {
@@ -55,6 +64,7 @@ impl Options {
             only: None,
             runs: 0,
             disk: None,
+            against: None,
         };
         while let Some(arg) = args.next() {
             let mut value = || args.next().with_context(|| format!("{arg} takes a value"));
@@ -65,6 +75,7 @@ impl Options {
                 "--only" => options.only = Some(value()?),
                 "--runs" => options.runs = value()?.parse().context("--runs")?,
                 "--disk" => options.disk = Some(value()?.into()),
+                "--against" => options.against = Some(value()?.into()),
                 _ => anyhow::bail!("unknown option {arg}"),
             }
         }
@@ -151,6 +162,67 @@ impl Run {
             limit: limit.1.clone(),
             goal: goal.to_owned(),
         });
+    }
+
+    /// Uploads and downloads, those of another build in place of their limits.
+    fn against(&mut self, other: &Path) -> anyhow::Result<()> {
+        let (runs, source, null) = (self.options.runs, self.source(), Path::new("/dev/null"));
+        let (memory, disk) = (self.memory.path().to_owned(), self.disk.path().to_owned());
+        let target = memory.join("target");
+        let path = "/source";
+        for (name, folder, durable) in [
+            ("upload at memory, tmpfs", &memory, false),
+            ("upload at disk, disk", &disk, true),
+        ] {
+            if !self.wants(name) {
+                continue;
+            }
+            let (ours, theirs) = (Cluster::start(folder)?, Cluster::start_from(other, folder)?);
+            let all = alternate(
+                runs,
+                &mut [
+                    ("the other", &mut || put(&theirs, &source, durable)),
+                    ("this", &mut || put(&ours, &source, durable)),
+                ],
+            )?;
+            self.compare(name, &all);
+        }
+        for (name, target) in [
+            ("download to /dev/null, tmpfs", null),
+            ("download to a file, tmpfs", &target),
+        ] {
+            if !self.wants(name) {
+                continue;
+            }
+            let (ours, theirs) = (
+                Cluster::start(&memory)?,
+                Cluster::start_from(other, &memory)?,
+            );
+            ours.put(&source, path, false)?;
+            theirs.put(&source, path, false)?;
+            let get = |cluster: &Cluster| {
+                let sample = cluster.get(path, target);
+                if target != null {
+                    std::fs::remove_file(target)?;
+                }
+                sample
+            };
+            let all = alternate(
+                runs,
+                &mut [
+                    ("the other", &mut || get(&theirs)),
+                    ("this", &mut || get(&ours)),
+                ],
+            )?;
+            self.compare(name, &all);
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, name: &str, all: &[Series]) {
+        if let [theirs, ours] = all {
+            self.row(name, Unit::Megabytes, ours, ("the other build", theirs), "");
+        }
     }
 
     /// The loops that no single figure is held against.

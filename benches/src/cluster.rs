@@ -34,6 +34,7 @@ pub struct Cluster {
     chunkservers: Vec<Daemon>,
     master: Daemon,
     folder: TempDir,
+    program: PathBuf,
 }
 
 /// A daemon as a child process.
@@ -51,6 +52,14 @@ impl Cluster {
     /// # Errors
     /// When they don't start.
     pub fn start(parent: &Path) -> anyhow::Result<Self> {
+        Self::start_from(&std::env::current_exe()?, parent)
+    }
+
+    /// The same, of another build of the benchmark's program.
+    ///
+    /// # Errors
+    /// When they don't start.
+    pub fn start_from(program: &Path, parent: &Path) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("cluster-")
             .tempdir_in(parent)?;
@@ -59,7 +68,7 @@ impl Cluster {
         let listen = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
         let settings = ["--set", "gc_interval=200ms"];
         let master_args = [&listen[..], &settings[..]].concat();
-        let master = Daemon::start("master", MASTER, root, &master_args)?;
+        let master = Daemon::start(program, "master", MASTER, root, &master_args)?;
         let key_file = key_file(root);
         let key_file = key_file.to_str().context("a folder whose name is text")?;
         let io = std::env::var(IO_VARIABLE).unwrap_or_else(|_| "auto".to_owned());
@@ -71,12 +80,14 @@ impl Cluster {
             "--io",
             &io,
         ];
-        let start = |number| Daemon::start(&format!("chunkd {number}"), CHUNKD, root, &args);
+        let name = |number| format!("chunkd {number}");
+        let start = |number| Daemon::start(program, &name(number), CHUNKD, root, &args);
         let chunkservers = (1..=HOPS).map(start).collect::<anyhow::Result<_>>()?;
         let cluster = Self {
             chunkservers,
             master,
             folder,
+            program: program.to_owned(),
         };
         let serving = async {
             let client = cluster.connect().await?;
@@ -180,11 +191,12 @@ impl Cluster {
     }
 
     fn client(&self, errand: Errand) -> anyhow::Result<Party> {
-        Party::start(&Role::Client(Client {
+        let client = Client {
             master: self.master.control.clone(),
             key_file: self.key_file(),
             errand,
-        }))
+        };
+        Party::start_from(&self.program, &Role::Client(client))
     }
 
     fn key_file(&self) -> PathBuf {
@@ -241,11 +253,17 @@ fn is_chunk(name: &str) -> bool {
 }
 
 impl Daemon {
-    fn start(name: &str, role: &str, root: &Path, args: &[&str]) -> anyhow::Result<Self> {
+    fn start(
+        program: &Path,
+        name: &str,
+        role: &str,
+        root: &Path,
+        args: &[&str],
+    ) -> anyhow::Result<Self> {
         let dir = root.join(name.replace(' ', "-"));
         fs::create_dir(&dir)?;
         let log = dir.with_extension("log");
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut child = Command::new(program)
             .arg(role)
             .arg("--dir")
             .arg(&dir)

@@ -18,6 +18,7 @@ use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -174,7 +175,15 @@ impl Party {
     /// # Errors
     /// When it does not get ready.
     pub fn start(role: &Role) -> anyhow::Result<Self> {
-        Self::spawn(role, Stdio::piped())
+        Self::start_from(&env::current_exe()?, role)
+    }
+
+    /// The same, of another build of the program.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub fn start_from(program: &Path, role: &Role) -> anyhow::Result<Self> {
+        Self::spawn(program, role, Stdio::piped())
     }
 
     /// Starts a party that serves on `listener`.
@@ -182,11 +191,11 @@ impl Party {
     /// # Errors
     /// When it does not get ready.
     pub fn serve(role: &Role, listener: TcpListener) -> anyhow::Result<Self> {
-        Self::spawn(role, OwnedFd::from(listener).into())
+        Self::spawn(&env::current_exe()?, role, OwnedFd::from(listener).into())
     }
 
-    fn spawn(role: &Role, stdin: Stdio) -> anyhow::Result<Self> {
-        let mut child = Command::new(env::current_exe()?)
+    fn spawn(program: &Path, role: &Role, stdin: Stdio) -> anyhow::Result<Self> {
+        let mut child = Command::new(program)
             .args([PARTY, &serde_json::to_string(role)?])
             .stdin(stdin)
             .stdout(Stdio::piped())
