@@ -119,7 +119,7 @@ pub async fn accept_data(
     let addr = stream
         .peer_addr()
         .map_or_else(|_| "a peer".into(), |addr| addr.to_string());
-    listen::tune(stream).map_err(|cause| ConnectError::Io {
+    listen::tune_bulk(stream).map_err(|cause| ConnectError::Io {
         addr: addr.clone(),
         cause,
     })?;
@@ -137,7 +137,10 @@ pub(crate) async fn dial(
 ) -> Result<(TcpStream, Peer, Deframer), ConnectError> {
     let dialled = async {
         let mut stream = TcpStream::connect(addr).await?;
-        listen::tune(&stream)?;
+        match plane {
+            Plane::Data => listen::tune_bulk(&stream)?,
+            Plane::Control => listen::tune(&stream)?,
+        }
         let mut deframer = Deframer::new(plane);
         let (mut dialer, hello) = Dialer::new(identity, plane, key.clone(), random());
         stream.write_all(&hello).await?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use rustix::net::{RecvFlags, recv};
-use sarsen_edge::listen::tune;
+use sarsen_edge::listen::tune_bulk;
 use sarsen_protocol::size::BLOCK_LEN;
 use serde::{Deserialize, Serialize};
 
@@ -105,7 +105,7 @@ impl Hop {
 /// Connects as Sarsen does.
 pub(super) fn connect(to: SocketAddr) -> anyhow::Result<TcpStream> {
     let stream = TcpStream::connect(to)?;
-    tune(&stream)?;
+    tune_bulk(&stream)?;
     Ok(stream)
 }
 
@@ -113,7 +113,7 @@ pub(super) fn connect(to: SocketAddr) -> anyhow::Result<TcpStream> {
 pub(super) fn accept(listener: &TcpListener, count: usize) -> anyhow::Result<Vec<TcpStream>> {
     let accept = || {
         let (stream, _) = listener.accept()?;
-        tune(&stream)?;
+        tune_bulk(&stream)?;
         Ok(stream)
     };
     (0..count).map(|_| accept()).collect()
