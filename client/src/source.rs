@@ -7,13 +7,14 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, IoSliceMut, Read as _};
 use std::ops::Deref;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::OFlags;
+use rustix::io::{ReadWriteFlags, preadv2};
 use sarsen_protocol::message::Crcs;
 use sarsen_protocol::size::PAYLOAD_LEN_MAX;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -194,9 +195,17 @@ impl ChunkSource {
                 let (file, mut buffer) = (file.clone(), buffers.take());
                 let at = start + u64::from(offset);
                 let wanted = left.min(PAYLOAD_LEN_MAX) as usize;
+                buffer.set_used(0..wanted);
+                // What is in memory is copied here: another thread would have to be woken for it,
+                // and would leave it in another processor's cache.
+                let here =
+                    file.read_cached(at, buffer.room().get_mut(..wanted).unwrap_or_default());
+                if here == wanted {
+                    return Ok(Some(Piece::new(offset, buffer)));
+                }
                 let piece = tokio::task::spawn_blocking(move || {
-                    file.read(at, buffer.room().get_mut(..wanted).unwrap_or_default())?;
-                    buffer.set_used(0..wanted);
+                    let rest = buffer.room().get_mut(here..wanted).unwrap_or_default();
+                    file.read(at + here as u64, rest)?;
                     Ok(Some(Piece::new(offset, buffer)))
                 });
                 piece.await?
@@ -215,6 +224,21 @@ impl ChunkSource {
 }
 
 impl OpenFile {
+    /// Reads what takes no waiting for the disk; how much that was.
+    fn read_cached(&self, at: u64, bytes: &mut [u8]) -> usize {
+        let mut len = 0;
+        while let Some(rest) = bytes.get_mut(len..).filter(|rest| !rest.is_empty()) {
+            let mut rest = [IoSliceMut::new(rest)];
+            let from = at + len as u64;
+            match preadv2(&self.file, &mut rest, from, ReadWriteFlags::NOWAIT) {
+                // Its end, or an error: whoever reads on, waiting, finds that out again.
+                Ok(0) | Err(_) => break,
+                Ok(read) => len += read,
+            }
+        }
+        len
+    }
+
     fn read(&self, at: u64, bytes: &mut [u8]) -> Result<(), Error> {
         self.file
             .read_exact_at(bytes, at)
