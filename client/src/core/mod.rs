@@ -8,7 +8,8 @@
 //! - [`session`]: the numbers of requests that are done once;
 //! - [`locate`]: which chunks a range of a file touches, and which replica to ask first;
 //! - [`pieces`]: payloads cut at block edges, and their CRCs;
-//! - [`upload`]: a file's chunks on their way up, over machines of [`mod@write`], one a stream;
+//! - [`upload`]: a file's chunks on their way up, over machines of [`mod@write`], one a stream,
+//!   each with its [`window`];
 //! - [`read`]: a file's chunks on their way down, over machines of [`read_stream`];
 //! - [`resume`]: what an unfinished download leaves, and what of it counts.
 //!
@@ -22,4 +23,5 @@ pub mod resume;
 pub mod retry;
 pub mod session;
 pub mod upload;
+pub mod window;
 pub mod write;

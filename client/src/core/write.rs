@@ -15,10 +15,9 @@ use std::time::Duration;
 
 use sarsen_protocol::id::{Serial, ServerId};
 use sarsen_protocol::message::{Hop, Level, WriteAck, WriteSealed};
-use sarsen_protocol::status::{Retry, Status};
 
-/// Bytes that may be on their way before the first of them is acknowledged.
-pub const WINDOW_LEN: u32 = 8 * 1024 * 1024;
+use super::window::Window;
+use sarsen_protocol::status::{Retry, Status};
 
 /// How long nothing may come further that is owed, however often the chain says that it works:
 /// beyond what each member grants its own disk and its own link.
@@ -53,6 +52,17 @@ pub enum WriteFault {
     },
 }
 
+/// A piece that is on its way.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    serial: Serial,
+    /// Of its bytes.
+    end: u32,
+    sent_at: Duration,
+    /// Bytes that were acknowledged then.
+    acked_before: u32,
+}
+
 /// The client's end of a write stream.
 #[derive(Clone, Debug)]
 pub struct WriteStream {
@@ -65,8 +75,9 @@ pub struct WriteStream {
     acked: u32,
     last_serial: Serial,
     acked_serial: Serial,
-    /// The serials that are not acknowledged, each with the end of its bytes.
-    in_flight: VecDeque<(Serial, u32)>,
+    /// The pieces that are not acknowledged.
+    in_flight: VecDeque<InFlight>,
+    window: Window,
     /// Since when an answer is owed; `None` while none is.
     owed_since: Option<Duration>,
     suspect_after: Duration,
@@ -88,6 +99,7 @@ impl WriteStream {
             last_serial: Serial::NONE,
             acked_serial: Serial::NONE,
             in_flight: VecDeque::new(),
+            window: Window::default(),
             owed_since: Some(now),
             suspect_after,
             heard: now,
@@ -110,7 +122,7 @@ impl WriteStream {
     #[must_use]
     pub fn has_room(&self, len: u32) -> bool {
         let in_flight = self.sent - self.acked;
-        in_flight == 0 || in_flight.saturating_add(len) <= WINDOW_LEN
+        in_flight == 0 || in_flight.saturating_add(len) <= self.window.bytes()
     }
 
     /// A piece of `len` bytes is sent: its serial, and its offset in the chunk.
@@ -118,7 +130,12 @@ impl WriteStream {
         let offset = self.sent;
         self.sent += len;
         self.last_serial = Serial(self.last_serial.0 + 1);
-        self.in_flight.push_back((self.last_serial, self.sent));
+        self.in_flight.push_back(InFlight {
+            serial: self.last_serial,
+            end: self.sent,
+            sent_at: now,
+            acked_before: self.acked,
+        });
         self.owed_since.get_or_insert(now);
         (self.last_serial, offset)
     }
@@ -156,15 +173,21 @@ impl WriteStream {
         if !self.opened {
             return Err(WriteFault::AnswerOutOfTurn);
         }
-        let lowest = self.in_flight.front().map(|(serial, _)| *serial);
+        let lowest = self.in_flight.front().map(|piece| piece.serial);
         if serial > self.last_serial || lowest.is_none_or(|lowest| serial < lowest) {
             return Err(WriteFault::AckOutOfTurn { serial });
         }
-        while let Some(&(sent, end)) = self.in_flight.front()
-            && sent <= serial
+        let mut last = None;
+        while let Some(&piece) = self.in_flight.front()
+            && piece.serial <= serial
         {
-            self.acked = end;
-            self.in_flight.pop_front();
+            self.acked = piece.end;
+            last = self.in_flight.pop_front();
+        }
+        if let Some(piece) = last {
+            let round_trip = now.saturating_sub(piece.sent_at);
+            self.window
+                .handle_ack(round_trip, self.acked - piece.acked_before);
         }
         self.acked_serial = serial;
         self.heard = now;
@@ -285,13 +308,13 @@ mod tests {
         while stream.has_room(MIB) {
             sent.push(stream.send(at(0), MIB));
         }
-        assert_eq!(sent.len(), 8);
-        assert_eq!(sent[0], (Serial(1), 0));
-        assert_eq!(sent[7], (Serial(8), 7 * MIB));
+        assert_eq!(sent, [(Serial(1), 0), (Serial(2), MIB)]);
         stream.handle_opened(at(1)).unwrap();
-        stream.handle_ack(at(1), &ack(3)).unwrap();
-        assert_eq!(stream.acked(), 3 * MIB);
-        assert!(stream.has_room(3 * MIB) && !stream.has_room(4 * MIB));
+        stream.handle_ack(at(1), &ack(2)).unwrap();
+        assert_eq!(stream.acked(), 2 * MIB);
+        // What filled the window came back as fast as it can, so more may be on its way.
+        stream.send(at(1), MIB);
+        assert!(stream.has_room(2 * MIB) && !stream.has_room(3 * MIB));
     }
 
     #[test]
