@@ -13,7 +13,8 @@
 //!
 //! Orders wait here until they run. Epoch and connection are compared then, not when the order
 //! came; handle and version are compared by whoever has the chunk in hand. What came over a
-//! connection that is gone is neither run nor answered.
+//! connection that is gone is neither run nor answered; what comes before the registration is kept
+//! waits for that.
 //!
 //! Who drives it: one event at a time through [`Machine::handle`], then [`Machine::poll_action`]
 //! until it yields nothing; [`Event::Tick`] at the latest at [`Machine::deadline`]. Time is what
@@ -342,9 +343,12 @@ impl Machine {
             }
             _ => {}
         }
-        self.advance_deletes();
-        self.advance_verifies();
-        self.advance_copies();
+        // What a master orders right behind its answer waits until that is kept.
+        if !matches!(self.link, Link::Registering { .. } | Link::Keeping { .. }) {
+            self.advance_deletes();
+            self.advance_verifies();
+            self.advance_copies();
+        }
     }
 
     fn is_current(&self, connection: ConnectionId) -> bool {

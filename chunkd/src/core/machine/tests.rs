@@ -527,6 +527,37 @@ fn orders_run_only_in_the_epoch_and_over_the_connection_of_the_registration() {
     );
 }
 
+/// A master may order as soon as it has answered the registration; the epoch that the orders carry
+/// is still being written then. They were dropped without an answer, so the master took them for
+/// under way for as long as the connection lived: the chunk was never deleted, and its replica
+/// did not count. Found by the simulator.
+#[test]
+fn an_order_that_comes_before_the_registration_is_kept_waits_for_that() {
+    let mut machine = machine();
+    after(&mut machine, Duration::ZERO, Event::Tick);
+    let dialled = Event::Dialled {
+        connection: 1,
+        cluster_id: CLUSTER,
+    };
+    after(&mut machine, Duration::ZERO, dialled);
+    // Answer and order come by different ways, so that either may be first.
+    let early = after(&mut machine, Duration::ZERO, order(7, EPOCH, delete(1)));
+    assert_eq!(early, []);
+    answered(&mut machine, welcome(EPOCH, [Status::Ok; 2]));
+    let early = after(&mut machine, Duration::ZERO, order(8, EPOCH, verify(2)));
+    assert_eq!(early, []);
+    let actions = after(&mut machine, Duration::ZERO, Event::Kept { connection: 1 });
+    let run = DeleteOrder {
+        connection: 1,
+        request_id: 7,
+        handle: ChunkHandle(1),
+        version: ChunkVersion(1),
+    };
+    assert!(actions.contains(&Action::Delete(vec![run])), "{actions:?}");
+    let is_verify = |action: &Action| matches!(action, Action::Verify { request_id: 8, .. });
+    assert!(actions.iter().any(is_verify), "{actions:?}");
+}
+
 #[test]
 fn few_orders_to_verify_run_at_a_time() {
     let mut machine = registered();
