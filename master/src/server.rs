@@ -249,6 +249,7 @@ pub(crate) fn driver(
         genesis,
         state,
         checkpoint_index,
+        ..
     } = started;
     let (events, log_events) = mpsc::unbounded_channel();
     let flushed = appender.position();

@@ -111,6 +111,8 @@ pub struct Started {
     pub state: State,
     /// The last entry that is in the checkpoint; 0 without one.
     pub checkpoint_index: u64,
+    /// A crash had left something unfinished behind the last entry, which was cut off.
+    pub was_torn: bool,
 }
 
 /// Takes `dir` into use. `chunk_size` is what was asked for, if anything was.
@@ -195,6 +197,7 @@ pub fn replay(
         genesis,
         state,
         checkpoint_index,
+        was_torn: recovered.torn_tail.is_some(),
     })
 }
 

@@ -10,7 +10,8 @@
 //! - [`status`], [`version`], [`error`]: what can be said about a request, and what can go wrong;
 //! - [`message`]: every message, a file each;
 //! - [`handshake`], [`ticket`]: the mutual proof of the cluster key, and the master's signature
-//!   on the right to touch a chunk.
+//!   on the right to touch a chunk;
+//! - [`sabotage`]: nothing, but for the simulator.
 //!
 //! Nothing here trusts a peer: every count and length is checked against what has arrived before
 //! it sizes an allocation, reserved bytes must be zero, and a body must be used up exactly.
@@ -26,6 +27,7 @@ pub mod header;
 pub mod id;
 pub mod key;
 pub mod message;
+pub mod sabotage;
 pub mod size;
 pub mod status;
 pub mod ticket;

@@ -72,7 +72,7 @@ pub struct Chunkserver {
     suspect_after: AtomicU64,
     heat: Mutex<HashMap<ChunkHandle, u32>>,
     /// Handles that somebody is making a chunk of, in whichever directory.
-    in_the_making: Mutex<HashSet<ChunkHandle>>,
+    in_the_making: Arc<Mutex<HashSet<ChunkHandle>>>,
     notices: mpsc::UnboundedSender<Notice>,
     /// What is counted.
     pub counters: Counters,
@@ -106,7 +106,7 @@ impl Chunkserver {
             ticket_keys: RwLock::default(),
             suspect_after: AtomicU64::new(SUSPECT_AFTER_DEFAULT),
             heat: Mutex::default(),
-            in_the_making: Mutex::default(),
+            in_the_making: Arc::default(),
             notices,
             counters: Counters::default(),
         };
@@ -253,7 +253,7 @@ impl Chunkserver {
 
     /// The right to make a chunk of this handle, in whichever directory; `None` if somebody has it.
     #[must_use]
-    pub fn claim(&self, handle: ChunkHandle) -> Option<Claim<'_>> {
+    pub fn claim(&self, handle: ChunkHandle) -> Option<Claim> {
         Claim::new(&self.in_the_making, handle)
     }
 
@@ -365,22 +365,25 @@ impl Chunkserver {
 
 /// The right to make a chunk of a handle; given back on drop.
 #[derive(Debug)]
-pub struct Claim<'a> {
-    claimed: &'a Mutex<HashSet<ChunkHandle>>,
+pub struct Claim {
+    claimed: Arc<Mutex<HashSet<ChunkHandle>>>,
     handle: ChunkHandle,
 }
 
-impl<'a> Claim<'a> {
+impl Claim {
     /// `None` if somebody has it.
-    fn new(claimed: &'a Mutex<HashSet<ChunkHandle>>, handle: ChunkHandle) -> Option<Self> {
+    fn new(claimed: &Arc<Mutex<HashSet<ChunkHandle>>>, handle: ChunkHandle) -> Option<Self> {
         let is_free = lock(claimed).insert(handle);
-        is_free.then(|| Self { claimed, handle })
+        is_free.then(|| Self {
+            claimed: Arc::clone(claimed),
+            handle,
+        })
     }
 }
 
-impl Drop for Claim<'_> {
+impl Drop for Claim {
     fn drop(&mut self) {
-        lock(self.claimed).remove(&self.handle);
+        lock(&self.claimed).remove(&self.handle);
     }
 }
 

@@ -17,21 +17,21 @@ use crate::net::chunkserver::{Claim, status_of};
 use crate::store::{ChunkCopy, Directory, NewCopy, StoreError};
 
 /// How an order to copy begins.
-pub enum Begun<'a> {
+pub enum Begun {
     /// With its end: the replica is here, and was read back.
     Held(ChunkCopied),
     /// With a copy to be made.
-    Making(Box<Making<'a>>),
+    Making(Box<Making>),
 }
 
 /// A copy that takes the bytes of one source. Dropped before its end, nothing is left of it.
-pub struct Making<'a> {
-    chunkserver: &'a Chunkserver,
+pub struct Making {
+    chunkserver: Arc<Chunkserver>,
     directory: Arc<Directory>,
     copy: ChunkCopy,
     stream: CopyStream,
     /// Keeps whoever would make a chunk of the same handle out, in the other directories too.
-    _claim: Claim<'a>,
+    _claim: Claim,
 }
 
 /// Why a copy came to nothing.
@@ -65,11 +65,11 @@ impl From<CopyFault> for CopyFailure {
 ///
 /// # Errors
 /// Why none can be made here.
-pub fn begin<'a>(
-    chunkserver: &'a Chunkserver,
+pub fn begin(
+    chunkserver: &Arc<Chunkserver>,
     order: &CopyChunk,
     now: u64,
-) -> Result<Begun<'a>, Refusal> {
+) -> Result<Begun, Refusal> {
     let new = NewCopy {
         handle: order.handle,
         version: order.version,
@@ -100,15 +100,15 @@ pub fn begin<'a>(
     }
 }
 
-fn making<'a>(
-    chunkserver: &'a Chunkserver,
+fn making(
+    chunkserver: &Arc<Chunkserver>,
     directory: &Arc<Directory>,
     copy: ChunkCopy,
     order: &CopyChunk,
-    claim: Claim<'a>,
-) -> Begun<'a> {
+    claim: Claim,
+) -> Begun {
     Begun::Making(Box::new(Making {
-        chunkserver,
+        chunkserver: Arc::clone(chunkserver),
         directory: Arc::clone(directory),
         copy,
         stream: CopyStream::new(order),
@@ -125,7 +125,7 @@ fn copied(directory: &Directory, order: &CopyChunk) -> ChunkCopied {
     }
 }
 
-impl Making<'_> {
+impl Making {
     /// What the source is asked, and how far it has answered.
     #[must_use]
     pub fn stream(&self) -> &CopyStream {

@@ -6,6 +6,7 @@
 //! given up, and the next one is tried.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sarsen_edge::hello::dial_data;
@@ -36,7 +37,7 @@ const REQUEST: u64 = 1;
 ///
 /// `silence_max` is how long a source has for each frame.
 pub(super) fn run(
-    chunkserver: &Chunkserver,
+    chunkserver: &Arc<Chunkserver>,
     order: &CopyChunk,
     silence_max: Duration,
 ) -> Result<ChunkCopied, Refusal> {
@@ -55,7 +56,7 @@ pub(super) fn run(
 }
 
 fn try_sources(
-    chunkserver: &Chunkserver,
+    chunkserver: &Arc<Chunkserver>,
     order: &CopyChunk,
     silence_max: Duration,
     runtime: &runtime::Runtime,
@@ -106,12 +107,12 @@ fn refused(chunkserver: &Chunkserver, status: Status, text: String) -> Refusal {
 }
 
 /// Takes everything that a source has; the copy is then to be finished.
-async fn pull<'a>(
+async fn pull(
     chunkserver: &Chunkserver,
     source: &Hop,
     silence_max: Duration,
-    mut making: Making<'a>,
-) -> Result<Making<'a>, CopyFailure> {
+    mut making: Making,
+) -> Result<Making, CopyFailure> {
     let mut connection = dial(chunkserver, source, silence_max).await?;
     connection.ask(&making).await?;
     while !making.stream().is_over() {
@@ -188,7 +189,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn ask(&mut self, making: &Making<'_>) -> Result<(), CopyFailure> {
+    async fn ask(&mut self, making: &Making) -> Result<(), CopyFailure> {
         let read = frame(&making.stream().request(), REQUEST);
         let sent = timeout(self.silence_max, self.stream.write_all(&read)).await;
         let sent = sent.map_err(|_| broken(&"the source takes nothing"))?;

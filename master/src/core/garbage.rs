@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sarsen_protocol::id::ChunkHandle;
+use sarsen_protocol::sabotage::{Check, is_in_force};
 
 use super::chunkservers::Chunkservers;
 use super::replica::{Replica, Source};
@@ -72,7 +73,7 @@ impl Garbage {
     ) -> Vec<(ChunkHandle, Replica)> {
         let mut doomed = Vec::new();
         self.suspects.retain(|&handle, suspect| {
-            if state.chunks.record(handle).is_some() {
+            if state.chunks.record(handle).is_some() && is_in_force(Check::GarbageInUse) {
                 return false;
             }
             let replicas = servers.replicas(handle);

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use sarsen_protocol::id::{FileId, RequestId, SessionId};
+use sarsen_protocol::sabotage::{Check, is_in_force};
 
 use super::path::Path;
 use super::refusal::Refusal;
@@ -124,7 +125,8 @@ impl Sessions {
         if request.number < session.lowest {
             return Some(Answer::Refused(Refusal::RequestForgotten));
         }
-        session.answers.get(&request.number).cloned()
+        let kept = session.answers.get(&request.number).cloned();
+        kept.filter(|_| is_in_force(Check::RequestOnce))
     }
 
     /// All of them, by id.
@@ -178,8 +180,8 @@ impl Sessions {
             session.answers = session.answers.split_off(&session.lowest);
         }
         match session.answers.get(&request.number) {
-            Some(answer) => Admission::Answered(answer.clone()),
-            None => Admission::New,
+            Some(answer) if is_in_force(Check::RequestOnce) => Admission::Answered(answer.clone()),
+            _ => Admission::New,
         }
     }
 

@@ -13,6 +13,7 @@ use sarsen_protocol::id::{
 };
 
 use sarsen_protocol::key::SecretKey;
+use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::size::CHUNK_LEN_MAX;
 
 use super::chunk_table::ChunkTable;
@@ -79,7 +80,11 @@ impl Servers {
             None => Ok(StartKind::New),
             Some(last) if last.server != start.server => Err(Refusal::ForeignDirectory),
             Some(last) if last == start => Ok(StartKind::Reconnect),
-            Some(last) if start.start_number > last.start_number => Ok(StartKind::New),
+            Some(last)
+                if start.start_number > last.start_number || !is_in_force(Check::StartNumber) =>
+            {
+                Ok(StartKind::New)
+            }
             Some(_) => Err(Refusal::StaleStart),
         }
     }

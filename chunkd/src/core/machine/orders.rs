@@ -2,6 +2,7 @@
 //! run.
 
 use sarsen_protocol::message::{AnyMessage, ErrorBody, Kind};
+use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::status::Status;
 
 use super::super::action::{Action, DeleteOrder, Order};
@@ -17,6 +18,9 @@ const VERIFIES_MAX: usize = 2;
 impl Machine {
     /// Whether an order may run now. One that may not is answered, if there is anybody to answer.
     fn may_run(&mut self, waiting: &WaitingOrder) -> bool {
+        if !is_in_force(Check::OrderSession) {
+            return true;
+        }
         let is_current = matches!(&self.link, Link::Registered(session)
             if session.connection == waiting.connection);
         if is_current && waiting.epoch != self.config.epoch {

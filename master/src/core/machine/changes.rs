@@ -10,6 +10,7 @@ use sarsen_protocol::message::{
     PendingAborted, PendingCreated, Publish, Published, Remove, Removed, Rename, Renamed,
     RestoreTrash, SessionClosed, SessionOpened, TrashEmptied, TrashRestored,
 };
+use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::status::Status;
 
 use super::{Machine, Waiter, millis};
@@ -102,7 +103,7 @@ impl Machine {
         if self.is_read_only {
             return Err(Status::ReadOnly.into());
         }
-        if self.is_safe_mode() {
+        if self.is_safe_mode() && is_in_force(Check::SafeMode) {
             let retry_after = millis(self.config.heartbeat);
             return Err(Failure::from(Status::SafeMode).retry_after(retry_after));
         }

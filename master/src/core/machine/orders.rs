@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ServerId};
 use sarsen_protocol::message::{AnyMessage, DeleteChunk, ReplicaFault, ReportReplica, VerifyChunk};
+use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::status::Status;
 
 use super::Machine;
@@ -140,7 +141,8 @@ impl Machine {
             let Some((handle, version)) = queue.and_then(VecDeque::pop_front) else {
                 return;
             };
-            if self.state.chunks.record(handle).is_none()
+            let is_needed = self.state.chunks.record(handle).is_some();
+            if !(is_needed && is_in_force(Check::GarbageInUse))
                 && self.give_order(server, handle, version, Plain::Delete)
             {
                 self.servers.set_deleting(handle, server, true);

@@ -12,6 +12,7 @@ use sarsen_protocol::message::{
     DirectoryReport, Heartbeat, HeartbeatReply, HeldChunk, Inventory, InventoryTaken, Register,
     Registered, TicketKey, Verdict,
 };
+use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::status::Status;
 
 use super::{Machine, Waiter, millis};
@@ -245,7 +246,8 @@ impl Machine {
             (StartKind::New, Some(last)) => {
                 let registered = (report.registered_number, report.registered_nonce);
                 let is_known = registered == (last.start_number, last.start_nonce)
-                    || report.offered.contains(&last.start_nonce);
+                    || report.offered.contains(&last.start_nonce)
+                    || !is_in_force(Check::StartNumber);
                 is_known.then_some(kind).ok_or(Refusal::StaleStart)
             }
             _ => Ok(kind),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, ServerId, SessionId};
 use sarsen_protocol::message::{AllocateChunks, Allocation, ChunksAllocated, Hop};
+use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::size::PUBLISH_CHUNKS_MAX;
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::{Claims, Rights, Ticket, chain_crc};
@@ -46,11 +47,15 @@ impl Allocations {
     /// Nothing to give out: the rest of an older range is skipped.
     pub(super) fn new(state: &State) -> Self {
         let (handles_end, versions_end) = (state.handles_end.0, state.versions_end.0);
+        let given_before = match is_in_force(Check::HandleRange) {
+            true => 0,
+            false => RANGE_LEN,
+        };
         Self {
             first_handle: handles_end,
             first_file: state.namespace.next_file(),
-            next_handle: handles_end,
-            next_version: versions_end,
+            next_handle: handles_end.saturating_sub(given_before).max(1),
+            next_version: versions_end.saturating_sub(given_before).max(1),
             handles_end,
             versions_end,
             by_file: BTreeMap::new(),
