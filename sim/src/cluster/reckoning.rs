@@ -1,0 +1,153 @@
+//! The end of a run: everything acknowledged is read, what is wrong is told, garbage is gone.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use sarsen_protocol::id::{ChunkHandle, FileId};
+use sarsen_protocol::message::{Fsck, FsckFinding};
+
+use super::{Cluster, Phase};
+use crate::net::Node;
+use crate::node_client::{Client, ClientNode};
+use crate::oracle::op::{Done, Op, OpId, Outcome};
+
+/// The number of the client that reckons.
+pub(super) const CLIENT: u8 = 200;
+
+/// How patient it is with one request.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long everything may take to come right by itself.
+const TIME_MAX: Duration = Duration::from_secs(180);
+
+/// The last phase.
+pub(super) struct Reckoning {
+    pub(super) client: ClientNode,
+    found: Rc<RefCell<Found>>,
+}
+
+/// What the client that reckons has found so far.
+#[derive(Debug, Default)]
+struct Found {
+    unread: Vec<String>,
+    findings: Option<Vec<FsckFinding>>,
+}
+
+impl Cluster {
+    pub(super) fn begin_reckoning(&mut self) {
+        self.enter(Phase::Reckoning);
+        let world = Rc::clone(&self.world);
+        // What they left pending expires with their sessions, which nobody keeps any more.
+        for (number, client) in self.clients.iter_mut().enumerate() {
+            client.stop();
+            let node = Node::Client(u8::try_from(number).unwrap_or(u8::MAX));
+            world.with_net(|net, now| net.stop(node, now, true));
+        }
+        let mut node = ClientNode::new(CLIENT, PATIENCE);
+        let client = node.start(&world);
+        let found = Rc::new(RefCell::new(Found::default()));
+        client.spawn(Rc::clone(&client).listen());
+        client.spawn(reckon(Rc::clone(&client), Rc::clone(&found)));
+        node.run();
+        self.reckoning = Some(Reckoning {
+            client: node,
+            found,
+        });
+    }
+
+    pub(super) fn reckon(&mut self, spent: Duration) {
+        let Some(reckoning) = &self.reckoning else {
+            return;
+        };
+        let garbage = self.garbage();
+        let found = reckoning.found.borrow();
+        let is_read = found.unread.is_empty();
+        let wrong = &found.findings;
+        let is_right = is_read && wrong.as_ref().is_some_and(Vec::is_empty);
+        if is_right && garbage.is_empty() {
+            drop(found);
+            self.enter(Phase::Over);
+        } else if spent > TIME_MAX {
+            let broken = match (is_right, is_read) {
+                (true, _) => format!("garbage stays: {garbage:?}"),
+                (_, false) => format!("these can't be read: {:?}", found.unread),
+                _ => format!("fsck finds {wrong:?}"),
+            };
+            self.world.fail(format!("liveness: {broken}"));
+        }
+    }
+
+    /// What is stored and named by no file.
+    fn garbage(&self) -> BTreeSet<(u8, ChunkHandle)> {
+        let mut stored = BTreeSet::new();
+        for node in &self.chunkservers {
+            let directories = node
+                .server()
+                .into_iter()
+                .flat_map(|server| server.directories());
+            // One that failed gives nothing back: it only serves reads.
+            let directories = directories.filter(|directory| !directory.is_poisoned());
+            let entries = directories.flat_map(|directory| directory.inventory(None, usize::MAX));
+            stored.extend(entries.map(|entry| (node.machine, entry.handle)));
+        }
+        self.world.with_checker(|checker| {
+            stored.retain(|(_, handle)| !checker.facts.names.is_needed(*handle));
+        });
+        stored
+    }
+}
+
+/// Reads every file, lists every folder, and asks what is wrong, until all is well.
+async fn reckon(client: Rc<Client>, found: Rc<RefCell<Found>>) {
+    let mut read: BTreeSet<FileId> = BTreeSet::new();
+    found.borrow_mut().unread.push("/".to_owned());
+    let mut number = u64::MAX;
+    loop {
+        let (files, folders) = client.world.with_checker(|checker| {
+            let names = &checker.facts.names;
+            let files = names.files().map(|(path, id)| (path.to_owned(), id));
+            let folders = names.folders().map(str::to_owned);
+            (files.collect::<Vec<_>>(), folders.collect::<Vec<_>>())
+        });
+        let mut unread = Vec::new();
+        for (path, file) in files {
+            if read.contains(&file) {
+                continue;
+            }
+            number -= 1;
+            let get = Op::Get {
+                path: path.clone(),
+                range: None,
+            };
+            match client.carry_out(OpId(number), get).await {
+                Outcome::Done(Done::Read) => _ = read.insert(file),
+                _ => unread.push(path),
+            }
+        }
+        for path in folders.into_iter().chain(["/".to_owned()]) {
+            number -= 1;
+            client.carry_out(OpId(number), Op::List { path }).await;
+        }
+        let findings = fsck(&client).await;
+        {
+            let mut found = found.borrow_mut();
+            found.unread = unread;
+            if let Some(findings) = findings {
+                found.findings = Some(findings);
+            }
+        }
+        client.sleep(Duration::from_secs(2)).await;
+    }
+}
+
+async fn fsck(client: &Rc<Client>) -> Option<Vec<FsckFinding>> {
+    let request = Fsck {
+        path: "/".to_owned(),
+        after: ChunkHandle::NONE,
+        limit: 10_000,
+    };
+    debug_assert_eq!(client.node, Node::Client(CLIENT));
+    Some(client.call(&request).await.ok()?.findings)
+}

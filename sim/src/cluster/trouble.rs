@@ -1,0 +1,283 @@
+//! Faults, carried out.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use sarsen_protocol::id::ChunkHandle;
+use sarsen_protocol::message::ChunkState;
+
+use super::{Cluster, Phase};
+use crate::disk::Disk;
+use crate::faults::FaultEvent;
+use crate::net::Node;
+use crate::observation::Observation;
+use crate::world::Event;
+
+impl Cluster {
+    pub(super) fn fault(&mut self, event: FaultEvent) {
+        // What is to be well again is, whatever the phase.
+        match event {
+            FaultEvent::DiskEmptied(node) => self
+                .disks_of(node)
+                .iter()
+                .for_each(|disk| disk.set_full(false)),
+            FaultEvent::DiskFast(node) => self.set_slowness(node, 1),
+            event if self.phase == Phase::Trouble => self.trouble(event),
+            _ => {}
+        }
+    }
+
+    fn trouble(&mut self, event: FaultEvent) {
+        let world = Rc::clone(&self.world);
+        if matches!(event, FaultEvent::Next) {
+            let fault = self.plan.draw(&mut self.random);
+            let next = self.plan.next_in(&mut self.random);
+            world.plan_in(next, Event::Fault(FaultEvent::Next));
+            return self.trouble(fault);
+        }
+        world.line(|| format!("---- fault: {event:?}"));
+        match event {
+            FaultEvent::Kill(node) => self.end(node, true),
+            FaultEvent::PowerCut(node) => self.end(node, false),
+            FaultEvent::PowerCutOfAll => {
+                world.count("fault: power cut of every machine");
+                self.end(Node::Master, false);
+                for number in 0..self.chunkservers.len() {
+                    let number = u8::try_from(number).unwrap_or(u8::MAX);
+                    self.end(Node::Chunkserver(number), false);
+                }
+            }
+            FaultEvent::DieWithin(node, changes) => {
+                if let Some(disk) = self.disks_of(node).first() {
+                    disk.die_within(changes);
+                }
+            }
+            FaultEvent::OneWayCut(from, to, time) if from != to => {
+                world.count("fault: one-way cut");
+                world.with_net(|net, now| net.cut(from, to, now + time));
+            }
+            FaultEvent::Partition(node, time) => self.partition(node, time),
+            FaultEvent::Resets(node, count) => {
+                for _ in 0..count {
+                    world.with_net(|net, now| net.reset_one_of(node, now));
+                }
+            }
+            FaultEvent::SyncErrors(node, count) => {
+                // A chunkserver's failed sync spoils what was stable: only the victim's may.
+                let node = match node {
+                    Node::Chunkserver(_) => Node::Chunkserver(self.plan.victim),
+                    node => node,
+                };
+                self.disks_of(node)
+                    .iter()
+                    .for_each(|disk| disk.fail_syncs(count));
+                if node != Node::Master {
+                    self.spoil_all_that_is_sealed();
+                }
+            }
+            FaultEvent::DiskFull(node, time) => {
+                self.disks_of(node)
+                    .iter()
+                    .for_each(|disk| disk.set_full(true));
+                world.plan_in(time, Event::Fault(FaultEvent::DiskEmptied(node)));
+            }
+            FaultEvent::SlowDisk(node, times, time) => {
+                world.count("fault: slow disk");
+                self.set_slowness(node, times);
+                world.plan_in(time, Event::Fault(FaultEvent::DiskFast(node)));
+            }
+            FaultEvent::Rot => self.rot(),
+            FaultEvent::BadSector => self.spoil_sector(),
+            FaultEvent::CopyDisks => {
+                if let Some(victim) = self.chunkservers.get(usize::from(self.plan.victim)) {
+                    self.plan.copy = victim.disks.iter().map(Disk::copy).collect();
+                    self.plan.copied_boot = victim.boots();
+                }
+            }
+            FaultEvent::RollBack => self.roll_back(),
+            FaultEvent::Next
+            | FaultEvent::OneWayCut(..)
+            | FaultEvent::DiskEmptied(_)
+            | FaultEvent::DiskFast(_) => {}
+        }
+    }
+
+    fn disks_of(&self, node: Node) -> Vec<Disk> {
+        match node {
+            Node::Master => vec![self.master.disk.clone()],
+            Node::Chunkserver(number) => {
+                let node = self.chunkservers.get(usize::from(number));
+                node.map(|node| node.disks.clone()).unwrap_or_default()
+            }
+            Node::Client(_) => Vec::new(),
+        }
+    }
+
+    fn set_slowness(&mut self, node: Node, times: u32) {
+        match node {
+            Node::Master => self.master.slowness = times.min(400),
+            Node::Chunkserver(number) => {
+                if let Some(node) = self.chunkservers.get_mut(usize::from(number)) {
+                    node.slowness = times;
+                }
+            }
+            Node::Client(_) => {}
+        }
+    }
+
+    /// Ends a process, with its machine's power or without.
+    fn end(&mut self, node: Node, has_power: bool) {
+        let world = Rc::clone(&self.world);
+        match node {
+            Node::Master if self.master.is_running() => {
+                world.count(match has_power {
+                    true => "fault: master killed",
+                    false => "fault: master power cut",
+                });
+                self.end_master(has_power);
+            }
+            Node::Chunkserver(number) => {
+                let runs =
+                    |node: &&mut _| crate::node_chunkserver::ChunkserverNode::is_running(node);
+                if self
+                    .chunkservers
+                    .get_mut(usize::from(number))
+                    .as_ref()
+                    .is_some_and(runs)
+                {
+                    world.count(match has_power {
+                        true => "fault: chunkserver killed",
+                        false => "fault: chunkserver power cut",
+                    });
+                    self.end_chunkserver(number, has_power);
+                }
+            }
+            Node::Client(number) => {
+                let client = self.clients.get_mut(usize::from(number));
+                if let Some(client) = client.filter(|client| client.is_running()) {
+                    world.count("fault: client killed");
+                    client.stop();
+                    world.with_net(|net, now| net.stop(node, now, true));
+                    let after = self.random.micros(10_000, 2_000_000);
+                    world.plan_in(after, Event::Starts(node));
+                }
+            }
+            Node::Master => {}
+        }
+    }
+
+    fn partition(&mut self, node: Node, time: Duration) {
+        self.world.count("fault: partition");
+        let mut all = vec![Node::Master];
+        let chunkservers = (0..self.chunkservers.len()).filter_map(|n| u8::try_from(n).ok());
+        all.extend(chunkservers.map(Node::Chunkserver));
+        let clients = (0..self.clients.len()).filter_map(|n| u8::try_from(n).ok());
+        all.extend(clients.map(Node::Client));
+        self.world.with_net(|net, now| {
+            for other in all.into_iter().filter(|&other| other != node) {
+                net.cut(node, other, now + time);
+                net.cut(other, node, now + time);
+            }
+        });
+    }
+
+    // What destroys bytes.
+
+    /// A sealed chunk of the victim: on which disk, its file, its length and its handle.
+    fn sealed_chunk(&mut self) -> Option<(Disk, String, ChunkHandle)> {
+        let victim = self.chunkservers.get(usize::from(self.plan.victim))?;
+        let mut found = Vec::new();
+        for (disk, directory) in victim.disks.iter().zip(victim.server()?.directories()) {
+            for entry in directory.inventory(None, usize::MAX) {
+                if entry.state == ChunkState::Sealed {
+                    let [low, ..] = entry.handle.0.to_le_bytes();
+                    let path = format!("chunks/{low:02x}/{}.chunk", entry.handle);
+                    found.push((disk.clone(), path, entry.handle));
+                }
+            }
+        }
+        self.random.pick(&found).cloned()
+    }
+
+    fn spoiled(&self, handle: ChunkHandle) {
+        self.world.observe(&Observation::Spoiled {
+            machine: self.plan.victim,
+            handle: Some(handle),
+        });
+    }
+
+    fn rot(&mut self) {
+        let Some((disk, path, handle)) = self.sealed_chunk() else {
+            return;
+        };
+        // Mostly in the data, now and then in the CRC page or the header.
+        let len = disk.file_len(&path);
+        let from = match self.random.below(10) {
+            0 => 0,
+            1 => 4096,
+            _ => 8192,
+        };
+        if len <= from {
+            return;
+        }
+        let to = match from {
+            0 => 512,
+            4096 => 4100,
+            _ => len,
+        };
+        let at = from + self.random.index(to - from);
+        let bit = u8::try_from(self.random.below(8)).unwrap_or(0);
+        let is_cached = self.random.percent(30);
+        if disk.rot(&path, at, bit, is_cached) {
+            self.world.count("fault: bit rot");
+            self.world
+                .line(|| format!("---- {handle} rots at {at}, cached: {is_cached}"));
+            self.spoiled(handle);
+        }
+    }
+
+    fn spoil_sector(&mut self) {
+        let Some((disk, path, handle)) = self.sealed_chunk() else {
+            return;
+        };
+        let len = disk.file_len(&path);
+        if len > 8192 {
+            let at = 8192 + self.random.index(len - 8192);
+            if disk.spoil(&path, at) {
+                self.spoiled(handle);
+            }
+        }
+    }
+
+    /// A sync that fails may leave any chunk of the machine marked.
+    fn spoil_all_that_is_sealed(&mut self) {
+        self.world.observe(&Observation::Spoiled {
+            machine: self.plan.victim,
+            handle: None,
+        });
+    }
+
+    fn roll_back(&mut self) {
+        let number = self.plan.victim;
+        let copies = std::mem::take(&mut self.plan.copy);
+        let Some(victim) = self.chunkservers.get(usize::from(number)) else {
+            return;
+        };
+        // Only a start that was registered since can show that the copy is older.
+        let is_older = victim.is_registered() && victim.boots() > self.plan.copied_boot + 1;
+        if !is_older || self.is_rolled_back {
+            self.plan.copy = copies;
+            return;
+        }
+        let disks = victim.disks.clone();
+        self.end_chunkserver(number, true);
+        for (disk, copy) in disks.iter().zip(&copies) {
+            disk.roll_back(copy);
+            disk.power_cut(&mut self.random);
+        }
+        self.is_rolled_back = true;
+        self.plan.rolls_back = false;
+        self.world.count("fault: directory rolled back");
+        self.world.observe(&Observation::Lost { machine: number });
+    }
+}

@@ -1,0 +1,81 @@
+//! A seal that was acknowledged at `disk`, or a copy, is found sealed after any death and any power
+//! cut, and a client names in a publication only servers that sealed what it says.
+
+use sarsen_protocol::id::ChunkHandle;
+use sarsen_protocol::message::ChunkState;
+
+use super::{Facts, Invariant};
+use crate::observation::Observation;
+
+/// Nothing to remember: what was acknowledged is among the facts.
+#[derive(Debug, Default)]
+pub struct DurableAcks;
+
+impl Invariant for DurableAcks {
+    fn name(&self) -> &'static str {
+        "durable acks"
+    }
+
+    fn observe(&mut self, observation: &Observation<'_>, facts: &Facts) -> Result<(), String> {
+        match observation {
+            Observation::ChunkserverStarted { machine, server } => started(*machine, server, facts),
+            Observation::Publishes { chunks, .. } => {
+                for chunk in *chunks {
+                    for server in &chunk.servers {
+                        let machine = facts.machines.get(server).copied().unwrap_or(u8::MAX);
+                        let sealed = facts.sealed.get(&(machine, chunk.handle));
+                        let is_so = sealed.is_some_and(|it| {
+                            (it.version, it.length, it.crc32)
+                                == (chunk.version, chunk.length, chunk.crc32)
+                        });
+                        if !is_so && !facts.spoiled_machines.contains(&machine) {
+                            return Err(format!(
+                                "chunk {} is published as sealed on server {server}, which has \
+                                 {sealed:?}",
+                                chunk.handle
+                            ));
+                        }
+                    }
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn started(
+    machine: u8,
+    server: &sarsen_chunkd::net::Chunkserver,
+    facts: &Facts,
+) -> Result<(), String> {
+    let its_own = facts
+        .sealed
+        .range((machine, ChunkHandle(0))..=(machine, ChunkHandle(u64::MAX)));
+    for ((_, handle), replica) in its_own {
+        if facts.spoiled.contains(&(machine, *handle)) || facts.spoiled_machines.contains(&machine)
+        {
+            continue;
+        }
+        let directory = server.directory(replica.directory);
+        let entry = directory.and_then(|directory| directory.entry(*handle));
+        let is_so = entry.as_ref().is_some_and(|entry| {
+            entry.state == ChunkState::Sealed
+                && !entry.flags.poisoned
+                && (entry.version, entry.length, entry.crc32)
+                    == (replica.version, replica.length, replica.crc32)
+        });
+        if !is_so {
+            let problems = directory
+                .map(|directory| directory.problems())
+                .unwrap_or_default();
+            let mut problems = problems.iter();
+            let problem = problems.find(|problem| problem.handle == Some(*handle));
+            return Err(format!(
+                "machine {machine} acknowledged the seal of {handle} ({replica:?}), and has after a \
+                 restart: {entry:?}, {problem:?}"
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,299 @@
+//! What is known of a run, from what was observed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use sarsen_master::core::apply::apply;
+use sarsen_master::core::command::{Command, Entry};
+use sarsen_master::core::state::State;
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, FileId, ServerId, SessionId};
+use sarsen_protocol::message::{ChunkState, Level};
+use sarsen_protocol::status::Status;
+
+use crate::observation::Observation;
+use crate::oracle::content::Content;
+use crate::oracle::names::Names;
+use crate::oracle::op::{Done, Op, OpId, Outcome};
+
+/// One of the clients' doings.
+#[derive(Clone, Debug)]
+pub struct OpRecord {
+    /// What.
+    pub op: Op,
+    /// The last entry that was applied when it began.
+    pub began_at: u64,
+    /// How it ended, once it has.
+    pub outcome: Option<Outcome>,
+}
+
+/// A request that the log carries out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// By which entry.
+    pub index: u64,
+    /// What it was to be answered with.
+    pub answer: Result<Done, Status>,
+    /// The kind of the entry.
+    pub kind: u16,
+}
+
+/// A replica as it was acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealedReplica {
+    /// Where it lies.
+    pub directory: DirectoryId,
+    /// Its version.
+    pub version: ChunkVersion,
+    /// Its bytes.
+    pub length: u32,
+    /// Their CRC.
+    pub crc32: u32,
+}
+
+/// What is known.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// The clients' doings.
+    pub ops: BTreeMap<OpId, OpRecord>,
+    /// Which request is for which doing.
+    pub requests: BTreeMap<(SessionId, u64), OpId>,
+    /// Requests that were carried out.
+    pub applied: BTreeMap<(SessionId, u64), Applied>,
+    /// The plain model, at the last applied entry.
+    pub names: Names,
+    /// What every file holds, pending ones too.
+    pub contents: BTreeMap<FileId, Content>,
+    /// What the log comes to, applied beside the master.
+    pub shadow: State,
+    /// Entries that were handed to the log and are not known to be stable, by index.
+    pub appended: BTreeMap<u64, Entry>,
+    /// Machines of servers.
+    pub machines: BTreeMap<ServerId, u8>,
+    /// Replicas that were sealed at `disk` or copied, and not deleted since.
+    pub sealed: BTreeMap<(u8, ChunkHandle), SealedReplica>,
+    /// Replicas that are sealed, whether anybody was told or not.
+    pub held: BTreeSet<(u8, ChunkHandle)>,
+    /// Replicas that were spoiled on purpose.
+    pub spoiled: BTreeSet<(u8, ChunkHandle)>,
+    /// Machines any of whose replicas may be spoiled.
+    pub spoiled_machines: BTreeSet<u8>,
+    /// Whether all that went wrong was made good.
+    pub is_healed: bool,
+    /// How many doings were acknowledged.
+    pub acknowledged: u64,
+    /// Requests that the last observation shows to be carried out.
+    pub recent: Vec<(SessionId, u64)>,
+    /// A request that was carried out twice.
+    pub repeated: Option<(SessionId, u64)>,
+}
+
+impl Facts {
+    /// Takes an observation in.
+    ///
+    /// # Errors
+    /// Where the master and the plain model differ.
+    pub fn observe(&mut self, observation: &Observation<'_>, _now: Duration) -> Result<(), String> {
+        self.recent.clear();
+        match observation {
+            Observation::Begins { id, op } => {
+                let record = OpRecord {
+                    op: (*op).clone(),
+                    began_at: self.shadow.index,
+                    outcome: None,
+                };
+                self.ops.insert(*id, record);
+            }
+            Observation::Requests { id, request } => {
+                self.requests.insert((request.session, request.number), *id);
+            }
+            Observation::Ends { id, outcome } => {
+                if matches!(outcome, Outcome::Done(_)) {
+                    self.acknowledged += 1;
+                }
+                if let Some(record) = self.ops.get_mut(id) {
+                    record.outcome = Some((*outcome).clone());
+                }
+            }
+            Observation::Appended { entry } => {
+                self.appended.insert(entry.index, (*entry).clone());
+            }
+            Observation::EntryApplied { entry, .. } => {
+                self.appended.remove(&entry.index);
+                self.apply(entry)?;
+            }
+            Observation::MasterStarted { state } => self.recovered(state)?,
+            Observation::Registered {
+                register,
+                registered,
+            } => {
+                let host = register.data_addr.split(':').next().unwrap_or_default();
+                let machine = host
+                    .strip_prefix('c')
+                    .and_then(|number| number.parse().ok());
+                if let Some(machine) = machine {
+                    self.machines.insert(registered.server_id, machine);
+                }
+            }
+            Observation::Spoiled { machine, handle } => match handle {
+                Some(handle) => _ = self.spoiled.insert((*machine, *handle)),
+                None => _ = self.spoiled_machines.insert(*machine),
+            },
+            Observation::Healed => self.is_healed = true,
+            Observation::Sealed {
+                machine,
+                directory,
+                handle,
+                version,
+                length,
+                crc32,
+                level: Level::Disk,
+            } => {
+                let replica = SealedReplica {
+                    directory: *directory,
+                    version: *version,
+                    length: *length,
+                    crc32: *crc32,
+                };
+                self.sealed.insert((*machine, *handle), replica);
+                self.held.insert((*machine, *handle));
+            }
+            Observation::Copied {
+                machine,
+                order,
+                directory,
+            } => {
+                let replica = SealedReplica {
+                    directory: *directory,
+                    version: order.version,
+                    length: order.length,
+                    crc32: order.crc32,
+                };
+                self.spoiled.remove(&(*machine, order.handle));
+                self.sealed.insert((*machine, order.handle), replica);
+                self.held.insert((*machine, order.handle));
+            }
+            Observation::Deleted { machine, handle }
+            | Observation::DeleteRuns {
+                machine, handle, ..
+            } => {
+                self.sealed.remove(&(*machine, *handle));
+                self.held.remove(&(*machine, *handle));
+            }
+            // What was sealed or copied when the process died, and told to nobody, is there too.
+            Observation::ChunkserverStarted { machine, server } => {
+                self.held.retain(|(of, _)| of != machine);
+                for directory in server.directories() {
+                    let entries = directory.inventory(None, usize::MAX).into_iter();
+                    let sealed = entries.filter(|entry| entry.state == ChunkState::Sealed);
+                    self.held
+                        .extend(sealed.map(|entry| (*machine, entry.handle)));
+                }
+            }
+            Observation::Lost { machine } => {
+                self.sealed.retain(|(of, _), _| of != machine);
+                self.held.retain(|(of, _)| of != machine);
+                self.spoiled_machines.insert(*machine);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// How many machines but one hold a sealed replica of a chunk.
+    #[must_use]
+    pub fn replicas_beside(&self, machine: u8, handle: ChunkHandle) -> usize {
+        let others = self
+            .held
+            .iter()
+            .filter(|(of, held)| *held == handle && *of != machine);
+        others.count()
+    }
+
+    /// A master has read the log: what it found of what nobody was told happened all the same.
+    fn recovered(&mut self, state: &State) -> Result<(), String> {
+        while self.shadow.index < state.index {
+            let next = self.shadow.index + 1;
+            let Some(entry) = self.appended.remove(&next) else {
+                return Err(format!(
+                    "the log has an entry {next} that no master appended"
+                ));
+            };
+            self.apply(&entry)?;
+        }
+        self.appended.clear();
+        Ok(())
+    }
+
+    fn apply(&mut self, entry: &Entry) -> Result<(), String> {
+        let key = entry
+            .request
+            .map(|request| (request.session, request.number));
+        if let Some(key) = key
+            && self.applied.contains_key(&key)
+        {
+            self.repeated = Some(key);
+        }
+        let is_admitted = entry
+            .request
+            .is_none_or(|request| self.shadow.sessions.answer(request).is_none());
+        let outcome = apply(&mut self.shadow, entry);
+        if !is_admitted {
+            // The session has ended, or the request is below its lowest: nothing is carried out.
+            return Ok(());
+        }
+        let Some(answer) = self.names.apply(entry) else {
+            return Ok(());
+        };
+        let theirs = told(&outcome.answer);
+        if entry.request.is_some() && theirs != answer {
+            return Err(format!(
+                "the model: entry {} {:?} is to be answered with {answer:?}, and was with {theirs:?}",
+                entry.index, entry.command
+            ));
+        }
+        if let Some(key) = key {
+            self.keep_content(entry, key, &answer);
+            let applied = Applied {
+                index: entry.index,
+                answer,
+                kind: entry.command.kind(),
+            };
+            self.applied.insert(key, applied);
+            self.recent.push(key);
+        }
+        Ok(())
+    }
+
+    fn keep_content(
+        &mut self,
+        entry: &Entry,
+        key: (SessionId, u64),
+        answer: &Result<Done, Status>,
+    ) {
+        let op = self.requests.get(&key).and_then(|id| self.ops.get(id));
+        if let Command::PendingCreated(_) = entry.command
+            && let Ok(Done::File(id)) = answer
+            && let Some(OpRecord {
+                op: Op::Put { content, .. },
+                ..
+            }) = op
+        {
+            self.contents.insert(*id, content.clone());
+        }
+    }
+}
+
+/// An answer of the master in the words of the model.
+fn told(answer: &sarsen_master::core::session::Answer) -> Result<Done, Status> {
+    use sarsen_master::core::session::Answer;
+    Ok(match answer {
+        Answer::Done => Done::Nothing,
+        Answer::Id(id) => Done::Folder(FileId(*id)),
+        Answer::Refused(refusal) => return Err(refusal.status()),
+        Answer::Pending { file, .. } => Done::File(*file),
+        Answer::File(file) => Done::File(file.file),
+        Answer::Removed { files, .. } => Done::Removed(*files),
+        Answer::Restored(path) => Done::Restored(path.as_str().to_owned()),
+        Answer::Emptied { entries, .. } => Done::Emptied(*entries),
+    })
+}

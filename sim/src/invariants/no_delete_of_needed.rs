@@ -1,0 +1,62 @@
+//! No order deletes a replica of a chunk that a file needs unless as many others as are wanted are
+//! there; none is given in safe mode; and none that runs takes the last one.
+
+use sarsen_protocol::message::AnyMessage;
+
+use super::{Facts, Invariant};
+use crate::observation::Observation;
+
+/// Nothing to remember.
+#[derive(Debug, Default)]
+pub struct NoDeleteOfNeeded;
+
+impl Invariant for NoDeleteOfNeeded {
+    fn name(&self) -> &'static str {
+        "no delete of what is needed"
+    }
+
+    fn observe(&mut self, observation: &Observation<'_>, facts: &Facts) -> Result<(), String> {
+        match observation {
+            Observation::Ordered {
+                order: AnyMessage::DeleteChunk(order),
+                is_safe_mode,
+                server,
+                state,
+            } => {
+                if *is_safe_mode {
+                    return Err(format!(
+                        "{} is ordered to be deleted in safe mode",
+                        order.handle
+                    ));
+                }
+                if !facts.names.is_needed(order.handle) {
+                    return Ok(());
+                }
+                let wanted = state
+                    .chunks
+                    .record(order.handle)
+                    .map_or(0, |it| it.replicas.into());
+                let machine = facts.machines.get(server).copied().unwrap_or(u8::MAX);
+                let others = facts.replicas_beside(machine, order.handle);
+                match others >= wanted {
+                    true => Ok(()),
+                    false => Err(format!(
+                        "machine {machine} is ordered to delete {}, which a file names: {wanted} \
+                         are wanted, and {others} others are there",
+                        order.handle
+                    )),
+                }
+            }
+            Observation::DeleteRuns {
+                machine, handle, ..
+            } if facts.names.is_needed(*handle)
+                && facts.replicas_beside(*machine, *handle) == 0 =>
+            {
+                Err(format!(
+                    "machine {machine} deletes {handle}, which a file names, and no other has it"
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}

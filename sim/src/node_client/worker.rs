@@ -1,0 +1,200 @@
+//! What a client does all day: one thing after the other, as the workload says.
+
+use std::rc::Rc;
+
+use sarsen_protocol::id::RequestId;
+use sarsen_protocol::message::{
+    EmptyTrash, List, ListTrash, MakeFolder, Remove, Rename, RestoreTrash,
+};
+
+use super::Client;
+use super::get::get;
+use super::master::Unanswered;
+use super::put::{Job, put};
+use crate::observation::Observation;
+use crate::oracle::op::{Done, Op, OpId, Outcome};
+use crate::workload;
+
+/// Payload lengths that clients send.
+const PIECE_LENS: &[u32] = &[64 * 1024, 64 * 1024, 256 * 1024, 1024 * 1024];
+
+/// Works until the client is to stop.
+pub async fn work(client: Rc<Client>) {
+    while !client.is_stopping() {
+        let pause = client.chance(|random| random.micros(1_000, 900_000));
+        client.sleep(pause).await;
+        if client.is_stopping() {
+            return;
+        }
+        let number = client.chance(|random| random.next());
+        let op = client.world.with_checker(|checker| {
+            client.chance(|random| workload::next(random, &checker.facts, number))
+        });
+        client.carry_out(OpId(number), op).await;
+    }
+}
+
+impl Client {
+    /// Does one thing, and tells how it ended.
+    pub async fn carry_out(self: &Rc<Self>, id: OpId, op: Op) -> Outcome {
+        self.world
+            .line(|| format!("{:?} begins {id:?}: {}", self.node, brief(&op)));
+        self.world.observe(&Observation::Begins { id, op: &op });
+        self.busy.set(self.busy.get() + 1);
+        let outcome = self.attempt(id, &op).await;
+        self.busy.set(self.busy.get() - 1);
+        self.world
+            .line(|| format!("{:?} ends {id:?}: {outcome:?}", self.node));
+        self.count(&op, &outcome);
+        self.world.observe(&Observation::Ends {
+            id,
+            outcome: &outcome,
+        });
+        outcome
+    }
+
+    async fn attempt(self: &Rc<Self>, id: OpId, op: &Op) -> Outcome {
+        match op.clone() {
+            Op::MakeFolder { path, parents } => {
+                let make = |request: RequestId| MakeFolder {
+                    request,
+                    path: path.clone(),
+                    parents,
+                };
+                let made = self.mutate(id, make).await;
+                outcome(made.map(|(made, _)| Done::Folder(made.file_id)))
+            }
+            Op::Put {
+                path,
+                content,
+                force,
+                purge,
+                replicas,
+            } => {
+                let piece_len = self.chance(|random| random.pick(PIECE_LENS).copied());
+                let job = Job {
+                    op: id,
+                    path,
+                    content,
+                    force,
+                    purge,
+                    replicas,
+                    piece_len: piece_len.unwrap_or(64 * 1024),
+                };
+                put(self, job).await
+            }
+            Op::Get { path, range } => {
+                let is_pipe = self.chance(|random| random.percent(30));
+                get(self, id, &path, range, is_pipe).await
+            }
+            Op::Rename { source, target } => {
+                let make = |request: RequestId| Rename {
+                    request,
+                    source: source.clone(),
+                    target: target.clone(),
+                };
+                outcome(self.mutate(id, make).await.map(|_| Done::Nothing))
+            }
+            Op::Remove {
+                path,
+                recursive,
+                purge,
+            } => {
+                let make = |request: RequestId| Remove {
+                    request,
+                    path: path.clone(),
+                    recursive,
+                    purge,
+                };
+                let removed = self.mutate(id, make).await;
+                outcome(removed.map(|(removed, _)| Done::Removed(removed.files)))
+            }
+            Op::Restore { entry, target } => {
+                let make = |request: RequestId| RestoreTrash {
+                    request,
+                    entry,
+                    target: target.clone(),
+                };
+                let restored = self.mutate(id, make).await;
+                outcome(restored.map(|(restored, _)| Done::Restored(restored.path)))
+            }
+            Op::Empty { entry } => {
+                let emptied = self
+                    .mutate(id, |request| EmptyTrash { request, entry })
+                    .await;
+                outcome(emptied.map(|(emptied, _)| Done::Emptied(emptied.entries)))
+            }
+            Op::List { path } => {
+                let request = List {
+                    path,
+                    after: String::new(),
+                    limit: 1000,
+                };
+                let trash = ListTrash {
+                    after: 0,
+                    limit: 1000,
+                };
+                // Both are compared with the model where they are answered.
+                let _ = self.call(&trash).await;
+                outcome(self.call(&request).await.map(|_| Done::Read))
+            }
+        }
+    }
+
+    fn count(&self, op: &Op, outcome: &Outcome) {
+        if *outcome == Outcome::Unknown {
+            self.world.count("path: outcome unknown to the client");
+        }
+        if !matches!(outcome, Outcome::Done(_)) {
+            return;
+        }
+        if !self.world.with_checker(|checker| checker.facts.is_healed) {
+            self.world.count("acknowledged");
+        }
+        let name = match op {
+            Op::MakeFolder { .. } => "path: folder made",
+            Op::Put { content, .. } if content.is_empty() => "path: file of no bytes published",
+            Op::Put { content, .. } if content.len() > workload::CHUNK_SIZE.into() => {
+                "path: file of several chunks published"
+            }
+            Op::Put { .. } => "path: file published",
+            Op::Get { range: None, .. } => "path: file downloaded",
+            Op::Get { .. } => "path: range downloaded",
+            Op::Rename { .. } => "path: renamed",
+            Op::Remove { purge: true, .. } => "path: purged",
+            Op::Remove { .. } => "path: moved to the trash",
+            Op::Restore { .. } => "path: restored from the trash",
+            Op::Empty { .. } => "path: trash emptied",
+            Op::List { .. } => "path: listed",
+        };
+        self.world.count(name);
+    }
+}
+
+fn outcome(answer: Result<Done, Unanswered>) -> Outcome {
+    match answer {
+        Ok(done) => Outcome::Done(done),
+        Err(Unanswered::Refused(status)) => Outcome::Refused(status),
+        Err(Unanswered::NotNow | Unanswered::HandedBack(_) | Unanswered::SessionUnknown) => {
+            Outcome::NotNow
+        }
+        Err(Unanswered::Unknown) => Outcome::Unknown,
+    }
+}
+
+/// An op without the bytes of its file.
+fn brief(op: &Op) -> String {
+    match op {
+        Op::Put {
+            path,
+            content,
+            force,
+            purge,
+            replicas,
+        } => {
+            let len = content.len();
+            format!("Put {len} bytes to {path}, force {force}, purge {purge}, {replicas} copies")
+        }
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,194 @@
+//! What is told to the invariants: each thing that a promise can be about, when it happens.
+
+use bytes::Bytes;
+use sarsen_chunkd::net::Chunkserver;
+use sarsen_master::core::command::Entry;
+use sarsen_master::core::state::State;
+use sarsen_protocol::id::{
+    ChunkHandle, ChunkVersion, DirectoryId, Epoch, FileId, RequestId, ServerId,
+};
+use sarsen_protocol::message::{AnyMessage, CopyChunk, Level, Register, Registered, SealedChunk};
+use sarsen_protocol::status::Status;
+
+use crate::oracle::op::{Op, OpId, Outcome};
+
+/// One thing that happened.
+#[derive(Debug)]
+pub enum Observation<'a> {
+    // The master.
+    /// A master has read its log.
+    MasterStarted {
+        /// What the log comes to.
+        state: &'a State,
+    },
+    /// A master hands an entry to its log.
+    Appended {
+        /// The entry.
+        entry: &'a Entry,
+    },
+    /// An entry is on stable storage and applied.
+    EntryApplied {
+        /// The entry.
+        entry: &'a Entry,
+        /// The master's state behind it.
+        state: &'a State,
+    },
+    /// A master answers a question about names.
+    Answered {
+        /// The question.
+        question: &'a AnyMessage,
+        /// The answer, or why there is none.
+        answer: Result<&'a AnyMessage, Status>,
+    },
+    /// A master gives out chunks.
+    Allocated {
+        /// The answer.
+        answer: &'a AnyMessage,
+    },
+    /// A master takes a registration in, or refuses directories of it.
+    Registered {
+        /// What the chunkserver told.
+        register: &'a Register,
+        /// What it was answered.
+        registered: &'a Registered,
+    },
+    /// A master orders.
+    Ordered {
+        /// Whom; none if the connection is not registered.
+        server: ServerId,
+        /// What.
+        order: &'a AnyMessage,
+        /// What the log says at this moment.
+        state: &'a State,
+        /// Whether changes wait at this moment.
+        is_safe_mode: bool,
+    },
+
+    // Chunkservers.
+    /// A chunkserver has opened its directories.
+    ChunkserverStarted {
+        /// Which machine.
+        machine: u8,
+        /// Its directories.
+        server: &'a Chunkserver,
+    },
+    /// A chunk is sealed and its stream will be told so.
+    Sealed {
+        /// Which machine.
+        machine: u8,
+        /// In which directory.
+        directory: DirectoryId,
+        /// The chunk.
+        handle: ChunkHandle,
+        /// Its version.
+        version: ChunkVersion,
+        /// Its bytes.
+        length: u32,
+        /// Their CRC.
+        crc32: u32,
+        /// What the answer promises.
+        level: Level,
+    },
+    /// A chunk was copied to a chunkserver, which will tell the master so.
+    Copied {
+        /// Which machine.
+        machine: u8,
+        /// What was ordered.
+        order: &'a CopyChunk,
+        /// In which directory it lies.
+        directory: DirectoryId,
+    },
+    /// A chunkserver obeys a master from now on.
+    Obeys {
+        /// Which machine.
+        machine: u8,
+        /// Whom.
+        epoch: Epoch,
+    },
+    /// An order to delete runs.
+    DeleteRuns {
+        /// Which machine.
+        machine: u8,
+        /// The chunk.
+        handle: ChunkHandle,
+        /// The epoch in which it was ordered; none if nobody knows of the order.
+        ordered_in: Option<Epoch>,
+        /// The epoch that the chunkserver obeys.
+        obeys: Epoch,
+        /// Whether it came over the connection of the registration that holds.
+        is_of_this_session: bool,
+    },
+    /// An order to delete was done: it may have met what came into being since it began.
+    Deleted {
+        /// Which machine.
+        machine: u8,
+        /// The chunk.
+        handle: ChunkHandle,
+    },
+    /// A replica was found not to be what was sealed.
+    FoundCorrupt {
+        /// Which machine.
+        machine: u8,
+        /// The chunk.
+        handle: ChunkHandle,
+    },
+
+    // Clients.
+    /// A client begins something.
+    Begins {
+        /// Its number.
+        id: OpId,
+        /// What.
+        op: &'a Op,
+    },
+    /// A request that changes something is sent for the first time.
+    Requests {
+        /// For which of the clients' doings.
+        id: OpId,
+        /// As which request.
+        request: RequestId,
+    },
+    /// Chunks are named in a publication.
+    Publishes {
+        /// For which doing.
+        id: OpId,
+        /// The file.
+        file: FileId,
+        /// Its chunks.
+        chunks: &'a [SealedChunk],
+    },
+    /// A client has got, or given up.
+    Ends {
+        /// Its number.
+        id: OpId,
+        /// How it ended, as the client was told.
+        outcome: &'a Outcome,
+    },
+    /// A client was given bytes of a file.
+    Downloaded {
+        /// For which doing.
+        id: OpId,
+        /// The file.
+        file: FileId,
+        /// Where the bytes begin in it.
+        offset: u64,
+        /// The bytes.
+        bytes: &'a Bytes,
+    },
+
+    // The driver.
+    /// All that went wrong is made good.
+    Healed,
+    /// A machine's disks are empty, or older than they were.
+    Lost {
+        /// Which machine.
+        machine: u8,
+    },
+    /// Bytes on a machine's disks were spoiled on purpose.
+    Spoiled {
+        /// Which machine.
+        machine: u8,
+        /// The chunk; none if any of them may be.
+        handle: Option<ChunkHandle>,
+    },
+}

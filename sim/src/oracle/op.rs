@@ -1,0 +1,111 @@
+//! What clients do, and how it ends for them.
+
+use sarsen_protocol::id::FileId;
+use sarsen_protocol::status::Status;
+
+use super::content::Content;
+
+/// One thing that a client does; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OpId(pub u64);
+
+/// What a client does.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Makes a folder.
+    MakeFolder {
+        /// Where.
+        path: String,
+        /// Also those above it.
+        parents: bool,
+    },
+    /// Uploads a file.
+    Put {
+        /// Where to.
+        path: String,
+        /// What.
+        content: Content,
+        /// Also over another.
+        force: bool,
+        /// What is replaced goes for good.
+        purge: bool,
+        /// Copies; 0 for the cluster's default.
+        replicas: u8,
+    },
+    /// Downloads a file, or a part of one.
+    Get {
+        /// Which.
+        path: String,
+        /// First byte, and how many at most; none for all.
+        range: Option<(u64, u64)>,
+    },
+    /// Moves something.
+    Rename {
+        /// From where.
+        source: String,
+        /// To where.
+        target: String,
+    },
+    /// Removes something.
+    Remove {
+        /// What.
+        path: String,
+        /// Also if there is something in it.
+        recursive: bool,
+        /// For good.
+        purge: bool,
+    },
+    /// Takes something out of the trash.
+    Restore {
+        /// Which entry.
+        entry: u64,
+        /// To where; empty for where it was.
+        target: String,
+    },
+    /// Empties the trash.
+    Empty {
+        /// Of which entry; 0 for all.
+        entry: u64,
+    },
+    /// Lists a folder.
+    List {
+        /// Which.
+        path: String,
+    },
+}
+
+/// How it ended, as the client was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done.
+    Done(Done),
+    /// Refused for good.
+    Refused(Status),
+    /// Not now: no effect was asked for, or all that was asked was refused for now.
+    NotNow,
+    /// The upload failed before its publication was asked for.
+    NotStored,
+    /// It may have been done, or not, or is yet to be.
+    Unknown,
+    /// A download that got no good bytes.
+    NoGoodBytes,
+}
+
+/// What it was answered with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// Nothing in particular.
+    Nothing,
+    /// A folder was made, or was there.
+    Folder(FileId),
+    /// A file was published.
+    File(FileId),
+    /// So many files went.
+    Removed(u64),
+    /// It is there again.
+    Restored(String),
+    /// So many entries went.
+    Emptied(u64),
+    /// It was read.
+    Read,
+}
