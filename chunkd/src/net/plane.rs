@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -83,8 +84,8 @@ impl DataPlane {
     /// Starts the threads, which accept from `listener`.
     ///
     /// # Errors
-    /// When the system has no thread or descriptor to give. A thread that can't make its runtime
-    /// logs that and serves nothing.
+    /// When the system has no thread or descriptor to give. A thread that can't make a ring uses
+    /// epoll; one that fails otherwise begins anew.
     pub fn start(
         config: PlaneConfig,
         listener: std::net::TcpListener,
@@ -102,21 +103,21 @@ impl DataPlane {
             let (chunkserver, pool) = (Arc::clone(chunkserver), pool.clone());
             let (connections, stopped) = (Arc::clone(&connections), stopped.clone());
             let strangers = Arc::clone(&strangers);
-            let serve = move || {
+            let stop = stopped.clone();
+            let serve = move |mode| {
                 let thread = Rc::new(Thread {
-                    mode: config.mode,
-                    chunkserver,
-                    pool,
+                    mode,
+                    chunkserver: Arc::clone(&chunkserver),
+                    pool: pool.clone(),
                     next_hops: NextHops::default(),
-                    connections,
-                    strangers,
-                    stop: stopped,
+                    connections: Arc::clone(&connections),
+                    strangers: Arc::clone(&strangers),
+                    stop: stopped.clone(),
                 });
-                let served = crate::io::run(config.mode, accept(thread, listener));
-                if let Err(error) = served.and_then(|accepted| accepted) {
-                    tracing::error!(number, %error, "a thread of the data plane has ended");
-                }
+                let listener = listener.try_clone()?;
+                crate::io::run(mode, accept(thread, listener)).and_then(|accepted| accepted)
             };
+            let serve = move || keep_serving(number, config.mode, &stop, serve);
             let builder = std::thread::Builder::new().name(format!("data-{number}"));
             threads.push(builder.spawn(serve)?);
         }
@@ -168,6 +169,38 @@ impl Thread {
         let mut stop = self.stop.clone();
         // The sender goes only with the data plane, and that is a stop too.
         let _ = stop.wait_for(|stop| *stop >= how).await;
+    }
+}
+
+/// Serves until told to stop: a thread that ends before, while the server goes on to be registered,
+/// would leave its peers to a port that nobody accepts from.
+fn keep_serving(
+    number: usize,
+    mut mode: Mode,
+    stop: &watch::Receiver<Stop>,
+    serve: impl Fn(Mode) -> io::Result<()>,
+) {
+    loop {
+        let ended = catch_unwind(AssertUnwindSafe(|| serve(mode)));
+        if *stop.borrow() != Stop::No {
+            return;
+        }
+        match ended {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                tracing::error!(number, ?mode, %error,
+                    "a thread of the data plane has failed, and begins anew with epoll");
+                // What fails is mostly the ring: each takes memory that may be short by now.
+                mode = Mode::Epoll;
+            }
+            Err(_) => {
+                tracing::error!(
+                    number,
+                    "a thread of the data plane has panicked, and begins anew"
+                );
+            }
+        }
+        std::thread::sleep(ACCEPT_PAUSE);
     }
 }
 
@@ -287,5 +320,33 @@ async fn stream(thread: &Thread, link: &mut Link, head: &Head) -> Result<(), Str
             Err(io::Error::from(io::ErrorKind::ConnectionAborted).into())
         }
         kind => Err(FrameError::OutOfTurn { kind }.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    /// A thread that could make no ring, or panicked, was logged and gone; with all of them gone
+    /// the server stayed registered, and took no stream.
+    #[test]
+    fn a_thread_that_fails_goes_on_and_without_a_ring_with_epoll() {
+        let (stop, stopped) = watch::channel(Stop::No);
+        let tried = RefCell::new(Vec::new());
+        keep_serving(0, Mode::Uring, &stopped, |mode| {
+            tried.borrow_mut().push(mode);
+            match tried.borrow().len() {
+                1 => panic!("as a test wants it"),
+                2 => Err(io::ErrorKind::OutOfMemory.into()),
+                3 => Err(io::ErrorKind::Other.into()),
+                _ => {
+                    stop.send_replace(Stop::Drain);
+                    Err(io::ErrorKind::Other.into())
+                }
+            }
+        });
+        let expected = [Mode::Uring, Mode::Uring, Mode::Epoll, Mode::Epoll];
+        assert_eq!(*tried.borrow(), expected);
     }
 }
