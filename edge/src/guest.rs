@@ -24,6 +24,9 @@ const GUESTS_MAX: usize = 64;
 /// How long one may stay: a scraper that keeps its connection dials again then.
 const STAY_MAX: Duration = Duration::from_secs(60);
 
+/// How long one may stay at least.
+const STAY_MIN: Duration = Duration::from_secs(1);
+
 /// How long accepting rests when the system has no descriptor to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -47,6 +50,7 @@ impl Guests {
     /// The next one; errors of accepting pass, and are waited out.
     pub async fn accept(&self) -> (Guest, SocketAddr) {
         loop {
+            self.present.until_room(STAY_MIN).await;
             match self.listener.accept().await {
                 Ok((stream, addr)) => return (Guest::new(stream, &self.present), addr),
                 Err(error) => {

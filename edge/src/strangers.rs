@@ -7,8 +7,10 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 /// The strangers of one port.
 #[derive(Debug)]
@@ -21,7 +23,7 @@ pub struct Strangers {
 struct Present {
     last_number: u64,
     /// Oldest first.
-    waiting: VecDeque<(u64, Arc<Notify>)>,
+    waiting: VecDeque<(u64, Instant, Arc<Notify>)>,
 }
 
 /// One of them, until it is dropped: when it has said hello, or has gone.
@@ -49,9 +51,11 @@ impl Strangers {
         let mut present = self.present();
         present.last_number += 1;
         let number = present.last_number;
-        present.waiting.push_back((number, ousted.clone()));
+        present
+            .waiting
+            .push_back((number, Instant::now(), ousted.clone()));
         if present.waiting.len() > self.max
-            && let Some((_, oldest)) = present.waiting.pop_front()
+            && let Some((.., oldest)) = present.waiting.pop_front()
         {
             oldest.notify_one();
         }
@@ -61,6 +65,23 @@ impl Strangers {
             number,
             ousted,
         }
+    }
+
+    /// Waits until another one can be taken in without ousting one that came less than `stay` ago:
+    /// those that come again as soon as they are ousted must not keep a processor busy.
+    pub async fn until_room(&self, stay: Duration) {
+        while let Some(entered) = self.oldest_if_full()
+            && entered.elapsed() < stay
+        {
+            sleep_until(entered + stay).await;
+        }
+    }
+
+    /// When the oldest came, if there is no room for another.
+    fn oldest_if_full(&self) -> Option<Instant> {
+        let present = self.present();
+        let oldest = present.waiting.front().map(|it| it.1);
+        oldest.filter(|_| present.waiting.len() >= self.max)
     }
 
     /// How many there are.

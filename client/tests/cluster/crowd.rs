@@ -145,10 +145,9 @@ impl Crowd {
 /// Does it, and once it is over does it again.
 async fn again<F: Future<Output = io::Result<()>>>(act: impl Fn() -> F) {
     loop {
-        if act().await.is_err() {
-            // A refusal is not to be answered by a storm.
-            sleep(Duration::from_millis(100)).await;
-        }
+        // Refused, or closed: it comes again, but these are no storm.
+        let _ = act().await;
+        sleep(Duration::from_secs(1)).await;
     }
 }
 
