@@ -36,7 +36,18 @@ fn a_seed_is_the_same_run_twice() {
 #[test]
 fn a_check_that_is_removed_is_missed() {
     use sarsen_protocol::sabotage::{Check, remove};
-    const MISSED: &[(Check, &str, u64)] = &[];
+    const MISSED: &[(Check, &str, u64)] = &[
+        (Check::SealSync, "durable acks", 0),
+        (Check::SealName, "durable acks", 0),
+        (Check::OrderSession, "fencing", 16),
+        (Check::RequestOnce, "exactly once", 2),
+        (Check::PieceCrc, "can't be read", 37),
+        (Check::StartNumber, "fencing", 63),
+        (Check::ReadCrc, "never wrong bytes", 4),
+        (Check::GarbageInUse, "no delete of what is needed", 0),
+        (Check::HandleRange, "takes its log for damaged", 0),
+        (Check::SafeMode, "no delete of what is needed", 0),
+    ];
     for &(check, promise, seed) in MISSED {
         remove(Some(check));
         let report = run(&Options::new(seed));
