@@ -161,6 +161,7 @@ pub(crate) async fn get(
             let (queue, queued) = mpsc::unbounded_channel();
             let to = To::InOrder {
                 queue,
+                next: first_index(&range, &first_page),
                 outlets: HashMap::new(),
             };
             let mut run = Run::new(shared, &first_page, range, options, to)?;
@@ -239,7 +240,9 @@ enum To {
     Part(PartFile),
     InOrder {
         queue: mpsc::UnboundedSender<mpsc::Receiver<Item>>,
-        /// Of the chunks that are being read.
+        /// The first chunk that has no place in the queue yet.
+        next: u32,
+        /// Of the chunks that are being read, or that a later one went before.
         outlets: HashMap<u32, Outlet>,
     },
 }
@@ -248,6 +251,12 @@ enum To {
 struct Reached {
     index: u32,
     to: u32,
+}
+
+/// The chunk that a range of a file begins in.
+fn first_index(range: &Range<u64>, first_page: &LocateReply) -> u32 {
+    let index = range.start / u64::from(first_page.chunk_size.max(1));
+    u32::try_from(index).unwrap_or(u32::MAX)
 }
 
 /// A download under way.
@@ -483,22 +492,31 @@ impl Run {
         outlet.give_zeros(len).await
     }
 
-    /// Where a chunk goes; the first call for it is its turn in the order.
+    /// Where a chunk goes. Those before it get their places first, whichever is read first: one of
+    /// which no replica is known for a while is overtaken by those behind it.
     fn outlet(&mut self, index: u32, chunk: Option<&LocatedChunk>) -> Outlet {
         match &mut self.to {
             To::Part(part) => {
                 let chunk_start = u64::from(index) * u64::from(self.chunk_size);
                 part.outlet(index, chunk_start, self.range.start, chunk)
             }
-            To::InOrder { queue, outlets } => outlets
-                .entry(index)
-                .or_insert_with(|| {
+            To::InOrder {
+                queue,
+                next,
+                outlets,
+            } => {
+                while *next <= index {
                     let (outlet, items) = ordered_outlet();
                     // A writer that has gone says itself why.
                     let _ = queue.send(items);
-                    outlet
-                })
-                .clone(),
+                    outlets.insert(*next, outlet);
+                    *next += 1;
+                }
+                outlets
+                    .entry(index)
+                    .or_insert_with(|| ordered_outlet().0)
+                    .clone()
+            }
         }
     }
 
