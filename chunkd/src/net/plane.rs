@@ -1,7 +1,7 @@
 //! The threads of the data plane, and a connection's life on one of them.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -233,6 +233,10 @@ async fn accept(thread: Rc<Thread>, listener: std::net::TcpListener) -> io::Resu
                 }
             },
         }
+    }
+    // The thread has the same socket still, to begin anew with; whoever dials now is to be refused.
+    if let Err(error) = socket2::SockRef::from(&listener).shutdown(Shutdown::Both) {
+        tracing::debug!(%error, "the data port was closed already");
     }
     drop(listener);
     tokio::select! {
