@@ -6,6 +6,7 @@ mod chance;
 mod crowd;
 mod damage;
 mod files;
+mod fine;
 mod folders;
 mod hangs;
 mod harness;
