@@ -36,9 +36,7 @@ fn a_lost_chunkserver_is_not_noticed_by_readers() {
         cluster.start_chunkserver(back);
     }
     cluster.wait(3);
-    cluster.until("healthy again", |cluster| {
-        (cluster.sarsen(&["fsck"]).code == Some(0)).then_some(())
-    });
+    cluster.until_healthy();
 }
 
 #[test]
@@ -64,9 +62,7 @@ fn a_flipped_bit_is_read_around_and_told() {
         };
         rotten.iter().try_for_each(is_mended)
     });
-    cluster.until("healthy again", |cluster| {
-        (cluster.sarsen(&["fsck"]).code == Some(0)).then_some(())
-    });
+    cluster.until_healthy();
 }
 
 #[test]

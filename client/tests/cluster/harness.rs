@@ -264,6 +264,16 @@ impl Cluster {
         done.stdout
     }
 
+    /// Waits until `fsck` finds nothing.
+    ///
+    /// On a busy machine a server may fall silent for longer than the short times of a test, and
+    /// an upload goes on with a copy less, which is made later: healthy at once is not promised.
+    pub(crate) fn until_healthy(&self) {
+        self.until("fsck finds nothing", |cluster| {
+            (cluster.sarsen(&["fsck"]).code == Some(0)).then_some(())
+        });
+    }
+
     /// Asks again and again until the answer will do.
     pub(crate) fn until<T>(&self, what: &str, mut ask: impl FnMut(&Self) -> Option<T>) -> T {
         let began = Instant::now();

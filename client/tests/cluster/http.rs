@@ -38,6 +38,7 @@ fn health_metrics_and_the_state_of_the_cluster() {
         json("/api/v1/report")["servers"].as_array().map(Vec::len),
         Some(2)
     );
+    cluster.until_healthy();
     assert_eq!(json("/api/v1/fsck")["healthy"], true);
     // The same documents as on the command line.
     let stat = cluster.sarsen(&["--json", "stat", "/file"]).json();

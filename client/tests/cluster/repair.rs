@@ -19,12 +19,6 @@ fn start(chunkservers: usize, more: &[&str]) -> Cluster {
     Cluster::start_with(chunkservers, &settings)
 }
 
-fn until_healthy(cluster: &Cluster) {
-    cluster.until("healthy again", |cluster| {
-        (cluster.sarsen(&["fsck"]).code == Some(0)).then_some(())
-    });
-}
-
 fn report(cluster: &Cluster) -> Value {
     cluster.sarsen(&["--json", "report"]).json()
 }
@@ -83,7 +77,7 @@ fn what_a_server_held_that_is_lost_for_good_is_copied_to_the_others() {
     fs::remove_dir_all(cluster.chunkserver_dir(lost)).unwrap();
     // Dead servers count until `dead_after`: healthy at once would say nothing.
     until_held(&cluster, 10 * 3);
-    until_healthy(&cluster);
+    cluster.until_healthy();
     assert!(report(&cluster)["repairs"]["done"].as_u64() > Some(0));
     for (path, bytes) in &files {
         assert!(cluster.bytes(path) == *bytes, "{path}");
@@ -105,7 +99,7 @@ fn a_flipped_bit_is_mended_on_the_server_that_has_it() {
         assert!(cluster.bytes("/file") == files[0].1);
         (byte_at(&rotten, 300_000) == Some(files[0].1[300_000])).then_some(())
     });
-    until_healthy(&cluster);
+    cluster.until_healthy();
     assert_eq!(cluster.chunk_files(1), [rotten]);
     check_alone(&mut cluster, 1, &files);
 }
@@ -124,7 +118,7 @@ fn chunks_of_which_one_server_has_the_only_good_replica_are_copied_from_it() {
         cluster.start_chunkserver(new);
     }
     until_held(&cluster, 4 * 3);
-    until_healthy(&cluster);
+    cluster.until_healthy();
     check_alone(&mut cluster, 0, &files);
 }
 
@@ -144,7 +138,7 @@ fn an_upload_with_too_few_copies_gets_the_others_when_there_is_a_server_for_them
     cluster.put(&files[0].1, "/file");
     assert_eq!(cluster.sarsen(&["fsck"]).code, Some(1), "short");
     cluster.start_chunkserver(2);
-    until_healthy(&cluster);
+    cluster.until_healthy();
     until_held(&cluster, 3 * 3);
     check_alone(&mut cluster, 2, &files);
 }
@@ -163,7 +157,7 @@ fn the_extra_replicas_of_a_server_that_returns_go() {
     // What it brings is too much at first, and then no more.
     cluster.wait(4);
     until_held(&cluster, 6 * 3);
-    until_healthy(&cluster);
+    cluster.until_healthy();
     assert!(cluster.bytes("/file") == files[0].1);
 }
 
@@ -199,9 +193,9 @@ fn repair_goes_on_whoever_dies_in_the_middle_of_it() {
     // A file goes while its chunks may be on their way.
     let done = cluster.sarsen(&["rm", "--purge", "/0"]);
     assert_eq!(done.code, Some(0), "{}", done.stderr);
-    until_healthy(&cluster);
+    cluster.until_healthy();
     until_held(&cluster, 5 * 6 * 3);
-    until_healthy(&cluster);
+    cluster.until_healthy();
     for (path, bytes) in &files[1..] {
         assert!(cluster.bytes(path) == *bytes, "{path}");
     }

@@ -250,7 +250,7 @@ impl Machine {
         match self.roles.get(&to.connection) {
             Some(Role::Client) => self.handle_client(to, message),
             Some(Role::Chunkserver) => self.handle_chunkserver(to, message),
-            Some(Role::Master) | None => self.out_of_turn(to.connection, &message),
+            Some(Role::Master) | None => self.unsupported(to, &message),
         }
     }
 
@@ -286,7 +286,7 @@ impl Machine {
                 self.verify_replica(&request);
                 self.reply(to, sarsen_protocol::message::ReplicaReported);
             }
-            other => self.out_of_turn(to.connection, &other),
+            other => self.unsupported(to, &other),
         }
     }
 
@@ -301,7 +301,7 @@ impl Machine {
                 let taken = self.inventory(to.connection, &request);
                 self.answer(to, taken);
             }
-            other => self.out_of_turn(to.connection, &other),
+            other => self.unsupported(to, &other),
         }
         self.advance_repairs();
     }
@@ -471,14 +471,20 @@ impl Machine {
         }
     }
 
-    /// A peer sent what its role can't send here: it doesn't follow the protocol.
-    fn out_of_turn(&mut self, connection: ConnectionId, message: &AnyMessage) {
-        let text = format!("out_of_turn: {} can't come here", message.kind().name());
-        let failure = Failure::new(Status::ProtocolError, text);
-        self.actions.push_back(Action::Close {
-            connection,
-            failure,
-        });
+    /// A peer asks what no master answers to its role (`spec/wire.md` section 5). A reply that
+    /// nobody asked for can't be answered, and ends the connection (section 9).
+    fn unsupported(&mut self, to: Token, message: &AnyMessage) {
+        let kind = message.kind();
+        if kind.is_reply() {
+            let text = format!("out_of_turn: {} can't come here", kind.name());
+            self.actions.push_back(Action::Close {
+                connection: to.connection,
+                failure: Failure::new(Status::ProtocolError, text),
+            });
+        } else {
+            let text = format!("a master doesn't answer {} here", kind.name());
+            self.refuse(to, Failure::new(Status::Unsupported, text));
+        }
     }
 
     fn starting(&self) -> Failure {
