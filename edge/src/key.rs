@@ -308,6 +308,8 @@ fn write_beside<'a>(
         // Only the owner may read the file, whatever the umask: tempfile makes it so.
         let mut file = tempfile::Builder::new()
             .prefix(".cluster-key-")
+            // The next start of a master that is killed here removes it (`spec/oplog.md` section 1).
+            .suffix(".tmp")
             .tempfile_in(folder)?;
         file.write_all(text_of(key).as_bytes())?;
         file.as_file().sync_all()?;

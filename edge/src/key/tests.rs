@@ -130,3 +130,15 @@ fn a_given_key_file_is_taken_and_its_absence_is_not_made_up_for() {
     let key = generate(&path).expect("generates");
     assert_eq!(obtain(Some(&path), &masters).expect("loads"), key);
 }
+
+/// `spec/oplog.md` section 1: a kill in a master's very first start left `.cluster-key-` and some
+/// letters in its `--dir`, and every further start refused the directory as somebody else's.
+#[test]
+fn what_a_kill_leaves_of_a_key_is_a_temporary_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("cluster.key");
+    let key = SecretKey::new(crate::random());
+    let (file, _) = write_beside(&path, &key).expect("writes");
+    let name = file.path().file_name().expect("a name").to_string_lossy();
+    assert!(name.ends_with(".tmp"), "{name}");
+}
