@@ -157,7 +157,8 @@ pub fn decode_piece(bytes: &[u8]) -> Result<&[u8], FormatError> {
 /// Takes a state as a stream of bytes and makes it a checkpoint.
 ///
 /// Call [`CheckpointWriter::begin`], write the whole body, [`CheckpointWriter::finish`]. One that is
-/// dropped before that leaves a temporary file, which the next start removes.
+/// dropped before that takes its temporary file with it, which may hold the last room of a full
+/// disk; what a crash leaves, the next start removes.
 pub struct CheckpointWriter {
     folder: Arc<dyn Folder>,
     name: String,
@@ -168,6 +169,18 @@ pub struct CheckpointWriter {
     /// Body bytes of the piece under construction.
     piece: Vec<u8>,
     header: CheckpointHeader,
+    /// Nothing is left under the temporary name.
+    is_settled: bool,
+}
+
+impl Drop for CheckpointWriter {
+    fn drop(&mut self) {
+        if !self.is_settled
+            && let Err(error) = self.folder.remove(&self.temporary)
+        {
+            tracing::warn!(name = self.temporary, %error, "an unfinished checkpoint stays");
+        }
+    }
 }
 
 impl CheckpointWriter {
@@ -206,6 +219,7 @@ impl CheckpointWriter {
             offset,
             piece: Vec::new(),
             header,
+            is_settled: false,
         })
     }
 
@@ -224,6 +238,7 @@ impl CheckpointWriter {
             .sync()
             .map_err(OplogError::io("syncing", &self.temporary))?;
         settle(&*self.folder, &self.temporary, &self.name)?;
+        self.is_settled = true;
         Ok(self.header)
     }
 

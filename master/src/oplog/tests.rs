@@ -17,9 +17,10 @@ use sarsen_protocol::id::{ClusterId, RequestId, SessionId};
 
 use super::append::{Appender, LogOptions};
 use super::checkpoint::{CheckpointHeader, CheckpointWriter};
-use super::entry::{Entry, Position};
+use super::entry::{Chain, Entry, Position};
 use super::error::{DamagedCheckpoint, OplogError};
 use super::faulty::Disk;
+use super::folder::Folder;
 use super::recover::{Recovery, TornTail};
 
 const CLUSTER: ClusterId = ClusterId(*b"the test cluster");
@@ -106,4 +107,24 @@ fn decode_state(reader: &mut impl Read) -> Vec<Entry> {
         entry(time_ms - 1_000_000, body_len as usize)
     });
     entries.collect()
+}
+
+/// A checkpoint that met a full disk left its temporary file, which held the last room of that disk:
+/// the next flush of the log failed, and the master ended.
+#[test]
+fn an_unfinished_checkpoint_gives_its_room_back() {
+    let disk = Disk::default();
+    let folder: Arc<dyn Folder> = Arc::new(disk.clone());
+    let position = Position {
+        index: 7,
+        term: 1,
+        chain: Chain::genesis(CLUSTER),
+    };
+    let begin = || CheckpointWriter::begin(folder.clone(), CLUSTER, position, 1).unwrap();
+    let mut writer = begin();
+    disk.fail_at(disk.steps() + 1, std::io::ErrorKind::StorageFull);
+    assert!(writer.write_all(&[0; 3 << 20]).is_err());
+    drop(writer);
+    drop(begin());
+    assert_eq!(folder.names().unwrap(), [] as [String; 0]);
 }
