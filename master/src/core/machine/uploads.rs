@@ -338,6 +338,13 @@ impl Machine {
             let text = format!("chunk {} was not given out for this file", chunk.handle);
             return Err(Failure::new(Status::InvalidArgument, text));
         }
+        // Only what this cluster has: free numbers in the log could look like anything.
+        let known = &self.state.servers.servers;
+        let strangers = body.chunks.iter().flat_map(|chunk| &chunk.servers);
+        if let Some(server) = strangers.into_iter().find(|id| !known.contains_key(id)) {
+            let text = format!("there is no server {server} that could have acknowledged a chunk");
+            return Err(Failure::new(Status::InvalidArgument, text));
+        }
         if let Some(chunk) = body
             .chunks
             .iter()

@@ -418,3 +418,18 @@ fn nothing_is_located_behind_the_end() {
         assert_eq!((reply.chunks, reply.slots), (vec![], 1));
     }
 }
+
+/// The servers that a publication names are the client's word. Numbers of its choice, 128 bytes a
+/// chunk, went into the log, where a header that is made of them could stand for damage at a start.
+#[test]
+fn a_publication_names_servers_of_this_cluster() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let file = rig.begin("/f", 2);
+    let chunk = rig.allocate(file, 1).remove(0);
+    let mut request = publish(rig.request(), file, "/f", &[&chunk]);
+    request.chunks[0].servers.push(ServerId(0x0001_544e_4553));
+    let entries = rig.log.len();
+    assert_eq!(rig.status(request), Status::InvalidArgument);
+    assert_eq!(rig.log.len(), entries);
+}
