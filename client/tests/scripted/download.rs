@@ -58,6 +58,20 @@ async fn ranges_are_trimmed_to_the_byte() {
     }
 }
 
+/// No replica of the first chunk was known at first, and those behind it overtook it: what came out
+/// of a pipe were whole chunks in the wrong order, each of them verified.
+#[tokio::test]
+async fn what_is_written_in_order_stays_in_order_when_a_chunk_has_to_wait() {
+    let (cluster, client, bytes) = cluster_with_file(3, 3 * CHUNK_SIZE + 77).await;
+    for offset in [0, CHUNK_SIZE + 9] {
+        cluster.master.slip(Slip::HideReplicas);
+        let read = client
+            .read_range("/file", offset as u64, bytes.len() as u64)
+            .await;
+        assert!(read.unwrap() == bytes[offset..], "from {offset}");
+    }
+}
+
 /// All but one server flip a bit: good bytes come, the bad replicas are told to us and the master.
 #[tokio::test]
 async fn damaged_bytes_are_taken_from_another_replica() {

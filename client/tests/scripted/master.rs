@@ -32,6 +32,8 @@ pub(crate) enum Slip {
     LoseAnswer(Kind),
     /// Says that the first chunk located is none, as of a hole.
     ForgetChunk,
+    /// Knows no replica of the first chunk located.
+    HideReplicas,
 }
 
 /// In milliseconds: long enough for a busy machine, and short enough to be waited for.
@@ -123,6 +125,11 @@ impl Master {
                 continue;
             }
             let mut answer = self.handle(request.message);
+            if let (Some(Slip::HideReplicas), Ok(AnyMessage::LocateReply(reply))) =
+                (slip, &mut answer)
+            {
+                reply.chunks[0].replicas.clear();
+            }
             if let (Some(Slip::ForgetChunk), Ok(AnyMessage::LocateReply(reply))) =
                 (slip, &mut answer)
             {
@@ -139,7 +146,7 @@ impl Master {
         let mut state = self.state.lock().unwrap();
         let is_due = |slip: &Slip| match slip {
             Slip::Refuse(due, _) | Slip::LoseAnswer(due) => *due == kind,
-            Slip::ForgetChunk => kind == Kind::Locate,
+            Slip::ForgetChunk | Slip::HideReplicas => kind == Kind::Locate,
         };
         let place = state.slips.iter().position(is_due)?;
         Some(state.slips.remove(place))
