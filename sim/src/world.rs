@@ -198,6 +198,10 @@ impl World {
 
     /// Something happened that promises are about.
     pub fn observe(&self, observation: &Observation<'_>) {
+        // Once a promise is broken what is known may not fit together any more.
+        if self.failure.borrow().is_some() {
+            return;
+        }
         let found = self.checker.borrow_mut().observe(observation, self.now());
         if let Err(broken) = found {
             self.fail(broken);

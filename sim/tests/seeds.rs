@@ -41,6 +41,7 @@ fn a_check_that_is_removed_is_missed() {
         (Check::SealName, "durable acks", 0),
         (Check::OrderSession, "fencing", 16),
         (Check::RequestOnce, "exactly once", 2),
+        (Check::ReplyAfterFlush, "log prefix", 0),
         (Check::PieceCrc, "can't be read", 37),
         (Check::StartNumber, "fencing", 63),
         (Check::ReadCrc, "never wrong bytes", 4),
