@@ -2,7 +2,7 @@
 
 use sarsen_protocol::id::{ChunkHandle, ClusterId, DirectoryId, Epoch};
 use sarsen_protocol::message::{
-    ChunkCopied, ChunkVerified, CorruptChunk, DiskBeat, ErrorBody, HeldChunk, Registered,
+    ChunkCopied, ChunkVerified, DiskBeat, ErrorBody, HeldChunk, Registered,
 };
 use sarsen_protocol::status::Status;
 
@@ -111,8 +111,6 @@ pub enum Event {
         /// As it is now.
         held: Option<HeldChunk>,
     },
-    /// A chunk was read back and did not match.
-    FoundCorrupt(CorruptChunk),
     /// How a directory is, from its own I/O path.
     DiskBeat(DiskBeat),
     /// The master orders.

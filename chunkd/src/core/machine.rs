@@ -31,14 +31,13 @@ use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ClusterId, DirectoryId, Epoch, ServerId};
 use sarsen_protocol::message::{
-    ChunkDeleted, CorruptChunk, DirectoryReport, DiskBeat, DiskState, Heartbeat, HeldChunk, Kind,
-    Registered,
+    ChunkDeleted, DirectoryReport, DiskBeat, DiskState, Heartbeat, HeldChunk, Kind, Registered,
 };
-use sarsen_protocol::size::CORRUPT_MAX;
 use sarsen_protocol::status::Status;
 
 use super::action::{Action, Order};
 use super::event::{ConnectionId, Event};
+use super::findings::{Change, Findings};
 use super::inventory::{InventoryReport, Step};
 
 /// Heartbeats that may be unanswered; with as many out, the next one is left out.
@@ -91,8 +90,6 @@ struct Session {
     /// Of the last heartbeat sent, and of the last one answered.
     sent: u64,
     answered: u64,
-    /// The heartbeat that told of corrupt chunks and was not answered yet, and of how many.
-    corrupt_out: Option<(u64, usize)>,
 }
 
 #[derive(Debug)]
@@ -137,7 +134,7 @@ pub struct Machine {
     failures: u32,
     was_registered: bool,
     directories: Vec<DirectoryState>,
-    corrupt: VecDeque<CorruptChunk>,
+    findings: Findings,
     deletes: VecDeque<WaitingOrder>,
     deletes_run: bool,
     verifies: VecDeque<WaitingOrder>,
@@ -173,7 +170,7 @@ impl Machine {
             failures: 0,
             was_registered: false,
             directories: directories.into_iter().map(state).collect(),
-            corrupt: VecDeque::new(),
+            findings: Findings::default(),
             deletes: VecDeque::new(),
             deletes_run: false,
             verifies: VecDeque::new(),
@@ -271,8 +268,12 @@ impl Machine {
                     highest.highest_version = highest.highest_version.max(version);
                     directory.inventory.handle_change(handle, held);
                 }
+                self.findings.handle_change(Change {
+                    directory_id,
+                    handle,
+                    chunk: held,
+                });
             }
-            Event::FoundCorrupt(chunk) => self.corrupt.push_back(chunk),
             Event::DiskBeat(DiskBeat { disk, beat_age }) => {
                 if let Some(directory) = self.directory(disk.directory_id) {
                     directory.report.disk = disk;
@@ -386,20 +387,12 @@ impl Machine {
             return;
         }
         session.sent += 1;
-        // What a heartbeat told goes only with its answer, and no other tells it meanwhile.
-        let corrupt: Vec<_> = match session.corrupt_out {
-            Some(_) => Vec::new(),
-            None => self.corrupt.iter().take(CORRUPT_MAX).copied().collect(),
-        };
-        if !corrupt.is_empty() {
-            session.corrupt_out = Some((session.sent, corrupt.len()));
-        }
         let disks = self.directories.iter().map(DirectoryState::beat);
         let heartbeat = Heartbeat {
             server_id: self.config.server_id,
             sequence: session.sent,
             disks: disks.collect(),
-            corrupt,
+            corrupt: self.findings.tell(session.sent),
             heat: Vec::new(),
             load: 0,
         };
@@ -425,11 +418,11 @@ impl Machine {
         match answer {
             Ok(epoch) if epoch == self.config.epoch => {
                 session.answered = session.answered.max(sequence.min(session.sent));
-                if let Some((_, told)) = session
-                    .corrupt_out
-                    .take_if(|(told_in, _)| *told_in == sequence)
-                {
-                    self.corrupt.drain(..told.min(self.corrupt.len()));
+                for change in self.findings.heard(sequence) {
+                    if let Some(directory) = self.directory(change.directory_id) {
+                        let inventory = &mut directory.inventory;
+                        inventory.handle_change(change.handle, change.chunk);
+                    }
                 }
             }
             Ok(_) => self.hang_up(connection, "the master has another epoch".to_owned()),

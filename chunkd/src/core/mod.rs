@@ -15,6 +15,7 @@
 pub mod action;
 pub mod copy_stream;
 pub mod event;
+pub mod findings;
 pub mod inventory;
 pub mod machine;
 pub mod pieces;

@@ -218,13 +218,8 @@ impl Control {
                 let Some(disk) = self.disk(directory_id) else {
                     return;
                 };
-                let inputs = self.inputs.clone();
-                let done = VerifyDone(Box::new(move |outcome| {
-                    if let Some(corrupt) = outcome.corrupt {
-                        tell(&inputs, Event::FoundCorrupt(corrupt));
-                    }
-                }));
-                disk.doubt(handle, version, done);
+                // What comes of it is told as a change of the chunk.
+                disk.doubt(handle, version, VerifyDone(Box::new(drop)));
             }
         }
     }
@@ -424,13 +419,9 @@ impl Control {
             return tell(&self.inputs, verified(Err(orders::hung())));
         }
         let (answer, answered) = oneshot::channel();
-        let inputs = self.inputs.clone();
-        let done = VerifyDone(Box::new(move |outcome| {
-            if let Some(corrupt) = outcome.corrupt {
-                tell(&inputs, Event::FoundCorrupt(corrupt));
-            }
+        let done = VerifyDone(Box::new(move |found| {
             // Nobody waits any more for a disk that hung.
-            let _ = answer.send(outcome.answer);
+            let _ = answer.send(found);
         }));
         let directory_id = disk.directory().identity().directory_id;
         disk.do_later(Job::Verify {

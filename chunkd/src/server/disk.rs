@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
 use sarsen_protocol::message::{Disk, DiskBeat, DiskState};
 
-use super::orders::{self, VerifyOutcome};
+use super::orders::{self, Verified};
 use crate::net::Chunkserver;
 use crate::net::chunkserver::wall_clock;
 use crate::net::health::{FULL_BELOW, Health};
@@ -64,7 +64,7 @@ pub(super) enum Job {
 }
 
 /// Takes the outcome of a [`Job::Verify`].
-pub(super) struct VerifyDone(pub(super) Box<dyn FnOnce(VerifyOutcome) + Send>);
+pub(super) struct VerifyDone(pub(super) Box<dyn FnOnce(Verified) + Send>);
 
 impl std::fmt::Debug for VerifyDone {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -422,7 +422,7 @@ mod tests {
         }
     }
 
-    fn verify(done: impl FnOnce(VerifyOutcome) + Send + 'static) -> Job {
+    fn verify(done: impl FnOnce(Verified) + Send + 'static) -> Job {
         Job::Verify {
             handle: CHUNK,
             version: VERSION,
@@ -489,7 +489,7 @@ mod tests {
         let mut server = server();
         let (directory, chunkserver) = (&server.directory, &server.chunkserver);
         let outcome = orders::verify(chunkserver, directory, CHUNK, VERSION, 1);
-        assert!(outcome.answer.expect("read").good);
+        assert!(outcome.expect("read").good);
         let told = server.notices.try_recv().expect("told");
         let directory = directory.identity().directory_id;
         let handle = CHUNK;

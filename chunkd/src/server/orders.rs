@@ -4,7 +4,7 @@
 //! is on disk at this moment.
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId};
-use sarsen_protocol::message::{ChunkVerified, CorruptChunk, ErrorBody};
+use sarsen_protocol::message::{ChunkVerified, ErrorBody};
 use sarsen_protocol::status::Status;
 
 use crate::core::action::DeleteOrder;
@@ -13,14 +13,8 @@ use crate::net::Chunkserver;
 use crate::net::chunkserver::status_of;
 use crate::store::{Directory, ReadFrom, StoreError};
 
-/// What reading a chunk back came to.
-#[derive(Debug)]
-pub struct VerifyOutcome {
-    /// For whoever ordered it.
-    pub answer: Result<ChunkVerified, Refusal>,
-    /// What the next heartbeat tells.
-    pub corrupt: Option<CorruptChunk>,
-}
+/// What reading a chunk back came to, for whoever ordered it.
+pub type Verified = Result<ChunkVerified, Refusal>;
 
 /// Moves chunks to the holding folders; a result for each order, in order.
 #[must_use]
@@ -89,14 +83,13 @@ fn holds(directory: &Directory, order: &DeleteOrder) -> bool {
 
 /// Reads a chunk back from the medium, and marks it if it does not match. `now` is the wall clock
 /// in milliseconds since 1970.
-#[must_use]
 pub fn verify(
     chunkserver: &Chunkserver,
     directory: &Directory,
     handle: ChunkHandle,
     version: ChunkVersion,
     now: u64,
-) -> VerifyOutcome {
+) -> Verified {
     let found = match directory.entry(handle) {
         None => Err(StoreError::NotFound { handle }),
         Some(entry) if entry.version != version => Err(StoreError::OtherVersion {
@@ -113,26 +106,19 @@ pub fn verify(
     let is_marked = directory
         .entry(handle)
         .is_some_and(|entry| entry.flags.corrupt);
-    let directory_id = directory.identity().directory_id;
-    let corrupt = is_marked.then_some(CorruptChunk {
-        handle,
-        version,
-        directory_id,
-    });
     if is_marked {
         tracing::error!(%handle, "a chunk was read back and does not match");
         chunkserver.counters.chunks_corrupt.add(1);
     }
     // Also if it did match: to take note of that may have poisoned it.
     chunkserver.changed(directory, handle);
-    let answer = found
+    found
         .map_err(|error| refusal(&error))
         .map(|(length, found)| ChunkVerified {
             good: found.is_good(),
             length,
             crc32: found.crc32,
-        });
-    VerifyOutcome { answer, corrupt }
+        })
 }
 
 /// What is said of an error of the store.

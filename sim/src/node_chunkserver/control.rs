@@ -602,24 +602,24 @@ impl Process {
         };
         let directory = std::sync::Arc::clone(&place.directory);
         let now = world.unix_ms();
-        let outcome = orders::verify(&self.server, &directory, handle, version, now);
+        let answer = orders::verify(&self.server, &directory, handle, version, now);
         if self.is_dead() {
             return;
         }
-        if let Some(corrupt) = outcome.corrupt {
+        let entry = directory.entry(handle);
+        if entry.is_some_and(|entry| entry.flags.corrupt) {
             world.count("path: replica found corrupt");
             world.observe(&Observation::FoundCorrupt {
                 machine: self.number,
                 handle,
             });
-            self.tell(world, CoreEvent::FoundCorrupt(corrupt));
         }
         if let Some((conn, request_id)) = order {
             world.count("path: replica verified by order");
             let event = CoreEvent::Verified {
                 connection: conn.0,
                 request_id,
-                answer: outcome.answer,
+                answer,
             };
             self.tell(world, event);
         }

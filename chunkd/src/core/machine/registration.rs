@@ -177,6 +177,7 @@ impl Machine {
                 report.offered.clear();
             }
         }
+        self.findings.restart();
         let heartbeat = Duration::from_millis(u64::from(registered.heartbeat));
         self.link = Link::Registered(Session {
             connection,
@@ -184,7 +185,6 @@ impl Machine {
             next_heartbeat: self.now,
             sent: 0,
             answered: 0,
-            corrupt_out: None,
         });
         let directories = self.served();
         self.actions.push_back(Action::Serve {

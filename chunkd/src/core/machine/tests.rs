@@ -1,7 +1,10 @@
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, SessionId, StartNonce, StartNumber};
+use sarsen_protocol::id::{
+    ChunkHandle, ChunkVersion, FileId, Serial, SessionId, StartNonce, StartNumber,
+};
 use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{
-    ChunkCopied, ChunkVerified, CopyChunk, Disk, DiskState, TicketKey, Verdict,
+    ChunkCopied, ChunkState, ChunkVerified, CopyChunk, CorruptChunk, Disk, DiskState, HeldFlags,
+    TicketKey, Verdict,
 };
 use sarsen_protocol::ticket::{Claims, Rights, Ticket};
 
@@ -412,38 +415,49 @@ fn a_directory_of_somebody_else_or_none_that_counts_stops_the_server() {
 }
 
 #[test]
-fn what_a_heartbeat_told_goes_only_with_its_answer() {
+fn a_heartbeat_tells_what_is_marked_corrupt_until_one_was_heard() {
     let mut machine = registered();
     let bad = CorruptChunk {
         handle: ChunkHandle(1),
         version: ChunkVersion(1),
         directory_id: DIRECTORY,
     };
-    after(&mut machine, Duration::ZERO, Event::FoundCorrupt(bad));
-    let beat = |machine: &mut Machine, now| match after(machine, now, Event::Tick).as_slice() {
-        [Action::SendHeartbeat { heartbeat, .. }] => heartbeat.clone(),
-        other => panic!("{other:?}"),
+    let changed = |flags| Event::ChunkChanged {
+        directory_id: DIRECTORY,
+        handle: bad.handle,
+        held: Some(HeldChunk {
+            handle: bad.handle,
+            version: bad.version,
+            serial: Serial(0),
+            length: 0,
+            crc32: 0,
+            state: ChunkState::Sealed,
+            flags,
+            file_id: FileId(1),
+            index: 0,
+        }),
     };
+    let beat = |machine: &mut Machine, now| {
+        let actions = after(machine, now, Event::Tick);
+        actions.iter().find_map(|action| match action {
+            Action::SendHeartbeat { heartbeat, .. } => Some(heartbeat.corrupt.clone()),
+            _ => None,
+        })
+    };
+    after(&mut machine, Duration::ZERO, changed(HeldFlags::CORRUPT));
     assert_eq!(machine.deadline(), Some(seconds(1)));
-    assert_eq!(beat(&mut machine, seconds(1)).corrupt, [bad]);
-    assert_eq!(beat(&mut machine, seconds(2)).corrupt, [], "on its way");
-    // A new registration tells it again: nobody knows whether the old one heard.
-    let mut again = registered();
-    again.corrupt.push_back(bad);
-    assert_eq!(beat(&mut again, seconds(1)).corrupt, [bad]);
+    assert_eq!(beat(&mut machine, seconds(1)), Some(vec![bad]));
+    assert_eq!(beat(&mut machine, seconds(2)), Some(vec![]), "on its way");
     let answered = |sequence| Event::HeartbeatAnswered {
         connection: 1,
         sequence,
         answer: Ok(EPOCH),
     };
     after(&mut machine, seconds(2), answered(2));
-    let third = beat(&mut machine, seconds(3));
-    assert_eq!(
-        (third.sequence, third.corrupt.len()),
-        (4, 0),
-        "told and heard"
-    );
-    assert!(machine.corrupt.is_empty());
+    assert_eq!(beat(&mut machine, seconds(3)), Some(vec![]), "heard");
+    after(&mut machine, seconds(3), changed(HeldFlags::CORRUPT));
+    after(&mut machine, seconds(3), changed(HeldFlags::NONE));
+    assert_eq!(beat(&mut machine, seconds(4)), Some(vec![]), "mended");
 }
 
 #[test]

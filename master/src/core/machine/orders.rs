@@ -89,9 +89,13 @@ impl Orders {
 
     fn remove(&mut self, id: OrderId, connection: ConnectionId) -> Option<Outstanding> {
         let known = self.outstanding.get(&id)?;
-        if known.connection != connection {
-            return None;
+        match known.connection == connection {
+            true => self.take(id),
+            false => None,
         }
+    }
+
+    fn take(&mut self, id: OrderId) -> Option<Outstanding> {
         let order = self.outstanding.remove(&id)?;
         if order.task != Task::Copy
             && let Some(count) = self.counts.get_mut(&order.server)
@@ -99,6 +103,20 @@ impl Orders {
             *count -= 1;
         }
         Some(order)
+    }
+
+    /// A server has made a replica anew: what it was ordered to look at before may be the old one.
+    pub(super) fn void_verifies(&mut self, server: ServerId, handle: ChunkHandle) {
+        let is_void = |order: &Outstanding| {
+            order.task == Task::Verify && (order.server, order.handle) == (server, handle)
+        };
+        let orders = self.outstanding.iter();
+        let void: Vec<OrderId> = orders
+            .filter_map(|(&id, order)| is_void(order).then_some(id))
+            .collect();
+        for id in void {
+            self.take(id);
+        }
     }
 }
 

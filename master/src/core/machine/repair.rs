@@ -283,7 +283,10 @@ impl Machine {
                 // it is garbage.
                 if self.state.chunks.record(handle).is_some() {
                     match self.count_copy(target, handle, version, &copied) {
-                        true => self.repairs.succeeded(handle),
+                        true => {
+                            self.orders.void_verifies(target, handle);
+                            self.repairs.succeeded(handle);
+                        }
                         false => self.copy_failed(handle, Some(target), None),
                     }
                 }

@@ -182,6 +182,43 @@ fn a_corrupt_replica_is_replaced_at_once_where_it_lies_if_there_is_nowhere_else(
     assert!(is_healthy(&mut rig));
 }
 
+/// The server looked, had the answer ready, and was ordered the copy because its inventory told of
+/// what it had found; the answer came last, and made a corrupt one of the copy.
+#[test]
+fn what_was_found_of_a_replica_says_nothing_of_the_copy_in_its_place() {
+    let (mut rig, chunk) = with_chunk(3);
+    let complaint = ReportReplica {
+        handle: chunk.handle,
+        version: chunk.version,
+        server: ServerId(2),
+        fault: ReplicaFault::CrcMismatch,
+    };
+    let (reply, orders) = rig.exchange(CLIENT, complaint);
+    assert!(reply.is_ok());
+    assert!(
+        matches!(
+            orders[..],
+            [Action::Order {
+                order: OrderId(1),
+                message: AnyMessage::VerifyChunk(_),
+                ..
+            }]
+        ),
+        "{orders:?}"
+    );
+    let orders = corrupt(&mut rig, 2, &chunk);
+    assert!(matches!(&copies(&orders)[..], [(2, 2, _)]), "{orders:?}");
+    assert_eq!(answer(&mut rig, 2, 2, Ok(copied(&chunk, 2).into())), []);
+    assert!(is_healthy(&mut rig));
+    let bad = ChunkVerified {
+        good: false,
+        length: chunk.length,
+        crc32: chunk.crc32,
+    };
+    assert_eq!(answer(&mut rig, 2, 1, Ok(bad.into())), []);
+    assert!(is_healthy(&mut rig));
+}
+
 #[test]
 fn a_corrupt_replica_is_replaced_elsewhere_first_and_then_deleted() {
     let (mut rig, chunk) = with_chunk(4);
