@@ -433,3 +433,23 @@ fn trash_ends_a_page_before_it_is_too_long() {
     }
     assert_eq!((pages.len(), pages.iter().sum()), (2, 2500));
 }
+
+/// `spec/messages.md` section 7: a download of more chunks than a page has is asking on when its file
+/// is replaced. The page that describes it said `not_found`, which would have ended it.
+#[test]
+fn a_file_in_the_trash_is_located_by_its_id() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let (file, chunk) = rig.upload("/f", 2);
+    let remove = rig.remove("/f", false);
+    rig.get(remove);
+    let by_id = Locate {
+        path: String::new(),
+        file_id: file,
+        ..locate("/f")
+    };
+    assert_eq!(rig.get(by_id.clone()).chunks[0].handle, chunk.handle);
+    assert_eq!(rig.status(locate("/f")), Status::NotFound);
+    let file_id = rig.begin("/g", 2);
+    assert_eq!(rig.status(Locate { file_id, ..by_id }), Status::NotFound);
+}
