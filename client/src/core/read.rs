@@ -241,6 +241,8 @@ struct Slot {
     reported: Vec<ServerId>,
     /// Whether a replica failed that may serve later.
     may_recover: bool,
+    /// Whether each replica is to bring all of it: what several brought was not what was sealed.
+    whole: bool,
     failing_since: Option<Duration>,
     not_before: Duration,
     backoff: Backoff,
@@ -335,23 +337,36 @@ impl Download {
         let Some(slot) = self.slots.get_mut(&index) else {
             return;
         };
-        slot.verified = verified;
+        // What came before this replica was asked came from others, or from an earlier download.
+        let is_mixed = slot.verified != begin_at(slot.from);
+        slot.verified = match slot.whole {
+            true => begin_at(slot.from),
+            false => verified,
+        };
         slot.state = State::Ready;
         slot.tried.push(server);
         slot.failing_since.get_or_insert(now);
         match fault {
             Fault::Corrupt => slot.corrupt.push(server),
             Fault::OtherBytes => {
-                slot.corrupt.push(server);
                 slot.verified = begin_at(slot.from);
                 if !self.plan.rewindable {
                     self.given_up = Some(slot.corrupt_as(index));
+                }
+                if is_mixed {
+                    // Any of them may have brought the wrong part.
+                    slot.whole = true;
+                    slot.tried.clear();
+                } else {
+                    slot.corrupt.push(server);
                 }
             }
             Fault::Unreachable | Fault::MediumFailed | Fault::Refused => slot.may_recover = true,
             Fault::WrongVersion | Fault::OutOfDate => {}
         }
-        if let Some(fault) = fault.report()
+        let is_blamed = fault != Fault::OtherBytes || !is_mixed;
+        if is_blamed
+            && let Some(fault) = fault.report()
             && !slot.reported.contains(&server)
         {
             slot.reported.push(server);
@@ -523,6 +538,7 @@ impl Slot {
             corrupt: Vec::new(),
             reported: Vec::new(),
             may_recover: false,
+            whole: false,
             failing_since: None,
             not_before: Duration::ZERO,
             backoff,

@@ -389,3 +389,46 @@ fn random_failures_are_read_around() {
         assert!(fetched.into_iter().eq(0..chunks), "seed {seed}");
     }
 }
+
+/// The first server brought half of a chunk, well-formed and wrong, and was gone; the second brought
+/// the good rest. Together they were not what was sealed: the second was blamed, and never asked for
+/// the whole, which nobody else had.
+#[test]
+fn a_good_replica_is_not_given_up_for_anothers_half() {
+    let (mut download, first) = one_chunk(&[1, 2]);
+    let half = Verified {
+        reached: MIB / 2,
+        crc32: 0xbad,
+    };
+    download.handle_failed(at(0), 0, ServerId(first), half, Fault::Unreachable);
+    let second = 3 - first;
+    let mut all = actions(&mut download, at(0));
+    all.retain(|one| matches!(one, Action::Fetch(_)));
+    assert_eq!(fetches(&all), [(0, second)]);
+    fail(&mut download, at(1), second, Fault::OtherBytes);
+    let mut asked = Vec::new();
+    let mut now = at(1);
+    while !asked.contains(&second) {
+        for action in actions(&mut download, now) {
+            match action {
+                Action::Locate { .. } => {
+                    download.handle_located(0..1, vec![chunk(0, &[1, 2])]);
+                }
+                Action::Fetch(fetch) => {
+                    let server = fetch.replica.server.0;
+                    assert_eq!(fetch.verified.reached, 0, "all of it from one");
+                    asked.push(server);
+                    if server == first {
+                        // It has the beginning again, and no more.
+                        download.handle_failed(now, 0, ServerId(first), half, Fault::Unreachable);
+                    }
+                }
+                Action::Report { server, fault, .. } => {
+                    assert_eq!((server.0, fault), (first, ReplicaFault::Unreachable));
+                }
+                other => panic!("{other:?} after {asked:?}"),
+            }
+        }
+        now = download.wake_at().map_or(now, |wake| wake.max(now));
+    }
+}
