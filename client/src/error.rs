@@ -384,7 +384,9 @@ impl Explain for Error {
                 _ => Some("is the master up, and is its address right? See --master".into()),
             },
             Self::Refused { status, .. } | Self::NotNow { status, .. } => hint_of(*status),
-            Self::OutcomeUnknown => Some("look whether it was done, and repeat it if not".into()),
+            Self::OutcomeUnknown => {
+                Some("look with `sarsen stat` whether it was done, and repeat it if not".into())
+            }
             Self::SessionLost => Some("repeat the upload".into()),
             Self::Path(PathError::NotAbsolute) => {
                 Some("write it with a `/` in front, as in /folder/name".into())

@@ -14,7 +14,7 @@ use sarsen_edge::random_u64;
 use sarsen_protocol::handshake::Identity;
 use sarsen_protocol::id::ClusterId;
 use sarsen_protocol::key::SecretKey;
-use sarsen_protocol::message::{Request, Role, Start};
+use sarsen_protocol::message::{Kind, Request, Role, Start};
 use sarsen_protocol::status::Status;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
@@ -184,7 +184,10 @@ impl Master {
                     sleep(after).await;
                 }
                 Step::NewSession => return Err(Unanswered::SessionUnknown),
-                Step::GiveUp(why) => return Err(Unanswered::Failed(self.given_up(why, error))),
+                Step::GiveUp(why) => {
+                    let why = outcome(why, R::KIND, retry.is_unanswered(), &error);
+                    return Err(Unanswered::Failed(self.given_up(why, error)));
+                }
             }
         }
     }
@@ -306,6 +309,29 @@ impl Master {
     }
 }
 
+/// What is known when a request's time is over. Of a change that was sent and never answered that is
+/// not that no master was there: it may have been done.
+fn outcome(why: GiveUp, asked: Kind, is_unanswered: bool, last: &Attempt) -> GiveUp {
+    let is_open = is_unanswered && matches!(last, Attempt::NotSent(_) | Attempt::Lost);
+    match why {
+        GiveUp::OutOfTime if is_open && is_change(asked) => GiveUp::OutcomeUnknown,
+        why => why,
+    }
+}
+
+/// Whether it changes what the user sees, and has a request id (`spec/messages.md` section 4).
+const fn is_change(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::MakeFolder
+            | Kind::Publish
+            | Kind::Rename
+            | Kind::Remove
+            | Kind::RestoreTrash
+            | Kind::EmptyTrash
+    )
+}
+
 /// How one try ended.
 #[derive(Debug)]
 enum Attempt {
@@ -336,4 +362,24 @@ fn is_passing(error: &Error) -> bool {
         error,
         Error::Connect(_) | Error::Key(key::KeyError::NotFound { .. })
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A master that was gone right after a publication had reached it: the upload ended with "no
+    /// master", and whoever repeated it met the file that it had made.
+    #[test]
+    fn a_change_that_was_never_answered_may_have_been_done() {
+        let told = |asked, is_unanswered, last: &Attempt| {
+            outcome(GiveUp::OutOfTime, asked, is_unanswered, last)
+        };
+        let no_key = || Attempt::NotSent(Error::NoMasterNamed);
+        for last in [no_key(), Attempt::Lost] {
+            assert_eq!(told(Kind::Publish, true, &last), GiveUp::OutcomeUnknown);
+            assert_eq!(told(Kind::Stat, true, &last), GiveUp::OutOfTime);
+        }
+        assert_eq!(told(Kind::Remove, false, &no_key()), GiveUp::OutOfTime);
+    }
 }

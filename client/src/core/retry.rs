@@ -129,6 +129,12 @@ impl RequestRetry {
         self.deadline
     }
 
+    /// Whether a try was sent and never answered: what it asked for may have been done.
+    #[must_use]
+    pub const fn is_unanswered(&self) -> bool {
+        self.unanswered
+    }
+
     /// Says what to do about a try that failed.
     pub fn handle_failure(&mut self, now: Duration, failure: Failure) -> Step {
         let (after, redial) = match failure {
