@@ -3,7 +3,7 @@
 //! Memory is bounded twice. The process has [`Pool::new`]'s number of buffers and no more; a
 //! stream has at most [`STREAM_BUFFERS_MAX`] of them at a time, and waits for one to come back
 //! when it wants another. Waiting can't go round in a circle between servers that forward to each
-//! other: each stream keeps one buffer for itself from its beginning to its end ([`Pool::join`]),
+//! other: each stream keeps one buffer for itself from its beginning to its seal ([`Pool::join`]),
 //! so it always moves on, and only a stream that begins can be refused. While one waits to begin,
 //! those that wait for their own senders are told ([`StreamBuffers::wanted_by_others`]): a sender of
 //! a byte a second, or of none, must not keep the others out.

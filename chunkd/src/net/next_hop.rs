@@ -19,8 +19,8 @@ use crate::io::{Mode, Socket};
 /// How long an idle connection is kept.
 const KEEP_MAX: Duration = Duration::from_secs(30);
 
-/// Idle connections kept to one server.
-const KEPT_PER_SERVER_MAX: usize = 8;
+/// Idle connections kept to one server: as many as small files go through at a time.
+const KEPT_PER_SERVER_MAX: usize = 32;
 
 /// One thread's idle connections, by address.
 #[derive(Debug, Default)]

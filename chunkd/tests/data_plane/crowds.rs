@@ -1,11 +1,12 @@
 //! Peers that come in crowds and bring nothing, and a server that is told to end.
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use sarsen_protocol::crc::crc32;
 use sarsen_protocol::header::Header;
 use sarsen_protocol::id::{ChunkHandle, ServerId};
-use sarsen_protocol::message::{Kind, Level, WriteAck, WriteOpened, WriteSealed};
+use sarsen_protocol::message::{Hop, Kind, Level, WriteAck, WriteOpened, WriteSealed};
 use sarsen_protocol::status::Status;
 
 use crate::cluster::{Cluster, modes};
@@ -73,6 +74,38 @@ fn streams_that_bring_nothing_make_room_for_those_that_wait() {
             }
         }
         assert!(told > 0, "{mode:?}: they were told why");
+    }
+}
+
+/// A stream kept its buffer while it was being sealed, which takes it none and most of its time where
+/// chunks are small: no more files than there are buffers could wait for the disk together.
+#[test]
+fn streams_that_are_being_sealed_keep_nobody_out() {
+    for mode in modes() {
+        let cluster = Cluster::start_with(mode, 1, Duration::from_secs(60));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut chain = cluster.chain();
+        chain.push(Hop {
+            server: ServerId(2),
+            data_addr: listener.local_addr().expect("bound").to_string(),
+        });
+        let content = bytes(1000);
+        let _sealing: Vec<(Peer, Peer)> = (1..=STREAMS)
+            .map(|handle| {
+                let handle = ChunkHandle(handle);
+                let mut peer = Peer::dial(cluster.address(0));
+                peer.open(handle, &chain);
+                peer.data(handle, 1, 0, &content);
+                peer.seal(handle, &content, Level::Memory);
+                // The other member has the seal, and takes its time.
+                let mut next = Peer::accept(&listener, ServerId(2));
+                while next.recv().expect("a frame").header.kind != Kind::WriteSeal {}
+                (peer, next)
+            })
+            .collect();
+        let mut peer = Peer::dial(cluster.address(0));
+        peer.open(CHUNK, &cluster.chain());
+        peer.expect::<WriteOpened>();
     }
 }
 

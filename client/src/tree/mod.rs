@@ -28,9 +28,9 @@ use crate::get::{GetOptions, GetReport};
 use crate::progress::Progress;
 use crate::put::{PutOptions, PutReport};
 
-/// Files on their way at a time, unless asked otherwise. Enough that syncs are shared; a chunkserver
-/// has 64 buffers, of which each stream through it takes one.
-pub const FILES_DEFAULT: usize = 16;
+/// Files on their way at a time, unless asked otherwise. The more there are, the more of them share
+/// each sync of a disk; a few clients at a time still find a buffer each in every chunkserver.
+pub const FILES_DEFAULT: usize = 32;
 
 /// A local file or folder, and the path in the cluster of its copy.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -472,5 +472,5 @@ fn a_cluster_that_goes_down_ends_the_whole() {
     assert_eq!(done.code, Some(5), "{}", done.stderr);
     let told = sums(&done);
     assert_eq!(told["files"], 0);
-    assert!(told["failed"].as_u64().unwrap() <= 16, "{told}");
+    assert!(told["failed"].as_u64().unwrap() <= 32, "{told}");
 }

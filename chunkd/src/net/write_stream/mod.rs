@@ -118,7 +118,7 @@ pub(super) async fn serve(thread: &Thread, link: &mut Link, head: &Head) -> Resu
     let result = match admit(thread, link, request_id, &open).await? {
         Ok(buffers) => {
             let _counted = counters.write_streams.count();
-            run(thread, link, request_id, &buffers, open).await
+            run(thread, link, request_id, buffers, open).await
         }
         Err((status, text)) => {
             let error = ErrorBody {
@@ -186,7 +186,7 @@ async fn run(
     thread: &Thread,
     link: &mut Link,
     request_id: u64,
-    buffers: &StreamBuffers,
+    buffers: StreamBuffers,
     open: WriteOpen,
 ) -> Result<(), StreamEnd> {
     let (events, happened) = mpsc::channel(EVENTS_MAX);

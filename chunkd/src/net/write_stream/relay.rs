@@ -18,7 +18,9 @@ use crate::io::pool::{Buffer, StreamBuffers};
 pub(super) struct Receive<'a> {
     pub(super) link: &'a mut Link,
     pub(super) request_id: u64,
-    pub(super) buffers: &'a StreamBuffers,
+    /// Given back with the seal: from then on the stream waits for disks and needs no memory, and
+    /// many may do so at the same time and share their syncs.
+    pub(super) buffers: StreamBuffers,
     /// How long others wait for a buffer before this stream has to have brought a whole frame.
     pub(super) patience: Duration,
     pub(super) events: &'a Events,
@@ -44,7 +46,7 @@ impl Receive<'_> {
 
     async fn next(&mut self) -> Result<Event, Idle> {
         let ended = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-        let (buffers, patience) = (self.buffers, self.patience);
+        let (buffers, patience) = (&self.buffers, self.patience);
         let head = tokio::select! {
             biased;
             head = self.link.next_head(IDLE_MAX) => head?.ok_or_else(ended)?,
@@ -72,7 +74,7 @@ impl Receive<'_> {
             })?;
         let mut buffer = self.buffers.next().await?;
         buffer.prepare(&head.bytes, head.header.payload_len as usize);
-        let (buffers, patience) = (self.buffers, self.patience);
+        let (buffers, patience) = (&self.buffers, self.patience);
         let buffer = tokio::select! {
             biased;
             buffer = self.link.recv_payload(buffer) => buffer?,

@@ -50,7 +50,7 @@ pub(crate) struct PutArgs {
     #[arg(long, requires = "force")]
     purge: bool,
 
-    /// Chunks of a file, or files, on their way at a time [default: 4 chunks, 16 files]
+    /// Chunks of a file, or files, on their way at a time [default: 4 chunks, 32 files]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=JOBS_MAX))]
     jobs: Option<u8>,
 
