@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::core::read_stream::Verified;
 use crate::core::resume::Pin;
 use crate::error::{Error, StreamError};
 use crate::net::{Outgoing, ReadFailure, read_chunk};
-use crate::part::{Found, PartFile, Resumable};
+use crate::part::{self, Found, PartFile, Resumable};
 use crate::path;
 use crate::progress::{Progress, Tally};
 use crate::put::{STREAMS_DEFAULT, permit};
@@ -46,7 +47,8 @@ pub struct GetOptions {
     /// How many are wanted at most; `None` for all.
     pub length: Option<u64>,
     /// Goes on with what an earlier download of the same file, in the same state, left beside the
-    /// target; and leaves what it has when it fails itself.
+    /// target; and leaves what it has when it fails itself. Nothing comes of a file that is there
+    /// with the length and the CRC-32 of the one that is wanted.
     pub resume: bool,
     /// Chunks on their way at a time.
     pub streams_max: usize,
@@ -96,7 +98,7 @@ pub struct GetReport {
     pub elapsed: Duration,
     /// Replicas that were bad; good bytes came from others.
     pub bad: Vec<BadReplica>,
-    /// Bytes that an earlier download had brought.
+    /// Bytes that an earlier download had brought; all of them, if the target was there already.
     pub resumed: u64,
     /// What an earlier download had left was of another file or of another state of it.
     pub begun_anew: bool,
@@ -137,6 +139,28 @@ pub(crate) async fn get(
     }
     let is_whole = node.sealed && range == (0..node.size);
     let bytes = range.end - range.start;
+    let mut report = GetReport {
+        path: path.to_owned(),
+        node,
+        bytes,
+        crc32: is_whole.then_some(node.crc32),
+        elapsed: Duration::ZERO,
+        bad: Vec::new(),
+        resumed: 0,
+        begun_anew: false,
+    };
+    if options.resume
+        && is_whole
+        && let Some(path) = target.file()
+        && is_there(path, node).await?
+    {
+        if let Some(progress) = &options.progress {
+            progress.done(bytes);
+        }
+        report.resumed = bytes;
+        report.elapsed = shared.clock.now().saturating_sub(began);
+        return Ok(report);
+    }
     let resumable = match is_whole && bytes >= RESUMABLE_MIN && target.is_path() {
         true => Some(Resumable {
             pin: Arc::new(pin(shared, &first_page).await?),
@@ -144,14 +168,13 @@ pub(crate) async fn get(
         }),
         false => None,
     };
-    let (mut resumed, mut begun_anew) = (0, false);
-    let bad = match open(target, bytes, resumable).await? {
+    report.bad = match open(target, bytes, resumable).await? {
         Opened::Part(part, found) => {
             let to = To::Part(part);
             let mut run = Run::new(shared, &first_page, range, options, to)?;
             match found {
-                Found::Some(kept) => resumed = run.keep(kept),
-                Found::Other => begun_anew = true,
+                Found::Some(kept) => report.resumed = run.keep(kept),
+                Found::Other => report.begun_anew = true,
                 Found::Nothing => {}
             }
             run.run().await?;
@@ -173,16 +196,16 @@ pub(crate) async fn get(
             tokio::try_join!(reading, writing)?.0
         }
     };
-    Ok(GetReport {
-        path: path.to_owned(),
-        node,
-        bytes,
-        crc32: is_whole.then_some(node.crc32),
-        elapsed: shared.clock.now().saturating_sub(began),
-        bad,
-        resumed,
-        begun_anew,
-    })
+    report.elapsed = shared.clock.now().saturating_sub(began);
+    Ok(report)
+}
+
+/// Whether the target is there already, whole.
+async fn is_there(target: PathBuf, node: Node) -> Result<bool, Error> {
+    let look = move || part::is_there(&target, node.size, node.crc32);
+    let looking = tokio::task::spawn_blocking(look);
+    // What can't be read may still be replaced.
+    Ok(looking.await?.unwrap_or(false))
 }
 
 /// The state that a file is in, of which the first chunks are known.

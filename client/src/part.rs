@@ -152,7 +152,7 @@ impl PartFile {
             let start = u64::from(index) * u64::from(pin.chunk_size);
             let chunk = pin.chunks.get(index as usize);
             if let Some(&(handle, version)) = chunk
-                && self.crc_of(start, verified.reached)? == verified.crc32
+                && crc_of(&self.file, start, verified.reached.into())? == verified.crc32
             {
                 let chunk = Kept {
                     handle,
@@ -163,20 +163,6 @@ impl PartFile {
             }
         }
         Ok(Some(kept))
-    }
-
-    fn crc_of(&self, start: u64, len: u32) -> io::Result<u32> {
-        let mut crc = 0;
-        let mut buffer = vec![0; LOOK_LEN];
-        let (mut at, end) = (start, start + u64::from(len));
-        while at < end {
-            let left = usize::try_from(end - at).map_or(LOOK_LEN, |left| left.min(LOOK_LEN));
-            let bytes = buffer.get_mut(..left).unwrap_or_default();
-            self.file.read_exact_at(bytes, at)?;
-            crc = extend(crc, bytes);
-            at += left as u64;
-        }
-        Ok(crc)
     }
 
     /// Where the bytes of chunk `index` go, in a file that takes those of the cluster's file from
@@ -242,6 +228,35 @@ impl Drop for PartFile {
             let _ = fs::remove_file(&self.part);
         }
     }
+}
+
+/// Whether the target is there already, durably, as a file of this length and CRC: an earlier
+/// download of many brought it whole. Not if one of it alone was begun since.
+pub(crate) fn is_there(target: &Path, len: u64, crc32: u32) -> io::Result<bool> {
+    // Looked at before it is opened: to open a pipe may wait for ever.
+    if !fs::metadata(target)?.is_file() || target.with_file_name(part_name(target)).exists() {
+        return Ok(false);
+    }
+    let file = File::open(target)?;
+    let is_same = file.metadata()?.len() == len && crc_of(&file, 0, len)? == crc32;
+    if is_same {
+        file.sync_all()?;
+    }
+    Ok(is_same)
+}
+
+fn crc_of(file: &File, start: u64, len: u64) -> io::Result<u32> {
+    let mut crc = 0;
+    let mut buffer = vec![0; LOOK_LEN];
+    let (mut at, end) = (start, start + len);
+    while at < end {
+        let left = usize::try_from(end - at).map_or(LOOK_LEN, |left| left.min(LOOK_LEN));
+        let bytes = buffer.get_mut(..left).unwrap_or_default();
+        file.read_exact_at(bytes, at)?;
+        crc = extend(crc, bytes);
+        at += left as u64;
+    }
+    Ok(crc)
 }
 
 /// Whether a file of this name would be taken for one that is on its way.

@@ -39,6 +39,16 @@ pub enum GetTarget<'a> {
 }
 
 impl GetTarget<'_> {
+    /// Its path, if a file that is there may stay.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        match self {
+            Self::Path(path) => Some(path.clone()),
+            // What is no file is in the way, which is told when it is to be replaced.
+            Self::Regular(path) => (!path.is_symlink()).then(|| path.clone()),
+            Self::File(_) | Self::Writer(_) => None,
+        }
+    }
+
     /// Whether it may be a file, rather than what is written in order.
     pub(crate) const fn is_path(&self) -> bool {
         matches!(self, Self::Path(_) | Self::Regular(_))

@@ -70,10 +70,53 @@ fn a_killed_download_is_gone_on_with() {
     assert!(fs::read(&target).unwrap() == bytes);
     assert_eq!(names(&folder), std::slice::from_ref(&target));
 
-    // Nothing is left of it, so another begins at the start.
+    // It is whole: nothing comes again.
+    let there = fs::metadata(&target).unwrap().ino();
+    let told = cluster.sarsen(&resume).json();
+    assert_eq!(told["resumed"], bytes.len());
+    assert_eq!(fs::metadata(&target).unwrap().ino(), there);
+    // Of the same length, and not the same.
+    let file = fs::OpenOptions::new().write(true).open(&target).unwrap();
+    file.write_all_at(&[!bytes[40 * MIB]], 40 * MIB as u64)
+        .unwrap();
     let told = cluster.sarsen(&resume).json();
     assert_eq!(told["resumed"], 0);
     assert!(fs::read(&target).unwrap() == bytes);
+}
+
+/// Of a folder what is whole is left alone, and the rest comes.
+#[test]
+fn a_folder_is_gone_on_with() {
+    let cluster = Cluster::start(1);
+    for (path, bytes) in [
+        ("/d/a", "one"),
+        ("/d/b", "two"),
+        ("/d/c/e", ""),
+        ("/d/f", "3"),
+    ] {
+        cluster.put(bytes.as_bytes(), path);
+    }
+    let down = cluster.path("down");
+    fs::create_dir(&down).unwrap();
+    let get = |more: &[&str]| {
+        let args = ["get", "-r", "/d", down.to_str().unwrap()];
+        let done = cluster.sarsen(&[&args[..], more].concat());
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        assert_eq!(done.stderr, "");
+    };
+    get(&[]);
+    let files = ["d/a", "d/b", "d/c/e", "d/f"].map(|name| down.join(name));
+    let inodes = || files.clone().map(|file| fs::metadata(file).unwrap().ino());
+    let whole = inodes();
+    fs::write(&files[0], "eno").unwrap();
+    fs::remove_file(&files[3]).unwrap();
+    get(&["--resume"]);
+    let contents = files.clone().map(|file| fs::read_to_string(file).unwrap());
+    assert_eq!(contents, ["one", "two", "", "3"]);
+    assert_ne!(inodes()[0], whole[0]);
+    assert_eq!(inodes()[1..3], whole[1..3]);
+    get(&[]);
+    assert_ne!(inodes()[1], whole[1], "all, unless asked for");
 }
 
 #[test]

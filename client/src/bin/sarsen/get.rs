@@ -33,8 +33,8 @@ pub(crate) struct GetArgs {
     #[arg(short)]
     recursive: bool,
 
-    /// Go on with what an earlier get of the same file left beside the target; and leave what there
-    /// is for another when this one fails
+    /// Go on with what an earlier get of the same file left beside the target, and leave what there
+    /// is for another when this one fails; files that are there whole don't come again
     #[arg(long)]
     resume: bool,
 
@@ -250,7 +250,8 @@ fn tell_of_resumed(report: &GetReport, context: &Context) {
         let what = "begun anew: what was left is of another file, or of another state of it";
         context.warn(&report.path, what);
     }
-    if report.resumed > 0 {
+    // Of a folder that is gone on with most files are whole.
+    if report.resumed > 0 && report.resumed < report.bytes {
         let what = format!("went on behind {} that were there", size(report.resumed));
         context.warn(&report.path, &what);
     }
