@@ -13,7 +13,8 @@
 //! - [`directory`], [`scan`]: opening a directory;
 //! - [`pending`], [`seal`]: a chunk comes into being; [`readable`], [`cache`], [`map`]: it is read;
 //!   [`upkeep`]: it is verified; [`copy`]: it is made anew from another server's; [`delete`]: it
-//!   goes.
+//!   goes;
+//! - [`journal`]: what will make mutations of open chunks stable. Nothing uses it yet.
 //!
 //! Invariants: sealed data never changes. A header slot is overwritten only when the other is
 //! valid and stable. A failed sync is never tried again: it poisons what it covered. Nothing is
@@ -37,6 +38,7 @@ mod directory;
 mod error;
 pub mod header;
 pub mod identity;
+pub mod journal;
 pub mod layout;
 mod map;
 mod pending;

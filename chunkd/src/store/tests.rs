@@ -6,5 +6,6 @@ mod crash;
 mod directories;
 mod faulty;
 mod heap;
+mod journal;
 mod medium;
 mod scenario;

@@ -1,0 +1,212 @@
+//! Group commit: the thread that owns a directory's journal (`spec/journal.md` section 5.3).
+//!
+//! [`JournalWriter::append`] hands an entry over and gives its sequence at once; what has gathered
+//! while one batch was being synced is the next batch: one write, one sync. When a batch is
+//! stable, the caller's function hears how far the journal reaches; acks, promises and seals up to
+//! there may go out.
+//!
+//! No call waits for the disk. Memory is bounded: a mutation finds [`AppendError::Full`] while
+//! [`QUEUE_LEN_MAX`] bytes wait, and may be handed over again after the next
+//! [`JournalEvent::Stable`]. What ends mutations (a promise, a beginning, a seal) is always taken,
+//! so it goes with the next commit, however many mutations there are: it is small, and there is one
+//! a chunk.
+//!
+//! A failure is told once, and nothing is written after it: the directory is poisoned.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use thiserror::Error;
+
+use super::append::Appender;
+use super::entry::Entry;
+use super::error::{FormatError, JournalError};
+
+/// Bytes of entries that may wait before mutations are held back.
+pub const QUEUE_LEN_MAX: usize = 8 * 1024 * 1024;
+
+/// What the writer's thread tells.
+#[derive(Debug)]
+pub enum JournalEvent {
+    /// Everything up to this sequence is stable.
+    Stable(u64),
+    /// A write or sync failed. The directory is poisoned; this is the last event.
+    Failed(JournalError),
+}
+
+/// Whether an entry may be held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// A mutation: it waits its turn.
+    Mutation,
+    /// All else.
+    Control,
+}
+
+/// Why an entry was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// Our caller made an entry that the journal can't hold.
+    #[error("the journal can't hold this entry: {0}")]
+    Invalid(#[from] FormatError),
+    /// Too much waits to be written.
+    #[error("the journal has too much to write")]
+    Full,
+    /// The journal has failed, as [`JournalEvent::Failed`] has told or is about to.
+    #[error("the journal has failed")]
+    Failed,
+}
+
+/// Takes entries from any thread. Should the writer's own thread panic, appending fails and what
+/// `notify` holds is dropped, but no event tells. Dropping it writes what waits and ends its thread.
+#[derive(Debug)]
+pub struct JournalWriter {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// Something to write, or the end.
+    work: Condvar,
+}
+
+#[derive(Debug)]
+struct Queue {
+    entries: Vec<Entry>,
+    /// Bytes that they take.
+    len: usize,
+    /// The last sequence that was given out.
+    last_sequence: u64,
+    closed: bool,
+    failed: bool,
+}
+
+impl JournalWriter {
+    /// Starts the thread. `notify` runs on it and should only pass the event on.
+    ///
+    /// # Errors
+    /// The system can't start a thread.
+    pub fn start(
+        appender: Appender,
+        notify: impl FnMut(JournalEvent) + Send + 'static,
+    ) -> io::Result<Self> {
+        let queue = Queue {
+            entries: Vec::new(),
+            len: 0,
+            last_sequence: appender.stable(),
+            closed: false,
+            failed: false,
+        };
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(queue),
+            work: Condvar::new(),
+        });
+        let thread = thread::Builder::new().name("journal".to_owned()).spawn({
+            let shared = Arc::clone(&shared);
+            move || run(&shared, appender, notify)
+        })?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Hands an entry over and gives its sequence: it is stable when a [`JournalEvent::Stable`]
+    /// reaches that.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; the entry took no sequence then.
+    pub fn append(&self, entry: Entry, class: Class) -> Result<u64, AppendError> {
+        entry.check()?;
+        let len = entry.encoded_len();
+        let mut queue = self.shared.lock();
+        if queue.failed {
+            return Err(AppendError::Failed);
+        }
+        // One that is longer than the queue is taken when nothing else waits.
+        let has_room = queue.len == 0 || queue.len + len <= QUEUE_LEN_MAX;
+        if class == Class::Mutation && !has_room {
+            return Err(AppendError::Full);
+        }
+        queue.last_sequence += 1;
+        queue.len += len;
+        queue.entries.push(entry);
+        self.shared.work.notify_one();
+        Ok(queue.last_sequence)
+    }
+}
+
+impl Drop for JournalWriter {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.work.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was printed by it; there is nothing to add here.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    /// No code panics while it holds the lock with the queue half changed.
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What waits, or nothing.
+    fn take(&self) -> Vec<Entry> {
+        let mut queue = self.lock();
+        queue.len = 0;
+        std::mem::take(&mut queue.entries)
+    }
+
+    /// Waits until there is something to take; false when there never will be.
+    fn wait(&self) -> bool {
+        let idle = |queue: &mut Queue| queue.entries.is_empty() && !queue.closed;
+        let queue = self
+            .work
+            .wait_while(self.lock(), idle)
+            .unwrap_or_else(PoisonError::into_inner);
+        !queue.entries.is_empty()
+    }
+}
+
+fn run(shared: &Shared, mut appender: Appender, mut notify: impl FnMut(JournalEvent)) {
+    let ended = Ended(shared);
+    let done = write_until_closed(shared, &mut appender, &mut notify);
+    drop(ended);
+    if let Err(error) = done {
+        notify(JournalEvent::Failed(error));
+    }
+}
+
+/// However the thread ends, by a panic too, no entry is taken any more.
+struct Ended<'a>(&'a Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.lock().failed = true;
+    }
+}
+
+fn write_until_closed(
+    shared: &Shared,
+    appender: &mut Appender,
+    notify: &mut impl FnMut(JournalEvent),
+) -> Result<(), JournalError> {
+    while shared.wait() {
+        loop {
+            let batch = shared.take();
+            if batch.is_empty() {
+                break;
+            }
+            notify(JournalEvent::Stable(appender.append(&batch)?));
+        }
+        appender.mark()?;
+    }
+    Ok(())
+}
