@@ -11,7 +11,7 @@ use std::sync::Arc;
 use sarsen_protocol::message::{List, ListEntry, NodeType, Stat, Usage};
 
 use super::local::make_folder;
-use super::pool::{Finds, Found, Pool, Stopped, streams};
+use super::pool::{Finds, Found, Pool, Stopped};
 use super::{GetItem, TreeEvent, TreeOptions, TreeSums};
 use crate::client::Shared;
 use crate::error::Error;
@@ -30,33 +30,26 @@ pub(crate) async fn get_tree(
     options: TreeOptions<GetOptions>,
     on_event: &mut (dyn FnMut(TreeEvent<GetReport>) + Send),
 ) -> TreeSums {
-    let mut each = options.each;
-    each.streams = Some(streams(options.files_max));
-    if let Some(progress) = &each.progress
+    if let Some(progress) = &options.each.progress
         && let Some(bytes) = bytes_of(shared, &items).await
     {
         progress.whole(bytes);
     }
-    let pool = Pool {
-        shared: shared.clone(),
-        files_max: options.files_max,
-        each,
-        on_event,
-    };
     let (shared, folders) = (shared.clone(), options.folders);
-    pool.run(
-        move |finds| async move {
-            let walk = Walk { shared, finds };
-            for (item, GetItem { source, target }) in items.into_iter().enumerate() {
-                walk.item(item, source, target, folders).await?;
-            }
-            Ok(())
-        },
-        |shared, Job { source, target }, each| async move {
-            get(&shared, &source, target, each).await
-        },
-    )
-    .await
+    Pool::new(&shared, options, on_event)
+        .run(
+            move |finds| async move {
+                let walk = Walk { shared, finds };
+                for (item, GetItem { source, target }) in items.into_iter().enumerate() {
+                    walk.item(item, source, target, folders).await?;
+                }
+                Ok(())
+            },
+            |shared, Job { source, target }, each| async move {
+                get(&shared, &source, target, each).await
+            },
+        )
+        .await
 }
 
 /// What is to come, for whoever is shown the time that is left.

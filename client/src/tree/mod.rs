@@ -23,6 +23,8 @@ pub(crate) use get::get_tree;
 pub(crate) use local::LocalType;
 pub(crate) use put::put_tree;
 
+use tokio::sync::Semaphore;
+
 use crate::error::Error;
 use crate::get::{GetOptions, GetReport};
 use crate::progress::Progress;
@@ -142,20 +144,29 @@ impl Report for GetReport {
     }
 }
 
-/// The options of one transfer, told to a file that shares its progress with others.
+/// The options of one transfer, as far as what it shares with the others goes.
 trait Each: Clone + Send + Sync + 'static {
     fn progress(&mut self) -> &mut Option<Arc<dyn Progress>>;
+    fn streams(&mut self) -> &mut Option<Arc<Semaphore>>;
 }
 
 impl Each for PutOptions {
     fn progress(&mut self) -> &mut Option<Arc<dyn Progress>> {
         &mut self.progress
     }
+
+    fn streams(&mut self) -> &mut Option<Arc<Semaphore>> {
+        &mut self.streams
+    }
 }
 
 impl Each for GetOptions {
     fn progress(&mut self) -> &mut Option<Arc<dyn Progress>> {
         &mut self.progress
+    }
+
+    fn streams(&mut self) -> &mut Option<Arc<Semaphore>> {
+        &mut self.streams
     }
 }
 

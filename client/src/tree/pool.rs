@@ -6,7 +6,7 @@ use sarsen_protocol::status::Status;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::{Each, Report, Share, TreeEvent, TreeSums, Whole};
+use super::{Each, Report, Share, TreeEvent, TreeOptions, TreeSums, Whole};
 use crate::client::Shared;
 use crate::error::Error;
 use crate::put::STREAMS_DEFAULT;
@@ -61,10 +61,10 @@ impl<J> Finds<J> {
 
 /// How a transfer of many files is carried out.
 pub(super) struct Pool<'a, R, O> {
-    pub(super) shared: Arc<Shared>,
-    pub(super) files_max: usize,
-    pub(super) each: O,
-    pub(super) on_event: &'a mut (dyn FnMut(TreeEvent<R>) + Send),
+    shared: Arc<Shared>,
+    files_max: usize,
+    each: O,
+    on_event: &'a mut (dyn FnMut(TreeEvent<R>) + Send),
 }
 
 /// Ends a walk that nobody waits for.
@@ -83,7 +83,29 @@ struct Ended<R> {
     result: Result<R, Error>,
 }
 
-impl<R: Report, O: Each> Pool<'_, R, O> {
+impl<'a, R: Report, O: Each> Pool<'a, R, O> {
+    /// A pool whose transfers share their streams: so many as there are files on their way, and no
+    /// fewer than one large file takes.
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        options: TreeOptions<O>,
+        on_event: &'a mut (dyn FnMut(TreeEvent<R>) + Send),
+    ) -> Self {
+        let TreeOptions {
+            files_max,
+            mut each,
+            folders: _,
+        } = options;
+        let streams = files_max.max(STREAMS_DEFAULT);
+        *each.streams() = Some(Arc::new(Semaphore::new(streams)));
+        Self {
+            shared: shared.clone(),
+            files_max,
+            each,
+            on_event,
+        }
+    }
+
     /// Runs `walk` to its end and `transfer` for each file that it finds.
     pub(super) async fn run<J, W, F>(
         mut self,
@@ -172,9 +194,4 @@ const fn serves_nobody(error: &Error) -> bool {
         Error::Refused { status, .. } => matches!(status, Status::ReadOnly),
         _ => false,
     }
-}
-
-/// The streams that all transfers of a pool share.
-pub(super) fn streams(files_max: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(files_max.max(STREAMS_DEFAULT)))
 }

@@ -9,7 +9,7 @@ use sarsen_protocol::message::MakeFolder;
 use tokio::task::JoinHandle;
 
 use super::local::{Entry, Listing, LocalType, look};
-use super::pool::{Finds, Found, Pool, Stopped, streams};
+use super::pool::{Finds, Found, Pool, Stopped};
 use super::{PutItem, TreeEvent, TreeOptions, TreeSums};
 use crate::client::Shared;
 use crate::error::Error;
@@ -28,28 +28,21 @@ pub(crate) async fn put_tree(
     options: TreeOptions<PutOptions>,
     on_event: &mut (dyn FnMut(TreeEvent<PutReport>) + Send),
 ) -> TreeSums {
-    let mut each = options.each;
-    each.streams = Some(streams(options.files_max));
-    let pool = Pool {
-        shared: shared.clone(),
-        files_max: options.files_max,
-        each,
-        on_event,
-    };
     let (shared, folders) = (shared.clone(), options.folders);
-    pool.run(
-        move |finds| async move {
-            let walk = Walk { shared, finds };
-            for (item, PutItem { source, target }) in items.into_iter().enumerate() {
-                walk.item(item, source, target, folders).await?;
-            }
-            Ok(())
-        },
-        |shared, Job { source, target }, each| async move {
-            put(&shared, &target, source, each).await
-        },
-    )
-    .await
+    Pool::new(&shared, options, on_event)
+        .run(
+            move |finds| async move {
+                let walk = Walk { shared, finds };
+                for (item, PutItem { source, target }) in items.into_iter().enumerate() {
+                    walk.item(item, source, target, folders).await?;
+                }
+                Ok(())
+            },
+            |shared, Job { source, target }, each| async move {
+                put(&shared, &target, source, each).await
+            },
+        )
+        .await
 }
 
 /// One file to be uploaded.
