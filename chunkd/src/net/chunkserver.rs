@@ -446,23 +446,17 @@ pub fn status_of(error: &StoreError) -> Status {
 mod tests {
     use super::*;
     use crate::net::health::HANG_MAX;
-    use crate::store::{Adoption, Space, Start as DirectoryStart};
-    use sarsen_protocol::id::{FileId, StartNonce};
+    use crate::store::tests::scenario::{ADOPTION, START};
+    use crate::store::{Space, Start as DirectoryStart};
+    use sarsen_protocol::id::FileId;
 
     fn directory(root: &std::path::Path, number: u8) -> Arc<Directory> {
         let start = DirectoryStart {
-            nonce: StartNonce(1),
             new_directory_id: DirectoryId([number; 16]),
-            scan_threads: 1,
-            open_chunks_max: 4,
+            ..START
         };
         let opened = Directory::open(&root.join(number.to_string()), &start).expect("opens");
-        let adoption = Adoption {
-            cluster_id: ClusterId([7; 16]),
-            server_id: ServerId(1),
-            chunk_size: 1024 * 1024,
-        };
-        opened.adopt(adoption).expect("adopts");
+        opened.adopt(ADOPTION).expect("adopts");
         Arc::new(opened)
     }
 

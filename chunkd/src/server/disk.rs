@@ -360,15 +360,14 @@ impl Upkeep {
 mod tests {
     use super::*;
     use crate::net::Notice;
-    use crate::store::{Adoption, NewChunk, SealClaim, Start};
-    use sarsen_protocol::crc::crc32;
-    use sarsen_protocol::id::{ClusterId, DirectoryId, FileId, Serial, ServerId, StartNonce};
+    use crate::store::tests::scenario::{ADOPTION, START, Sample};
     use sarsen_protocol::key::SecretKey;
     use sarsen_protocol::message::Level;
     use tokio::sync::mpsc::UnboundedReceiver;
 
     const CHUNK: ChunkHandle = ChunkHandle(1);
-    const VERSION: ChunkVersion = ChunkVersion(1);
+    /// The one that the sample chunk of this number has.
+    const VERSION: ChunkVersion = ChunkVersion(11);
 
     struct Server {
         _folder: tempfile::TempDir,
@@ -380,37 +379,11 @@ mod tests {
     /// A server whose one directory has a chunk, sealed at `memory`.
     fn server() -> Server {
         let folder = tempfile::tempdir().expect("a folder");
-        let start = Start {
-            nonce: StartNonce(1),
-            new_directory_id: DirectoryId([1; 16]),
-            scan_threads: 1,
-            open_chunks_max: 4,
-        };
-        let directory = Directory::open(&folder.path().join("d"), &start).expect("opens");
-        let adoption = Adoption {
-            cluster_id: ClusterId([7; 16]),
-            server_id: ServerId(1),
-            chunk_size: 1024 * 1024,
-        };
-        directory.adopt(adoption).expect("adopts");
-        let new = NewChunk {
-            handle: CHUNK,
-            version: VERSION,
-            file_id: FileId(1),
-            index: 0,
-            room: 3,
-        };
-        let pending = directory.create_pending(&new).expect("made");
-        pending.write_at(0, b"abc").expect("written");
-        let crc32 = crc32(b"abc");
-        pending.commit_pieces(0, 3, &[crc32]).expect("counted");
-        let claim = SealClaim {
-            length: 3,
-            crc32,
-            serial: Serial(1),
-            level: Level::Memory,
-        };
-        directory.seal(CHUNK, VERSION, &claim).expect("sealed");
+        let directory = Directory::open(&folder.path().join("d"), &START).expect("opens");
+        directory.adopt(ADOPTION).expect("adopts");
+        let chunk = Sample::new(CHUNK.0, 3);
+        assert_eq!(chunk.version, VERSION);
+        chunk.store(&directory, Level::Memory).expect("sealed");
         let directory = Arc::new(directory);
         let key = SecretKey::new([0; 32]);
         let (chunkserver, notices) = Chunkserver::new(key, vec![Arc::clone(&directory)]);

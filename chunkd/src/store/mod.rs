@@ -65,4 +65,4 @@ pub use table::InventoryEntry;
 pub use upkeep::{BeatFile, ReadFrom};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

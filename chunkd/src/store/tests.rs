@@ -8,4 +8,4 @@ mod faulty;
 mod heap;
 mod journal;
 mod medium;
-mod scenario;
+pub(crate) mod scenario;

@@ -5,7 +5,7 @@ use std::io;
 use sarsen_master::oplog::Folder;
 use sarsen_master::oplog::folder::File;
 
-use super::{Disk, NameChange, at};
+use super::{Disk, at};
 
 /// The log's directory on a disk.
 #[derive(Debug)]
@@ -35,31 +35,15 @@ impl Folder for SimFolder {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut medium = self.0.medium();
-        medium.find(from)?;
-        medium.whole_step()?;
-        let (from, to) = (from.to_owned(), to.to_owned());
-        medium.change_name(NameChange::Renamed { from, to });
-        Ok(())
+        self.0.medium().rename(from, to)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        let mut medium = self.0.medium();
-        medium.find(name)?;
-        medium.whole_step()?;
-        let path = name.to_owned();
-        medium.change_name(NameChange::Removed { path });
-        Ok(())
+        self.0.medium().remove(name)
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut medium = self.0.medium();
-        if !medium.sync_step()? {
-            return Err(io::Error::other("the sync of the folder failed"));
-        }
-        let all = medium.unsynced_names.len();
-        medium.settle_names(all);
-        Ok(())
+        self.0.medium().sync_all_names()
     }
 }
 

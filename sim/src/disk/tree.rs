@@ -52,12 +52,7 @@ impl Tree for SimTree {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut medium = self.0.medium();
-        medium.find(from)?;
-        medium.whole_step()?;
-        let (from, to) = (from.to_owned(), to.to_owned());
-        medium.change_name(NameChange::Renamed { from, to });
-        Ok(())
+        self.0.medium().rename(from, to)
     }
 
     fn exchange(&self, one: &str, other: &str) -> io::Result<()> {
@@ -71,12 +66,7 @@ impl Tree for SimTree {
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        let mut medium = self.0.medium();
-        medium.find(path)?;
-        medium.whole_step()?;
-        let path = path.to_owned();
-        medium.change_name(NameChange::Removed { path });
-        Ok(())
+        self.0.medium().remove(path)
     }
 
     fn make_folder(&self, path: &str) -> io::Result<()> {
@@ -130,11 +120,7 @@ impl Tree for SimTree {
 
     fn sync_all(&self) -> io::Result<()> {
         let mut medium = self.0.medium();
-        if !medium.sync_step()? {
-            return Err(io::Error::other("the sync of everything failed"));
-        }
-        let all = medium.unsynced_names.len();
-        medium.settle_names(all);
+        medium.sync_all_names()?;
         medium.inodes.iter_mut().for_each(Inode::sync);
         Ok(())
     }

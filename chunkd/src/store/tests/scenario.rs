@@ -1,4 +1,5 @@
-//! What the store's tests share: starts, chunks with content, short ways to write and check them.
+//! What the tests of the store and of those who use it share: starts, chunks with content, short ways
+//! to write and check them.
 
 use std::sync::Arc;
 
@@ -17,13 +18,13 @@ use super::super::{
 
 pub(super) const CHUNK_SIZE: u32 = 1024 * 1024;
 
-pub(super) const ADOPTION: Adoption = Adoption {
+pub(crate) const ADOPTION: Adoption = Adoption {
     cluster_id: ClusterId([7; 16]),
     server_id: ServerId(3),
     chunk_size: CHUNK_SIZE,
 };
 
-pub(super) const START: Start = Start {
+pub(crate) const START: Start = Start {
     nonce: StartNonce(0x1234),
     new_directory_id: DirectoryId([9; 16]),
     scan_threads: 2,
@@ -39,14 +40,14 @@ pub(super) fn open(tree: &Arc<dyn Tree>) -> Result<Directory, StoreError> {
 
 /// A chunk's name and content, all made from one number.
 #[derive(Clone, Debug)]
-pub(super) struct Sample {
-    pub(super) handle: ChunkHandle,
-    pub(super) version: ChunkVersion,
+pub(crate) struct Sample {
+    pub(crate) handle: ChunkHandle,
+    pub(crate) version: ChunkVersion,
     pub(super) bytes: Vec<u8>,
 }
 
 impl Sample {
-    pub(super) fn new(number: u64, len: u32) -> Self {
+    pub(crate) fn new(number: u64, len: u32) -> Self {
         let bytes = (0..u64::from(len))
             .map(|n| (n * 31 + n / 251 + number).to_le_bytes()[0])
             .collect();
@@ -104,7 +105,7 @@ impl Sample {
     }
 
     /// Writes and seals.
-    pub(super) fn store(
+    pub(crate) fn store(
         &self,
         directory: &Directory,
         level: Level,
