@@ -109,6 +109,26 @@ fn signal(pid: u32, signal: &str) {
     assert!(status.expect("kill").success());
 }
 
+/// What a download of `/file` brings, in whose course the watch has done its part.
+async fn download(
+    cluster: &Cluster,
+    client: &Client,
+    watch: Arc<Watch>,
+    streams_max: usize,
+) -> Vec<u8> {
+    let mut options = GetOptions::default();
+    options.progress = Some(watch.clone());
+    options.streams_max = streams_max;
+    let path = cluster.path("target");
+    let target = GetTarget::Path(path.clone());
+    let got = client.get("/file", target, options).await;
+    let got = got.expect("a download that is slower, and no error");
+    assert!(watch.stopped().is_some());
+    let bytes = fs::read(path).expect("complete");
+    assert_eq!(got.crc32, Some(crc32(&bytes)));
+    bytes
+}
+
 /// One of three servers stops while chunks are on their way over all of them, in every place of
 /// a chain: the upload ends while it is still stopped.
 #[tokio::test]
@@ -142,17 +162,9 @@ async fn a_download_leaves_a_chunkserver_that_is_stopped() {
     cluster.put(&bytes, "/file");
     let client = client(&cluster).await;
     let watch = Watch::new(MIB as u64, stopper(&cluster, 2));
-    let mut options = GetOptions::default();
-    options.progress = Some(watch.clone());
     // Bytes that wait in sockets would hide the hang.
-    options.streams_max = 2;
-    let target = cluster.path("target");
-    let got = client
-        .get("/file", GetTarget::Path(target.clone()), options)
-        .await;
-    assert_eq!(got.expect("a download").crc32, Some(crc32(&bytes)));
-    assert!(watch.stopped().is_some());
-    assert!(fs::read(target).expect("complete") == bytes);
+    let got = download(&cluster, &client, watch, 2).await;
+    assert!(got == bytes);
 }
 
 /// What is read is the file that was there when the download began, whatever takes its place and
@@ -177,16 +189,8 @@ async fn a_file_that_is_replaced_while_it_is_read_does_not_mix() {
         assert!(replaced.status.success());
         pids.iter().for_each(|&pid| signal(pid, "KILL"));
     });
-    let mut options = GetOptions::default();
-    options.progress = Some(watch.clone());
-    options.streams_max = 1;
-    let target = cluster.path("target");
-    let got = client
-        .get("/file", GetTarget::Path(target.clone()), options)
-        .await;
-    assert_eq!(got.expect("a download").crc32, Some(crc32(&bytes)));
-    assert!(watch.stopped().is_some());
-    assert!(fs::read(target).expect("complete") == bytes);
+    let got = download(&cluster, &client, watch, 1).await;
+    assert!(got == bytes);
 }
 
 /// For the record: nothing is done unless `SARSEN_TEST_STOPS` says how often.
