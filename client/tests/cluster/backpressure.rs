@@ -14,6 +14,7 @@ use std::time::Instant;
 use crate::chance::told;
 use crate::crowd::{Crowd, Sizes};
 use crate::harness::{Cluster, noise};
+use crate::http::ask;
 
 const MIB: usize = 1024 * 1024;
 
@@ -22,6 +23,12 @@ const CHUNKSERVER_KIB_MAX: u64 = 150 * 1024;
 
 /// Anonymous memory that the master of few files may take.
 const MASTER_KIB_MAX: u64 = 100 * 1024;
+
+/// A line of `/metrics`: connections on the data plane.
+const HERE: &str = "sarsen_chunkd_data_connections ";
+
+/// And those whose hello failed, or never came.
+const THROWN_OUT: &str = "sarsen_chunkd_hello_failures_total ";
 
 fn anonymous_kib(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
@@ -87,6 +94,41 @@ fn an_honest_client_is_served_beside_a_crowd_and_memory_is_bounded() {
     assert_eq!(cluster.sarsen(&["ls", "/"]).code, Some(0));
 }
 
+/// A number that each chunkserver tells at `/metrics`.
+fn metrics(cluster: &Cluster, name: &str) -> Vec<u64> {
+    let servers = cluster.chunkservers.iter().flatten();
+    let told = servers.map(|server| {
+        let (_, all) = ask(&server.http, "/metrics");
+        let value = all.lines().find_map(|line| line.strip_prefix(name));
+        let value = value.expect("a metric").trim();
+        value.parse().expect("a number")
+    });
+    told.collect()
+}
+
+/// Gathers a crowd and waits until it is in, and each server has thrown out some of it again.
+fn gather(cluster: &Cluster, sizes: Sizes) -> Crowd {
+    let before = metrics(cluster, THROWN_OUT);
+    let crowd = Crowd::gather(cluster, sizes, "/file");
+    cluster.until("the crowd is in", |cluster| {
+        let here = metrics(cluster, HERE);
+        let who_stay = (sizes.idle + sizes.never_reading) as u64;
+        let is_in = here.iter().all(|&here| here >= who_stay);
+        let thrown_out = metrics(cluster, THROWN_OUT);
+        let is_fought = thrown_out.iter().zip(&before).all(|(now, then)| now > then);
+        (is_in && is_fought).then_some(())
+    });
+    crowd
+}
+
+/// Waits until servers have no connections but the few that they keep to one another.
+fn until_gone(cluster: &Cluster) {
+    cluster.until("the crowd is gone", |cluster| {
+        let here = metrics(cluster, HERE);
+        here.iter().all(|&here| here < 20).then_some(())
+    });
+}
+
 /// For the record: nothing is done unless `SARSEN_TEST_ROUNDS` says how often.
 #[test]
 fn throughput_beside_a_crowd() {
@@ -109,9 +151,8 @@ fn throughput_beside_a_crowd() {
     let (mut ups, mut downs) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     for round in 0..2 * rounds {
         let with = usize::from(round % 2 == 1);
-        let crowd = (with == 1).then(|| Crowd::gather(&cluster, sizes, "/file"));
-        // They have time to come in, and the first of them to be thrown out.
-        std::thread::sleep(std::time::Duration::from_secs(12 * with as u64 + 1));
+        until_gone(&cluster);
+        let crowd = (with == 1).then(|| gather(&cluster, sizes));
         let (up, down) = transfer(&cluster, &source, megabytes);
         let memory = check_memory(&cluster);
         let who = ["alone", "beside the crowd"][with];

@@ -28,8 +28,11 @@ use crate::harness::Cluster;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Between two bytes of those that send one at a time.
+/// The pace of those that send a byte at a time: never silent, and never done.
 const BYTE_PERIOD: Duration = Duration::from_secs(1);
+
+/// The pace at which one that was closed or refused comes again: these are no storm.
+const RETURN_PERIOD: Duration = Duration::from_secs(1);
 
 /// How many of each kind there are for each chunkserver.
 #[derive(Clone, Copy, Debug)]
@@ -145,9 +148,9 @@ impl Crowd {
 /// Does it, and once it is over does it again.
 async fn again<F: Future<Output = io::Result<()>>>(act: impl Fn() -> F) {
     loop {
-        // Refused, or closed: it comes again, but these are no storm.
+        // Refused, or closed.
         let _ = act().await;
-        sleep(Duration::from_secs(1)).await;
+        sleep(RETURN_PERIOD).await;
     }
 }
 
@@ -247,11 +250,11 @@ async fn never_reading(pass: Pass, addr: String, chunk: LocatedChunk) -> io::Res
         stream.write_all(&frame(&read, request_id)).await?;
     }
     // It is closed from there some time, which only who reads would see.
-    sleep(Duration::from_secs(3600)).await;
-    Ok(())
+    std::future::pending().await
 }
 
-/// Sends a byte a second until they are all sent, and waits for the end.
+/// Sends a byte a second, which is what is bad about it, until they are all sent, and waits for the
+/// end.
 async fn a_byte_a_second(mut stream: TcpStream, bytes: &[u8]) -> io::Result<()> {
     for byte in bytes {
         stream.write_all(std::slice::from_ref(byte)).await?;

@@ -13,15 +13,20 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use sarsen_client::{Client, ClientConfig, GetOptions, GetTarget, Progress, PutOptions, PutSource};
 use sarsen_protocol::crc::crc32;
+use tokio::sync::mpsc;
 
 use crate::chance::{Chance, told};
 use crate::harness::{Cluster, QUICK, noise};
 
 const MIB: usize = 1024 * 1024;
+
+/// How long a server stays stopped, for the record: longer than `dead_after`.
+const STOP_LEN: Duration = Duration::from_secs(30);
 
 /// When bytes were brought, and what is to happen at some of them.
 struct Watch {
@@ -210,12 +215,15 @@ async fn an_upload_goes_on_within_twice_suspect_after() {
     for stop in 0..stops {
         let number = chance.place(3);
         let pid = cluster.chunkservers[number].as_ref().expect("runs").pid();
+        let (going_on, mut goes_on) = mpsc::unbounded_channel();
         let watch = Watch::new(chance.below(bytes.len() as u64 * 3 / 4), move || {
             signal(pid, "STOP");
-            // Told again when it is over: nothing may wait for it.
-            std::thread::spawn(move || {
-                std::thread::sleep(Duration::from_secs(30));
+            let going_on = going_on.clone();
+            // On a thread, since the upload may not wait for the end of the stop.
+            thread::spawn(move || {
+                thread::sleep(STOP_LEN);
                 signal(pid, "CONT");
+                let _ = going_on.send(());
             });
         });
         let mut options = PutOptions::default();
@@ -235,8 +243,11 @@ async fn an_upload_goes_on_within_twice_suspect_after() {
             put.elapsed,
         );
         longest = longest.max(gap);
-        let stopped = watch.stopped().expect("stopped");
-        tokio::time::sleep_until((stopped + Duration::from_secs(31)).into()).await;
+        assert!(watch.stopped().is_some());
+        goes_on
+            .recv()
+            .await
+            .expect("it goes on when its stop is over");
         cluster.wait(3);
     }
     println!("the longest gap of {stops} uploads was {longest:.2?}");

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::harness::Cluster;
 
 /// The status line and the body of an answer.
-fn ask(port: &str, path: &str) -> (String, String) {
+pub(crate) fn ask(port: &str, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(port).unwrap();
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {port}\r\n\r\n").unwrap();
     let mut answer = String::new();
