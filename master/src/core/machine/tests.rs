@@ -2,6 +2,8 @@
 
 mod chunkservers;
 mod crashes;
+mod fsck;
+mod lost_log;
 mod repair;
 mod requests;
 mod upkeep;
