@@ -10,17 +10,20 @@
 //!
 //! The hello is one exchange without a proof: keys are not simulated. Control connections ask
 //! after silence whether the other side is there, as `sarsen_edge` does.
+//!
+//! Here are the machines, the connections between them, and what goes wrong; [`dial`] is how a
+//! connection comes about, [`transit`] what is on its way over it.
+
+mod dial;
+mod transit;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sarsen_protocol::deframe::{self, Frame};
-use sarsen_protocol::error::FrameError;
-use sarsen_protocol::header::Header;
+use sarsen_protocol::deframe::Frame;
 use sarsen_protocol::id::{ClusterId, ServerId};
-use sarsen_protocol::message::{Kind, Ping, Plane, Pong, Role};
-use sarsen_protocol::size::HEADER_LEN;
+use sarsen_protocol::message::{Plane, Role};
 
 use crate::random::Random;
 
@@ -334,75 +337,6 @@ impl Net {
 
     // Connections.
 
-    /// Dials at a time, for so long at the most; how it ends comes as an input.
-    pub fn dial(
-        &mut self,
-        node: Node,
-        address: &str,
-        plane: Plane,
-        hello: Hello,
-        (now, time_max): (Duration, Duration),
-    ) -> ConnId {
-        self.last_conn += 1;
-        let id = ConnId(self.last_conn);
-        let boot = self.hosts.get(&node).map_or(0, |host| host.boot);
-        let side = |node, boot| Side {
-            node,
-            boot,
-            is_open: true,
-            queue: VecDeque::new(),
-            is_pumping: false,
-            last_heard: now,
-            gave_up: false,
-        };
-        let target = self
-            .listening
-            .get(address)
-            .map(|(node, boot, ..)| (*node, *boot));
-        let (target, target_boot) = target.unwrap_or((owner_of(address), 0));
-        let conn = Conn {
-            plane,
-            address: address.to_owned(),
-            hello,
-            began: now,
-            time_max,
-            is_up: false,
-            has_ended: false,
-            sides: [side(node, boot), side(target, target_boot)],
-        };
-        self.conns.insert(id, conn);
-        let latency = self.latency();
-        self.planned
-            .push((now + latency, NetEvent::DialArrives(id)));
-        id
-    }
-
-    /// Sends a frame; one over a connection that has ended goes nowhere.
-    pub fn send(&mut self, id: ConnId, from: Node, head: Bytes, payload: Bytes, now: Duration) {
-        let Some(side) = self.side_of(id, from) else {
-            return;
-        };
-        if self.random.millionth(self.rates.reset) {
-            return self.reset(id, now);
-        }
-        let (mut head, mut payload) = (head, payload);
-        if self.random.millionth(self.rates.damage) {
-            self.fired.push("fault: frame damaged");
-            // Mostly where the bytes of files are: that is where most bytes are.
-            let hit = match payload.is_empty() || self.random.percent(20) {
-                true => &mut head,
-                false => &mut payload,
-            };
-            let mut bytes = hit.to_vec();
-            let (at, bit) = (self.random.index(bytes.len().max(1)), self.random.below(8));
-            if let Some(byte) = bytes.get_mut(at) {
-                *byte ^= 1 << bit;
-            }
-            *hit = Bytes::from(bytes);
-        }
-        self.push(id, 1 - side, Wire::Frame { head, payload }, now);
-    }
-
     /// Ends a connection: what was sent still arrives, and then its end.
     pub fn close(&mut self, id: ConnId, node: Node, now: Duration) {
         if let Some(side) = self.side_of(id, node) {
@@ -440,24 +374,6 @@ impl Net {
         }
     }
 
-    fn push(&mut self, id: ConnId, to: usize, wire: Wire, now: Duration) {
-        let latency = self.latency();
-        let Some(conn) = self.conns.get_mut(&id) else {
-            return;
-        };
-        let side = &mut conn.sides[to];
-        let behind = side
-            .queue
-            .back()
-            .map_or(Duration::ZERO, |(ready, _)| *ready);
-        let ready = behind.max(now + latency);
-        side.queue.push_back((ready, wire));
-        if !side.is_pumping {
-            side.is_pumping = true;
-            self.planned.push((ready, NetEvent::Pump(id, to)));
-        }
-    }
-
     /// Does what is due; what arrives, and where.
     pub fn handle(&mut self, event: NetEvent, now: Duration) -> Option<(Node, Input)> {
         match event {
@@ -466,265 +382,5 @@ impl Net {
             NetEvent::Pump(id, side) => self.pump(id, side, now),
             NetEvent::KeepAlive(id, side) => self.keep_alive(id, side, now),
         }
-    }
-
-    fn dial_arrives(&mut self, id: ConnId, now: Duration) -> Option<(Node, Input)> {
-        let conn = self.conns.get(&id)?;
-        let (dialler, plane, hello) = (conn.sides[DIALLER].node, conn.plane, conn.hello);
-        let (deadline, target) = (conn.began + conn.time_max, conn.sides[ACCEPTOR].node);
-        let there = self.cut_until(dialler, target, now);
-        let back = self.cut_until(target, dialler, now);
-        if let Some(until) = there.max(back) {
-            let again = (until + Duration::from_millis(200)).min(deadline);
-            let event = match until >= deadline {
-                true => NetEvent::DialEnds(id, Err(DialError::Silent)),
-                false => NetEvent::DialArrives(id),
-            };
-            self.planned.push((again, event));
-            return None;
-        }
-        let host = self.hosts.get(&target).copied().unwrap_or_default();
-        if !host.has_power {
-            let event = NetEvent::DialEnds(id, Err(DialError::Silent));
-            self.planned.push((deadline, event));
-            return None;
-        }
-        let latency = self.latency() + self.latency();
-        let found = self.listening.get(&conn_address(&self.conns, id)).copied();
-        let Some((node, boot, _, theirs)) = found.filter(|found| found.2 == plane) else {
-            let event = NetEvent::DialEnds(id, Err(DialError::Refused));
-            self.planned.push((now + latency, event));
-            return None;
-        };
-        let conn = self.conns.get_mut(&id)?;
-        conn.is_up = true;
-        (conn.sides[ACCEPTOR].node, conn.sides[ACCEPTOR].boot) = (node, boot);
-        conn.sides[ACCEPTOR].last_heard = now;
-        self.planned
-            .push((now + latency, NetEvent::DialEnds(id, Ok(theirs))));
-        let patience = match plane {
-            Plane::Control => PING_AFTER,
-            Plane::Data => IDLE_MAX,
-        };
-        self.planned
-            .push((now + patience, NetEvent::KeepAlive(id, ACCEPTOR)));
-        Some((node, Input::Accepted(id, plane, hello)))
-    }
-
-    fn dial_ends(
-        &mut self,
-        id: ConnId,
-        result: Result<Hello, DialError>,
-        now: Duration,
-    ) -> Option<(Node, Input)> {
-        let conn = self.conns.get_mut(&id)?;
-        let Side {
-            node,
-            boot,
-            is_open,
-            ..
-        } = conn.sides[DIALLER];
-        if std::mem::replace(&mut conn.has_ended, true)
-            || !is_open
-            || !self
-                .hosts
-                .get(&node)
-                .is_some_and(|host| host.is_running && host.boot == boot)
-        {
-            return None;
-        }
-        match result {
-            Ok(hello) if now <= conn.began + conn.time_max => {
-                conn.sides[DIALLER].last_heard = now;
-                if conn.plane == Plane::Control {
-                    self.planned
-                        .push((now + PING_AFTER, NetEvent::KeepAlive(id, DIALLER)));
-                }
-                Some((node, Input::Dialled(id, Ok(hello))))
-            }
-            Ok(_) => {
-                self.close(id, node, now);
-                Some((node, Input::Dialled(id, Err(DialError::Silent))))
-            }
-            Err(error) => {
-                self.conns.remove(&id);
-                Some((node, Input::Dialled(id, Err(error))))
-            }
-        }
-    }
-
-    fn pump(&mut self, id: ConnId, to: usize, now: Duration) -> Option<(Node, Input)> {
-        let conn = self.conns.get(&id)?;
-        let (from, node, boot) = (
-            conn.sides[1 - to].node,
-            conn.sides[to].node,
-            conn.sides[to].boot,
-        );
-        let blocked = self.cut_until(from, node, now);
-        let jitter = self.random.micros(100, 400_000);
-        let conn = self.conns.get_mut(&id)?;
-        let side = &mut conn.sides[to];
-        side.is_pumping = false;
-        let (ready, _) = side.queue.front()?;
-        let due = blocked.map_or(*ready, |until| until + jitter);
-        if due > now {
-            side.is_pumping = true;
-            self.planned.push((due, NetEvent::Pump(id, to)));
-            return None;
-        }
-        let (_, wire) = side.queue.pop_front()?;
-        if let Some((next, _)) = side.queue.front() {
-            side.is_pumping = true;
-            self.planned
-                .push(((*next).max(now), NetEvent::Pump(id, to)));
-        }
-        let is_open = side.is_open;
-        let host = self.hosts.get(&node).copied().unwrap_or_default();
-        if !host.has_power {
-            return None;
-        }
-        if !is_open || !host.is_running || host.boot != boot {
-            // Nobody knows of the connection here.
-            if matches!(wire, Wire::Frame { .. }) {
-                self.push(id, 1 - to, Wire::End, now);
-            } else {
-                self.end_side(id, to);
-            }
-            return None;
-        }
-        self.arrive(id, to, wire, now)
-    }
-
-    fn arrive(
-        &mut self,
-        id: ConnId,
-        to: usize,
-        wire: Wire,
-        now: Duration,
-    ) -> Option<(Node, Input)> {
-        let conn = self.conns.get_mut(&id)?;
-        let (node, plane) = (conn.sides[to].node, conn.plane);
-        conn.sides[to].last_heard = now;
-        let is_late = conn.sides[1 - to].gave_up;
-        match wire {
-            Wire::End => {
-                // What ends before the hello is done never was.
-                let has_begun = to == ACCEPTOR || std::mem::replace(&mut conn.has_ended, true);
-                self.end_side(id, to);
-                Some(match has_begun {
-                    true => (node, Input::Ended(id)),
-                    false => (node, Input::Dialled(id, Err(DialError::Refused))),
-                })
-            }
-            Wire::Frame { head, payload } => {
-                match decode(&head, payload, plane) {
-                    Ok(frame) if frame.header.kind == Kind::Ping => {
-                        let pong = deframe::frame(&Pong, frame.header.request_id);
-                        self.push(
-                            id,
-                            1 - to,
-                            Wire::Frame {
-                                head: pong.into(),
-                                payload: Bytes::new(),
-                            },
-                            now,
-                        );
-                        None
-                    }
-                    Ok(frame) if frame.header.kind == Kind::Pong => None,
-                    Ok(frame) => {
-                        if is_late && !frame.header.kind.is_reply() && plane == Plane::Control {
-                            self.fired.push("fault: request came late, over a connection its client had given up");
-                        }
-                        Some((node, Input::Frame(id, frame)))
-                    }
-                    Err(_) => {
-                        // The peer breaks the protocol, for all that is known.
-                        self.close(id, node, now);
-                        Some((node, Input::Ended(id)))
-                    }
-                }
-            }
-        }
-    }
-
-    fn keep_alive(&mut self, id: ConnId, side: usize, now: Duration) -> Option<(Node, Input)> {
-        let conn = self.conns.get(&id)?;
-        let Side {
-            node,
-            boot,
-            is_open,
-            last_heard,
-            ..
-        } = conn.sides[side];
-        let is_here = self
-            .hosts
-            .get(&node)
-            .is_some_and(|host| host.is_running && host.boot == boot);
-        if !is_open || !is_here {
-            return None;
-        }
-        let (ask_after, end_after) = match conn.plane {
-            Plane::Control => (PING_AFTER, CLOSE_AFTER),
-            Plane::Data => (IDLE_MAX, IDLE_MAX),
-        };
-        let silent = now.saturating_sub(last_heard);
-        if silent >= end_after {
-            self.close(id, node, now);
-            return Some((node, Input::Ended(id)));
-        }
-        if silent >= ask_after {
-            // A number that no request of the process has: its answer is nobody's.
-            let ping = deframe::frame(&Ping, u64::MAX);
-            self.push(
-                id,
-                1 - side,
-                Wire::Frame {
-                    head: ping.into(),
-                    payload: Bytes::new(),
-                },
-                now,
-            );
-        }
-        let again = match silent >= ask_after {
-            true => now + ask_after,
-            false => last_heard + ask_after,
-        };
-        self.planned.push((again, NetEvent::KeepAlive(id, side)));
-        None
-    }
-}
-
-/// Reads a frame as it came.
-fn decode(head: &Bytes, payload: Bytes, plane: Plane) -> Result<Frame, FrameError> {
-    let Some(bytes) = head.first_chunk::<HEADER_LEN>() else {
-        return Err(FrameError::BadMagic);
-    };
-    let header = Header::decode(bytes, plane, true)?;
-    let body = head.slice(HEADER_LEN..);
-    header.check_body(&body)?;
-    Ok(Frame {
-        header,
-        body,
-        payload,
-    })
-}
-
-fn conn_address(conns: &BTreeMap<ConnId, Conn>, id: ConnId) -> String {
-    conns
-        .get(&id)
-        .map(|conn| conn.address.clone())
-        .unwrap_or_default()
-}
-
-/// The machine that an address is on: `master:…`, or `cN:…` of chunkserver N.
-fn owner_of(address: &str) -> Node {
-    let host = address.split(':').next().unwrap_or_default();
-    match host
-        .strip_prefix('c')
-        .and_then(|number| number.parse().ok())
-    {
-        Some(number) => Node::Chunkserver(number),
-        None => Node::Master,
     }
 }
