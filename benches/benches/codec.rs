@@ -49,6 +49,7 @@ fn messages(criterion: &mut Criterion) {
         chunk_size: CHUNK_LEN_MAX,
         slots: 16,
         suspect_after: 3000,
+        lease: 60_000,
         chunks,
     };
     both_ways(criterion, "LocateReply of 16 chunks", &reply);

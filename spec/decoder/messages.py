@@ -214,7 +214,7 @@ def _questions(table):
              ("path", PATH), ("file_id", U64), ("first_index", U32), ("count", Int(4, 1, 4096))],
          "LocateReply", [
              ("node", NODE), ("chunk_size", U32), ("slots", U32), ("suspect_after", U32),
-             ("chunks", ListOf(LOCATED_CHUNK, 4096))])
+             ("lease", U32), ("chunks", ListOf(LOCATED_CHUNK, 4096))])
     pair(0x0136, "Usage", [("path", PATH)],
          "UsageReply", ids("files", "folders", "bytes", "stored"))
     pair(0x0138, "Capacity", [], "CapacityReply", ids("total", "free", "used", "trash"))

@@ -39,6 +39,9 @@ pub(crate) enum Slip {
 /// In milliseconds: long enough for a busy machine, and short enough to be waited for.
 const SUSPECT_AFTER: u32 = 2_000;
 
+/// How long locations may be kept, in milliseconds.
+const LEASE: u32 = 60_000;
+
 type Answer = Result<AnyMessage, (Status, ErrorBody)>;
 
 #[derive(Debug)]
@@ -163,7 +166,7 @@ impl Master {
                     chunk_size: u32::try_from(CHUNK_SIZE).unwrap(),
                     replicas: 3,
                     min_replicas: 2,
-                    lease: 60_000,
+                    lease: LEASE,
                     suspect_after: SUSPECT_AFTER,
                 }
                 .into()
@@ -326,6 +329,7 @@ impl Master {
             chunk_size: u32::try_from(CHUNK_SIZE).unwrap(),
             slots: node.chunks,
             suspect_after: SUSPECT_AFTER,
+            lease: LEASE,
             chunks: located.map(|chunk| located_chunk(chunk, &hops)).collect(),
         })
     }

@@ -56,6 +56,8 @@ pub struct LocateReply {
     pub slots: u32,
     /// Milliseconds of silence after which a replica is left for another.
     pub suspect_after: u32,
+    /// Milliseconds for which a reader may use this, from when it asked.
+    pub lease: u32,
     /// Holes are left out.
     pub chunks: Vec<LocatedChunk>,
 }
@@ -68,6 +70,7 @@ impl Message for LocateReply {
             .put(&self.chunk_size)
             .put(&self.slots)
             .put(&self.suspect_after)
+            .put(&self.lease)
             .list(&self.chunks);
     }
 
@@ -77,6 +80,7 @@ impl Message for LocateReply {
             chunk_size: input.take()?,
             slots: input.take()?,
             suspect_after: input.take()?,
+            lease: input.take()?,
             chunks: input.list(LOCATE_COUNT_MAX)?,
         })
     }

@@ -120,6 +120,7 @@ fn locate(samples: &mut Samples) {
         chunk_size: CHUNK_SIZE,
         slots,
         suspect_after: 60_003,
+        lease: 60_004,
         chunks,
     };
     put(

@@ -144,6 +144,7 @@ impl Machine {
             chunk_size: file.chunk_size,
             slots: u32::try_from(file.slots_of_size()).unwrap_or(u32::MAX),
             suspect_after: millis(self.config.suspect_after),
+            lease: millis(self.config.lease),
             chunks: chunks.collect(),
         })
     }
