@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::get::{GetOptions, GetReport, get};
 use crate::master::Master;
 use crate::net::Links;
+use crate::open_file::{DIRECT_LEN_MAX, OpenFile};
 use crate::path;
 use crate::put::{PutOptions, PutReport, put};
 use crate::session::Sessions;
@@ -176,11 +177,24 @@ impl Client {
         get_tree(&self.shared, items, options, on_event).await
     }
 
-    /// Reads a part of a file into memory; it is shorter where the file ends.
+    /// Opens a file for many reads, which then go to chunkservers alone.
     ///
     /// # Errors
-    /// As [`Client::get`].
+    /// [`Error::IsAFolder`]; [`Error::Refused`] with `not_found`.
+    pub async fn open(&self, path: &str) -> Result<OpenFile, Error> {
+        path::check(path)?;
+        OpenFile::open(&self.shared, path).await
+    }
+
+    /// Reads a part of what is at a path by now into memory; it is shorter where the file ends.
+    /// Whoever reads a file more than once better [opens](Client::open) it.
+    ///
+    /// # Errors
+    /// As [`Client::open`] and [`OpenFile::read_at`].
     pub async fn read_range(&self, path: &str, offset: u64, length: u64) -> Result<Vec<u8>, Error> {
+        if length <= DIRECT_LEN_MAX {
+            return self.open(path).await?.read_at(offset, length).await;
+        }
         let mut bytes = Vec::new();
         let options = GetOptions {
             offset,
@@ -479,6 +493,7 @@ mod tests {
             is_send(client.get("/a", target, GetOptions::default()));
             is_send(client.put_tree(Vec::new(), TreeOptions::default(), &mut |_| {}));
             is_send(client.get_tree(Vec::new(), TreeOptions::default(), &mut |_| {}));
+            is_send(client.read_range("/a", 0, 1));
             is_send(client.rename("/a", "/b"));
             is_send(client.fsck("/"));
         };

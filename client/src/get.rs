@@ -9,31 +9,23 @@ use std::time::Duration;
 
 use sarsen_protocol::crc::{combine, zeros};
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, ServerId};
-use sarsen_protocol::message::{
-    Kind, Locate, LocateReply, LocatedChunk, Node, NodeType, ReportReplica,
-};
+use sarsen_protocol::message::{Locate, LocateReply, LocatedChunk, Node, ReportReplica};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::client::{Shared, check_chunk_size};
+use crate::client::Shared;
 use crate::core::locate::part;
 use crate::core::read::{Action, Download, Fault, Fetch, GiveUp, Kept, PAGE_LEN, Plan};
-use crate::core::read_stream::Verified;
 use crate::core::resume::Pin;
 use crate::error::{Error, StreamError};
-use crate::net::{Outgoing, ReadFailure, read_chunk};
+use crate::fetch::{self, REPORT_TIME_MAX};
+use crate::net::ReadFailure;
 use crate::part::{self, Found, PartFile, Resumable};
 use crate::path;
 use crate::progress::{Progress, Tally};
 use crate::put::{STREAMS_DEFAULT, permit};
 use crate::sink::{GetTarget, Item, Opened, Outlet, open, ordered_outlet};
-
-/// How long a download that is over waits for the master to hear of bad replicas.
-const REPORT_TIME_MAX: Duration = Duration::from_secs(2);
-
-/// How long a replica may be silent at the most, when all were slow before.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Bytes from which on a file is worth to be gone on with.
 const RESUMABLE_MIN: u64 = 1024 * 1024;
@@ -125,14 +117,25 @@ pub(crate) async fn get(
     options: GetOptions,
 ) -> Result<GetReport, Error> {
     path::check(path)?;
+    let which = Locate {
+        path: path.to_owned(),
+        file_id: FileId::NONE,
+        first_index: 0,
+        count: PAGE_LEN,
+    };
+    get_located(shared, which, target, options).await
+}
+
+/// Downloads the file that `which` asks for, from its first chunk on.
+pub(crate) async fn get_located(
+    shared: &Arc<Shared>,
+    which: Locate,
+    target: GetTarget<'_>,
+    options: GetOptions,
+) -> Result<GetReport, Error> {
     let began = shared.clock.now();
-    let first_page = locate_first(shared, path).await?;
+    let first_page = fetch::locate(shared, &which).await?;
     let node = first_page.node;
-    if node.node_type == NodeType::Folder {
-        return Err(Error::IsAFolder);
-    }
-    check_chunk_size(Kind::LocateReply, first_page.chunk_size)?;
-    shared.links.learn(first_page.suspect_after);
     let range = options.range(node.size);
     if let Some(progress) = &options.progress {
         progress.total(range.end - range.start);
@@ -140,7 +143,7 @@ pub(crate) async fn get(
     let is_whole = node.sealed && range == (0..node.size);
     let bytes = range.end - range.start;
     let mut report = GetReport {
-        path: path.to_owned(),
+        path: which.path,
         node,
         bytes,
         crc32: is_whole.then_some(node.crc32),
@@ -239,16 +242,6 @@ async fn pin(shared: &Shared, first_page: &LocateReply) -> Result<Pin, Error> {
         chunk_size: first_page.chunk_size,
         chunks,
     })
-}
-
-async fn locate_first(shared: &Arc<Shared>, path: &str) -> Result<LocateReply, Error> {
-    let request = Locate {
-        path: path.to_owned(),
-        file_id: FileId::NONE,
-        first_index: 0,
-        count: PAGE_LEN,
-    };
-    shared.master.call(&request).await
 }
 
 /// What a task of a download did.
@@ -465,11 +458,7 @@ impl Run {
 
     /// Keeps what the user is to know of a replica.
     fn note_bad(&mut self, fetch: &Fetch, error: &StreamError, fault: Fault) {
-        let is_bad = match fault {
-            Fault::Corrupt | Fault::OtherBytes | Fault::MediumFailed | Fault::WrongVersion => true,
-            Fault::Unreachable | Fault::Refused | Fault::OutOfDate => false,
-        };
-        if is_bad {
+        if fault.shows_a_bad_replica() {
             self.bad.push(BadReplica {
                 index: fetch.chunk.index,
                 handle: fetch.chunk.handle,
@@ -499,7 +488,12 @@ impl Run {
         let streams = self.options.streams.clone();
         self.tasks.spawn(async move {
             let _permit = permit(streams.as_ref()).await;
-            let read = read(&shared, &fetch, &outlet, &reached).await;
+            let index = fetch.chunk.index;
+            let on_reached = |to| {
+                // The download may have ended.
+                let _ = reached.send(Reached { index, to });
+            };
+            let read = fetch::read(&shared, &fetch, &outlet, &on_reached).await;
             Event::Read(fetch, read)
         });
     }
@@ -562,69 +556,9 @@ impl Run {
     }
 
     fn given_up(&mut self, why: GiveUp) -> Error {
-        match why {
-            GiveUp::Corrupt { index, handle } => Error::Corrupt {
-                index,
-                handle,
-                bad: self
-                    .bad
-                    .iter()
-                    .filter(|bad| bad.index == index)
-                    .map(|bad| bad.server)
-                    .collect(),
-            },
-            GiveUp::Unreachable { index, handle } => Error::NoReplica {
-                index,
-                handle,
-                cause: self.last_failure.remove(&index).map(Box::new),
-            },
-            GiveUp::Changed { index } => Error::Changed { index },
-        }
+        let index = why.index();
+        let bad = self.bad.iter().filter(|bad| bad.index == index);
+        let bad = bad.map(|bad| bad.server).collect();
+        fetch::given_up(why, bad, self.last_failure.remove(&index))
     }
-}
-
-/// Reads a chunk from a replica, and what of the range lies behind its end as zeros.
-async fn read(
-    shared: &Shared,
-    fetch: &Fetch,
-    outlet: &Outlet,
-    reached: &mpsc::UnboundedSender<Reached>,
-) -> Result<(), ReadFailure> {
-    let index = fetch.chunk.index;
-    let on_reached = |to| {
-        // The download may have ended.
-        let _ = reached.send(Reached { index, to });
-    };
-    let whole = Verified {
-        reached: fetch.chunk.length,
-        crc32: fetch.chunk.crc32,
-    };
-    if fetch.from == 0 && fetch.verified == whole {
-        // An earlier download brought all of it.
-        return Ok(());
-    }
-    let replica = &fetch.replica;
-    // Twice as patient each time that all of them failed: they may be slow, and none hang.
-    let factor = 1_u32.checked_shl(fetch.round).unwrap_or(u32::MAX);
-    let silence_max = shared.links.suspect_after().saturating_mul(factor);
-    let silence_max = silence_max.min(SILENCE_MAX.max(shared.links.suspect_after()));
-    let taken = shared
-        .links
-        .take(replica.server, &replica.data_addr, silence_max)
-        .await;
-    let mut link = taken.map_err(|error| ReadFailure::Replica {
-        error,
-        fault: Fault::Unreachable,
-        verified: fetch.verified,
-    })?;
-    let to = Outgoing {
-        buffers: &shared.buffers,
-        outlet,
-        on_reached: &on_reached,
-    };
-    read_chunk(&mut link, fetch, silence_max, &to).await?;
-    shared.links.give_back(link);
-    let behind = fetch.to.saturating_sub(fetch.chunk.length.max(fetch.from));
-    let given = outlet.give_zeros(u64::from(behind)).await;
-    given.map_err(ReadFailure::Sink)
 }

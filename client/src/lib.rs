@@ -6,7 +6,7 @@
 //! - [`core`]: what is decided, as machines without a socket, a file or a clock;
 //! - `master`, `session`: one control connection, and changes that are done once over it;
 //! - `net`: streams with chunkservers; `source`, `sink`, `part`: the local end of a transfer;
-//! - `put`, `get`: the drivers that join machines, streams and files;
+//! - `put`, `get`, `open_file`: the drivers that join machines, streams and files or memory;
 //! - `tree`: many of these at a time, and what finds the files.
 //!
 //! Every byte that goes up carries a CRC computed here, and every byte that comes down was
@@ -26,11 +26,15 @@ mod clock;
 #[cfg(feature = "edge")]
 mod error;
 #[cfg(feature = "edge")]
+mod fetch;
+#[cfg(feature = "edge")]
 mod get;
 #[cfg(feature = "edge")]
 mod master;
 #[cfg(feature = "edge")]
 mod net;
+#[cfg(feature = "edge")]
+mod open_file;
 #[cfg(feature = "edge")]
 mod part;
 #[cfg(feature = "edge")]
@@ -54,6 +58,8 @@ pub use client::{Client, ClientConfig, FsckReport, MASTER_DEFAULT, TIMEOUT_DEFAU
 pub use error::{Error, StreamError};
 #[cfg(feature = "edge")]
 pub use get::{BadReplica, GetOptions, GetReport};
+#[cfg(feature = "edge")]
+pub use open_file::OpenFile;
 #[cfg(feature = "edge")]
 pub use progress::Progress;
 #[cfg(feature = "edge")]

@@ -5,9 +5,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
@@ -170,6 +171,40 @@ pub(crate) enum Outlet {
     },
     /// Behind those that were given before.
     InOrder(mpsc::Sender<Item>),
+    /// Into memory, where this is the place of the chunk in the file.
+    Memory(Memory, u64),
+}
+
+/// A range of a file in memory; zeros where nothing was put. Clones are the same memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Memory {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    range_start: u64,
+}
+
+impl Memory {
+    pub(crate) fn new(range: &Range<u64>) -> Self {
+        let len = usize::try_from(range.end.saturating_sub(range.start));
+        Self {
+            bytes: Arc::new(Mutex::new(vec![0; len.unwrap_or_default()])),
+            range_start: range.start,
+        }
+    }
+
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts bytes at their place; what lies outside of the range is left out.
+    fn put(&self, at: u64, bytes: &[u8]) {
+        let mut memory = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = usize::try_from(at.saturating_sub(self.range_start)).unwrap_or(usize::MAX);
+        let room = memory.get_mut(from..).unwrap_or_default();
+        let len = room.len().min(bytes.len());
+        if let (Some(room), Some(bytes)) = (room.get_mut(..len), bytes.get(..len)) {
+            room.copy_from_slice(bytes);
+        }
+    }
 }
 
 /// Where a chunk's mark is kept, for a download that goes on with this one.
@@ -229,6 +264,10 @@ impl Outlet {
                 written.await?
             }
             Self::InOrder(items) => send(items, Item::Bytes(bytes)).await,
+            Self::Memory(memory, chunk_start) => {
+                memory.put(chunk_start + offset, &bytes);
+                Ok(())
+            }
         }
     }
 

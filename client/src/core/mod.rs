@@ -11,11 +11,13 @@
 //! - [`upload`]: a file's chunks on their way up, over machines of [`mod@write`], one a stream,
 //!   each with its [`window`];
 //! - [`read`]: a file's chunks on their way down, over machines of [`read_stream`];
+//! - [`locations`]: what a master told of an open file's chunks, while it may be used;
 //! - [`resume`]: what an unfinished download leaves, and what of it counts.
 //!
-//! Left out on purpose: hedged reads, caching of locations, mutation in place.
+//! Left out on purpose: hedged reads, mutation in place.
 
 pub mod locate;
+pub mod locations;
 pub mod pieces;
 pub mod read;
 pub mod read_stream;

@@ -138,6 +138,18 @@ pub enum GiveUp {
     },
 }
 
+impl GiveUp {
+    /// The place of the chunk in the file.
+    #[must_use]
+    pub const fn index(&self) -> u32 {
+        match *self {
+            Self::Corrupt { index, .. }
+            | Self::Unreachable { index, .. }
+            | Self::Changed { index } => index,
+        }
+    }
+}
+
 /// How a replica failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -178,6 +190,15 @@ impl Fault {
             Status::Behind | Status::Moved | Status::PromiseRefused => Self::WrongVersion,
             Status::TicketInvalid | Status::TicketExpired | Status::ChunkOpen => Self::OutOfDate,
             _ => Self::Refused,
+        }
+    }
+
+    /// Whether the replica is worth telling the user of: it is bad, not only out of reach for now.
+    #[must_use]
+    pub const fn shows_a_bad_replica(self) -> bool {
+        match self {
+            Self::Corrupt | Self::OtherBytes | Self::MediumFailed | Self::WrongVersion => true,
+            Self::Unreachable | Self::Refused | Self::OutOfDate => false,
         }
     }
 

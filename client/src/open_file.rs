@@ -1,0 +1,268 @@
+//! [`OpenFile`]: reads at any place of one file, again and again.
+//!
+//! A read asks no master as long as what it told before may be used and proves right
+//! ([`Locations`]), and goes on connections that are kept. It runs in its caller's task, over the
+//! same [`Download`] that decides about whole files: what is verified, what comes next when a
+//! replica fails, and what is given up are the same.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sarsen_protocol::id::{FileId, ServerId};
+use sarsen_protocol::message::{Locate, LocatedChunk, Node, ReportReplica};
+use sarsen_protocol::size::PAYLOAD_LEN_MAX;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::client::Shared;
+use crate::core::locations::{Locations, page_start};
+use crate::core::read::{Action, Download, Fault, Fetch, PAGE_LEN, Plan};
+use crate::error::{Error, StreamError};
+use crate::fetch::{self, REPORT_TIME_MAX};
+use crate::get::{GetOptions, get_located};
+use crate::net::ReadFailure;
+use crate::sink::{GetTarget, Memory, Outlet};
+
+/// Longer reads are worth several streams.
+pub(crate) const DIRECT_LEN_MAX: u64 = PAYLOAD_LEN_MAX as u64;
+
+/// A file that is open for reading.
+///
+/// It stays the file that it was when it was opened, whatever is done to its path: one that was
+/// replaced or removed is read as it was, until it leaves the trash.
+#[derive(Debug)]
+pub struct OpenFile {
+    shared: Arc<Shared>,
+    node: Node,
+    chunk_size: u32,
+    locations: Mutex<Locations>,
+}
+
+impl OpenFile {
+    /// Opens what is at `path` by now.
+    pub(crate) async fn open(shared: &Arc<Shared>, path: &str) -> Result<Self, Error> {
+        let which = Locate {
+            path: path.to_owned(),
+            file_id: FileId::NONE,
+            first_index: 0,
+            count: PAGE_LEN,
+        };
+        let asked_at = shared.clock.now();
+        let located = fetch::locate(shared, &which).await?;
+        let mut locations = Locations::default();
+        let lease = Duration::from_millis(located.lease.into());
+        locations.keep(asked_at, lease, 0, located.chunks);
+        Ok(Self {
+            shared: shared.clone(),
+            node: located.node,
+            chunk_size: located.chunk_size,
+            locations: Mutex::new(locations),
+        })
+    }
+
+    /// What the file was when it was opened.
+    #[must_use]
+    pub const fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Reads a part of the file, every byte verified; it is shorter where the file ends. Many may
+    /// be under way at once.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::NoReplica`]; [`Error::Refused`] with `not_found` when the file
+    /// is gone, out of the trash too.
+    pub async fn read_at(&self, offset: u64, length: u64) -> Result<Vec<u8>, Error> {
+        let start = offset.min(self.node.size);
+        let range = start..start.saturating_add(length).min(self.node.size);
+        if range.end - range.start > DIRECT_LEN_MAX {
+            return self.read_in_streams(range).await;
+        }
+        match Reading::new(self, range.clone())?.run().await {
+            // By what was kept it was another version: nothing was given out, so the new one is
+            // as good.
+            Err(Error::Changed { .. }) => Reading::new(self, range)?.run().await,
+            read => read,
+        }
+    }
+
+    async fn read_in_streams(&self, range: Range<u64>) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        let options = GetOptions {
+            offset: range.start,
+            length: Some(range.end - range.start),
+            ..GetOptions::default()
+        };
+        let target = GetTarget::Writer(&mut bytes);
+        get_located(&self.shared, self.page(0), target, options).await?;
+        Ok(bytes)
+    }
+
+    fn page(&self, first_index: u32) -> Locate {
+        Locate {
+            path: String::new(),
+            file_id: self.node.file_id,
+            first_index,
+            count: PAGE_LEN,
+        }
+    }
+
+    /// Where chunks are, by what was told before, or by the master.
+    async fn locate(&self, indexes: Range<u32>) -> Result<Vec<LocatedChunk>, Error> {
+        let mut chunks = Vec::new();
+        for index in indexes {
+            let now = self.shared.clock.now();
+            let known = self.locations().find(now, index).map(Option::<&_>::cloned);
+            let chunk = match known {
+                Some(chunk) => chunk,
+                None => self.ask(now, index).await?,
+            };
+            chunks.extend(chunk);
+        }
+        Ok(chunks)
+    }
+
+    async fn ask(&self, now: Duration, index: u32) -> Result<Option<LocatedChunk>, Error> {
+        let first_index = page_start(index);
+        let located = fetch::locate(&self.shared, &self.page(first_index)).await?;
+        let mut chunks = located.chunks.iter();
+        let chunk = chunks.find(|chunk| chunk.index == index).cloned();
+        let lease = Duration::from_millis(located.lease.into());
+        self.locations()
+            .keep(now, lease, first_index, located.chunks);
+        Ok(chunk)
+    }
+
+    fn locations(&self) -> MutexGuard<'_, Locations> {
+        self.locations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One read under way.
+struct Reading<'a> {
+    file: &'a OpenFile,
+    download: Download,
+    memory: Memory,
+    reports: Vec<JoinHandle<()>>,
+    bad: Vec<(u32, ServerId)>,
+    last_failure: Option<StreamError>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(file: &'a OpenFile, range: Range<u64>) -> Result<Self, Error> {
+        let bytes = range.end;
+        let memory = Memory::new(&range);
+        let plan = Plan {
+            range,
+            chunk_size: file.chunk_size,
+            streams_max: 1,
+            // Nothing is given out before all is verified.
+            rewindable: true,
+            patience: file.shared.timeout,
+            seed: file.shared.master.draw_seed(),
+        };
+        Ok(Self {
+            file,
+            download: Download::new(plan).ok_or(Error::TooLarge { bytes })?,
+            memory,
+            reports: Vec::new(),
+            bad: Vec::new(),
+            last_failure: None,
+        })
+    }
+
+    async fn run(mut self) -> Result<Vec<u8>, Error> {
+        let read = self.read().await;
+        if !self.reports.is_empty() {
+            let all = async {
+                for report in self.reports {
+                    // One that failed was logged.
+                    let _ = report.await;
+                }
+            };
+            let _ = timeout(REPORT_TIME_MAX, all).await;
+        }
+        read.map(|()| self.memory.into_bytes())
+    }
+
+    /// Does what the machine says until all was read.
+    async fn read(&mut self) -> Result<(), Error> {
+        let clock = self.file.shared.clock;
+        loop {
+            let Some(action) = self.download.poll(clock.now()) else {
+                clock.wait_until(self.download.wake_at()).await;
+                continue;
+            };
+            match action {
+                Action::Locate { first_index, count } => {
+                    let asked = first_index..first_index.saturating_add(count);
+                    let chunks = self.file.locate(asked.clone()).await?;
+                    self.download.handle_located(asked, chunks);
+                }
+                Action::Fetch(fetch) => self.fetch(&fetch).await?,
+                // That is what the memory has where nothing was put.
+                Action::Zeros { .. } => {}
+                Action::Report {
+                    handle,
+                    version,
+                    server,
+                    fault,
+                } => self.tell_master(ReportReplica {
+                    handle,
+                    version,
+                    server,
+                    fault,
+                }),
+                Action::Done => return Ok(()),
+                Action::GiveUp(why) => {
+                    let bad = self.bad.iter().filter(|(index, _)| *index == why.index());
+                    let bad = bad.map(|&(_, server)| server).collect();
+                    return Err(fetch::given_up(why, bad, self.last_failure.take()));
+                }
+            }
+        }
+    }
+
+    async fn fetch(&mut self, fetch: &Fetch) -> Result<(), Error> {
+        let index = fetch.chunk.index;
+        let chunk_start = u64::from(index) * u64::from(self.file.chunk_size);
+        let outlet = Outlet::Memory(self.memory.clone(), chunk_start);
+        match fetch::read(&self.file.shared, fetch, &outlet, &|_| {}).await {
+            Ok(()) => self.download.handle_fetched(index),
+            Err(ReadFailure::Sink(error)) => return Err(error),
+            Err(ReadFailure::Replica {
+                error,
+                fault,
+                verified,
+            }) => {
+                let server = fetch.replica.server;
+                tracing::info!(index, %error, "another replica is asked");
+                self.note(index, server, fault, error);
+                let now = self.file.shared.clock.now();
+                self.download
+                    .handle_failed(now, index, server, verified, fault);
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, index: u32, server: ServerId, fault: Fault, error: StreamError) {
+        self.file.locations().forget(index);
+        if fault.shows_a_bad_replica() {
+            self.bad.push((index, server));
+        }
+        self.last_failure = Some(error);
+    }
+
+    fn tell_master(&mut self, report: ReportReplica) {
+        let shared = self.file.shared.clone();
+        self.reports.push(tokio::spawn(async move {
+            if let Err(error) = shared.master.call(&report).await {
+                tracing::debug!(%error, "the master did not hear of a replica");
+            }
+        }));
+    }
+}
