@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
@@ -53,6 +54,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut group = criterion.benchmark_group("metadata");
     let mut number = 0;
     for (name, operation) in &operations {
+        let operation = Arc::new(runtime.block_on(operation.begin(&client))?);
         for in_flight in [1, 64] {
             group.throughput(Throughput::Elements(in_flight));
             group.bench_function(format!("{name}, {in_flight} in flight"), |bencher| {
@@ -61,9 +63,8 @@ fn main() -> anyhow::Result<ExitCode> {
                         let mut doing = JoinSet::new();
                         for _ in 0..in_flight {
                             number += 1;
-                            let (client, number) = (client.clone(), number);
-                            let operation = operation.clone();
-                            doing.spawn(async move { operation.once(&client, number).await });
+                            let (operation, number) = (Arc::clone(&operation), number);
+                            doing.spawn(async move { operation.once(number).await });
                         }
                         while let Some(done) = doing.join_next().await {
                             done.expect("no panic").expect("done");

@@ -2,6 +2,7 @@
 //! master and three chunkservers that are processes, on tmpfs.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
@@ -39,6 +40,7 @@ fn main() -> anyhow::Result<ExitCode> {
         size: LEN,
         len: PART_LEN,
     };
+    let read = Arc::new(runtime.block_on(read.begin(&client))?);
     let mut group = criterion.benchmark_group("small reads");
     let mut number = 0;
     for in_flight in [1, 64] {
@@ -49,8 +51,8 @@ fn main() -> anyhow::Result<ExitCode> {
                     let mut reading = JoinSet::new();
                     for _ in 0..in_flight {
                         number += 1;
-                        let (client, read, number) = (client.clone(), read.clone(), number);
-                        reading.spawn(async move { read.once(&client, number).await });
+                        let (read, number) = (Arc::clone(&read), number);
+                        reading.spawn(async move { read.once(number).await });
                     }
                     while let Some(read) = reading.join_next().await {
                         read.expect("no panic").expect("read");

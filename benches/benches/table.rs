@@ -185,7 +185,7 @@ impl Run {
                     ("this", &mut || put(&ours, &source, durable)),
                 ],
             )?;
-            self.compare(name, &all);
+            self.compare(name, Unit::Megabytes, &all);
         }
         for (name, target) in [
             ("download to /dev/null, tmpfs", null),
@@ -214,14 +214,49 @@ impl Run {
                     ("this", &mut || get(&ours)),
                 ],
             )?;
-            self.compare(name, &all);
+            self.compare(name, Unit::Megabytes, &all);
+        }
+        self.small_reads_against(other)
+    }
+
+    fn small_reads_against(&mut self, other: &Path) -> anyhow::Result<()> {
+        if !self.wants("small reads") {
+            return Ok(());
+        }
+        let memory = self.memory.path();
+        let (ours, theirs) = (Cluster::start(memory)?, Cluster::start_from(other, memory)?);
+        for cluster in [&ours, &theirs] {
+            cluster.put(&self.source(), "/source", false)?;
+        }
+        let read = Operation::Read {
+            path: "/source".to_owned(),
+            size: self.len,
+            len: 4096,
+        };
+        for (name, in_flight, unit) in [
+            (
+                "4 KiB random reads, 1 in flight, p50",
+                1,
+                Unit::Microseconds,
+            ),
+            ("4 KiB random reads, 64 in flight", 64, Unit::Operations),
+        ] {
+            let many = |cluster: &Cluster| cluster.many(&read, in_flight, 20_000);
+            let all = alternate(
+                self.options.runs,
+                &mut [
+                    ("the other", &mut || many(&theirs)),
+                    ("this", &mut || many(&ours)),
+                ],
+            )?;
+            self.compare(name, unit, &all);
         }
         Ok(())
     }
 
-    fn compare(&mut self, name: &str, all: &[Series]) {
+    fn compare(&mut self, name: &str, unit: Unit, all: &[Series]) {
         if let [theirs, ours] = all {
-            self.row(name, Unit::Megabytes, ours, ("the other build", theirs), "");
+            self.row(name, unit, ours, ("the other build", theirs), "");
         }
     }
 
@@ -262,6 +297,7 @@ impl Run {
         let count = if self.options.quick { 500 } else { 5000 };
         let plain = RoundTrips {
             reply_len: 64,
+            crc: false,
             on_tokio: false,
             in_flight: 1,
             count: 4 * count,
@@ -532,49 +568,50 @@ impl Run {
             len: 4096,
         };
         let count = if self.options.quick { 500 } else { 5000 };
-        let bare = |in_flight, count| {
+        let ask = |reply_len, crc, in_flight, count| {
             limits::round_trips(RoundTrips {
-                reply_len: 4096,
+                reply_len,
+                crc,
                 on_tokio: true,
                 in_flight,
                 count,
             })
         };
+        let bare = |in_flight, count| ask(4096, false, in_flight, count);
+        let block = |in_flight, count| ask(BLOCK_LEN, true, in_flight, count);
         let all = alternate(
             runs,
             &mut [
                 ("replies of 4 KiB, 1 in flight", &mut || bare(1, 4 * count)),
+                ("replies of a block + CRC, 1 in flight", &mut || {
+                    block(1, 2 * count)
+                }),
                 ("4 KiB reads, 1 in flight", &mut || {
-                    cluster.many(&read, 1, count)
+                    cluster.many(&read, 1, 2 * count)
                 }),
                 ("replies of 4 KiB, 64 in flight", &mut || {
                     bare(64, 8 * count)
                 }),
+                ("replies of a block + CRC, 64 in flight", &mut || {
+                    block(64, 4 * count)
+                }),
                 ("4 KiB reads, 64 in flight", &mut || {
-                    cluster.many(&read, 64, 2 * count)
+                    cluster.many(&read, 64, 4 * count)
                 }),
             ],
         )?;
-        let [bare_1, read_1, bare_64, read_64] = all.as_slice() else {
+        let [bare_1, block_1, read_1, bare_64, block_64, read_64] = all.as_slice() else {
             anyhow::bail!("a figure is missing");
         };
-        let limit = "request and reply on tokio";
+        let (bare, block) = ("request and reply on tokio", "replies of a block + CRC");
         let name = "4 KiB random reads, 1 in flight, p50";
-        self.row(
-            name,
-            Unit::Microseconds,
-            read_1,
-            (limit, bare_1),
-            "<= 1.50 later",
-        );
+        let unit = Unit::Microseconds;
+        self.row(name, unit, read_1, (bare, bare_1), "<= 1.50 later");
+        self.row(name, unit, read_1, (block, block_1), "");
         let name = "4 KiB random reads, 64 in flight";
-        self.row(
-            name,
-            Unit::Operations,
-            read_64,
-            (limit, bare_64),
-            ">= 0.60 later",
-        );
+        let unit = Unit::Operations;
+        self.row(name, unit, read_64, (bare, bare_64), ">= 0.60 later");
+        self.row(name, unit, read_64, (block, block_64), "");
         Ok(())
     }
 
@@ -614,6 +651,7 @@ impl Run {
         let trip = |in_flight| {
             limits::round_trips(RoundTrips {
                 reply_len: 64,
+                crc: false,
                 on_tokio: true,
                 in_flight,
                 count: 4 * count,
@@ -692,6 +730,9 @@ impl Run {
         }
     }
 }
+
+/// Bytes of a checksum block, which is what a read of less brings.
+const BLOCK_LEN: usize = sarsen_protocol::size::BLOCK_LEN as usize;
 
 /// Bytes of a chunk.
 const CHUNK_LEN: u64 = sarsen_protocol::size::CHUNK_LEN_MAX as u64;

@@ -282,6 +282,8 @@ fn at_once(
 pub struct RoundTrips {
     /// Bytes of a reply.
     pub reply_len: usize,
+    /// Whether the one who asks computes the CRC of each reply.
+    pub crc: bool,
     /// On tokio on both sides, or with a thread a connection.
     pub on_tokio: bool,
     /// Requests at a time; one without tokio.
@@ -307,6 +309,7 @@ pub fn round_trips(asked: RoundTrips) -> anyhow::Result<Sample> {
         in_flight: asked.in_flight,
         count: asked.count,
         on_tokio: asked.on_tokio,
+        crc: asked.crc,
     }))?;
     asker.go()?;
     Ok(operations(&asker.done()?))

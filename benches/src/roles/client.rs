@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use sarsen_client::{ClientConfig, GetOptions, GetTarget, PutOptions, PutSource};
+use anyhow::Context as _;
+use sarsen_client::{ClientConfig, GetOptions, GetTarget, OpenFile, PutOptions, PutSource};
 use sarsen_edge::key;
 use sarsen_protocol::message::Level;
 use serde::{Deserialize, Serialize};
@@ -167,21 +168,36 @@ async fn many(
     in_flight: usize,
     count: u64,
 ) -> anyhow::Result<Done> {
-    // The first of its kind opens connections and sessions.
-    operation.once(client, u64::MAX).await?;
+    // The first of its kind opens connections and sessions; so many reads as are to be under way
+    // at once open as many connections, as those of the loop beside it are open.
+    let begun = Arc::new(operation.begin(client).await?);
+    begun.once(u64::MAX).await?;
+    if matches!(operation, Operation::Read { .. }) {
+        do_many(&begun, in_flight, 8 * in_flight as u64).await?;
+    }
     let started = Started::go()?;
     let began = Instant::now();
+    let times = do_many(&begun, in_flight, count).await?;
+    Ok(timed(&started, began.elapsed(), times))
+}
+
+/// The time that each took.
+async fn do_many(
+    begun: &Arc<Begun>,
+    in_flight: usize,
+    count: u64,
+) -> anyhow::Result<Vec<Duration>> {
     let left = Arc::new(AtomicU64::new(count));
     let mut doing = JoinSet::new();
     for first in 0..in_flight as u64 {
-        let (client, operation, left) = (client.clone(), operation.clone(), Arc::clone(&left));
+        let (begun, left) = (Arc::clone(begun), Arc::clone(&left));
         doing.spawn(async move {
             let mut times = Vec::new();
             // Every task has its own numbers, so that no two make the same.
             let mut number = first;
             while take_one(&left) {
                 let asked = Instant::now();
-                operation.once(&client, number).await?;
+                begun.once(number).await?;
                 times.push(asked.elapsed());
                 number += in_flight as u64;
             }
@@ -192,30 +208,57 @@ async fn many(
     while let Some(done) = doing.join_next().await {
         times.extend(done??);
     }
-    Ok(timed(&started, began.elapsed(), times))
+    Ok(times)
 }
 
 impl Operation {
+    /// Makes ready for it: a file that is to be read is opened once.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub async fn begin(&self, client: &sarsen_client::Client) -> anyhow::Result<Begun> {
+        let file = match self {
+            Self::Read { path, .. } => Some(client.open(path).await?),
+            _ => None,
+        };
+        Ok(Begun {
+            client: client.clone(),
+            operation: self.clone(),
+            file,
+        })
+    }
+}
+
+/// An operation that can be done again and again.
+pub struct Begun {
+    client: sarsen_client::Client,
+    operation: Operation,
+    file: Option<OpenFile>,
+}
+
+impl Begun {
     /// Does it, the one with this number.
     ///
     /// # Errors
     /// What the library says.
-    pub async fn once(&self, client: &sarsen_client::Client, number: u64) -> anyhow::Result<()> {
-        match self {
-            Self::Read { path, size, len } => {
+    pub async fn once(&self, number: u64) -> anyhow::Result<()> {
+        let client = &self.client;
+        match &self.operation {
+            Operation::Read { size, len, .. } => {
                 let places = (size / len).max(1);
                 let offset = scattered(number) % places * len;
-                let bytes = client.read_range(path, offset, *len).await?;
+                let file = self.file.as_ref().context("not open")?;
+                let bytes = file.read_at(offset, *len).await?;
                 anyhow::ensure!(bytes.len() as u64 == *len, "a short read");
             }
-            Self::MakeFolder { parent } => {
+            Operation::MakeFolder { parent } => {
                 let path = format!("{parent}/{number}");
                 client.make_folder(&path, false).await?;
             }
-            Self::Stat { path } => {
+            Operation::Stat { path } => {
                 client.stat(path).await?;
             }
-            Self::Touch { parent } => {
+            Operation::Touch { parent } => {
                 let path = format!("{parent}/{number}");
                 let nothing = PutSource::Reader(Box::new(tokio::io::empty()));
                 client.put(&path, nothing, PutOptions::default()).await?;

@@ -27,7 +27,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
 pub use chain::{FRAME_LEN, Hop, Sender};
-pub use client::{Client, Errand, Operation, connect};
+pub use client::{Begun, Client, Errand, Operation, connect};
 pub use files::{FileServer, Reader};
 pub use replies::{Asker, Replies};
 

@@ -97,6 +97,8 @@ pub struct Asker {
     pub count: u64,
     /// Whether on tokio.
     pub on_tokio: bool,
+    /// Whether the CRC of each reply is computed; on tokio only.
+    pub crc: bool,
 }
 
 impl Asker {
@@ -142,7 +144,7 @@ impl Asker {
         let left = Arc::new(AtomicU64::new(self.count));
         let mut asking = JoinSet::new();
         for mut stream in streams {
-            let (left, reply_len) = (Arc::clone(&left), self.reply_len);
+            let (left, reply_len, crc) = (Arc::clone(&left), self.reply_len, self.crc);
             asking.spawn(async move {
                 let mut reply = vec![0; reply_len];
                 let mut times = Vec::new();
@@ -150,6 +152,9 @@ impl Asker {
                     let asked = Instant::now();
                     stream.write_all(&[0; REQUEST_LEN]).await?;
                     stream.read_exact(&mut reply).await?;
+                    if crc {
+                        std::hint::black_box(crc32fast::hash(&reply));
+                    }
                     times.push(asked.elapsed());
                 }
                 anyhow::Ok(times)
