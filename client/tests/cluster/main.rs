@@ -13,6 +13,7 @@ mod harness;
 mod http;
 mod kills;
 mod names;
+mod open_file;
 mod repair;
 mod restarts;
 mod resume;

@@ -44,6 +44,8 @@ pub(crate) enum Fault {
     StopsSending,
     /// Closes each connection behind its first stream.
     ClosesAfterStream,
+    /// Takes no connection, and answers on none.
+    Dead,
 }
 
 #[derive(Debug)]
@@ -84,6 +86,9 @@ impl Chunkserver {
     }
 
     async fn serve(&self, mut stream: TcpStream, key: SecretKey) {
+        if self.fault() == Some(Fault::Dead) {
+            return;
+        }
         let mut deframer = Deframer::new(Plane::Data);
         let identity = identity(Role::Chunkserver);
         let mut listener = Listener::new(identity, Plane::Data, key, [9; 32]);
@@ -98,6 +103,9 @@ impl Chunkserver {
         stream.write_all(&done).await.unwrap();
         deframer.hello_is_done();
         while let Some(first) = next(&mut stream, &mut deframer).await {
+            if self.fault() == Some(Fault::Dead) {
+                return;
+            }
             let went_well = match first.header.kind {
                 Kind::WriteOpen => self.write(&mut stream, &mut deframer, &first).await,
                 Kind::Read => self.read(&mut stream, &first).await,

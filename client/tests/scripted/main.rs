@@ -7,6 +7,7 @@ mod chunkserver;
 mod command;
 mod download;
 mod master;
+mod open_file;
 mod upload;
 
 use std::sync::Arc;

@@ -57,6 +57,8 @@ struct State {
     /// Servers that hold no chunk from now on.
     down: Vec<ServerId>,
     files: HashMap<String, (Node, Vec<SealedChunk>)>,
+    /// Unless it is [`LEASE`].
+    lease: Option<u32>,
     /// Answers by request id, as a real master keeps them.
     answers: HashMap<(SessionId, u64), AnyMessage>,
     asked: Asked,
@@ -103,6 +105,26 @@ impl Master {
     /// A server is gone: no chain has it, and no location names it.
     pub(crate) fn lose(&self, server: u64) {
         self.state.lock().unwrap().down.push(ServerId(server));
+    }
+
+    /// It is back, with what it held.
+    pub(crate) fn find(&self, server: u64) {
+        let mut state = self.state.lock().unwrap();
+        state.down.retain(|down| *down != ServerId(server));
+    }
+
+    /// A file's chunks have a newer version from now on.
+    pub(crate) fn raise_versions(&self, path: &str) {
+        let mut state = self.state.lock().unwrap();
+        let (_, chunks) = state.files.get_mut(path).unwrap();
+        for chunk in chunks {
+            chunk.version.0 += 1;
+        }
+    }
+
+    /// How long locations may be kept, in milliseconds.
+    pub(crate) fn set_lease(&self, lease: u32) {
+        self.state.lock().unwrap().lease = Some(lease);
     }
 
     pub(crate) fn asked(&self) -> Asked {
@@ -329,7 +351,7 @@ impl Master {
             chunk_size: u32::try_from(CHUNK_SIZE).unwrap(),
             slots: node.chunks,
             suspect_after: SUSPECT_AFTER,
-            lease: LEASE,
+            lease: state.lease.unwrap_or(LEASE),
             chunks: located.map(|chunk| located_chunk(chunk, &hops)).collect(),
         })
     }
