@@ -197,6 +197,10 @@ pub fn decode_table(bytes: &[u8], table_crc32: u32) -> Result<Vec<IdRow>, IdTabl
 fn check_order(rows: &[IdRow]) -> Result<(), IdTableError> {
     let key = |row: &IdRow| (row.session, row.number, row.kind);
     let ascends = rows.is_sorted_by(|before, row| key(before) < key(row));
+    let is_twice = rows.array_windows().any(|[one, other]| {
+        let are_both = one.kind.has_bytes() && other.kind.has_bytes();
+        are_both && (one.session, one.number) == (other.session, other.number)
+    });
     let is_ended = |row: &IdRow| row.kind == IdRowKind::Ended;
     // A second one, or one behind lower sessions, is not in the first session.
     let first_session = rows.first().map(|row| row.session);
@@ -212,7 +216,7 @@ fn check_order(rows: &[IdRow]) -> Result<(), IdTableError> {
             let is_above = |row: &IdRow| !row.kind.has_bytes() || row.number >= floor;
             floors.next().is_none() && of_session.iter().all(is_above)
         });
-    match ascends && ended_first && floors_hold {
+    match ascends && !is_twice && ended_first && floors_hold {
         true => Ok(()),
         false => Err(IdTableError::OutOfOrder),
     }
@@ -267,6 +271,8 @@ mod tests {
         for rows in [
             &[row(1, 2, Write), row(1, 2, Write)][..],
             &[row(2, 1, Write), row(1, 1, Write)],
+            // One number, two mutations.
+            &[row(1, 2, Write), row(1, 2, Append)],
             // Below its floor, also with an `ended` row between them.
             &[row(1, 1, Write), row(1, 2, Floor)],
             &[row(1, 1, Append), row(1, 1, Ended), row(1, 5, Floor)],

@@ -14,7 +14,8 @@
 //! - [`pending`], [`seal`]: a chunk comes into being; [`readable`], [`cache`], [`map`]: it is read;
 //!   [`upkeep`]: it is verified; [`copy`]: it is made anew from another server's; [`delete`]: it
 //!   goes;
-//! - [`journal`]: what will make mutations of open chunks stable. Nothing uses it yet.
+//! - [`journal`], [`open_chunk`]: what will make mutations of open chunks stable, and where the
+//!   bytes of their states are. Nothing uses them yet.
 //!
 //! Invariants: sealed data never changes. A header slot is overwritten only when the other is
 //! valid and stable. A failed sync is never tried again: it poisons what it covered. Nothing is
@@ -41,6 +42,7 @@ pub mod identity;
 pub mod journal;
 pub mod layout;
 mod map;
+pub mod open_chunk;
 mod pending;
 mod readable;
 pub mod region;

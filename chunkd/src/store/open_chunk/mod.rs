@@ -1,0 +1,24 @@
+//! The states of an open chunk, as bookkeeping (`spec/journal.md` sections 3 and 4).
+//!
+//! Read in this order: [`slots`], which places are free; [`ids`], which mutations are in the chunk;
+//! [`plan`], where a mutation's bytes go; [`state`], all states from the committed one to the newest.
+//!
+//! Nothing here reads or writes a file, so everything is tested against plain bytes in memory.
+//!
+//! Left out so far: nothing carries a plan out on files, and no start rebuilds a state from the
+//! journal. The data plane opens no chunk.
+
+pub mod error;
+pub mod ids;
+pub mod plan;
+pub mod slots;
+pub mod state;
+
+pub use error::{ApplyError, SerialError};
+pub use ids::{IdError, IdTable, Lookup};
+pub use plan::{Incoming, Plan, PlannedBlock, Way};
+pub use slots::Slots;
+pub use state::{Content, Resting, State};
+
+#[cfg(test)]
+mod tests;
