@@ -13,6 +13,7 @@ use sarsen_protocol::size::HEAT_MAX;
 use sarsen_protocol::status::Status;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 
 use super::disk::{DiskThreads, Job, VerifyDone};
@@ -251,9 +252,9 @@ impl Control {
                 self.server
                     .chunkserver
                     .register(keys, &directories, suspect_after);
-                self.disks
-                    .iter()
-                    .for_each(|disk| disk.beat_every(heartbeat));
+                for disk in &self.disks {
+                    disk.beat_every(heartbeat);
+                }
                 self.say_ready();
             }
             Action::SendHeartbeat {
@@ -271,15 +272,12 @@ impl Control {
                 after,
             } => {
                 if let Some(disk) = self.disk(directory_id) {
-                    let held = inventory::slice(disk.directory(), after);
-                    tell(
-                        &self.inputs,
-                        Event::SliceRead {
-                            connection,
-                            directory_id,
-                            held,
-                        },
-                    );
+                    let slice = Event::SliceRead {
+                        connection,
+                        directory_id,
+                        held: inventory::slice(disk.directory(), after),
+                    };
+                    tell(&self.inputs, slice);
                 }
             }
             Action::SendInventory {
@@ -323,23 +321,25 @@ impl Control {
             Action::Unserved {
                 directory_id,
                 status,
-            } => {
-                let path = self
-                    .disk(directory_id)
-                    .map(|disk| disk.directory().root().display());
-                let path = path.map(|path| path.to_string()).unwrap_or_default();
-                tracing::error!(dir = path, %status,
-                    "THE MASTER DOES NOT COUNT THIS DIRECTORY: {}; none of its chunks is served",
-                    status.meaning());
-                if status == Status::StaleStart
-                    && let Some(disk) = self.disk(directory_id)
-                    && let Err(error) = disk.directory().mark_stale()
-                {
-                    tracing::error!(dir = path, %error, "could not mark the directory as stale");
-                }
-            }
+            } => self.unserved(directory_id, status),
             Action::Warn(text) => tracing::warn!("not registered, trying again: {text}"),
             Action::Stop(_) => unreachable!("the loop has taken it out"),
+        }
+    }
+
+    /// A directory that the master does not count; whoever runs the server is to see it.
+    fn unserved(&self, directory_id: DirectoryId, status: Status) {
+        let disk = self.disk(directory_id);
+        let dir = disk.map(|disk| disk.directory().root().display().to_string());
+        let dir = dir.unwrap_or_default();
+        tracing::error!(dir, %status,
+            "THE MASTER DOES NOT COUNT THIS DIRECTORY: {}; none of its chunks is served",
+            status.meaning());
+        if status == Status::StaleStart
+            && let Some(disk) = disk
+            && let Err(error) = disk.directory().mark_stale()
+        {
+            tracing::error!(dir, %error, "could not mark the directory as stale");
         }
     }
 
@@ -396,7 +396,7 @@ impl Control {
         tokio::spawn(async move {
             let mut answers = Vec::new();
             for part in parts {
-                // One that panicked has nobody answered, and the master asks again.
+                // It does not panic itself, and answers for what does below it.
                 answers.extend(part.await.unwrap_or_default());
             }
             tell(&inputs, Event::Deleted(answers));
@@ -452,9 +452,7 @@ impl Control {
         let copying =
             tokio::task::spawn_blocking(move || pull::run(&chunkserver, &order, silence_max));
         tokio::spawn(async move {
-            let answer = copying
-                .await
-                .unwrap_or_else(|error| Err((Status::Internal, ErrorBody::new(error.to_string()))));
+            let answer = copying.await.unwrap_or_else(|error| Err(panicked(error)));
             let copied = Event::Copied {
                 connection,
                 request_id,
@@ -508,29 +506,37 @@ async fn delete_part(
     hangs: bool,
     part: Vec<DeleteOrder>,
 ) -> Vec<(ConnectionId, u64, Result<(), Refusal>)> {
-    let answer = |results: Vec<Result<(), Refusal>>| {
-        let answered = part.iter().zip(results);
-        answered
-            .map(|(order, result)| (order.connection, order.request_id, result))
-            .collect()
-    };
-    let hung = || vec![Err(orders::hung()); part.len()];
-    if hangs {
-        return answer(hung());
-    }
-    let (deleting, orders) = (Arc::clone(&chunkserver), part.clone());
-    let deleted = tokio::task::spawn_blocking(move || orders::delete(&deleting, &orders));
-    let hangs = async {
-        match holder {
-            Some(holder) => chunkserver.hung(Some(holder)).await,
-            None => std::future::pending().await,
+    let all = |refusal: Refusal| vec![Err(refusal); part.len()];
+    let results = match hangs {
+        true => all(orders::hung()),
+        false => {
+            let (deleting, orders) = (Arc::clone(&chunkserver), part.clone());
+            let deleting = tokio::task::spawn_blocking(move || orders::delete(&deleting, &orders));
+            let hangs = async {
+                match holder {
+                    Some(holder) => chunkserver.hung(Some(holder)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            outcome(deleting, hangs).await.unwrap_or_else(all)
         }
     };
+    let answered = part.iter().zip(results);
+    answered
+        .map(|(order, result)| (order.connection, order.request_id, result))
+        .collect()
+}
+
+/// What comes of work on a disk; a refusal if the disk hangs, or the work panics.
+async fn outcome<T>(working: JoinHandle<T>, hangs: impl Future<Output = ()>) -> Result<T, Refusal> {
     tokio::select! {
-        Ok(results) = deleted => answer(results),
-        () = hangs => answer(hung()),
-        else => answer(hung()),
+        done = working => done.map_err(panicked),
+        () = hangs => Err(orders::hung()),
     }
+}
+
+fn panicked(error: JoinError) -> Refusal {
+    (Status::Internal, ErrorBody::new(error.to_string()))
 }
 
 /// What a registration tells of a directory.
@@ -549,5 +555,22 @@ fn report(disk: &DiskThreads) -> DirectoryReport {
         disk: disk.beat().disk,
         highest_handle,
         highest_version,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Deletes that panicked were waited for until their disk hung, and those of a file that is in
+    /// no directory's table for ever: no later order to delete was carried out.
+    #[tokio::test]
+    async fn work_that_panics_is_answered() {
+        let working = tokio::task::spawn_blocking(|| -> () { panic!("as a bug would") });
+        let answer = outcome(working, std::future::pending()).await;
+        assert_eq!(answer.map_err(|refusal| refusal.0), Err(Status::Internal));
+        let working = tokio::spawn(std::future::pending::<()>());
+        let answer = outcome(working, std::future::ready(())).await;
+        assert_eq!(answer.map_err(|refusal| refusal.0), Err(orders::hung().0));
     }
 }
