@@ -1,5 +1,5 @@
 //! What a chunk needs: another replica, the deletion of one, time, or nothing; and who is to make
-//! and to give a replica (design: the master, repair).
+//! and to give a replica (GFS section 4.3).
 //!
 //! Pure: it looks at the record, at what was reported, and at the time. What it says holds for this
 //! moment; [`super::repair`] remembers which chunks are to be looked at again, and when.

@@ -1,4 +1,4 @@
-//! Which stored chunks are to be deleted (design: the master, garbage and orphans).
+//! Which stored chunks that the log does not know are to be deleted (GFS section 4.4).
 //!
 //! A chunk that is stored but not in the chunk table is a *suspect*. It is **condemned** when this
 //! master knows why: its last reference went, or its upload ended without it. Then it is deleted

@@ -1,5 +1,5 @@
 //! Which chunks are to be looked at, which are to be copied and in which order, and which copies
-//! are under way (design: the master, repair).
+//! are under way (GFS section 4.3).
 //!
 //! A chunk is in at most one of four places: *dirty*, to be looked at as soon as there is time;
 //! *short*, to be copied as soon as somebody is free, those with the fewest good replicas first;
@@ -82,9 +82,9 @@ pub struct Repairs {
     /// Where the sweep goes on; none before the first.
     swept: Option<ChunkHandle>,
     has_swept: bool,
-    /// Copies that counted in the end, and those that did not.
+    /// Copies that counted in the end.
     pub done: u64,
-    /// See [`Self::done`].
+    /// Copies that did not.
     pub failed: u64,
 }
 
@@ -130,7 +130,7 @@ impl Repairs {
         }
     }
 
-    /// Before when nothing is to be tried with a chunk, because of what went wrong.
+    /// Until when nothing is to be tried with a chunk, because of what went wrong.
     #[must_use]
     pub fn held_back(&self, handle: ChunkHandle, now: Duration) -> Option<Duration> {
         let not_before = self.troubles.get(&handle)?.not_before;
