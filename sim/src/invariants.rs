@@ -16,8 +16,6 @@ pub mod never_wrong_bytes;
 pub mod no_delete_of_needed;
 pub mod nothing_half_made;
 
-use std::time::Duration;
-
 pub use facts::{Applied, Facts, OpRecord, SealedReplica};
 
 use crate::observation::Observation;
@@ -80,8 +78,8 @@ impl Checker {
     ///
     /// # Errors
     /// Which promise is broken, and how.
-    pub fn observe(&mut self, observation: &Observation<'_>, now: Duration) -> Result<(), String> {
-        self.facts.observe(observation, now)?;
+    pub fn observe(&mut self, observation: &Observation<'_>) -> Result<(), String> {
+        self.facts.observe(observation)?;
         for invariant in &mut self.invariants {
             let held = invariant.observe(observation, &self.facts);
             held.map_err(|how| format!("{}: {how}", invariant.name()))?;

@@ -9,6 +9,7 @@
 
 mod control;
 mod copies;
+mod due;
 mod reads;
 mod writes;
 

@@ -202,7 +202,7 @@ impl World {
         if self.failure.borrow().is_some() {
             return;
         }
-        let found = self.checker.borrow_mut().observe(observation, self.now());
+        let found = self.checker.borrow_mut().observe(observation);
         if let Err(broken) = found {
             self.fail(broken);
         }

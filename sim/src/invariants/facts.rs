@@ -1,7 +1,6 @@
 //! What is known of a run, from what was observed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use sarsen_master::core::apply::apply;
 use sarsen_master::core::command::{Command, Entry};
@@ -92,7 +91,7 @@ impl Facts {
     ///
     /// # Errors
     /// Where the master and the plain model differ.
-    pub fn observe(&mut self, observation: &Observation<'_>, _now: Duration) -> Result<(), String> {
+    pub fn observe(&mut self, observation: &Observation<'_>) -> Result<(), String> {
         self.recent.clear();
         match observation {
             Observation::Begins { id, op } => {
@@ -126,19 +125,23 @@ impl Facts {
                 register,
                 registered,
             } => {
-                let host = register.data_addr.split(':').next().unwrap_or_default();
-                let machine = host
-                    .strip_prefix('c')
-                    .and_then(|number| number.parse().ok());
-                if let Some(machine) = machine {
+                if let Some(machine) = machine_of(&register.data_addr) {
                     self.machines.insert(registered.server_id, machine);
                 }
             }
+            Observation::Healed => self.is_healed = true,
+            _ => self.observe_replica(observation),
+        }
+        Ok(())
+    }
+
+    /// What becomes of replicas.
+    fn observe_replica(&mut self, observation: &Observation<'_>) {
+        match observation {
             Observation::Spoiled { machine, handle } => match handle {
                 Some(handle) => _ = self.spoiled.insert((*machine, *handle)),
                 None => _ = self.spoiled_machines.insert(*machine),
             },
-            Observation::Healed => self.is_healed = true,
             Observation::Sealed {
                 machine,
                 directory,
@@ -196,7 +199,6 @@ impl Facts {
             }
             _ => {}
         }
-        Ok(())
     }
 
     /// How many machines but one hold a sealed replica of a chunk.
@@ -296,4 +298,10 @@ fn told(answer: &sarsen_master::core::session::Answer) -> Result<Done, Status> {
         Answer::Restored(path) => Done::Restored(path.as_str().to_owned()),
         Answer::Emptied { entries, .. } => Done::Emptied(*entries),
     })
+}
+
+/// The machine that an address of a chunkserver is on.
+fn machine_of(address: &str) -> Option<u8> {
+    let host = address.split(':').next()?;
+    host.strip_prefix('c')?.parse().ok()
 }

@@ -1,27 +1,26 @@
-//! The control loop: what `chunkd/src/server/{control,master_link,disk}.rs` do.
+//! The control loop: what `chunkd/src/server/{control,master_link}.rs` do. What comes due of it is in
+//! [`due`](super::due).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sarsen_chunkd::core::action::{Action, Order, StopReason, ToKeep};
+use sarsen_chunkd::core::action::{Action, DeleteOrder, Order, StopReason};
 use sarsen_chunkd::core::event::Event as CoreEvent;
 use sarsen_chunkd::core::tickets::TicketKeys;
 use sarsen_chunkd::net::chunkserver::Notice;
-use sarsen_chunkd::server::{inventory, keep_durably, orders, told_of_disk};
-use sarsen_chunkd::store::StoreError;
+use sarsen_chunkd::server::inventory;
 use sarsen_protocol::deframe::{Frame, any_frame, error_frame, frame};
-use sarsen_protocol::id::{DirectoryId, Epoch};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, Epoch};
 use sarsen_protocol::message::{
-    AnyMessage, DiskBeat, ErrorBody, HeartbeatReply, InventoryTaken, Kind, Message, Plane,
+    AnyMessage, ErrorBody, HeartbeatReply, Inventory, InventoryTaken, Kind, Message, Plane,
     Registered,
 };
 use sarsen_protocol::size::HEAT_MAX;
 use sarsen_protocol::status::Status;
 
-use super::{ChunkserverEvent, Process, is_server};
+use super::{ChunkserverEvent, Process};
 use crate::net::{ConnId, DIAL_MAX, DialError, Hello};
 use crate::node_master::{ADDRESS, Health, reply_kind};
-use crate::observation::Observation;
 use crate::world::World;
 
 /// How long a master may take to answer.
@@ -41,7 +40,7 @@ pub(super) struct MasterLink {
     last_request: u64,
     asked: BTreeMap<u64, Asked>,
     /// The epochs of orders that wait or run, by number.
-    epochs: BTreeMap<u64, Epoch>,
+    pub(super) epochs: BTreeMap<u64, Epoch>,
 }
 
 /// What an answer is to.
@@ -107,6 +106,17 @@ impl Process {
         {
             world.close(self.node, conn);
             self.master_ended(world, conn);
+        }
+    }
+
+    /// A master that has not answered by now is given up.
+    pub(super) fn answer_due(&mut self, world: &World, conn: ConnId, id: u64) {
+        let is_waiting = self
+            .master
+            .as_ref()
+            .is_some_and(|master| master.conn == conn && master.asked.contains_key(&id));
+        if is_waiting {
+            self.close_master(world, conn);
         }
     }
 
@@ -219,16 +229,7 @@ impl Process {
 
     fn act(&mut self, world: &World, action: Action) {
         match action {
-            Action::Dial { .. } => {
-                let conn = world.dial(self.node, ADDRESS, Plane::Control, self.hello(), DIAL_MAX);
-                self.master = Some(MasterLink {
-                    conn,
-                    is_up: false,
-                    last_request: 0,
-                    asked: BTreeMap::new(),
-                    epochs: BTreeMap::new(),
-                });
-            }
+            Action::Dial { .. } => self.dial_master(world),
             Action::Close { connection } => self.close_master(world, ConnId(connection)),
             Action::Register {
                 connection,
@@ -272,53 +273,16 @@ impl Process {
                 inventory,
             } => {
                 let asked = Asked::Inventory(inventory.directory_id);
-                world.line(|| {
-                    let held = inventory
-                        .held
-                        .iter()
-                        .map(|it| (it.handle.0, it.state, it.flags.number()));
-                    let held: Vec<_> = held.collect();
-                    let (node, full, gone) = (self.node, inventory.full, &inventory.gone);
-                    format!("{node:?} tells, full {full}: {held:?}, gone: {gone:?}")
-                });
+                world.line(|| self.describe(&inventory));
                 self.ask(world, connection, asked, &inventory);
             }
-            Action::Delete(batch) => {
-                self.observe_deletes(world, &batch);
-                let touched = |place: &super::Place| {
-                    batch
-                        .iter()
-                        .any(|order| place.directory.entry(order.handle).is_some())
-                };
-                let ids: Vec<DirectoryId> = self
-                    .places
-                    .iter_mut()
-                    .filter(|place| touched(place) && !place.is_emptying)
-                    .map(|place| {
-                        place.is_emptying = true;
-                        place.directory.identity().directory_id
-                    })
-                    .collect();
-                for id in ids {
-                    self.plan(world, HOLD, ChunkserverEvent::Empty(id));
-                }
-                self.plan_disk(world, ChunkserverEvent::Delete(batch), 100, 3_000);
-            }
+            Action::Delete(batch) => self.plan_delete(world, batch),
             Action::Verify {
                 connection,
                 request_id,
                 handle,
                 version,
-            } => {
-                let holds = |place: &&super::Place| place.directory.entry(handle).is_some();
-                let place = self.places.iter().find(holds).or(self.places.first());
-                if let Some(place) = place {
-                    let id = place.directory.identity().directory_id;
-                    let order = Some((ConnId(connection), request_id));
-                    let event = ChunkserverEvent::Verify(id, handle, version, order);
-                    self.plan_disk(world, event, 300, 6_000);
-                }
-            }
+            } => self.plan_verify(world, (ConnId(connection), request_id), handle, version),
             Action::Copy {
                 connection,
                 request_id,
@@ -334,17 +298,79 @@ impl Process {
             Action::Unserved {
                 directory_id,
                 status,
-            } => {
-                world.line(|| format!("{:?}: {directory_id} is not served: {status}", self.node));
-                if status == Status::StaleStart
-                    && let Some(place) = self.place(directory_id)
-                {
-                    // If the mark can't be written, the next start is refused as this one was.
-                    let _ = place.directory.mark_stale();
-                }
-            }
+            } => self.unserved(world, directory_id, status),
             Action::Warn(text) => world.line(|| format!("{:?}: {text}", self.node)),
             Action::Stop(_) => {}
+        }
+    }
+
+    fn dial_master(&mut self, world: &World) {
+        let conn = world.dial(self.node, ADDRESS, Plane::Control, self.hello(), DIAL_MAX);
+        self.master = Some(MasterLink {
+            conn,
+            is_up: false,
+            last_request: 0,
+            asked: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+        });
+    }
+
+    fn describe(&self, inventory: &Inventory) -> String {
+        let held = inventory
+            .held
+            .iter()
+            .map(|it| (it.handle.0, it.state, it.flags.number()));
+        let held: Vec<_> = held.collect();
+        let (node, full, gone) = (self.node, inventory.full, &inventory.gone);
+        format!("{node:?} tells, full {full}: {held:?}, gone: {gone:?}")
+    }
+
+    fn plan_delete(&mut self, world: &World, batch: Vec<DeleteOrder>) {
+        self.observe_deletes(world, &batch);
+        let touched = |place: &super::Place| {
+            batch
+                .iter()
+                .any(|order| place.directory.entry(order.handle).is_some())
+        };
+        let ids: Vec<DirectoryId> = self
+            .places
+            .iter_mut()
+            .filter(|place| touched(place) && !place.is_emptying)
+            .map(|place| {
+                place.is_emptying = true;
+                place.directory.identity().directory_id
+            })
+            .collect();
+        for id in ids {
+            self.plan(world, HOLD, ChunkserverEvent::Empty(id));
+        }
+        self.plan_disk(world, ChunkserverEvent::Delete(batch), 100, 3_000);
+    }
+
+    fn plan_verify(
+        &mut self,
+        world: &World,
+        order: (ConnId, u64),
+        handle: ChunkHandle,
+        version: ChunkVersion,
+    ) {
+        let holds = |place: &&super::Place| place.directory.entry(handle).is_some();
+        // Where nobody holds it, the first says so.
+        let Some(place) = self.places.iter().find(holds).or(self.places.first()) else {
+            return;
+        };
+        let id = place.directory.identity().directory_id;
+        let event = ChunkserverEvent::Verify(id, handle, version, Some(order));
+        self.plan_disk(world, event, 300, 6_000);
+    }
+
+    fn unserved(&mut self, world: &World, directory_id: DirectoryId, status: Status) {
+        world.line(|| format!("{:?}: {directory_id} is not served: {status}", self.node));
+        if status == Status::StaleStart
+            && let Some(place) = self.place(directory_id)
+        {
+            // If the mark can't be written, the next start is refused as this one was.
+            let _ = place.directory.mark_stale();
         }
     }
 
@@ -410,241 +436,6 @@ impl Process {
             }
         }
     }
-
-    // What is due.
-
-    pub(super) fn control_due(&mut self, world: &World, event: ChunkserverEvent) {
-        match event {
-            ChunkserverEvent::Tick => self.tick(world),
-            ChunkserverEvent::AnswerDue(conn, id) => {
-                let is_waiting = self
-                    .master
-                    .as_ref()
-                    .is_some_and(|master| master.conn == conn && master.asked.contains_key(&id));
-                if is_waiting {
-                    self.close_master(world, conn);
-                }
-            }
-            ChunkserverEvent::Keep(conn, keep) => self.keep(world, conn, &keep),
-            ChunkserverEvent::Slice(conn, directory_id, after) => {
-                let Some(place) = self.place(directory_id) else {
-                    return;
-                };
-                let held = inventory::slice(&place.directory, after);
-                let connection = conn.0;
-                let event = CoreEvent::SliceRead {
-                    connection,
-                    directory_id,
-                    held,
-                };
-                self.tell(world, event);
-            }
-            ChunkserverEvent::Delete(batch) => self.delete(world, &batch),
-            ChunkserverEvent::Verify(id, handle, version, order) => {
-                self.verify(world, id, handle, version, order);
-            }
-            ChunkserverEvent::Settle(id) => self.settle(world, id),
-            ChunkserverEvent::Empty(id) => {
-                if let Some(place) = self.place(id) {
-                    place.is_emptying = false;
-                    if let Err(error) = place.directory.empty_deleted() {
-                        world.line(|| format!("deleted chunks could not be removed: {error}"));
-                    }
-                }
-            }
-            ChunkserverEvent::Store(..)
-            | ChunkserverEvent::StreamDue(_)
-            | ChunkserverEvent::Copy(..)
-            | ChunkserverEvent::CopyDue(..)
-            | ChunkserverEvent::Part(..) => {}
-        }
-    }
-
-    /// Time has passed. How the disks are comes first, so that a heartbeat tells the newest.
-    fn tick(&mut self, world: &World) {
-        self.next_tick = None;
-        let now = world.now();
-        let mut beats = Vec::new();
-        for place in &mut self.places {
-            match place.directory.beat() {
-                Ok(space) => {
-                    (place.last_beat, place.space, place.has_failed) = (now, space, false);
-                }
-                Err(_) => place.has_failed = true,
-            }
-            let age = now.saturating_sub(place.last_beat).as_millis();
-            beats.push(DiskBeat {
-                disk: told_of_disk(&place.directory, place.space, place.has_failed),
-                beat_age: u32::try_from(age).unwrap_or(u32::MAX),
-            });
-        }
-        if self.is_dead() {
-            return;
-        }
-        for beat in beats {
-            self.tell(world, CoreEvent::DiskBeat(beat));
-        }
-        self.idle_hops.sweep(world, self.node);
-        self.tell(world, CoreEvent::Tick);
-    }
-
-    /// Each directory for itself: one whose disk fails is left out.
-    fn keep(&mut self, world: &World, conn: ConnId, keep: &ToKeep) {
-        let connection = conn.0;
-        let (mut kept, mut last_error) = (0, String::new());
-        for &directory_id in &keep.directories {
-            let one = ToKeep {
-                directories: vec![directory_id],
-                ..keep.clone()
-            };
-            let result = keep_durably(&self.server, &one);
-            if self.is_dead() {
-                return;
-            }
-            match result {
-                Ok(()) => kept += 1,
-                Err(error @ (StoreError::Io { .. } | StoreError::NoSpace { .. })) => {
-                    last_error = error.to_string();
-                    let event = CoreEvent::LeftOut {
-                        connection,
-                        directory_id,
-                    };
-                    self.tell(world, event);
-                }
-                Err(error) => {
-                    let event = CoreEvent::KeepFailed {
-                        connection,
-                        text: error.to_string(),
-                        is_foreign: matches!(
-                            error,
-                            StoreError::OtherCluster { .. }
-                                | StoreError::OtherServer { .. }
-                                | StoreError::ChunkSize { .. }
-                        ),
-                    };
-                    return self.tell(world, event);
-                }
-            }
-        }
-        let event = match kept {
-            0 => CoreEvent::KeepFailed {
-                connection,
-                text: last_error,
-                is_foreign: false,
-            },
-            _ => {
-                world.observe(&Observation::Obeys {
-                    machine: self.number,
-                    epoch: keep.epoch,
-                });
-                CoreEvent::Kept { connection }
-            }
-        };
-        self.tell(world, event);
-    }
-
-    /// Orders begin to run: from here on the disk does what they say.
-    fn observe_deletes(&self, world: &World, batch: &[sarsen_chunkd::core::action::DeleteOrder]) {
-        let epochs = self
-            .places
-            .iter()
-            .map(|place| place.directory.identity().epoch);
-        let obeys = epochs.max_by_key(|epoch| epoch.number).unwrap_or_default();
-        for order in batch {
-            let master = self
-                .master
-                .as_ref()
-                .filter(|it| it.conn.0 == order.connection);
-            world.observe(&Observation::DeleteRuns {
-                machine: self.number,
-                handle: order.handle,
-                ordered_in: master
-                    .and_then(|it| it.epochs.get(&order.request_id))
-                    .copied(),
-                obeys,
-                is_of_this_session: master.is_some() && self.machine.is_registered(),
-            });
-        }
-    }
-
-    fn delete(&mut self, world: &World, batch: &[sarsen_chunkd::core::action::DeleteOrder]) {
-        let results = orders::delete(&self.server, batch);
-        if self.is_dead() {
-            return;
-        }
-        for (order, _) in batch
-            .iter()
-            .zip(&results)
-            .filter(|(_, result)| result.is_ok())
-        {
-            world.count("path: replica deleted by order");
-            world.observe(&Observation::Deleted {
-                machine: self.number,
-                handle: order.handle,
-            });
-        }
-        let answers = batch.iter().zip(results);
-        let answers = answers.map(|(order, result)| (order.connection, order.request_id, result));
-        let event = CoreEvent::Deleted(answers.collect());
-        self.tell(world, event);
-    }
-
-    fn verify(
-        &mut self,
-        world: &World,
-        id: DirectoryId,
-        handle: sarsen_protocol::id::ChunkHandle,
-        version: sarsen_protocol::id::ChunkVersion,
-        order: Option<(ConnId, u64)>,
-    ) {
-        let Some(place) = self.place(id) else {
-            return;
-        };
-        let directory = std::sync::Arc::clone(&place.directory);
-        let now = world.unix_ms();
-        let answer = orders::verify(&self.server, &directory, handle, version, now);
-        if self.is_dead() {
-            return;
-        }
-        let entry = directory.entry(handle);
-        if entry.is_some_and(|entry| entry.flags.corrupt) {
-            world.count("path: replica found corrupt");
-            world.observe(&Observation::FoundCorrupt {
-                machine: self.number,
-                handle,
-            });
-        }
-        if let Some((conn, request_id)) = order {
-            world.count("path: replica verified by order");
-            let event = CoreEvent::Verified {
-                connection: conn.0,
-                request_id,
-                answer,
-            };
-            self.tell(world, event);
-        }
-    }
-
-    fn settle(&mut self, world: &World, id: DirectoryId) {
-        let Some(place) = self.place(id) else {
-            return;
-        };
-        place.is_settling = false;
-        let directory = std::sync::Arc::clone(&place.directory);
-        let settled = directory.sync_unsynced();
-        if self.is_dead() {
-            return;
-        }
-        for (handle, result) in settled {
-            if matches!(result, Err(StoreError::Corrupt { .. })) {
-                world.observe(&Observation::FoundCorrupt {
-                    machine: self.number,
-                    handle,
-                });
-            }
-            self.server.changed(&directory, handle);
-        }
-    }
 }
 
 /// What an answer tells the machine; `None` if it breaks the protocol.
@@ -679,9 +470,4 @@ fn answered(conn: ConnId, asked: Asked, frame: &Frame) -> Option<CoreEvent> {
             },
         },
     })
-}
-
-/// Whether the next hop is the server that the chain names.
-pub(super) fn is_next_hop(hello: &Hello, server: sarsen_protocol::id::ServerId) -> bool {
-    is_server(hello, server)
 }

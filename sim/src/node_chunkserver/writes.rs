@@ -23,7 +23,7 @@ use sarsen_protocol::message::{
 };
 use sarsen_protocol::status::Status;
 
-use super::control::is_next_hop;
+use super::is_server;
 use super::{ChunkserverEvent, Process};
 use crate::net::{ConnId, DialError, Hello, Node};
 use crate::observation::Observation;
@@ -256,7 +256,7 @@ impl Process {
             return;
         };
         match result {
-            Ok(hello) if is_next_hop(&hello, next.hop.server) => {
+            Ok(hello) if is_server(&hello, next.hop.server) => {
                 next.is_up = true;
                 for (head, payload) in std::mem::take(&mut next.waiting) {
                     world.send_with(node, conn, head, payload);
