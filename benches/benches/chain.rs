@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use sarsen_benches::cluster::Cluster;
-use sarsen_benches::place;
 use sarsen_benches::roles::play_if_asked;
 use sarsen_client::{Client, GetOptions, GetTarget, PutOptions, PutSource};
 use sarsen_protocol::message::Level;
@@ -25,10 +24,7 @@ fn main() -> anyhow::Result<ExitCode> {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(5))
         .configure_from_args();
-    let memory = place::in_memory(6 * LEN)?;
-    let source = memory.path().join("source");
-    place::make_file(&source, LEN)?;
-    let cluster = Cluster::start(memory.path())?;
+    let (memory, source, cluster) = Cluster::start_beside_file(LEN)?;
     let runtime = Runtime::new()?;
     let client = runtime.block_on(cluster.connect())?;
     let mut group = criterion.benchmark_group("chain");

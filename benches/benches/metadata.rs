@@ -12,7 +12,6 @@ use sarsen_benches::cluster::Cluster;
 use sarsen_benches::place;
 use sarsen_benches::roles::{Operation, play_if_asked};
 use tokio::runtime::Runtime;
-use tokio::task::JoinSet;
 
 fn main() -> anyhow::Result<ExitCode> {
     if let Some(code) = play_if_asked() {
@@ -52,24 +51,16 @@ fn main() -> anyhow::Result<ExitCode> {
         ),
     ];
     let mut group = criterion.benchmark_group("metadata");
-    let mut number = 0;
+    let mut next = 0;
     for (name, operation) in &operations {
         let operation = Arc::new(runtime.block_on(operation.begin(&client))?);
         for in_flight in [1, 64] {
             group.throughput(Throughput::Elements(in_flight));
             group.bench_function(format!("{name}, {in_flight} in flight"), |bencher| {
                 bencher.iter(|| {
-                    runtime.block_on(async {
-                        let mut doing = JoinSet::new();
-                        for _ in 0..in_flight {
-                            number += 1;
-                            let (operation, number) = (Arc::clone(&operation), number);
-                            doing.spawn(async move { operation.once(number).await });
-                        }
-                        while let Some(done) = doing.join_next().await {
-                            done.expect("no panic").expect("done");
-                        }
-                    });
+                    let numbers = next..next + in_flight;
+                    next = numbers.end;
+                    runtime.block_on(operation.at_once(numbers)).expect("done");
                 });
             });
         }

@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use sarsen_benches::cluster::Cluster;
-use sarsen_benches::place;
 use sarsen_benches::roles::{Operation, play_if_asked};
 use tokio::runtime::Runtime;
-use tokio::task::JoinSet;
 
 /// Bytes of the file.
 const LEN: u64 = 128 << 20;
@@ -28,10 +26,7 @@ fn main() -> anyhow::Result<ExitCode> {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(3))
         .configure_from_args();
-    let memory = place::in_memory(6 * LEN)?;
-    let source = memory.path().join("source");
-    place::make_file(&source, LEN)?;
-    let cluster = Cluster::start(memory.path())?;
+    let (_memory, source, cluster) = Cluster::start_beside_file(LEN)?;
     cluster.put(&source, "/source", false)?;
     let runtime = Runtime::new()?;
     let client = runtime.block_on(cluster.connect())?;
@@ -42,22 +37,14 @@ fn main() -> anyhow::Result<ExitCode> {
     };
     let read = Arc::new(runtime.block_on(read.begin(&client))?);
     let mut group = criterion.benchmark_group("small reads");
-    let mut number = 0;
+    let mut next = 0;
     for in_flight in [1, 64] {
         group.throughput(Throughput::Elements(in_flight));
         group.bench_function(format!("4 KiB, {in_flight} in flight"), |bencher| {
             bencher.iter(|| {
-                runtime.block_on(async {
-                    let mut reading = JoinSet::new();
-                    for _ in 0..in_flight {
-                        number += 1;
-                        let (read, number) = (Arc::clone(&read), number);
-                        reading.spawn(async move { read.once(number).await });
-                    }
-                    while let Some(read) = reading.join_next().await {
-                        read.expect("no panic").expect("read");
-                    }
-                });
+                let numbers = next..next + in_flight;
+                next = numbers.end;
+                runtime.block_on(read.at_once(numbers)).expect("read");
             });
         });
     }

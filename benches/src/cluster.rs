@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use crate::cpu;
 use crate::limits::{HOPS, operations};
 use crate::measure::Sample;
+use crate::place;
 use crate::roles::{CHUNKD, Client, Done, Errand, MASTER, Operation, Party, Role, connect};
 
 /// How long anything may take that is no measurement.
@@ -55,7 +56,20 @@ impl Cluster {
         Self::start_from(&std::env::current_exe()?, parent)
     }
 
-    /// The same, of another build of the benchmark's program.
+    /// Starts one in memory beside a local file of `len` bytes, with room for what is done with it.
+    /// The folder of both has to outlive the cluster.
+    ///
+    /// # Errors
+    /// When it does not start, or there is no room.
+    pub fn start_beside_file(len: u64) -> anyhow::Result<(TempDir, PathBuf, Self)> {
+        let memory = place::in_memory(6 * len)?;
+        let source = memory.path().join("source");
+        place::make_file(&source, len)?;
+        let cluster = Self::start(memory.path())?;
+        Ok((memory, source, cluster))
+    }
+
+    /// The same as [`Self::start`], of another build of the benchmark's program.
     ///
     /// # Errors
     /// When they don't start.

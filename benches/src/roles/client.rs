@@ -1,5 +1,6 @@
 //! A process that uses a cluster through the client library, as `sarsen` does.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -263,6 +264,22 @@ impl Begun {
                 let nothing = PutSource::Reader(Box::new(tokio::io::empty()));
                 client.put(&path, nothing, PutOptions::default()).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Does it once for each of these numbers, all at a time.
+    ///
+    /// # Errors
+    /// What the library says of the first that fails.
+    pub async fn at_once(self: &Arc<Self>, numbers: Range<u64>) -> anyhow::Result<()> {
+        let mut doing = JoinSet::new();
+        for number in numbers {
+            let begun = Arc::clone(self);
+            doing.spawn(async move { begun.once(number).await });
+        }
+        while let Some(done) = doing.join_next().await {
+            done??;
         }
         Ok(())
     }
