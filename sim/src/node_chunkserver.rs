@@ -17,10 +17,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sarsen_chunkd::core::action::{DeleteOrder, ToKeep};
+use sarsen_chunkd::core::action::ToKeep;
 use sarsen_chunkd::core::machine::{Machine, MachineConfig};
 use sarsen_chunkd::net::Chunkserver;
 use sarsen_chunkd::net::chunkserver::Notice;
+use sarsen_chunkd::server::orders::Deletes;
 use sarsen_chunkd::server::told_of_disk;
 use sarsen_chunkd::store::{Directory, Space, Start};
 use sarsen_protocol::deframe::Frame;
@@ -57,7 +58,7 @@ pub enum ChunkserverEvent {
     /// A slice of an inventory is read.
     Slice(ConnId, DirectoryId, Option<ChunkHandle>),
     /// Orders to delete run.
-    Delete(Vec<DeleteOrder>),
+    Delete(Deletes),
     /// A replica is read back: for an order, or because it is in doubt.
     Verify(
         DirectoryId,

@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use super::disk::{DiskThreads, Job, VerifyDone};
 use super::master_link::{self, Input, Inputs, tell};
+use super::orders::Deletes;
 use super::start::{Server, StartError};
 use super::{inventory, keep, orders, pull, questions};
 use crate::core::action::{Action, DeleteOrder, ToKeep};
@@ -200,7 +201,7 @@ impl Control {
                 let Some(disk) = self.disk(directory_id) else {
                     return;
                 };
-                let entry = disk.directory().entry(handle);
+                let entry = disk.directory().told(handle);
                 if entry.as_ref().is_some_and(|entry| entry.flags.unsynced) {
                     disk.do_later(Job::Sync);
                 }
@@ -390,7 +391,14 @@ impl Control {
             let hangs = self.disks.iter().any(|disk| {
                 holder == Some(disk.directory().identity().directory_id) && disk.hangs()
             });
-            tokio::spawn(delete_part(Arc::clone(&chunkserver), holder, hangs, part))
+            // Before anything else happens: a report must not tell of what is about to go.
+            let deletes = Deletes::announce(&chunkserver, part);
+            tokio::spawn(delete_part(
+                Arc::clone(&chunkserver),
+                holder,
+                hangs,
+                deletes,
+            ))
         });
         let parts: Vec<_> = parts.collect();
         tokio::spawn(async move {
@@ -504,14 +512,14 @@ async fn delete_part(
     chunkserver: Arc<Chunkserver>,
     holder: Option<DirectoryId>,
     hangs: bool,
-    part: Vec<DeleteOrder>,
+    deletes: Deletes,
 ) -> Vec<(ConnectionId, u64, Result<(), Refusal>)> {
-    let all = |refusal: Refusal| vec![Err(refusal); part.len()];
+    let orders = deletes.orders().to_vec();
+    let all = |refusal: Refusal| vec![Err(refusal); orders.len()];
     let results = match hangs {
         true => all(orders::hung()),
         false => {
-            let (deleting, orders) = (Arc::clone(&chunkserver), part.clone());
-            let deleting = tokio::task::spawn_blocking(move || orders::delete(&deleting, &orders));
+            let deleting = tokio::task::spawn_blocking(move || deletes.run());
             let hangs = async {
                 match holder {
                     Some(holder) => chunkserver.hung(Some(holder)).await,
@@ -521,7 +529,7 @@ async fn delete_part(
             outcome(deleting, hangs).await.unwrap_or_else(all)
         }
     };
-    let answered = part.iter().zip(results);
+    let answered = orders.iter().zip(results);
     answered
         .map(|(order, result)| (order.connection, order.request_id, result))
         .collect()

@@ -3,6 +3,8 @@
 //! The machine has compared epoch and connection; handle and version are compared here, with what
 //! is on disk at this moment.
 
+use std::sync::Arc;
+
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId};
 use sarsen_protocol::message::{ChunkVerified, ErrorBody};
 use sarsen_protocol::status::Status;
@@ -16,44 +18,95 @@ use crate::store::{Directory, ReadFrom, StoreError};
 /// What reading a chunk back came to, for whoever ordered it.
 pub type Verified = Result<ChunkVerified, Refusal>;
 
-/// Moves chunks to the holding folders; a result for each order, in order.
-#[must_use]
-pub fn delete(chunkserver: &Chunkserver, orders: &[DeleteOrder]) -> Vec<Result<(), Refusal>> {
-    let mut results: Vec<Result<(), StoreError>> = orders
-        .iter()
-        .map(|order| {
+/// Orders to delete that are about to run. What they name is told as gone while this lives, over
+/// whichever connection: an order may wait for its disk, and outlive the connection that it came
+/// over, and a replica that counted again meanwhile would have another one deleted as too many.
+/// At the end what was not deleted is told as held again.
+#[derive(Debug)]
+pub struct Deletes {
+    chunkserver: Arc<Chunkserver>,
+    orders: Vec<DeleteOrder>,
+    leaving: Vec<(Arc<Directory>, ChunkHandle)>,
+}
+
+impl Deletes {
+    /// Takes orders that were found to be obeyed. Asks no disk.
+    #[must_use]
+    pub fn announce(chunkserver: &Arc<Chunkserver>, orders: Vec<DeleteOrder>) -> Self {
+        let mut leaving = Vec::new();
+        // What is not served has not kept the epoch of who orders.
+        for directory in chunkserver.served() {
+            for &DeleteOrder {
+                handle, version, ..
+            } in &orders
+            {
+                if directory.entry(handle).map(|entry| entry.version) == Some(version) {
+                    directory.begin_delete(handle);
+                    chunkserver.changed(directory, handle);
+                    leaving.push((Arc::clone(directory), handle));
+                }
+            }
+        }
+        Self {
+            chunkserver: Arc::clone(chunkserver),
+            orders,
+            leaving,
+        }
+    }
+
+    /// The orders.
+    #[must_use]
+    pub fn orders(&self) -> &[DeleteOrder] {
+        &self.orders
+    }
+
+    /// Moves the chunks to the holding folders; a result for each order, in order.
+    #[must_use]
+    pub fn run(&self) -> Vec<Result<(), Refusal>> {
+        let not_found = |order: &DeleteOrder| {
             Err(StoreError::NotFound {
                 handle: order.handle,
             })
-        })
-        .collect();
-    // What is not served has not kept the epoch of who orders.
-    for directory in chunkserver.served() {
-        let (damaged, whole): (Vec<_>, Vec<_>) = orders
-            .iter()
-            .enumerate()
-            .filter(|(_, order)| holds(directory, order))
-            .partition(|(_, order)| !order.version.is_some());
-        let batch: Vec<_> = whole
-            .iter()
-            .map(|(_, it)| (it.handle, it.version))
-            .collect();
-        let deleted = directory.delete(&batch);
-        let damaged_deleted = damaged
-            .iter()
-            .map(|(_, it)| directory.delete_damaged(it.handle));
-        let done: Vec<_> = deleted.into_iter().chain(damaged_deleted).collect();
-        for ((n, order), result) in whole.into_iter().chain(damaged).zip(done) {
-            if result.is_ok() {
-                chunkserver.changed(directory, order.handle);
+        };
+        let mut results: Vec<Result<(), StoreError>> = self.orders.iter().map(not_found).collect();
+        for directory in self.chunkserver.served() {
+            let (damaged, whole): (Vec<_>, Vec<_>) = self
+                .orders
+                .iter()
+                .enumerate()
+                .filter(|(_, order)| holds(directory, order))
+                .partition(|(_, order)| !order.version.is_some());
+            let batch: Vec<_> = whole
+                .iter()
+                .map(|(_, it)| (it.handle, it.version))
+                .collect();
+            let deleted = directory.delete(&batch);
+            let damaged_deleted = damaged.iter().map(|(_, it)| {
+                let deleted = directory.delete_damaged(it.handle);
+                self.chunkserver.changed(directory, it.handle);
+                deleted
+            });
+            let done: Vec<_> = deleted.into_iter().chain(damaged_deleted).collect();
+            for ((n, _), result) in whole.into_iter().chain(damaged).zip(done) {
+                if let Some(place) = results.get_mut(n) {
+                    *place = result;
+                }
             }
-            if let Some(place) = results.get_mut(n) {
-                *place = result;
+        }
+        let refused = |result: Result<(), StoreError>| result.map_err(|error| refusal(&error));
+        results.into_iter().map(refused).collect()
+    }
+}
+
+impl Drop for Deletes {
+    fn drop(&mut self) {
+        for (directory, handle) in self.leaving.drain(..) {
+            directory.end_delete(handle);
+            if directory.entry(handle).is_some() {
+                self.chunkserver.changed(&directory, handle);
             }
         }
     }
-    let refused = |result: Result<(), StoreError>| result.map_err(|error| refusal(&error));
-    results.into_iter().map(refused).collect()
 }
 
 /// The directory that has what an order names, if any has.
@@ -124,4 +177,67 @@ pub fn verify(
 /// What is said of an error of the store.
 pub(super) fn refusal(error: &StoreError) -> Refusal {
     (status_of(error), ErrorBody::new(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::tickets::TicketKeys;
+    use crate::net::Notice;
+    use crate::store::tests::scenario::{ADOPTION, START, Sample};
+    use sarsen_protocol::key::SecretKey;
+    use sarsen_protocol::message::Level;
+    use std::time::Duration;
+    use tokio::sync::mpsc::UnboundedReceiver;
+
+    /// What is told of the chunks that are noticed to have changed.
+    fn told(notices: &mut UnboundedReceiver<Notice>, directory: &Directory) -> Vec<(u64, bool)> {
+        let mut told = Vec::new();
+        while let Ok(Notice::Changed { handle, .. }) = notices.try_recv() {
+            told.push((handle.0, directory.told(handle).is_some()));
+        }
+        told
+    }
+
+    /// Orders outlive the connection that they came over. The report that the next one began with
+    /// told of a chunk whose delete waited for its disk, and another replica was deleted as one too
+    /// many.
+    #[test]
+    fn what_is_to_be_deleted_is_told_as_gone_and_again_if_it_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let directory = Directory::open(&folder.path().join("d"), &START).expect("opens");
+        directory.adopt(ADOPTION).expect("adopts");
+        let samples = [1, 2].map(|number| Sample::new(number, 3));
+        for sample in &samples {
+            sample.store(&directory, Level::Disk).expect("sealed");
+        }
+        let directory = Arc::new(directory);
+        let key = SecretKey::new([0; 32]);
+        let (server, mut notices) = Chunkserver::new(key, vec![Arc::clone(&directory)]);
+        let server = Arc::new(server);
+        let id = directory.identity().directory_id;
+        server.register(TicketKeys::new(&[]), &[id], Duration::from_secs(3));
+        while notices.try_recv().is_ok() {}
+        let order = |sample: &Sample, version: u64| DeleteOrder {
+            connection: 1,
+            request_id: 1,
+            handle: sample.handle,
+            version: ChunkVersion(version),
+        };
+        let [first, second] = [&samples[0], &samples[1]];
+        let orders = vec![order(first, first.version.0), order(second, 99)];
+        let deletes = Deletes::announce(&server, orders.clone());
+        let others = told(&mut notices, &directory);
+        assert_eq!(others, [(1, false)], "no order names the second as it is");
+        // The disk hung, and then the program gave it up.
+        drop(deletes);
+        assert_eq!(told(&mut notices, &directory), [(1, true)]);
+        let deletes = Deletes::announce(&server, orders);
+        assert_eq!(told(&mut notices, &directory), [(1, false)]);
+        let results = deletes.run();
+        assert!(results[0].is_ok() && results[1].is_err(), "{results:?}");
+        drop(deletes);
+        assert_eq!(told(&mut notices, &directory), [], "it was told as gone");
+        assert!(directory.told(first.handle).is_none());
+    }
 }

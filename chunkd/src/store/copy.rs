@@ -106,7 +106,7 @@ impl Directory {
     ///
     /// # Errors
     /// [`StoreError::OtherVersion`] if a newer version is here; [`StoreError::AlreadyExists`] if
-    /// the chunk is being written or copied, or its name is taken by a file that is nobody's to
+    /// the chunk is being written, copied or deleted, or its name is taken by a file that is nobody's to
     /// replace; [`StoreError::OtherState`] if it is open; [`StoreError::NoSpace`],
     /// [`StoreError::NotAdopted`], [`StoreError::DirectoryPoisoned`], [`StoreError::HeaderInvalid`]
     /// for a handle or version of 0, those of the medium. Nothing is left behind then.
@@ -125,6 +125,9 @@ impl Directory {
                 room: header.chunk_size,
                 end: new.length.into(),
             });
+        }
+        if self.leaving.contains(new.handle) {
+            return Err(StoreError::AlreadyExists { handle: new.handle });
         }
         let turn = self.table.turn(new.handle);
         if self.is_held(&turn, new)? {

@@ -4,8 +4,12 @@
 //! The store deletes nothing by itself. An order is checked against the file's own header, not
 //! against what memory says of it. Orders come in batches, so that one sync of a folder serves
 //! all chunks that left it.
+//!
+//! A delete may wait for its disk for long, and nobody may count on the chunk meanwhile: it is told as
+//! gone from [`Directory::begin_delete`] to [`Directory::end_delete`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
 
@@ -15,7 +19,33 @@ use super::error::{Operation, StoreError};
 use super::layout::{DELETED_FOLDER, chunk_path, deleted_path, folder_of};
 use super::table::{Turn, lock};
 
+/// The chunks that are being deleted, with how many orders name them.
+#[derive(Debug, Default)]
+pub(super) struct Leaving(Mutex<BTreeMap<ChunkHandle, usize>>);
+
+impl Leaving {
+    pub(super) fn contains(&self, handle: ChunkHandle) -> bool {
+        lock(&self.0).contains_key(&handle)
+    }
+}
+
 impl Directory {
+    /// A delete of a chunk is about to run: it is not told as held until that has ended.
+    pub fn begin_delete(&self, handle: ChunkHandle) {
+        *lock(&self.leaving.0).entry(handle).or_default() += 1;
+    }
+
+    /// A delete of a chunk has ended, or will not run.
+    pub fn end_delete(&self, handle: ChunkHandle) {
+        let mut leaving = lock(&self.leaving.0);
+        if let Some(count) = leaving.get_mut(&handle) {
+            *count -= 1;
+            if *count == 0 {
+                leaving.remove(&handle);
+            }
+        }
+    }
+
     /// Deletes chunks of these versions, durably; a result for each, in order.
     ///
     /// Readers that have a chunk open keep it.

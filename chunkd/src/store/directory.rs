@@ -18,6 +18,7 @@ use sarsen_protocol::id::{
 use super::cache::Cache;
 use super::chunk_file::Owner;
 use super::copy::Copies;
+use super::delete::Leaving;
 use super::error::{Operation, StoreError};
 use super::header::chunk_size_is_valid;
 use super::identity::{Adoption, IDENTITY_LEN, Identity, KnownStarts};
@@ -51,6 +52,7 @@ pub struct Directory {
     pub(super) readable: Mutex<Cache<ReadableChunk>>,
     pub(super) problems: Mutex<Vec<Problem>>,
     pub(super) copies: Copies,
+    pub(super) leaving: Leaving,
     identity: Mutex<Identity>,
     /// Held while `IDENTITY` is replaced, so that replacements don't overtake each other.
     replacing: Mutex<()>,
@@ -99,6 +101,7 @@ impl Directory {
             readable: Mutex::new(Cache::new(start.open_chunks_max)),
             problems: Mutex::new(found.problems),
             copies: Copies::new(found.unfinished_copies),
+            leaving: Leaving::default(),
             poisoned: AtomicBool::new(identity.poisoned),
             identity: Mutex::new(identity),
             replacing: Mutex::new(()),
@@ -227,13 +230,22 @@ impl Directory {
         })
     }
 
-    /// Up to `max` chunks with higher handles than `after`, in the order of their handles.
+    /// Up to `max` chunks with higher handles than `after`, in the order of their handles; without
+    /// those that are being deleted.
     #[must_use]
     pub fn inventory(&self, after: Option<ChunkHandle>, max: usize) -> Vec<InventoryEntry> {
-        self.table.inventory(after, max)
+        let stays = |handle| !self.leaving.contains(handle);
+        self.table.inventory(after, max, stays)
     }
 
-    /// What the inventory says of one chunk.
+    /// What the inventory says of one chunk; none of one that is being deleted.
+    #[must_use]
+    pub fn told(&self, handle: ChunkHandle) -> Option<InventoryEntry> {
+        self.entry(handle)
+            .filter(|_| !self.leaving.contains(handle))
+    }
+
+    /// What is known of one chunk that is here, also if it is being deleted.
     #[must_use]
     pub fn entry(&self, handle: ChunkHandle) -> Option<InventoryEntry> {
         self.table.held(handle).map(|held| held.entry)

@@ -190,12 +190,18 @@ impl Table {
         lock(&self.chunks).held.get(&handle).cloned()
     }
 
-    /// Up to `max` entries with higher handles than `after`, in order.
-    pub(super) fn inventory(&self, after: Option<ChunkHandle>, max: usize) -> Vec<InventoryEntry> {
+    /// Up to `max` entries that fit, with higher handles than `after`, in order.
+    pub(super) fn inventory(
+        &self,
+        after: Option<ChunkHandle>,
+        max: usize,
+        fits: impl Fn(ChunkHandle) -> bool,
+    ) -> Vec<InventoryEntry> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         lock(&self.chunks)
             .held
             .range((from, Bound::Unbounded))
+            .filter(|(handle, _)| fits(**handle))
             .take(max)
             .map(|(_, held)| held.entry.clone())
             .collect()

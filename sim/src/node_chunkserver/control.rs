@@ -9,6 +9,7 @@ use sarsen_chunkd::core::event::Event as CoreEvent;
 use sarsen_chunkd::core::tickets::TicketKeys;
 use sarsen_chunkd::net::chunkserver::Notice;
 use sarsen_chunkd::server::inventory;
+use sarsen_chunkd::server::orders::Deletes;
 use sarsen_protocol::deframe::{Frame, any_frame, error_frame, frame};
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, Epoch};
 use sarsen_protocol::message::{
@@ -344,7 +345,8 @@ impl Process {
         for id in ids {
             self.plan(world, HOLD, ChunkserverEvent::Empty(id));
         }
-        self.plan_disk(world, ChunkserverEvent::Delete(batch), 100, 3_000);
+        let deletes = Deletes::announce(&self.server, batch);
+        self.plan_disk(world, ChunkserverEvent::Delete(deletes), 100, 3_000);
     }
 
     fn plan_verify(
@@ -409,7 +411,7 @@ impl Process {
                 let Some(place) = self.place(directory_id) else {
                     return;
                 };
-                let entry = place.directory.entry(handle);
+                let entry = place.directory.told(handle);
                 if entry.as_ref().is_some_and(|entry| entry.flags.poisoned) {
                     world.count("path: chunk poisoned");
                 }

@@ -2,6 +2,7 @@
 //! on threads of their own.
 use sarsen_chunkd::core::action::{DeleteOrder, ToKeep};
 use sarsen_chunkd::core::event::Event as CoreEvent;
+use sarsen_chunkd::server::orders::Deletes;
 use sarsen_chunkd::server::{inventory, keep_durably, orders, told_of_disk};
 use sarsen_chunkd::store::StoreError;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId};
@@ -31,7 +32,7 @@ impl Process {
                 };
                 self.tell(world, event);
             }
-            ChunkserverEvent::Delete(batch) => self.delete(world, &batch),
+            ChunkserverEvent::Delete(deletes) => self.delete(world, &deletes),
             ChunkserverEvent::Verify(id, handle, version, order) => {
                 self.verify(world, id, handle, version, order);
             }
@@ -159,8 +160,9 @@ impl Process {
         }
     }
 
-    fn delete(&mut self, world: &World, batch: &[DeleteOrder]) {
-        let results = orders::delete(&self.server, batch);
+    fn delete(&mut self, world: &World, deletes: &Deletes) {
+        let results = deletes.run();
+        let batch = deletes.orders();
         if self.is_dead() {
             return;
         }
