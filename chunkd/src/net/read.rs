@@ -2,9 +2,9 @@
 //!
 //! The bytes are not looked at here: the reader verifies. Pages that are not in memory are brought
 //! in on a blocking thread first, so that a cold read holds up no other stream, and a bad sector is
-//! met before the frame's head is out. If the medium fails all the same in the middle of a frame, the rest of its payload is sent as zeros, which don't match their
-//! CRCs, and what was still to come is answered with `medium_failed`: the connection goes on, and
-//! the chunk is read back.
+//! met before the frame's head is out. If the medium fails all the same in the middle of a frame,
+//! the rest of its payload is sent as zeros, which don't match their CRCs, and what was still to
+//! come is answered with `medium_failed`: the connection goes on, and the chunk is read back.
 
 use std::io;
 use std::sync::Arc;
