@@ -10,6 +10,7 @@ use std::time::Duration;
 use sarsen_protocol::crc::{combine, zeros};
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, ServerId};
 use sarsen_protocol::message::{Locate, LocateReply, LocatedChunk, Node, ReportReplica};
+use sarsen_protocol::size::PUBLISH_CHUNKS_MAX;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -180,8 +181,7 @@ pub(crate) async fn get_located(
                 Found::Other => report.begun_anew = true,
                 Found::Nothing => {}
             }
-            run.run().await?;
-            run.finish().await?
+            run.complete().await?
         }
         Opened::InOrder(output) => {
             let (queue, queued) = mpsc::unbounded_channel();
@@ -190,13 +190,9 @@ pub(crate) async fn get_located(
                 next: first_index(&range, &first_page),
                 outlets: HashMap::new(),
             };
-            let mut run = Run::new(shared, &first_page, range, options, to)?;
-            let reading = async {
-                run.run().await?;
-                run.finish().await
-            };
+            let run = Run::new(shared, &first_page, range, options, to)?;
             let writing = output.write(queued, &shared.buffers);
-            tokio::try_join!(reading, writing)?.0
+            tokio::try_join!(run.complete(), writing)?.0
         }
     };
     report.elapsed = shared.clock.now().saturating_sub(began);
@@ -211,11 +207,20 @@ async fn is_there(target: PathBuf, node: Node) -> Result<bool, Error> {
     Ok(looking.await?.unwrap_or(false))
 }
 
+/// How many slots a file has that the master says is so long: a number of a peer's, of which memory
+/// is taken.
+fn slot_count(size: u64, chunk_size: u32) -> Result<u32, Error> {
+    let slots = size.div_ceil(u64::from(chunk_size));
+    match u32::try_from(slots) {
+        Ok(slots) if slots as usize <= PUBLISH_CHUNKS_MAX => Ok(slots),
+        _ => Err(Error::TooLarge { bytes: size }),
+    }
+}
+
 /// The state that a file is in, of which the first chunks are known.
 async fn pin(shared: &Shared, first_page: &LocateReply) -> Result<Pin, Error> {
     let node = &first_page.node;
-    let slots = node.size.div_ceil(u64::from(first_page.chunk_size));
-    let slots = u32::try_from(slots).map_err(|_| Error::TooLarge { bytes: node.size })?;
+    let slots = slot_count(node.size, first_page.chunk_size)?;
     let mut chunks = vec![(ChunkHandle::NONE, ChunkVersion::NONE); slots as usize];
     let mut put = |located: &[LocatedChunk]| {
         for chunk in located {
@@ -342,6 +347,12 @@ impl Run {
         }
         self.download.handle_kept(kept);
         bytes
+    }
+
+    /// Reads all of it; the replicas that were bad.
+    async fn complete(mut self) -> Result<Vec<BadReplica>, Error> {
+        self.run().await?;
+        self.finish().await
     }
 
     /// Does what the machine says until all was read.
@@ -560,5 +571,22 @@ impl Run {
         let bad = self.bad.iter().filter(|bad| bad.index == index);
         let bad = bad.map(|bad| bad.server).collect();
         fetch::given_up(why, bad, self.last_failure.remove(&index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reply that told the size of four billion chunks had 64 GiB of memory taken for their names,
+    /// and a million more requests sent.
+    #[test]
+    fn a_file_of_more_slots_than_there_can_be_is_too_large() {
+        assert_eq!(slot_count(0, 1 << 20).ok(), Some(0));
+        assert_eq!(slot_count((262_144 << 20) - 1, 1 << 20).ok(), Some(262_144));
+        for size in [(262_144 << 20) + 1, u64::from(u32::MAX) << 20, u64::MAX] {
+            let error = slot_count(size, 1 << 20);
+            assert!(matches!(error, Err(Error::TooLarge { bytes }) if bytes == size));
+        }
     }
 }
