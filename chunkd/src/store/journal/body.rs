@@ -45,9 +45,10 @@ pub struct Block {
 }
 
 /// What an open chunk was before it was begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Base {
     /// Nothing: it was made open.
+    #[default]
     Made,
     /// A sealed chunk, which the file still is.
     Sealed {

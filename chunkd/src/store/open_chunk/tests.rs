@@ -1,6 +1,7 @@
 //! Named cases of an open chunk's bookkeeping: what went wrong once in thought or design, and what is
 //! refused. The states as a whole are looked at in [`model`].
 
+mod history;
 mod model;
 
 use sarsen_protocol::id::{ChunkVersion, RequestId, Serial, SessionId};
