@@ -104,12 +104,13 @@ impl Drop for Daemon {
 
 /// A cluster of one master and some chunkservers.
 pub(crate) struct Cluster {
-    folder: TempDir,
-    settings: Vec<String>,
+    pub(crate) chunkservers: Vec<Option<Daemon>>,
     pub(crate) master: Option<Daemon>,
     /// Where the master listens, also over its restarts.
     pub(crate) control: String,
-    pub(crate) chunkservers: Vec<Option<Daemon>>,
+    settings: Vec<String>,
+    /// Removed when all daemons have ended: one that still writes would leave something behind.
+    folder: TempDir,
 }
 
 impl Cluster {
@@ -120,11 +121,11 @@ impl Cluster {
 
     pub(crate) fn start_with(chunkservers: usize, settings: &[&str]) -> Self {
         let mut cluster = Self {
-            folder: tempfile::tempdir().expect("a temporary folder"),
-            settings: settings.iter().map(|&setting| setting.to_owned()).collect(),
+            chunkservers: Vec::new(),
             master: None,
             control: "127.0.0.1:0".to_owned(),
-            chunkservers: Vec::new(),
+            settings: settings.iter().map(|&setting| setting.to_owned()).collect(),
+            folder: tempfile::tempdir().expect("a temporary folder"),
         };
         cluster.start_master();
         for number in 0..chunkservers {
