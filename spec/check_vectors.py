@@ -10,7 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from decoder import checkpoint_state, chunk_file, journal, oplog, oplog_entries
+from decoder import checkpoint_state, chunk_file, journal, oplog, oplog_entries, records
 from decoder.fields import Misfit, Rejected, whole
 from decoder.messages import MESSAGES
 from decoder.wire import ERROR_BODY, TICKET, Frame, HelloExchange, SignedTicket
@@ -18,7 +18,7 @@ from decoder.wire import ERROR_BODY, TICKET, Frame, HelloExchange, SignedTicket
 SPEC = Path(__file__).resolve().parent
 EXPECTED_FILES = (
     "wire", "messages", "hello", "tickets", "chunk-file", "oplog", "oplog-entries",
-    "checkpoint-state", "journal",
+    "checkpoint-state", "journal", "records",
 )
 
 
@@ -62,7 +62,7 @@ def registry():
     }
     kinds |= {message.name: message for message in MESSAGES.values()}
     kinds |= {name: Body(body) for name, body in oplog_entries.ENTRIES.values()}
-    return Registry(kinds | chunk_file.KINDS | journal.KINDS | oplog.KINDS)
+    return Registry(kinds | chunk_file.KINDS | journal.KINDS | oplog.KINDS | records.KINDS)
 
 
 def listed_messages():

@@ -11,7 +11,8 @@
 //! - [`message`]: every message, a file each;
 //! - [`handshake`], [`ticket`]: the mutual proof of the cluster key, and the master's signature
 //!   on the right to touch a chunk;
-//! - [`id_row`]: the ids of a chunk; no program uses them yet;
+//! - [`record`], [`id_row`]: what record append writes, and the ids of a chunk; no program uses
+//!   them yet;
 //! - [`sabotage`]: nothing, but for the simulator.
 //!
 //! Nothing here trusts a peer: every count and length is checked against what has arrived before
@@ -29,6 +30,7 @@ pub mod id;
 pub mod id_row;
 pub mod key;
 pub mod message;
+pub mod record;
 pub mod sabotage;
 pub mod size;
 pub mod status;
