@@ -2,17 +2,20 @@
 //!
 //! Payloads are received straight into pooled buffers, verified there, and handed on.
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
 use std::time::Duration;
 
 use sarsen_protocol::deframe::frame;
 use sarsen_protocol::error::FrameError;
 use sarsen_protocol::header::Header;
 use sarsen_protocol::id::Serial;
-use sarsen_protocol::message::{ErrorBody, Kind, Message, Plane, Read, ReadData, Want};
+use sarsen_protocol::message::{
+    ErrorBody, Kind, Message, Plane, READ_DATA_LEN, Read, ReadData, Want,
+};
 use sarsen_protocol::size::HEADER_LEN;
 use sarsen_protocol::status::Status;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::Link;
@@ -56,7 +59,11 @@ pub(crate) async fn read_chunk(
     let ended = match stream.length() {
         0 => Ok(()),
         _ => {
-            let mut patient = Patient { link, silence_max };
+            let mut patient = Patient {
+                link,
+                silence_max,
+                ahead: VecDeque::new(),
+            };
             read_frames(&mut patient, fetch, &mut stream, to).await
         }
     };
@@ -71,6 +78,8 @@ pub(crate) async fn read_chunk(
 struct Patient<'a> {
     link: &'a mut Link,
     silence_max: Duration,
+    /// What came behind the frame before.
+    ahead: VecDeque<u8>,
 }
 
 async fn read_frames(
@@ -95,13 +104,13 @@ async fn read_frames(
         .await
         .map_err(|_| End::Silent)??;
     loop {
-        let (data, payload_len) = next_data(patient, request_id).await?;
-        stream.handle_data(&data)?;
+        // A buffer is taken when there is something for it: the fewer are in use, the more likely
+        // is each to be in the cache.
+        patient.wait().await?;
+        let mut buffer = to.buffers.take();
+        let (data, payload_len) = patient.next_data(request_id, stream, buffer.room()).await?;
         if payload_len > 0 {
-            let mut buffer = to.buffers.take();
-            let payload = buffer.room().get_mut(..payload_len as usize);
-            patient.receive(payload.unwrap_or_default()).await?;
-            buffer.set_used(0..payload_len as usize);
+            buffer.set_used(0..payload_len);
             stream.handle_payload(&data, &buffer)?;
             give(fetch, data.offset, buffer, stream.verified(), to.outlet).await?;
             (to.on_reached)(stream.offset().min(fetch.to));
@@ -112,19 +121,94 @@ async fn read_frames(
     }
 }
 
-/// The next `ReadData` of the stream; its payload is still to be received.
-async fn next_data(patient: &mut Patient<'_>, request_id: u64) -> Result<(ReadData, u32), End> {
-    let mut bytes = [0; HEADER_LEN];
-    patient.receive(&mut bytes).await?;
-    let header = Header::decode(&bytes, Plane::Data, true)?;
-    // At most 8 KiB, as the header was checked against the plane.
-    let mut body = vec![0; header.body_len as usize];
-    patient.receive(&mut body).await?;
-    header.check_body(&body)?;
+impl Patient<'_> {
+    /// The next `ReadData` of the stream, with its payload in `room`; how long that is.
+    ///
+    /// Header, body and payload are received together. A frame that fills the room, or is the last
+    /// one, as all are from our chunkservers, so takes one call of the kernel, or few.
+    async fn next_data(
+        &mut self,
+        request_id: u64,
+        stream: &ReadStream,
+        room: &mut [u8],
+    ) -> Result<(ReadData, usize), End> {
+        let mut head = [0; HEADER_LEN + READ_DATA_LEN];
+        let mut here = 0;
+        while here < HEADER_LEN {
+            let rest = head.get_mut(here..).unwrap_or_default();
+            here += self.receive_some(rest, room).await?;
+        }
+        let (header, in_head) = head
+            .split_first_chunk()
+            .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+        let header = Header::decode(header, Plane::Data, true)?;
+        // At most 8 KiB, as the header was checked against the plane.
+        let mut body = vec![0; header.body_len as usize];
+        let came = in_head.iter().chain(&*room).take(here - HEADER_LEN);
+        let body_here = body.iter_mut().zip(came).map(|(to, from)| *to = *from);
+        let body_here = body_here.count();
+        self.receive(body.get_mut(body_here..).unwrap_or_default())
+            .await?;
+        header.check_body(&body)?;
+        let data = data_in(&header, &body, request_id)?;
+        stream.handle_data(&data)?;
+        // The body of a ReadData has one length, so what came behind the head is payload, and what
+        // of the next frame came with it.
+        let behind_head = here.saturating_sub(head.len());
+        let payload_len = header.payload_len as usize;
+        let ahead = room.get(payload_len..behind_head).unwrap_or_default();
+        self.ahead.extend(ahead);
+        // No payload is longer than a buffer, as the header was checked against the plane.
+        let payload = room.get_mut(..payload_len).unwrap_or_default();
+        self.receive(payload.get_mut(behind_head..).unwrap_or_default())
+            .await?;
+        Ok((data, payload_len))
+    }
+
+    /// Fills `bytes`; silence in between is bounded, the whole is not.
+    async fn receive(&mut self, mut bytes: &mut [u8]) -> Result<(), End> {
+        while !bytes.is_empty() {
+            let len = self.receive_some(bytes, &mut []).await?;
+            bytes = bytes.get_mut(len..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Receives into `first`, and what more there is into `second`; at least one byte.
+    async fn receive_some(&mut self, first: &mut [u8], second: &mut [u8]) -> Result<usize, End> {
+        if !self.ahead.is_empty() {
+            let len = first.len().min(self.ahead.len());
+            let taken = first.iter_mut().zip(self.ahead.drain(..len));
+            return Ok(taken.map(|(to, from)| *to = from).count());
+        }
+        loop {
+            self.wait().await?;
+            let mut parts = [IoSliceMut::new(first), IoSliceMut::new(second)];
+            match self.link.stream.try_read_vectored(&mut parts) {
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Ok(len) => return Ok(len),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits until there may be something to receive.
+    async fn wait(&self) -> Result<(), End> {
+        if self.ahead.is_empty() {
+            let waiting = timeout(self.silence_max, self.link.stream.readable());
+            waiting.await.map_err(|_| End::Silent)??;
+        }
+        Ok(())
+    }
+}
+
+/// The message of a good frame.
+fn data_in(header: &Header, body: &[u8], request_id: u64) -> Result<ReadData, End> {
     let kind = header.kind;
     let in_body = |source| FrameError::Body { kind, source };
     if !header.status.is_ok() {
-        let error = ErrorBody::from_body(&body).map_err(in_body)?;
+        let error = ErrorBody::from_body(body).map_err(in_body)?;
         return Err(End::Status {
             status: header.status,
             text: error.text,
@@ -133,23 +217,9 @@ async fn next_data(patient: &mut Patient<'_>, request_id: u64) -> Result<(ReadDa
     if kind != Kind::ReadData || header.request_id != request_id {
         return Err(FrameError::OutOfTurn { kind }.into());
     }
-    let data = ReadData::from_body(&body).map_err(in_body)?;
+    let data = ReadData::from_body(body).map_err(in_body)?;
     data.check_payload(header.payload_len).map_err(in_body)?;
-    Ok((data, header.payload_len))
-}
-
-impl Patient<'_> {
-    /// Fills `bytes`; silence in between is bounded, the whole is not.
-    async fn receive(&mut self, mut bytes: &mut [u8]) -> Result<(), End> {
-        while !bytes.is_empty() {
-            let read = timeout(self.silence_max, self.link.stream.read(bytes)).await;
-            match read.map_err(|_| End::Silent)?? {
-                0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                len => bytes = bytes.get_mut(len..).unwrap_or_default(),
-            }
-        }
-        Ok(())
-    }
+    Ok(data)
 }
 
 /// Hands on what of the payload is wanted: its first block may begin before that, its last block
