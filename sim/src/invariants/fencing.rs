@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sarsen_protocol::id::{DirectoryId, Epoch, StartNonce, StartNumber};
+use sarsen_protocol::message::{Register, Registered};
 use sarsen_protocol::status::Status;
 
 use super::{Facts, Invariant};
@@ -67,34 +68,38 @@ impl Invariant for Fencing {
             Observation::Registered {
                 register,
                 registered,
-            } => {
-                for report in &register.directories {
-                    let id = report.directory_id;
-                    let verdict = registered
-                        .directories
-                        .iter()
-                        .find(|it| it.directory_id == id);
-                    if verdict.is_none_or(|it| it.status != Status::Ok.number()) {
-                        continue;
-                    }
-                    if self.rolled_back.contains(&id) {
-                        return Err(format!(
-                            "directory {id} was put back from a copy and counts"
-                        ));
-                    }
-                    let counted = self.counted.get(&id).copied().unwrap_or_default();
-                    let start = (report.start_number, report.start_nonce);
-                    if start.0 < counted.0 || (start.0 == counted.0 && start.1 != counted.1) {
-                        return Err(format!(
-                            "directory {id} counts with start {}, after start {}",
-                            start.0, counted.0
-                        ));
-                    }
-                    self.counted.insert(id, start);
-                }
-                Ok(())
-            }
+            } => self.registered(register, registered),
             _ => Ok(()),
         }
+    }
+}
+
+impl Fencing {
+    fn registered(&mut self, register: &Register, registered: &Registered) -> Result<(), String> {
+        for report in &register.directories {
+            let id = report.directory_id;
+            let verdict = registered
+                .directories
+                .iter()
+                .find(|it| it.directory_id == id);
+            if verdict.is_none_or(|it| it.status != Status::Ok.number()) {
+                continue;
+            }
+            if self.rolled_back.contains(&id) {
+                return Err(format!(
+                    "directory {id} was put back from a copy and counts"
+                ));
+            }
+            let counted = self.counted.get(&id).copied().unwrap_or_default();
+            let start = (report.start_number, report.start_nonce);
+            if start.0 < counted.0 || (start.0 == counted.0 && start.1 != counted.1) {
+                return Err(format!(
+                    "directory {id} counts with start {}, after start {}",
+                    start.0, counted.0
+                ));
+            }
+            self.counted.insert(id, start);
+        }
+        Ok(())
     }
 }
