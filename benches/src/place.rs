@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use rustix::fs::{statfs, statvfs};
+use rustix::fs::{statfs, statvfs, syncfs};
 use tempfile::TempDir;
 
 use crate::measure::MIB;
@@ -58,6 +58,16 @@ pub fn describe(folder: &Path) -> String {
         Ok(_) => format!("a disk ({parent})"),
         Err(_) => format!("{parent}"),
     }
+}
+
+/// Has the file system of a folder do what it still owes: what was written, and freed, before is no
+/// part of what is measured next.
+///
+/// # Errors
+/// Those of the file system.
+pub fn settle(folder: &Path) -> anyhow::Result<()> {
+    let opened = File::open(folder)?;
+    syncfs(opened).with_context(|| format!("syncing the file system of {}", folder.display()))
 }
 
 /// Makes a file of `len` bytes that don't compress.

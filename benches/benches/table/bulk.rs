@@ -80,9 +80,13 @@ impl Run {
             runs,
             &mut [
                 ("written and synced three times", &mut || {
+                    place::settle(&disk)?;
                     limits::write_synced(len, &disk)
                 }),
-                ("upload at disk", &mut || put(&cluster, &source, true)),
+                ("upload at disk", &mut || {
+                    place::settle(&disk)?;
+                    put(&cluster, &source, true)
+                }),
             ],
         )?;
         let [limit, ours] = all.as_slice() else {
