@@ -9,6 +9,16 @@ use super::Mode;
 use super::pool::Buffer;
 use crate::uring;
 
+/// Has what was written to a part of a file go to its disk from now on, so that a later sync has
+/// less to wait for. Says nothing of when it is there, nor whether: only the sync does.
+///
+/// Without io_uring nothing is done: the kernel then begins when it thinks fit.
+pub fn begin_write_back(mode: Mode, file: &Arc<File>, position: u64, len: u32) {
+    if mode == Mode::Uring {
+        uring::ops::begin_write_back(file, position, len);
+    }
+}
+
 /// Writes a buffer's payload at `position`, all of it, without holding the thread up.
 ///
 /// # Errors

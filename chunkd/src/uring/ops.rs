@@ -151,6 +151,21 @@ pub async fn write_at(file: &Arc<File>, buffer: Arc<Buffer>, position: u64) -> i
     Ok(())
 }
 
+/// Has the kernel begin to write a part of a file to its disk, and waits for nothing. That it
+/// failed shows at the next sync.
+pub fn begin_write_back(file: &Arc<File>, position: u64, len: u32) {
+    /// `SYNC_FILE_RANGE_WRITE` of sync_file_range(2).
+    const WRITE: u32 = 2;
+    let request = opcode::SyncFileRange::new(fd(file), len)
+        .offset(position)
+        .flags(WRITE)
+        .build();
+    let file = Arc::clone(file);
+    tokio_uring::spawn(async move {
+        let _ = submit(file, request).await;
+    });
+}
+
 fn send_request(
     stream: &Arc<TcpStream>,
     start: *const u8,

@@ -22,6 +22,9 @@ use crate::store::{
     Directory, NewChunk, Operation, PendingChunk, SealClaim, StoreError, data_position,
 };
 
+/// Bytes that are written before the kernel is to begin with them, where the seal is to be on disk.
+const WRITE_BACK_LEN: u32 = 8 * 1024 * 1024;
+
 /// What is to be done, in this order.
 #[derive(Debug)]
 pub(super) enum StoreJob {
@@ -64,6 +67,7 @@ pub(super) struct Store<'a> {
     has_next_hop: bool,
     events: Events,
     last: Serial,
+    level: Level,
     made: Option<Made>,
 }
 
@@ -71,6 +75,8 @@ pub(super) struct Store<'a> {
 struct Made {
     directory: Arc<Directory>,
     pending: Arc<PendingChunk>,
+    /// Up to where the kernel was told to write it back.
+    written_back: u32,
 }
 
 impl Drop for Made {
@@ -95,6 +101,7 @@ impl<'a> Store<'a> {
             has_next_hop,
             events,
             last: open.begin_serial,
+            level: open.level,
             made: None,
         }
     }
@@ -159,13 +166,17 @@ impl<'a> Store<'a> {
         // Made there and not here: the stream may end before it has the chunk.
         let make = move || {
             let (directory, pending) = chunkserver.create(&new)?;
-            Ok(Made { directory, pending })
+            Ok(Made {
+                directory,
+                pending,
+                written_back: 0,
+            })
         };
         self.made = Some(blocking(make).await?);
         Ok(())
     }
 
-    async fn write(&self, offset: u32, crcs: &Crcs, buffer: Arc<Buffer>) -> Result<(), Fault> {
+    async fn write(&mut self, offset: u32, crcs: &Crcs, buffer: Arc<Buffer>) -> Result<(), Fault> {
         let pending = &self.made()?.pending;
         let mode = self.thread.mode;
         let payload = buffer.payload();
@@ -194,7 +205,25 @@ impl<'a> Store<'a> {
             let path = format!("chunk {}", self.new.handle).into();
             StoreError::io(Operation::Write, path, source)
         })?;
-        Ok(pending.commit_pieces(offset, len, crcs.as_slice())?)
+        pending.commit_pieces(offset, len, crcs.as_slice())?;
+        self.write_back();
+        Ok(())
+    }
+
+    /// What is to be on disk at the seal goes there behind the stream, so that the seal does not
+    /// wait for all of it, and the disk not for the seal.
+    fn write_back(&mut self) {
+        let mode = self.thread.mode;
+        let Some(made) = self.made.as_mut().filter(|_| self.level == Level::Disk) else {
+            return;
+        };
+        let (from, to) = (made.written_back, made.pending.length());
+        if to - from >= WRITE_BACK_LEN
+            && let Some(descriptor) = made.pending.file()
+        {
+            file::begin_write_back(mode, descriptor, data_position(from), to - from);
+            made.written_back = to;
+        }
     }
 
     async fn seal(&mut self, seal: WriteSeal) -> Result<Level, Fault> {
