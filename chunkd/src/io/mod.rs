@@ -2,8 +2,9 @@
 //!
 //! [`Mode`] says how bytes are moved: by io_uring, or by readiness (epoll) where io_uring is
 //! forbidden, as in many containers. [`Socket`] and [`file::write_at`] do the same on both, and
-//! nothing above them knows which it is. A data-plane thread runs its own single-threaded
-//! runtime ([`run`]); all tasks of a connection stay on the thread that accepted it.
+//! nothing above them knows which it is; [`file::begin_write_back`] is a hint that epoll leaves out.
+//! A data-plane thread runs its own single-threaded runtime ([`run`]); all tasks of a connection stay
+//! on the thread that accepted it.
 //!
 //! Bytes of chunks move in [`pool::Buffer`]s, received into once and then shared read-only by
 //! the write to disk and the send to the next hop; and on reads from the chunk's mapping or
