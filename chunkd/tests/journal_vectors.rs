@@ -13,6 +13,7 @@ use sarsen_chunkd::store::journal::entry::{
     Decoded, Entry, Link, decode_entry, encode_entry, encode_mark,
 };
 use sarsen_chunkd::store::journal::segment::{Author, SEGMENT_HEADER_LEN, SegmentHeader};
+use sarsen_chunkd::store::open_chunk::patch::{PATCH_HEADER_LEN, PatchHeader};
 use sarsen_protocol::id::{ClusterId, FileId, RequestId};
 use sarsen_protocol::id_row::{IdRow, IdRowKind};
 use toml::{Table, Value};
@@ -76,6 +77,18 @@ fn segment_fields(header: &SegmentHeader) -> Table {
         ("directory_id", hex(&directory_id.0)),
         ("start_number", wide(start_number.0)),
         ("start_nonce", wide(start_nonce.0)),
+    ])
+}
+
+fn patch_fields(header: &PatchHeader) -> Table {
+    table([
+        ("version", 1.into()),
+        ("handle", wide(header.handle.0)),
+        ("cluster_id", hex(&header.author.cluster_id.0)),
+        ("directory_id", hex(&header.author.directory_id.0)),
+        ("start_number", wide(header.author.start_number.0)),
+        ("start_nonce", wide(header.author.start_nonce.0)),
+        ("made_in", wide(header.made_in.0)),
     ])
 }
 
@@ -294,6 +307,11 @@ fn decode(case: &Table) -> Result<(Table, Vec<u8>), String> {
             assert_eq!(bytes.len(), SEGMENT_HEADER_LEN);
             Ok((segment_fields(&header), header.encode().to_vec()))
         }
+        "patch_header" => {
+            let header = PatchHeader::decode(&bytes).map_err(|error| error.to_string())?;
+            assert_eq!(bytes.len(), PATCH_HEADER_LEN);
+            Ok((patch_fields(&header), header.encode().to_vec()))
+        }
         kind @ ("journal_entry" | "journal_mark") => {
             let decoded = decode_entry(&bytes).map_err(|error| error.to_string())?;
             if decoded.header.kind.is_some() != (kind == "journal_entry") {
@@ -324,7 +342,7 @@ fn accepted_cases_decode_to_their_fields_and_encode_to_their_bytes() {
         assert!(encoded == bytes_of(&case), "{name}: encodes to other bytes");
         kinds.insert(text(&case, "kind").to_owned());
     }
-    assert_eq!(kinds.len(), 8, "{kinds:?}");
+    assert_eq!(kinds.len(), 9, "{kinds:?}");
 }
 
 #[test]
@@ -346,6 +364,7 @@ fn no_flipped_bit_is_overlooked() {
             bytes[bit / 8] ^= 1 << (bit % 8);
             let decodes = match kind.as_str() {
                 "journal_segment" => SegmentHeader::decode(&bytes).is_ok(),
+                "patch_header" => PatchHeader::decode(&bytes).is_ok(),
                 "journal_entry" | "journal_mark" => decode_entry(&bytes).is_ok(),
                 body => {
                     let _ = Body::decode(kind_of_body(body), &bytes);
@@ -364,5 +383,5 @@ fn no_flipped_bit_is_overlooked() {
 }
 
 fn kind_is_body(kind: &str) -> bool {
-    !kind.starts_with("journal_")
+    !kind.starts_with("journal_") && kind != "patch_header"
 }

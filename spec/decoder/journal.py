@@ -66,6 +66,34 @@ class Segment:
         )
 
 
+class PatchHeader:
+    def decode(self, data, _given):
+        head = _header(data, 128, b"SJPF")
+        if _integer(head, 8, 2) != 1:
+            raise Rejected("version_unknown")
+        if any(head[10:16]) or any(head[80:]):
+            raise Rejected("reserved_not_zero")
+        ids = [(16, 24), (24, 40), (40, 56), (56, 64), (64, 72), (72, 80)]
+        if not all(any(head[start:end]) for start, end in ids):
+            raise Rejected("id_missing")
+        if len(data) > 128:
+            raise Rejected("trailing_bytes")
+        return {
+            "version": 1, "handle": word(_integer(head, 16, 8)),
+            "cluster_id": digits(head[24:40]), "directory_id": digits(head[40:56]),
+            "start_number": word(_integer(head, 56, 8)), "start_nonce": word(_integer(head, 64, 8)),
+            "made_in": word(_integer(head, 72, 8)),
+        }
+
+    def encode(self, fields, _given):
+        return _with_crc(
+            b"SJPF" + _u(2, fields["version"]) + bytes(6) + _u(8, fields["handle"])
+            + octets(fields["cluster_id"]) + octets(fields["directory_id"])
+            + _u(8, fields["start_number"]) + _u(8, fields["start_nonce"])
+            + _u(8, fields["made_in"]) + bytes(48)
+        )
+
+
 def _checked_header(head):
     """The checks of an entry's header behind its CRC."""
     kind, length, body_crc = _integer(head, 8, 2), _integer(head, 12, 4), _integer(head, 16, 4)
@@ -243,6 +271,7 @@ class _Body:
 
 KINDS = {
     "journal_segment": Segment(),
+    "patch_header": PatchHeader(),
     "journal_entry": Entry(),
     "journal_mark": Mark(),
     "promised": _Body(PROMISED),

@@ -1,7 +1,7 @@
 //! The states of an open chunk, as bookkeeping (`spec/journal.md` sections 3 and 4).
 //!
 //! Read in this order: [`slots`], which places are free; [`ids`], which mutations are in the chunk;
-//! [`plan`], where a mutation's bytes go; [`state`], all states from the committed one to the newest;
+//! [`plan`], where a mutation's bytes go; [`patch`], the patch file's layout; [`state`], all states from the committed one to the newest;
 //! [`history`], what a journal says of them after a crash.
 //!
 //! Nothing here reads or writes a file, so everything is tested against plain bytes in memory.
@@ -12,6 +12,7 @@
 pub mod error;
 pub mod history;
 pub mod ids;
+pub mod patch;
 pub mod plan;
 pub mod slots;
 pub mod state;
@@ -19,6 +20,7 @@ pub mod state;
 pub use error::{ApplyError, SerialError};
 pub use history::{ChunkHistory, HistoryError, OpenHistory, Origin, Outcome, Standing};
 pub use ids::{IdError, IdTable, Lookup};
+pub use patch::PatchHeader;
 pub use plan::{Incoming, Plan, PlannedBlock, Way};
 pub use slots::Slots;
 pub use state::{Content, Resting, State};
