@@ -10,6 +10,7 @@ use crate::client::{Shared, check_chunk_size};
 use crate::core::read::{Fault, Fetch, GiveUp};
 use crate::core::read_stream::Verified;
 use crate::error::{Error, StreamError};
+use crate::limit::RateLimit;
 use crate::net::{Outgoing, ReadFailure, read_chunk};
 use crate::sink::Outlet;
 
@@ -35,6 +36,7 @@ pub(crate) async fn read(
     shared: &Shared,
     fetch: &Fetch,
     outlet: &Outlet,
+    limit: Option<&RateLimit>,
     on_reached: &(dyn Fn(u32) + Send + Sync),
 ) -> Result<(), ReadFailure> {
     let whole = Verified {
@@ -62,6 +64,8 @@ pub(crate) async fn read(
     let to = Outgoing {
         buffers: &shared.buffers,
         outlet,
+        clock: shared.clock,
+        limit,
         on_reached,
     };
     read_chunk(&mut link, fetch, silence_max, &to).await?;

@@ -21,12 +21,14 @@ use crate::core::read::{Action, Download, Fault, Fetch, GiveUp, Kept, PAGE_LEN, 
 use crate::core::resume::Pin;
 use crate::error::{Error, StreamError};
 use crate::fetch::{self, REPORT_TIME_MAX};
+use crate::limit::RateLimit;
 use crate::net::ReadFailure;
 use crate::part::{self, Found, PartFile, Resumable};
 use crate::path;
 use crate::progress::{Progress, Tally};
 use crate::put::{STREAMS_DEFAULT, permit};
 use crate::sink::{GetTarget, Item, Opened, Outlet, open, ordered_outlet};
+use crate::tree::Each as _;
 
 /// Bytes from which on a file is worth to be gone on with.
 const RESUMABLE_MIN: u64 = 1024 * 1024;
@@ -45,6 +47,8 @@ pub struct GetOptions {
     pub resume: bool,
     /// Chunks on their way at a time.
     pub streams_max: usize,
+    /// Bytes a second, with all other transfers that were given the same limit.
+    pub limit: Option<RateLimit>,
     /// Is told how far it has come.
     pub progress: Option<Arc<dyn Progress>>,
     /// Streams that are shared with other transfers, of which `streams_max` may be this one's.
@@ -58,6 +62,7 @@ impl Default for GetOptions {
             length: None,
             resume: false,
             streams_max: STREAMS_DEFAULT,
+            limit: None,
             progress: None,
             streams: None,
         }
@@ -308,10 +313,11 @@ impl Run {
         to: To,
     ) -> Result<Self, Error> {
         let bytes = range.end;
+        let turns = options.turns();
         let plan = Plan {
             range: range.clone(),
             chunk_size: first_page.chunk_size,
-            streams_max: options.streams_max.max(1),
+            streams_max: options.streams_max.clamp(1, turns),
             rewindable: matches!(to, To::Part(_)),
             patience: shared.timeout,
             seed: shared.master.draw_seed(),
@@ -496,7 +502,7 @@ impl Run {
     fn fetch(&mut self, fetch: Box<Fetch>) {
         let outlet = self.outlet(fetch.chunk.index, Some(&fetch.chunk));
         let (shared, reached) = (self.shared.clone(), self.reached.clone());
-        let streams = self.options.streams.clone();
+        let (streams, limit) = (self.options.streams.clone(), self.options.limit.clone());
         self.tasks.spawn(async move {
             let _permit = permit(streams.as_ref()).await;
             let index = fetch.chunk.index;
@@ -504,7 +510,7 @@ impl Run {
                 // The download may have ended.
                 let _ = reached.send(Reached { index, to });
             };
-            let read = fetch::read(&shared, &fetch, &outlet, &on_reached).await;
+            let read = fetch::read(&shared, &fetch, &outlet, limit.as_ref(), &on_reached).await;
             Event::Read(fetch, read)
         });
     }

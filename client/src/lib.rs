@@ -5,7 +5,7 @@
 //!
 //! - [`core`]: what is decided, as machines without a socket, a file or a clock;
 //! - `master`, `session`: one control connection, and changes that are done once over it;
-//! - `net`: streams with chunkservers; `source`, `sink`, `part`: the local end of a transfer;
+//! - `net`: streams with chunkservers; `limit`: how fast they may be; `source`, `sink`, `part`: the local end of a transfer;
 //! - `put`, `get`, `open_file`: the drivers that join machines, streams and files or memory;
 //! - `tree`: many of these at a time, and what finds the files.
 //!
@@ -29,6 +29,8 @@ mod error;
 mod fetch;
 #[cfg(feature = "edge")]
 mod get;
+#[cfg(feature = "edge")]
+mod limit;
 #[cfg(feature = "edge")]
 mod master;
 #[cfg(feature = "edge")]
@@ -58,6 +60,8 @@ pub use client::{Client, ClientConfig, FsckReport, MASTER_DEFAULT, TIMEOUT_DEFAU
 pub use error::{Error, StreamError};
 #[cfg(feature = "edge")]
 pub use get::{BadReplica, GetOptions, GetReport};
+#[cfg(feature = "edge")]
+pub use limit::RateLimit;
 #[cfg(feature = "edge")]
 pub use open_file::OpenFile;
 #[cfg(feature = "edge")]

@@ -230,7 +230,7 @@ impl<'a> Reading<'a> {
         let index = fetch.chunk.index;
         let chunk_start = u64::from(index) * u64::from(self.file.chunk_size);
         let outlet = Outlet::Memory(self.memory.clone(), chunk_start);
-        match fetch::read(&self.file.shared, fetch, &outlet, &|_| {}).await {
+        match fetch::read(&self.file.shared, fetch, &outlet, None, &|_| {}).await {
             Ok(()) => self.download.handle_fetched(index),
             Err(ReadFailure::Sink(error)) => return Err(error),
             Err(ReadFailure::Replica {

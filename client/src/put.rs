@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use crate::client::{Shared, check_chunk_size};
 use crate::core::upload::{Action, Plan, Upload};
 use crate::error::{Error, StreamError};
+use crate::limit::RateLimit;
 use crate::master::Unanswered;
 use crate::net::{WriteFailure, WriteJob, write_chunk};
 use crate::path;
@@ -30,6 +31,7 @@ use crate::session::Session;
 use crate::source::{
     Arrived, ChunkSource, Input, OpenFile, Opened, PIPE_CHUNKS_MAX, Pipe, PutSource, open,
 };
+use crate::tree::Each as _;
 
 /// Streams at a time, unless asked otherwise.
 pub const STREAMS_DEFAULT: usize = 4;
@@ -54,6 +56,8 @@ pub struct PutOptions {
     pub purge: bool,
     /// Chunks on their way at a time; of a pipe no more than three.
     pub streams_max: usize,
+    /// Bytes a second, with all other transfers that were given the same limit.
+    pub limit: Option<RateLimit>,
     /// Is told how far it has come.
     pub progress: Option<Arc<dyn Progress>>,
     /// Streams that are shared with other transfers, of which `streams_max` may be this one's.
@@ -68,6 +72,7 @@ impl Default for PutOptions {
             force: false,
             purge: false,
             streams_max: STREAMS_DEFAULT,
+            limit: None,
             progress: None,
             streams: None,
         }
@@ -180,7 +185,8 @@ struct Sent {
 
 impl PendingFile {
     async fn upload(&self, opened: Opened) -> Result<Sent, Error> {
-        let streams_max = self.options.streams_max.max(1);
+        let turns = self.options.turns();
+        let streams_max = self.options.streams_max.clamp(1, turns);
         let wanted = self.pending.replicas;
         let plan = Plan {
             streams_max: match &opened {
@@ -475,6 +481,7 @@ impl Run {
             file_id: self.file.pending.file_id,
             level: self.file.options.level,
             streams: self.file.options.streams.clone(),
+            limit: self.file.options.limit.clone(),
             told: self.told.clone(),
         };
         self.tasks
@@ -499,6 +506,7 @@ struct WriteTask {
     file_id: FileId,
     level: Level,
     streams: Option<Arc<Semaphore>>,
+    limit: Option<RateLimit>,
     told: mpsc::UnboundedSender<Telling>,
 }
 
@@ -530,6 +538,7 @@ impl WriteTask {
             level: self.level,
             clock: self.shared.clock,
             suspect_after,
+            limit: self.limit.as_ref(),
             on_acked: &on_acked,
         };
         let sealed = write_chunk(&mut link, &job, source).await?;

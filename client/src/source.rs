@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut, Read as _};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,22 +58,48 @@ impl std::fmt::Debug for PutSource {
 #[derive(Clone, Debug)]
 pub(crate) struct Piece {
     buffer: Arc<Buffer>,
+    /// Which bytes of the buffer it has.
+    range: Range<usize>,
     crcs: Crcs,
 }
 
 impl Piece {
     /// The bytes in `buffer`, which lie at `offset` in their chunk.
     fn new(offset: u32, buffer: Buffer) -> Self {
+        let range = 0..buffer.len();
+        Self::of(offset, Arc::new(buffer), range)
+    }
+
+    fn of(offset: u32, buffer: Arc<Buffer>, range: Range<usize>) -> Self {
+        let bytes = buffer.get(range.clone()).unwrap_or_default();
         // At most a payload, whose pieces always fit.
-        let crcs = crcs_of(offset, &buffer).unwrap_or_default();
+        let crcs = crcs_of(offset, bytes).unwrap_or_default();
         Self {
-            buffer: Arc::new(buffer),
+            buffer,
+            range,
             crcs,
         }
     }
 
+    /// The first `len` bytes of a piece at `offset`, and what is left, whose CRCs are those of the
+    /// parts that it is cut into.
+    pub(crate) fn cut(self, offset: u32, len: u32) -> (Self, Option<Self>) {
+        let Range { start, end } = self.range;
+        let cut = end.min(start.saturating_add(len.max(1) as usize));
+        if (start, cut) == (0, self.buffer.len()) {
+            return (self, None);
+        }
+        let part = Self::of(offset, self.buffer.clone(), start..cut);
+        let rest = (cut < end).then(|| Self {
+            buffer: self.buffer,
+            range: cut..end,
+            crcs: Crcs::default(),
+        });
+        (part, rest)
+    }
+
     pub(crate) fn len(&self) -> u32 {
-        u32::try_from(self.buffer.len()).unwrap_or(PAYLOAD_LEN_MAX)
+        u32::try_from(self.range.len()).unwrap_or(PAYLOAD_LEN_MAX)
     }
 
     pub(crate) const fn crcs(&self) -> &Crcs {
@@ -85,7 +111,7 @@ impl Deref for Piece {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.buffer
+        self.buffer.get(self.range.clone()).unwrap_or_default()
     }
 }
 
@@ -503,6 +529,27 @@ mod tests {
         let (read, taken) = tokio::join!(reading, taking);
         read.unwrap();
         taken
+    }
+
+    #[test]
+    fn a_piece_is_cut_into_parts_with_crcs_of_their_own() {
+        let bytes = pattern(200_000);
+        for len in [1_000, 65_536, 131_072, 200_000, MIB] {
+            let mut buffer = Buffers::default().take();
+            buffer.room()[..bytes.len()].copy_from_slice(&bytes);
+            buffer.set_used(0..bytes.len());
+            let (mut offset, mut came) = (MIB, Vec::new());
+            let mut left = Some(Piece::new(offset, buffer));
+            while let Some(piece) = left {
+                let (part, rest) = piece.cut(offset, len);
+                assert!(crate::core::pieces::all_match(offset, &part, part.crcs()));
+                assert!(part.len() == len || rest.is_none());
+                came.extend_from_slice(&part);
+                offset += part.len();
+                left = rest;
+            }
+            assert!(came == bytes);
+        }
     }
 
     #[tokio::test]

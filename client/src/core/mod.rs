@@ -6,6 +6,7 @@
 //!
 //! - [`retry`]: what to do about a request to the master that failed, and how long to wait;
 //! - [`session`]: the numbers of requests that are done once;
+//! - [`limit`]: how many bytes a second a command may move;
 //! - [`locate`]: which chunks a range of a file touches, and which replica to ask first;
 //! - [`pieces`]: payloads cut at block edges, and their CRCs;
 //! - [`upload`]: a file's chunks on their way up, over machines of [`mod@write`], one a stream,
@@ -16,6 +17,7 @@
 //!
 //! Left out on purpose: hedged reads, mutation in place.
 
+pub mod limit;
 pub mod locate;
 pub mod locations;
 pub mod pieces;

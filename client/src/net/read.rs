@@ -13,16 +13,18 @@ use sarsen_protocol::id::Serial;
 use sarsen_protocol::message::{
     ErrorBody, Kind, Message, Plane, READ_DATA_LEN, Read, ReadData, Want,
 };
-use sarsen_protocol::size::HEADER_LEN;
+use sarsen_protocol::size::{BLOCK_LEN, HEADER_LEN};
 use sarsen_protocol::status::Status;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::Link;
 use crate::buffer::{Buffer, Buffers};
+use crate::clock::Clock;
 use crate::core::read::{Fault, Fetch};
 use crate::core::read_stream::{ReadFault, ReadStream, Verified, block_start};
 use crate::error::{Error, StreamError};
+use crate::limit::RateLimit;
 use crate::sink::Outlet;
 
 /// Why a chunk was not read to its end.
@@ -42,6 +44,9 @@ pub(crate) enum ReadFailure {
 pub(crate) struct Outgoing<'a> {
     pub(crate) buffers: &'a Buffers,
     pub(crate) outlet: &'a Outlet,
+    pub(crate) clock: Clock,
+    /// How fast bytes may come; they are asked for as they may.
+    pub(crate) limit: Option<&'a RateLimit>,
     /// Is told how far the chunk has come.
     pub(crate) on_reached: &'a (dyn Fn(u32) + Send + Sync),
 }
@@ -56,22 +61,42 @@ pub(crate) async fn read_chunk(
 ) -> Result<(), ReadFailure> {
     let start = block_start(fetch.from);
     let mut stream = ReadStream::new(fetch.sealed(), start, fetch.to, fetch.verified);
-    let ended = match stream.length() {
-        0 => Ok(()),
-        _ => {
-            let mut patient = Patient {
-                link,
-                silence_max,
-                ahead: VecDeque::new(),
-            };
-            read_frames(&mut patient, fetch, &mut stream, to).await
-        }
+    let mut patient = Patient {
+        link,
+        silence_max,
+        ahead: VecDeque::new(),
     };
+    let mut ended = Ok(());
+    let mut before = stream.verified();
+    // Without a limit one `Read` brings all of it.
+    while ended.is_ok() && stream.length() > 0 {
+        before = stream.verified();
+        let len = length_to_ask(fetch, &stream, to).await;
+        ended = read_frames(&mut patient, fetch, len, &mut stream, to).await;
+        if stream.offset() < before.reached.saturating_add(len) {
+            break;
+        }
+    }
     let ended = ended.and_then(|()| Ok(stream.handle_end()?));
     ended.map_err(|end| {
         let verified = stream.verified();
-        end.into_failure(link, verified, verified != fetch.verified)
+        end.into_failure(link, verified, verified != before)
     })
+}
+
+/// How many bytes the next `Read` asks for; under a limit, when they are paid for. So a server never
+/// has to hold back what was asked for.
+async fn length_to_ask(fetch: &Fetch, stream: &ReadStream, to: &Outgoing<'_>) -> u32 {
+    let left = stream.length();
+    let Some(limit) = to.limit else {
+        return left;
+    };
+    let len = left.min(limit.limit().read_len());
+    // The block that the range ends in comes whole.
+    let end = (stream.offset() + len).next_multiple_of(BLOCK_LEN);
+    let comes = end.min(fetch.chunk.length).saturating_sub(stream.offset());
+    limit.take(to.clock, comes).await;
+    len
 }
 
 /// A connection that must not fall silent while something is due.
@@ -85,6 +110,7 @@ struct Patient<'a> {
 async fn read_frames(
     patient: &mut Patient<'_>,
     fetch: &Fetch,
+    len: u32,
     stream: &mut ReadStream,
     to: &Outgoing<'_>,
 ) -> Result<(), End> {
@@ -96,7 +122,7 @@ async fn read_frames(
         serial: Serial::NONE,
         want: Want::Sealed,
         offset: stream.offset(),
-        length: stream.length(),
+        length: len,
     };
     let asked = frame(&request, request_id);
     let sent = patient.link.stream.write_all(&asked);

@@ -28,6 +28,7 @@ use crate::clock::Clock;
 use crate::core::pieces::extend_crc;
 use crate::core::write::{WriteFault, WriteStream, is_a_servers_fault};
 use crate::error::{Error, StreamError};
+use crate::limit::RateLimit;
 use crate::source::{ChunkSource, Piece};
 
 /// How long an answer that explains a broken connection is waited for.
@@ -41,6 +42,8 @@ pub(crate) struct WriteJob<'a> {
     pub(crate) clock: Clock,
     /// Silence after which the first of the chain is given up.
     pub(crate) suspect_after: Duration,
+    /// How fast bytes may go.
+    pub(crate) limit: Option<&'a RateLimit>,
     /// Is told how many bytes are on all members.
     pub(crate) on_acked: &'a (dyn Fn(u32) + Send + Sync),
 }
@@ -145,8 +148,12 @@ impl Shared<'_> {
         };
         let mut next = first;
         while let Some(piece) = next {
+            let (piece, rest) = self.cut(piece, sent.length);
             let len = piece.len();
             self.wait_for_room(len).await;
+            if let Some(limit) = self.job.limit {
+                limit.take(self.job.clock, len).await;
+            }
             let (serial, offset) = self.stream().send(self.job.clock.now(), len);
             head.extend_from_slice(&self.data_head(&piece, serial, offset));
             sent.crc32 = extend_crc(sent.crc32, offset, len, piece.crcs());
@@ -159,8 +166,13 @@ impl Shared<'_> {
             }
             let mut bytes = Buf::chain(&head[..], &piece[..]);
             // The next piece is read while this one is on its way.
-            let (written, read) =
-                tokio::join!(write.write_all_buf(&mut bytes), source.piece(sent.length));
+            let following = async {
+                match rest {
+                    None => source.piece(sent.length).await,
+                    rest => Ok(rest),
+                }
+            };
+            let (written, read) = tokio::join!(write.write_all_buf(&mut bytes), following);
             written?;
             head.clear();
             next = read.map_err(End::Source)?;
@@ -168,6 +180,15 @@ impl Shared<'_> {
         head.extend_from_slice(&self.seal(&sent));
         write.write_all(&head).await?;
         Ok(sent)
+    }
+
+    /// What of a piece at `offset` goes with one frame, and the rest: under a limit every stream is
+    /// to have its turn soon.
+    fn cut(&self, piece: Piece, offset: u32) -> (Piece, Option<Piece>) {
+        match self.job.limit.map(|limit| limit.limit().write_len()) {
+            Some(len) => piece.cut(offset, len),
+            None => (piece, None),
+        }
     }
 
     /// The frame that has the chain seal all that was sent; what is due from now on is its answer.

@@ -145,9 +145,11 @@ impl Report for GetReport {
 }
 
 /// The options of one transfer, as far as what it shares with the others goes.
-trait Each: Clone + Send + Sync + 'static {
+pub(crate) trait Each: Clone + Send + Sync + 'static {
     fn progress(&mut self) -> &mut Option<Arc<dyn Progress>>;
     fn streams(&mut self) -> &mut Option<Arc<Semaphore>>;
+    /// Streams that have their turn in time, if there is a limit.
+    fn turns(&self) -> usize;
 }
 
 impl Each for PutOptions {
@@ -158,6 +160,11 @@ impl Each for PutOptions {
     fn streams(&mut self) -> &mut Option<Arc<Semaphore>> {
         &mut self.streams
     }
+
+    fn turns(&self) -> usize {
+        let limit = self.limit.as_ref();
+        limit.map_or(usize::MAX, |it| it.limit().write_streams_max())
+    }
 }
 
 impl Each for GetOptions {
@@ -167,6 +174,11 @@ impl Each for GetOptions {
 
     fn streams(&mut self) -> &mut Option<Arc<Semaphore>> {
         &mut self.streams
+    }
+
+    fn turns(&self) -> usize {
+        let limit = self.limit.as_ref();
+        limit.map_or(usize::MAX, |it| it.limit().read_streams_max())
     }
 }
 

@@ -85,7 +85,7 @@ struct Ended<R> {
 
 impl<'a, R: Report, O: Each> Pool<'a, R, O> {
     /// A pool whose transfers share their streams: so many as there are files on their way, and no
-    /// fewer than one large file takes.
+    /// fewer than one large file takes, unless a limit has too few turns for them.
     pub(super) fn new(
         shared: &Arc<Shared>,
         options: TreeOptions<O>,
@@ -96,7 +96,7 @@ impl<'a, R: Report, O: Each> Pool<'a, R, O> {
             mut each,
             folders: _,
         } = options;
-        let streams = files_max.max(STREAMS_DEFAULT);
+        let streams = files_max.max(STREAMS_DEFAULT).min(each.turns());
         *each.streams() = Some(Arc::new(Semaphore::new(streams)));
         Self {
             shared: shared.clone(),

@@ -12,6 +12,7 @@ mod hangs;
 mod harness;
 mod http;
 mod kills;
+mod limit_rate;
 mod names;
 mod open_file;
 mod repair;

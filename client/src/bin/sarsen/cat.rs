@@ -9,6 +9,7 @@ use sarsen_edge::exit::Exit;
 use crate::context::{Context, cluster_path, stream};
 use crate::failure::Failure;
 use crate::get::warn_of_bad;
+use crate::rate::RateArgs;
 
 /// What `sarsen cat` is told.
 #[derive(Args, Debug)]
@@ -20,6 +21,9 @@ pub(crate) struct CatArgs {
     /// How many bytes at most; all if not given
     #[arg(long, value_name = "N")]
     length: Option<u64>,
+
+    #[command(flatten)]
+    rate: RateArgs,
 
     /// A file in the cluster
     path: String,
@@ -34,6 +38,7 @@ pub(crate) async fn run(args: &CatArgs, context: &Context) -> Result<Exit, Failu
     let mut options = GetOptions::default();
     options.offset = args.offset;
     options.length = args.length;
+    options.limit.clone_from(&args.rate.limit_rate);
     let report = client.get(path, GetTarget::File(stdout), options).await;
     warn_of_bad(&report.map_err(context.at(path))?, context);
     Ok(Exit::Done)

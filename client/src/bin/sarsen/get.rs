@@ -15,6 +15,7 @@ use crate::context::{Context, as_progress, cluster_path, stream, text};
 use crate::failure::{Failure, Problem};
 use crate::progress::Bar;
 use crate::put::{JOBS_MAX, is_stream};
+use crate::rate::RateArgs;
 use crate::table::size;
 use crate::target::{Places, groups, is_written_as_folder, own_name};
 use crate::transfer::{Transfer, Transfers};
@@ -41,6 +42,9 @@ pub(crate) struct GetArgs {
     /// Chunks of a file, or files, on their way at a time [default: 4 chunks, 32 files]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=JOBS_MAX))]
     jobs: Option<u8>,
+
+    #[command(flatten)]
+    rate: RateArgs,
 
     /// Files in the cluster, with -r folders too
     #[arg(required = true, value_name = "SRC")]
@@ -167,6 +171,7 @@ async fn many(
         options.files_max = args.jobs.map_or(FILES_DEFAULT, usize::from);
         options.each = GetOptions::default();
         options.each.resume = args.resume;
+        options.each.limit.clone_from(&args.rate.limit_rate);
         options.each.progress = as_progress(bar.as_ref());
         let mut on_event = |event| match event {
             TreeEvent::Done { item, report } => {
@@ -223,6 +228,7 @@ async fn one(
     let bar = context.bar(path);
     let mut options = GetOptions::default();
     options.resume = args.resume;
+    options.limit.clone_from(&args.rate.limit_rate);
     options.streams_max = args.jobs.map_or(STREAMS_DEFAULT, usize::from);
     options.progress = as_progress(bar.as_ref());
     let report = client.get(path, to, options).await;

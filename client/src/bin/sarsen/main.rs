@@ -27,6 +27,7 @@ mod mkdir;
 mod mv;
 mod progress;
 mod put;
+mod rate;
 mod report;
 mod rm;
 mod stat;

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::context::{Context, as_progress, cluster_path, stream, text};
 use crate::failure::{Failure, Problem};
 use crate::progress::Bar;
+use crate::rate::RateArgs;
 use crate::target::{Places, groups, is_written_as_folder, own_name};
 use crate::transfer::{Transfer, Transfers};
 
@@ -57,6 +58,9 @@ pub(crate) struct PutArgs {
     /// What is acknowledged has reached this on every copy
     #[arg(long, value_enum, default_value_t = Durability::Disk)]
     durability: Durability,
+
+    #[command(flatten)]
+    rate: RateArgs,
 
     /// Local files, with -r folders too; `-` is stdin
     #[arg(required = true, value_name = "SRC")]
@@ -231,6 +235,7 @@ fn put_options(args: &PutArgs) -> PutOptions {
     options.replicas = args.replicas.unwrap_or(0);
     options.force = args.force;
     options.purge = args.purge;
+    options.limit.clone_from(&args.rate.limit_rate);
     options.level = match args.durability {
         Durability::Disk => Level::Disk,
         Durability::Memory => Level::Memory,
