@@ -1,6 +1,6 @@
 //! [`Client`]: what can be asked of a cluster.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sarsen_edge::address::HostPort;
@@ -17,6 +17,7 @@ use tokio::time::sleep;
 
 use crate::buffer::Buffers;
 use crate::clock::Clock;
+use crate::core::window::Windows;
 use crate::error::Error;
 use crate::get::{GetOptions, GetReport, get};
 use crate::master::Master;
@@ -69,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) sessions: Sessions,
     pub(crate) links: Links,
     pub(crate) buffers: Buffers,
+    /// Of all write streams.
+    pub(crate) windows: Mutex<Windows>,
 }
 
 /// A cluster, as one of its users sees it. Clones are the same client.
@@ -111,6 +114,7 @@ impl Client {
                 links: Links::new(master.clone()),
                 master,
                 buffers: Buffers::default(),
+                windows: Mutex::default(),
             }),
         })
     }

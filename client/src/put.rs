@@ -539,6 +539,7 @@ impl WriteTask {
             clock: self.shared.clock,
             suspect_after,
             limit: self.limit.as_ref(),
+            windows: &self.shared.windows,
             on_acked: &on_acked,
         };
         let sealed = write_chunk(&mut link, &job, source).await?;

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
+use sarsen_client::core::window::Windows;
 use sarsen_protocol::deframe::Frame;
 use sarsen_protocol::id::{ClusterId, ServerId};
 use sarsen_protocol::message::Role;
@@ -50,6 +51,7 @@ pub struct Client {
     mail: RefCell<BTreeMap<ConnId, Mail>>,
     master: RefCell<MasterLink>,
     links: RefCell<Links>,
+    windows: RefCell<Windows>,
     random: RefCell<Random>,
     is_stopping: Cell<bool>,
     busy: Cell<u32>,
@@ -73,6 +75,7 @@ impl Client {
             mail: RefCell::default(),
             master: RefCell::default(),
             links: RefCell::default(),
+            windows: RefCell::default(),
             random: RefCell::new(random),
             is_stopping: Cell::new(false),
             busy: Cell::new(0),

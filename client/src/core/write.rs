@@ -16,8 +16,9 @@ use std::time::Duration;
 use sarsen_protocol::id::{Serial, ServerId};
 use sarsen_protocol::message::{Hop, Level, WriteAck, WriteSealed};
 
-use super::window::Window;
 use sarsen_protocol::status::{Retry, Status};
+
+use super::window::{Acked, Window, Windows};
 
 /// How long nothing may come further that is owed, however often the chain says that it works:
 /// beyond what each member grants its own disk and its own link.
@@ -56,6 +57,7 @@ pub enum WriteFault {
 #[derive(Clone, Copy, Debug)]
 struct InFlight {
     serial: Serial,
+    len: u32,
     /// Of its bytes.
     end: u32,
     sent_at: Duration,
@@ -77,6 +79,7 @@ pub struct WriteStream {
     acked_serial: Serial,
     /// The pieces that are not acknowledged.
     in_flight: VecDeque<InFlight>,
+    chain: Vec<ServerId>,
     window: Window,
     /// Since when an answer is owed; `None` while none is.
     owed_since: Option<Duration>,
@@ -87,11 +90,18 @@ pub struct WriteStream {
 
 impl WriteStream {
     /// A stream whose `WriteOpen` is sent `now`, to be sealed at `level`; a member that is silent
-    /// for `suspect_after` hangs.
+    /// for `suspect_after` hangs. [`Self::leave`] is to be called when it is over.
     #[must_use]
-    pub fn new(now: Duration, level: Level, suspect_after: Duration) -> Self {
+    pub fn new(
+        now: Duration,
+        level: Level,
+        suspect_after: Duration,
+        chain: &[Hop],
+        windows: &mut Windows,
+    ) -> Self {
         Self {
             level,
+            chain: chain.iter().map(|hop| hop.server).collect(),
             opened: false,
             seal_crc: None,
             sent: 0,
@@ -99,7 +109,7 @@ impl WriteStream {
             last_serial: Serial::NONE,
             acked_serial: Serial::NONE,
             in_flight: VecDeque::new(),
-            window: Window::default(),
+            window: windows.begin(now),
             owed_since: Some(now),
             suspect_after,
             heard: now,
@@ -118,11 +128,15 @@ impl WriteStream {
         self.opened
     }
 
-    /// Whether another piece of `len` bytes may be sent now.
+    /// Whether another piece may be sent now: there is room for a part of it in the window.
     #[must_use]
-    pub fn has_room(&self, len: u32) -> bool {
-        let in_flight = self.sent - self.acked;
-        in_flight == 0 || in_flight.saturating_add(len) <= self.window.bytes()
+    pub fn has_room(&self, now: Duration, windows: &Windows) -> bool {
+        self.sent - self.acked < windows.bytes(now, &self.window)
+    }
+
+    /// The stream is over, well or not.
+    pub fn leave(&self, windows: &mut Windows) {
+        windows.end();
     }
 
     /// A piece of `len` bytes is sent: its serial, and its offset in the chunk.
@@ -132,6 +146,7 @@ impl WriteStream {
         self.last_serial = Serial(self.last_serial.0 + 1);
         self.in_flight.push_back(InFlight {
             serial: self.last_serial,
+            len,
             end: self.sent,
             sent_at: now,
             acked_before: self.acked,
@@ -164,7 +179,12 @@ impl WriteStream {
     ///
     /// # Errors
     /// [`WriteFault::AckOutOfTurn`], [`WriteFault::AnswerOutOfTurn`].
-    pub fn handle_ack(&mut self, now: Duration, ack: &WriteAck) -> Result<(), WriteFault> {
+    pub fn handle_ack(
+        &mut self,
+        now: Duration,
+        ack: &WriteAck,
+        windows: &mut Windows,
+    ) -> Result<(), WriteFault> {
         let serial = ack.serial;
         if serial == self.acked_serial {
             self.heard = now;
@@ -185,9 +205,12 @@ impl WriteStream {
             last = self.in_flight.pop_front();
         }
         if let Some(piece) = last {
-            let round_trip = now.saturating_sub(piece.sent_at);
-            self.window
-                .handle_ack(round_trip, self.acked - piece.acked_before);
+            let acked = Acked {
+                round_trip: now.saturating_sub(piece.sent_at),
+                len: piece.len,
+                bytes: self.acked - piece.acked_before,
+            };
+            windows.handle_ack(now, &mut self.window, &self.chain, acked);
         }
         self.acked_serial = serial;
         self.heard = now;
@@ -287,6 +310,12 @@ mod tests {
             .into()
     }
 
+    fn stream() -> (WriteStream, Windows) {
+        let mut windows = Windows::default();
+        let stream = WriteStream::new(at(0), Level::Disk, at(3), &chain(), &mut windows);
+        (stream, windows)
+    }
+
     fn sealed(length: u32, crc32: u32, levels: [Level; 2]) -> WriteSealed {
         let members = chain().into_iter().zip(levels);
         WriteSealed {
@@ -303,48 +332,61 @@ mod tests {
 
     #[test]
     fn the_window_closes_and_a_cumulative_ack_opens_it() {
-        let mut stream = WriteStream::new(at(0), Level::Disk, at(3));
+        let (mut stream, mut windows) = stream();
         let mut sent = Vec::new();
-        while stream.has_room(MIB) {
+        while stream.has_room(at(0), &windows) {
             sent.push(stream.send(at(0), MIB));
         }
         assert_eq!(sent, [(Serial(1), 0), (Serial(2), MIB)]);
         stream.handle_opened(at(1)).unwrap();
-        stream.handle_ack(at(1), &ack(2)).unwrap();
+        stream.handle_ack(at(1), &ack(2), &mut windows).unwrap();
         assert_eq!(stream.acked(), 2 * MIB);
         // What filled the window came back as fast as it can, so more may be on its way.
-        stream.send(at(1), MIB);
-        assert!(stream.has_room(2 * MIB) && !stream.has_room(3 * MIB));
+        for _ in 0..3 {
+            assert!(stream.has_room(at(1), &windows));
+            stream.send(at(1), MIB);
+        }
+        assert!(!stream.has_room(at(1), &windows));
+        stream.leave(&mut windows);
     }
 
     #[test]
     fn answers_that_could_not_be_are_refused() {
-        let mut stream = WriteStream::new(at(0), Level::Disk, at(3));
+        let (mut stream, mut windows) = stream();
         let out_of_turn = |serial| {
             Err(WriteFault::AckOutOfTurn {
                 serial: Serial(serial),
             })
         };
-        let unopened = stream.handle_ack(at(0), &ack(1));
+        let unopened = stream.handle_ack(at(0), &ack(1), &mut windows);
         assert_eq!(unopened, Err(WriteFault::AnswerOutOfTurn));
         stream.handle_opened(at(0)).unwrap();
         let again = stream.handle_opened(at(0));
         assert_eq!(again, Err(WriteFault::AnswerOutOfTurn));
-        assert_eq!(stream.handle_ack(at(0), &ack(1)), out_of_turn(1));
+        assert_eq!(
+            stream.handle_ack(at(0), &ack(1), &mut windows),
+            out_of_turn(1)
+        );
         stream.send(at(0), 10);
-        assert_eq!(stream.handle_ack(at(0), &ack(2)), out_of_turn(2));
-        assert_eq!(stream.handle_ack(at(0), &ack(1)), Ok(()));
-        assert_eq!(stream.handle_ack(at(0), &ack(0)), out_of_turn(0));
+        assert_eq!(
+            stream.handle_ack(at(0), &ack(2), &mut windows),
+            out_of_turn(2)
+        );
+        assert_eq!(stream.handle_ack(at(0), &ack(1), &mut windows), Ok(()));
+        assert_eq!(
+            stream.handle_ack(at(0), &ack(0), &mut windows),
+            out_of_turn(0)
+        );
         let early = stream.handle_sealed(&sealed(10, 1, [Level::Disk; 2]), &chain());
         assert_eq!(early, Err(WriteFault::AnswerOutOfTurn));
     }
 
     #[test]
     fn a_seal_counts_only_as_asked() {
-        let mut stream = WriteStream::new(at(0), Level::Disk, at(3));
+        let (mut stream, mut windows) = stream();
         stream.send(at(0), 10);
         stream.handle_opened(at(0)).unwrap();
-        stream.handle_ack(at(0), &ack(1)).unwrap();
+        stream.handle_ack(at(0), &ack(1), &mut windows).unwrap();
         stream.seal(at(0), 77);
         let mut handle = |it: WriteSealed| stream.handle_sealed(&it, &chain());
         assert_eq!(
@@ -373,21 +415,21 @@ mod tests {
 
     #[test]
     fn who_says_that_it_works_is_waited_for_and_who_is_silent_is_not() {
-        let mut stream = WriteStream::new(at(0), Level::Disk, at(3));
+        let (mut stream, mut windows) = stream();
         assert_eq!(stream.stalled_at(), at(3));
-        stream.handle_ack(at(2), &ack(0)).unwrap();
+        stream.handle_ack(at(2), &ack(0), &mut windows).unwrap();
         assert_eq!(stream.stalled_at(), at(5), "a keep-alive before it is open");
         stream.handle_opened(at(3)).unwrap();
         stream.send(at(4), 10);
-        stream.handle_ack(at(5), &ack(1)).unwrap();
+        stream.handle_ack(at(5), &ack(1), &mut windows).unwrap();
         assert_eq!(stream.stalled_at(), at(8), "with nothing owed too");
-        stream.handle_ack(at(7), &ack(1)).unwrap();
+        stream.handle_ack(at(7), &ack(1), &mut windows).unwrap();
         assert_eq!((stream.acked(), stream.stalled_at()), (10, at(10)));
         stream.seal(at(8), 1);
         let mut now = at(8);
         while now < at(8) + STALL_MAX {
             assert!(now < stream.stalled_at());
-            stream.handle_ack(now, &ack(1)).unwrap();
+            stream.handle_ack(now, &ack(1), &mut windows).unwrap();
             now += at(1);
         }
         assert_eq!(stream.stalled_at(), at(8) + STALL_MAX, "not for ever");

@@ -26,6 +26,7 @@ use tokio::time::sleep;
 use super::Link;
 use crate::clock::Clock;
 use crate::core::pieces::extend_crc;
+use crate::core::window::Windows;
 use crate::core::write::{WriteFault, WriteStream, is_a_servers_fault};
 use crate::error::{Error, StreamError};
 use crate::limit::RateLimit;
@@ -44,6 +45,8 @@ pub(crate) struct WriteJob<'a> {
     pub(crate) suspect_after: Duration,
     /// How fast bytes may go.
     pub(crate) limit: Option<&'a RateLimit>,
+    /// Shared with the client's other streams.
+    pub(crate) windows: &'a Mutex<Windows>,
     /// Is told how many bytes are on all members.
     pub(crate) on_acked: &'a (dyn Fn(u32) + Send + Sync),
 }
@@ -75,6 +78,8 @@ pub(crate) async fn write_chunk(
             job.clock.now(),
             job.level,
             job.suspect_after,
+            &job.allocation.chain,
+            &mut lock(job.windows),
         )),
         acked: Notify::new(),
     };
@@ -113,10 +118,22 @@ struct Sent {
     crc32: u32,
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic can't leave the counters half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Also a stream that is dropped is over.
+impl Drop for Shared<'_> {
+    fn drop(&mut self) {
+        let mut windows = lock(self.job.windows);
+        self.stream().leave(&mut windows);
+    }
+}
+
 impl Shared<'_> {
     fn stream(&self) -> MutexGuard<'_, WriteStream> {
-        // A panic can't leave the counters half changed.
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.stream)
     }
 
     async fn send(
@@ -150,7 +167,7 @@ impl Shared<'_> {
         while let Some(piece) = next {
             let (piece, rest) = self.cut(piece, sent.length);
             let len = piece.len();
-            self.wait_for_room(len).await;
+            self.wait_for_room().await;
             if let Some(limit) = self.job.limit {
                 limit.take(self.job.clock, len).await;
             }
@@ -248,10 +265,15 @@ impl Shared<'_> {
         head
     }
 
-    async fn wait_for_room(&self, len: u32) {
-        while !self.stream().has_room(len) {
+    async fn wait_for_room(&self) {
+        while !self.has_room() {
             self.acked.notified().await;
         }
+    }
+
+    fn has_room(&self) -> bool {
+        let windows = lock(self.job.windows);
+        self.stream().has_room(self.job.clock.now(), &windows)
     }
 
     async fn receive(
@@ -304,11 +326,12 @@ impl Shared<'_> {
             }
             Kind::WriteAck => {
                 let ack: WriteAck = frame.message()?;
+                let mut windows = lock(self.job.windows);
                 let mut stream = self.stream();
                 let before = stream.acked();
-                stream.handle_ack(now, &ack)?;
+                stream.handle_ack(now, &ack, &mut windows)?;
                 let acked = stream.acked();
-                drop(stream);
+                drop((stream, windows));
                 // A keep-alive brings nothing further.
                 if acked > before {
                     (self.job.on_acked)(acked);

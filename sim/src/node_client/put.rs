@@ -249,7 +249,15 @@ impl Run {
         else {
             return Err(Some(server));
         };
-        let written = self.write_over(&mut link, allocation).await;
+        let mut stream = WriteStream::new(
+            self.client.now(),
+            Level::Disk,
+            self.client.suspect_after(),
+            &allocation.chain,
+            &mut self.client.windows.borrow_mut(),
+        );
+        let written = self.write_over(&mut link, &mut stream, allocation).await;
+        stream.leave(&mut self.client.windows.borrow_mut());
         match written {
             Ok(sealed) => {
                 self.client.give_back(link);
@@ -265,11 +273,11 @@ impl Run {
     async fn write_over(
         &self,
         link: &mut Link,
+        stream: &mut WriteStream,
         allocation: &Allocation,
     ) -> Result<SealedChunk, Option<ServerId>> {
         let client = &self.client;
         let request_id = link.begin();
-        let mut stream = WriteStream::new(client.now(), Level::Disk, client.suspect_after());
         let chunk = self.chunk(allocation.index);
         self.send(
             link,
@@ -281,7 +289,7 @@ impl Run {
             while at < chunk.len() {
                 let piece = piece_at(&chunk, at, self.job.piece_len);
                 let len = u32::try_from(piece.len()).unwrap_or(u32::MAX);
-                if !stream.has_room(len) {
+                if !stream.has_room(client.now(), &client.windows.borrow()) {
                     break;
                 }
                 let (serial, offset) = stream.send(client.now(), len);
@@ -305,7 +313,7 @@ impl Run {
             let heard = stream.is_open();
             match client.receive(link.conn, Some(stream.stalled_at())).await {
                 Received::Frame(frame) => {
-                    let taken = self.take(&mut stream, link, request_id, allocation, &frame)?;
+                    let taken = self.take(stream, link, request_id, allocation, &frame)?;
                     if let Some(servers) = taken {
                         return Ok(SealedChunk {
                             index: allocation.index,
@@ -361,7 +369,8 @@ impl Run {
             }
             Kind::WriteAck => {
                 let ack: WriteAck = frame.message().map_err(broken)?;
-                stream.handle_ack(now, &ack).map_err(fault)?;
+                let mut windows = self.client.windows.borrow_mut();
+                stream.handle_ack(now, &ack, &mut windows).map_err(fault)?;
                 self.told
                     .send(Told::Acked(allocation.index, stream.acked()));
             }
