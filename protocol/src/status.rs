@@ -124,6 +124,9 @@ registry! {
     ChunkExists = 61 "chunk_exists" Refresh "the handle is in use on this server";
     RecordTooLarge = 62 "record_too_large" Never "a record is at most a quarter of a chunk";
     ChunkFull = 63 "chunk_full" Refresh "the record goes to the next chunk";
+    Unavailable = 64 "unavailable" Wait "no member of the chunk's last version is heard";
+    NotPrimary = 65 "not_primary" Refresh "another member orders this chunk's mutations";
+    ChunkGone = 66 "chunk_gone" Never "the chunk left its file; whether the mutation was done can't be told";
     NoSpace = 80 "no_space" Elsewhere "the disk is full";
     MediumFailed = 81 "medium_failed" Elsewhere "the disk reported an error";
     Poisoned = 82 "poisoned" Elsewhere "an earlier sync failed; nothing here counts as stored";

@@ -2,7 +2,7 @@
 
 from .fields import (
     ADDRESS, BOOL, EMPTY, EPOCH, PATH, REQUEST, REQUEST_OR_NONE, U8, U16, U32, U64,
-    Array, Bytes, Enum, Flags, Int, ListOf, Rejected, Reserved, Struct, Text, whole,
+    Array, Bytes, Enum, Flags, Int, ListOf, Rejected, Reserved, Struct, Text, number, whole, word,
 )
 from .wire import (
     BLOCK, CONTROL, DATA, ERROR_BODY, HELLO, HELLO_PROOF, HELLO_REPLY, MIB, PLACES, TICKET,
@@ -83,7 +83,6 @@ def check_directory(value):
 
 
 
-
 DIRECTORY = Struct(
     ("directory_id", Bytes(16)), *ids("start_number", "start_nonce"), ("disk", DISK),
     *ids("highest_handle", "highest_version", "registered_number", "registered_nonce"),
@@ -96,7 +95,7 @@ CORRUPT_CHUNK = Struct(*ids("handle", "version"), ("directory_id", Bytes(16)))
 HEAT = Struct(("handle", U64), ("reads", U32))
 HELD_CHUNK = Struct(
     *ids("handle", "version", "serial"), ("length", U32), ("crc32", U32), ("state", CHUNK_STATE),
-    ("flags", Flags(15)), ("file_id", U64), ("index", U32),
+    ("flags", Flags(31)), ("file_id", U64), ("index", U32),
 )
 
 # Sections 10 to 13.
@@ -132,6 +131,49 @@ def check_read_data(value, given):
     if not right:
         raise Rejected("out_of_bounds")
     check_pieces(value, given["payload_len"])
+
+
+# Section 14.
+
+
+def check_prepared(value):
+    nothing = value["version"] == word(0)
+    if nothing and (value["serial"] != word(0) or any(value[name] for name in PREPARED_SIZES)):
+        raise Rejected("out_of_bounds")
+
+
+PREPARED_SIZES = ("length", "crc32", "id_table_length", "id_table_crc32")
+ID_TABLE_LENGTH = Int(4, 0, 2**24, step=32)
+MEMBER_STATE = Struct(("server", U64), ("directory_id", Bytes(16)), ("start_number", U64))
+PREPARED_SEAL = Struct(
+    *ids("version", "serial"), ("length", Int(4, 0, 64 * MIB)), ("crc32", U32),
+    ("id_table_length", ID_TABLE_LENGTH), ("id_table_crc32", U32), check=check_prepared,
+)
+ALL_BYTES = 2**32 - 1
+
+
+def check_begin(value):
+    clone = [number(value[name]) for name in ("clone_handle", "clone_version")]
+    clone.append(value["clone_length"])
+    if value["create"]:
+        sizes = [2**power for power in range(20, 27)]
+        right = value["chunk_size"] in sizes and clone[2] <= value["chunk_size"]
+        right = right and (clone[0] != 0 or not any(clone))
+    else:
+        made = [number(value["file_id"]), value["index"], value["chunk_size"], *clone]
+        right = not any(made)
+    if not right:
+        raise Rejected("out_of_bounds")
+
+
+def check_prepare_seal(value):
+    if 64 * MIB < value["length"] != ALL_BYTES:
+        raise Rejected("out_of_bounds")
+
+
+def check_seal_prepared(value):
+    if value["prepared"]["version"] == word(0):
+        raise Rejected("out_of_bounds")
 
 
 BOTH = (CONTROL, DATA)
@@ -303,10 +345,39 @@ def _streams(table):
     table[0x0407] = Message("ReadData", ON_DATA, read_data, check_read_data)
 
 
+def _version_change(table):
+    def order(kind, request, fields, reply, reply_body, check=None):
+        body = Struct(*ORDER.fields, *fields, check=check)
+        _pair(table, kind, ON_CONTROL, request, body, reply, reply_body)
+
+    order(0x0220, "Promise", [], "Promised", Struct(
+        *ids("version", "begin_serial", "serial", "commit_mark"), ("length", U32), ("ids", U32),
+        ("state", CHUNK_STATE), ("flags", Flags(31)), ("member", MEMBER_STATE),
+        ("base_version", U64), ("base_length", U32), ("base_crc32", U32),
+        ("prepared", PREPARED_SEAL)))
+    order(0x0222, "Begin", [
+        *ids("serial", "start_number"), ("directory_id", Bytes(16)), ("memory", BOOL),
+        ("create", BOOL), ("file_id", U64), ("index", U32), ("chunk_size", U32),
+        *ids("clone_handle", "clone_version"), ("clone_length", U32),
+    ], "Begun", Struct(("serial", U64), ("length", U32), ("member", MEMBER_STATE)), check_begin)
+    order(0x0224, "PrepareSeal", [
+        *ids("serial", "start_number"), ("length", U32), ("sessions_end", U64),
+    ], "SealPrepared", Struct(
+        ("prepared", PREPARED_SEAL), ("member", MEMBER_STATE), check=check_seal_prepared,
+    ), check_prepare_seal)
+    order(0x0226, "Settle", [("length", Int(4, 0, 64 * MIB)), ("crc32", U32)], "Settled", EMPTY)
+    order(0x0228, "GrantLease", [
+        ("begin_serial", U64), ("memory", BOOL), ("lease", U32), ("ticket", TICKET),
+        ("chain", ListOf(HOP, CHAIN_MOST, fewest=1)), ("file_id", U64), ("index", U32),
+        ("lock_token", U64),
+    ], "LeaseGranted", EMPTY)
+    order(0x022A, "RevokeLease", [], "LeaseRevoked", Struct(*ids("serial", "commit_mark")))
+
+
 def all_messages():
     """Kind to message, for every row of section 1."""
     table = {}
-    for part in (_connection, _changes, _questions, _chunkservers, _streams):
+    for part in (_connection, _changes, _questions, _chunkservers, _streams, _version_change):
         part(table)
     return table
 

@@ -88,7 +88,8 @@ pub struct HeldChunk {
     pub crc32: u32,
     /// Pending, open or sealed.
     pub state: ChunkState,
-    /// 1 unsynced, 2 poisoned, 4 corrupt, 8 to be read back, added up: [`HeldFlags`].
+    /// 1 unsynced, 2 poisoned, 4 corrupt, 8 to be read back, 16 prepared, added up:
+    /// [`HeldFlags`].
     pub flags: HeldFlags,
     /// The file that it was made for.
     pub file_id: FileId,

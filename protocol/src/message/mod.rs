@@ -2,6 +2,7 @@
 
 mod abort_pending;
 mod allocate_chunks;
+mod begin;
 mod capacity;
 mod chunk_crcs;
 mod chunk_status;
@@ -12,6 +13,7 @@ mod delete_chunk;
 mod empty_trash;
 mod fsck;
 mod goodbye;
+mod grant_lease;
 mod heartbeat;
 mod hello;
 mod inventory;
@@ -22,6 +24,8 @@ mod locate;
 mod make_folder;
 mod open_session;
 mod ping;
+mod prepare_seal;
+mod promise;
 mod publish;
 mod read;
 mod read_data;
@@ -31,6 +35,8 @@ mod rename;
 mod report;
 mod report_replica;
 mod restore_trash;
+mod revoke_lease;
+mod settle;
 mod shared;
 mod stat;
 mod usage;
@@ -41,6 +47,7 @@ mod write_seal;
 
 pub use abort_pending::{AbortPending, PendingAborted};
 pub use allocate_chunks::{AllocateChunks, Allocation, ChunksAllocated};
+pub use begin::{Begin, Begun, CloneSource, NewChunk};
 pub use capacity::{Capacity, CapacityReply};
 pub use chunk_crcs::{ChunkCrcs, ChunkCrcsReply};
 pub use chunk_status::{ChunkStatus, ChunkStatusReply};
@@ -51,6 +58,7 @@ pub use delete_chunk::{ChunkDeleted, DeleteChunk};
 pub use empty_trash::{EmptyTrash, TrashEmptied};
 pub use fsck::{Fsck, FsckFinding, FsckReply};
 pub use goodbye::{ErrorBody, Goodbye};
+pub use grant_lease::{GrantLease, LeaseGranted};
 pub use heartbeat::{CorruptChunk, DiskBeat, Heartbeat, HeartbeatReply, Heat};
 pub(crate) use hello::HELLO_REPLY_PROOF_AT;
 pub use hello::{
@@ -64,6 +72,8 @@ pub use locate::{Locate, LocateReply, LocatedChunk, Replica};
 pub use make_folder::{FolderMade, MakeFolder};
 pub use open_session::{OpenSession, SessionOpened};
 pub use ping::{Ping, Pong};
+pub use prepare_seal::{PrepareSeal, SealPrepared};
+pub use promise::{Promise, Promised};
 pub use publish::{Publish, Published, SealedChunk};
 pub use read::Read;
 pub use read_data::{READ_DATA_LEN, ReadData};
@@ -73,9 +83,11 @@ pub use rename::{Rename, Renamed};
 pub use report::{Repairs, Report, ReportReply, ServerReport};
 pub use report_replica::{ReplicaReported, ReportReplica};
 pub use restore_trash::{RestoreTrash, TrashRestored};
+pub use revoke_lease::{LeaseRevoked, RevokeLease};
+pub use settle::{Settle, Settled};
 pub use shared::{
-    ChunkState, Disk, DiskState, Finding, HeldFlags, Hop, Level, Node, NodeType, ReplicaFault,
-    ServerState, Want,
+    ChunkState, Disk, DiskState, Finding, HeldFlags, Hop, Level, MemberState, Node, NodeType,
+    PreparedSeal, ReplicaFault, ServerState, Want,
 };
 pub use stat::{Stat, StatReply};
 pub use usage::{Usage, UsageReply};
@@ -329,6 +341,12 @@ table! {
         0x0210 DeleteChunk ChunkDeleted Control;
         0x0212 VerifyChunk ChunkVerified Control;
         0x0214 CopyChunk ChunkCopied Control;
+        0x0220 Promise Promised Control;
+        0x0222 Begin Begun Control;
+        0x0224 PrepareSeal SealPrepared Control;
+        0x0226 Settle Settled Control;
+        0x0228 GrantLease LeaseGranted Control;
+        0x022a RevokeLease LeaseRevoked Control;
         0x0300 ChunkStatus ChunkStatusReply Control;
         0x0302 ChunkCrcs ChunkCrcsReply Control;
         0x0400 WriteOpen WriteOpened Data;

@@ -2,8 +2,9 @@
 
 use crate::codec::{Decoder, Encoder, Field};
 use crate::error::BodyError;
-use crate::id::{DirectoryId, FileId, ServerId};
-use crate::size::{ADDRESS_LEN_MAX, PATH_LEN_MAX};
+use crate::id::{ChunkVersion, DirectoryId, FileId, Serial, ServerId, StartNumber};
+use crate::id_row::{ID_ROW_LEN, ID_ROWS_MAX};
+use crate::size::{ADDRESS_LEN_MAX, CHUNK_LEN_MAX, PATH_LEN_MAX};
 
 macro_rules! enumeration {
     ($(#[$doc:meta])* $name:ident { $($(#[$case_doc:meta])* $case:ident = $value:literal $text:literal),* $(,)? }) => {
@@ -174,6 +175,8 @@ impl HeldFlags {
     pub const CORRUPT: Self = Self(4);
     /// To be read back before it counts.
     pub const READ_BACK: Self = Self(8);
+    /// Open, with a seal prepared, which its version, serial, length and CRC are those of.
+    pub const PREPARED: Self = Self(16);
 
     /// Both sets of marks.
     #[must_use]
@@ -203,7 +206,7 @@ impl Field for HeldFlags {
 
     fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
         match input.take()? {
-            flags @ 0..=15 => Ok(Self(flags)),
+            flags @ 0..=31 => Ok(Self(flags)),
             _ => Err(BodyError::UnknownValue),
         }
     }
@@ -320,4 +323,103 @@ impl Field for Disk {
             state: input.take()?,
         })
     }
+}
+
+/// Who answers an order of a version change, and in which start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MemberState {
+    /// Its id.
+    pub server: ServerId,
+    /// The directory that the chunk is in.
+    pub directory_id: DirectoryId,
+    /// That directory's start.
+    pub start_number: StartNumber,
+}
+
+impl Field for MemberState {
+    const LEN_MIN: usize = ServerId::LEN_MIN + DirectoryId::LEN_MIN + StartNumber::LEN_MIN;
+
+    fn encode(&self, out: &mut Encoder) {
+        out.put(&self.server)
+            .put(&self.directory_id)
+            .put(&self.start_number);
+    }
+
+    fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
+        Ok(Self {
+            server: input.take()?,
+            directory_id: input.take()?,
+            start_number: input.take()?,
+        })
+    }
+}
+
+/// A sealed form that lies beside an open chunk, as far as members compare it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PreparedSeal {
+    /// The version that it was prepared in.
+    pub version: ChunkVersion,
+    /// The last mutation in it.
+    pub serial: Serial,
+    /// Bytes of data.
+    pub length: u32,
+    /// Their CRC.
+    pub crc32: u32,
+    /// Bytes of the id table.
+    pub id_table_length: u32,
+    /// Their CRC.
+    pub id_table_crc32: u32,
+}
+
+impl PreparedSeal {
+    /// No preparation; all else is 0 too.
+    pub const NONE: Self = Self {
+        version: ChunkVersion::NONE,
+        serial: Serial::NONE,
+        length: 0,
+        crc32: 0,
+        id_table_length: 0,
+        id_table_crc32: 0,
+    };
+
+    /// Whether there is one.
+    #[must_use]
+    pub const fn is_some(&self) -> bool {
+        self.version.is_some()
+    }
+}
+
+impl Field for PreparedSeal {
+    const LEN_MIN: usize = 8 + 8 + 4 + 4 + 4 + 4;
+
+    fn encode(&self, out: &mut Encoder) {
+        out.put(&self.version)
+            .put(&self.serial)
+            .put(&self.length)
+            .put(&self.crc32)
+            .put(&self.id_table_length)
+            .put(&self.id_table_crc32);
+    }
+
+    fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
+        let seal = Self {
+            version: input.take()?,
+            serial: input.take()?,
+            length: input.take()?,
+            crc32: input.take()?,
+            id_table_length: input.take()?,
+            id_table_crc32: input.take()?,
+        };
+        let fits = seal.length <= CHUNK_LEN_MAX && is_id_table_len(seal.id_table_length);
+        match fits && (seal.is_some() || seal == Self::NONE) {
+            true => Ok(seal),
+            false => Err(BodyError::OutOfBounds),
+        }
+    }
+}
+
+/// Whether an id table can take so many bytes (`spec/records.md` section 5).
+pub(super) fn is_id_table_len(len: u32) -> bool {
+    let len = len as usize;
+    len.is_multiple_of(ID_ROW_LEN) && len <= ID_ROWS_MAX * ID_ROW_LEN
 }

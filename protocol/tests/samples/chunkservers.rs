@@ -181,6 +181,23 @@ fn inventory(samples: &mut Samples) {
             gone: vec![HANDLE, ChunkHandle(0x12)],
         },
     );
+    put(
+        samples,
+        "Inventory: a prepared seal",
+        Inventory {
+            directory_id: directory(),
+            sequence: 0x11,
+            full: true,
+            first: false,
+            last: true,
+            held: vec![HeldChunk {
+                state: ChunkState::Open,
+                flags: HeldFlags::PREPARED,
+                ..sealed
+            }],
+            gone: vec![],
+        },
+    );
     put(samples, "InventoryTaken", InventoryTaken { resend: true });
 }
 

@@ -9,6 +9,7 @@ mod names;
 mod questions;
 mod streams;
 mod uploads;
+mod version_change;
 
 use std::collections::BTreeMap;
 
@@ -32,6 +33,7 @@ pub(crate) fn all() -> Samples {
     questions::add(&mut samples);
     chunkservers::add(&mut samples);
     streams::add(&mut samples);
+    version_change::add(&mut samples);
     samples
 }
 
