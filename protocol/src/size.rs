@@ -89,6 +89,9 @@ pub const HEAT_MAX: usize = 1024;
 /// Chunks in one slice of an inventory.
 pub const HELD_MAX: usize = 4096;
 
+/// Leases in one `ExtendLeases`.
+pub const LEASES_MAX: usize = 4096;
+
 /// Unanswered requests on one control connection.
 pub const REQUESTS_UNANSWERED_MAX: usize = 1024;
 

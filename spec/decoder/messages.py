@@ -152,6 +152,20 @@ PREPARED_SEAL = Struct(
 ALL_BYTES = 2**32 - 1
 
 
+CHAIN_TROUBLE = Enum({
+    1: "hop_failed", 2: "promise_refused", 3: "full", 4: "wants_memory", 5: "nearly_full",
+    6: "wants_seal", 7: "corrupt",
+})
+HELD_LEASE = Struct(*ids("handle", "version"), ("length", U32), ("serial", U64))
+EXTENDED_LEASE = Struct(*ids("handle", "version"), ("lease", U32))
+LAST_CHUNK = 2**32 - 1
+
+
+def check_open_chunk(value):
+    if value["index"] != LAST_CHUNK and value["after"] != word(0):
+        raise Rejected("out_of_bounds")
+
+
 def check_begin(value):
     clone = [number(value[name]) for name in ("clone_handle", "clone_version")]
     clone.append(value["clone_length"])
@@ -374,10 +388,36 @@ def _version_change(table):
     order(0x022A, "RevokeLease", [], "LeaseRevoked", Struct(*ids("serial", "commit_mark")))
 
 
+def _mutations(table):
+    def pair(kind, request, fields, reply, reply_fields, check=None):
+        _pair(table, kind, ON_CONTROL, request, Struct(*fields, check=check), reply,
+              Struct(*reply_fields))
+
+    mutating = ("request", REQUEST)
+    pair(0x0142, "OpenChunk", [
+             *ids("session", "file_id"), ("index", U32), *ids("after", "failed"), ("memory", BOOL),
+             ("lock_token", U64)],
+         "ChunkOpened", [
+             ("index", U32), *ids("handle", "version", "begin_serial"), ("memory", BOOL),
+             ("sealed_version", U64), ("ticket", TICKET),
+             ("chain", ListOf(HOP, CHAIN_MOST, fewest=1)), ("lease", U32)], check_open_chunk)
+    pair(0x0144, "Truncate", [mutating, ("path", PATH), ("size", U64)],
+         "Truncated", [("node", NODE)])
+    pair(0x0146, "SealFile", [("path", PATH)], "FileSealed", [("node", NODE)])
+    pair(0x0148, "AcceptLoss", [mutating, ("handle", U64)],
+         "LossAccepted", [("version", U64), ("length", U32), ("server", U64)])
+    pair(0x0206, "ExtendLeases", [("epoch", EPOCH), ("leases", ListOf(HELD_LEASE, 4096))],
+         "LeasesExtended", [("extended", ListOf(EXTENDED_LEASE, 4096))])
+    pair(0x0208, "ReportChain", [
+             *ids("handle", "version", "serial"), ("what", CHAIN_TROUBLE), ("blamed", U64),
+             ("status", U16)],
+         "ChainReported", [])
+
+
 def all_messages():
     """Kind to message, for every row of section 1."""
     table = {}
-    for part in (_connection, _changes, _questions, _chunkservers, _streams, _version_change):
+    for part in (_connection, _changes, _questions, _chunkservers, _streams, _version_change, _mutations):
         part(table)
     return table
 

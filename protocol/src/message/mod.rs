@@ -1,6 +1,7 @@
 //! Every message, a file each, and the one table of all of them (`spec/messages.md` section 1).
 
 mod abort_pending;
+mod accept_loss;
 mod allocate_chunks;
 mod begin;
 mod capacity;
@@ -11,6 +12,7 @@ mod copy_chunk;
 mod create_pending;
 mod delete_chunk;
 mod empty_trash;
+mod extend_leases;
 mod fsck;
 mod goodbye;
 mod grant_lease;
@@ -22,6 +24,7 @@ mod list;
 mod list_trash;
 mod locate;
 mod make_folder;
+mod open_chunk;
 mod open_session;
 mod ping;
 mod prepare_seal;
@@ -33,12 +36,15 @@ mod register;
 mod remove;
 mod rename;
 mod report;
+mod report_chain;
 mod report_replica;
 mod restore_trash;
 mod revoke_lease;
+mod seal_file;
 mod settle;
 mod shared;
 mod stat;
+mod truncate;
 mod usage;
 mod verify_chunk;
 mod write_data;
@@ -46,6 +52,7 @@ mod write_open;
 mod write_seal;
 
 pub use abort_pending::{AbortPending, PendingAborted};
+pub use accept_loss::{AcceptLoss, LossAccepted};
 pub use allocate_chunks::{AllocateChunks, Allocation, ChunksAllocated};
 pub use begin::{Begin, Begun, CloneSource, NewChunk};
 pub use capacity::{Capacity, CapacityReply};
@@ -56,6 +63,7 @@ pub use copy_chunk::{ChunkCopied, CopyChunk};
 pub use create_pending::{CreatePending, PendingCreated};
 pub use delete_chunk::{ChunkDeleted, DeleteChunk};
 pub use empty_trash::{EmptyTrash, TrashEmptied};
+pub use extend_leases::{ExtendLeases, ExtendedLease, HeldLease, LeasesExtended};
 pub use fsck::{Fsck, FsckFinding, FsckReply};
 pub use goodbye::{ErrorBody, Goodbye};
 pub use grant_lease::{GrantLease, LeaseGranted};
@@ -70,6 +78,7 @@ pub use list::{List, ListEntry, ListReply};
 pub use list_trash::{ListTrash, TrashEntry, TrashListed};
 pub use locate::{Locate, LocateReply, LocatedChunk, Replica};
 pub use make_folder::{FolderMade, MakeFolder};
+pub use open_chunk::{ChunkOpened, OpenChunk, Slot};
 pub use open_session::{OpenSession, SessionOpened};
 pub use ping::{Ping, Pong};
 pub use prepare_seal::{PrepareSeal, SealPrepared};
@@ -81,15 +90,18 @@ pub use register::{DirectoryReport, Register, Registered, TicketKey, Verdict};
 pub use remove::{Remove, Removed};
 pub use rename::{Rename, Renamed};
 pub use report::{Repairs, Report, ReportReply, ServerReport};
+pub use report_chain::{ChainReported, ReportChain};
 pub use report_replica::{ReplicaReported, ReportReplica};
 pub use restore_trash::{RestoreTrash, TrashRestored};
 pub use revoke_lease::{LeaseRevoked, RevokeLease};
+pub use seal_file::{FileSealed, SealFile};
 pub use settle::{Settle, Settled};
 pub use shared::{
-    ChunkState, Disk, DiskState, Finding, HeldFlags, Hop, Level, MemberState, Node, NodeType,
-    PreparedSeal, ReplicaFault, ServerState, Want,
+    ChainTrouble, ChunkState, Disk, DiskState, Finding, HeldFlags, Hop, Level, MemberState, Node,
+    NodeType, PreparedSeal, ReplicaFault, ServerState, Want,
 };
 pub use stat::{Stat, StatReply};
+pub use truncate::{Truncate, Truncated};
 pub use usage::{Usage, UsageReply};
 pub use verify_chunk::{ChunkVerified, VerifyChunk};
 pub use write_data::{Crcs, WRITE_DATA_LEN, WriteAck, WriteData};
@@ -335,9 +347,15 @@ table! {
         0x013c Fsck FsckReply Control;
         0x013e Report ReportReply Control;
         0x0140 ReportReplica ReplicaReported Control;
+        0x0142 OpenChunk ChunkOpened Control;
+        0x0144 Truncate Truncated Control;
+        0x0146 SealFile FileSealed Control;
+        0x0148 AcceptLoss LossAccepted Control;
         0x0200 Register Registered Control;
         0x0202 Heartbeat HeartbeatReply Control;
         0x0204 Inventory InventoryTaken Control;
+        0x0206 ExtendLeases LeasesExtended Control;
+        0x0208 ReportChain ChainReported Control;
         0x0210 DeleteChunk ChunkDeleted Control;
         0x0212 VerifyChunk ChunkVerified Control;
         0x0214 CopyChunk ChunkCopied Control;

@@ -160,6 +160,26 @@ enumeration! {
     }
 }
 
+enumeration! {
+    /// What a member of an open chunk tells the master about it.
+    ChainTrouble {
+        /// A neighbour failed, or fell silent.
+        HopFailed = 1 "hop_failed",
+        /// A member promised a newer version.
+        PromiseRefused = 2 "promise_refused",
+        /// A record did not fit: the next chunk is wanted.
+        Full = 3 "full",
+        /// Acks at `memory` are asked for, and the version allows none.
+        WantsMemory = 4 "wants_memory",
+        /// Three quarters are used.
+        NearlyFull = 5 "nearly_full",
+        /// It has to be sealed and opened again.
+        WantsSeal = 6 "wants_seal",
+        /// Stored bytes don't match their CRC.
+        Corrupt = 7 "corrupt",
+    }
+}
+
 /// Marks of a held chunk, added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HeldFlags(u8);

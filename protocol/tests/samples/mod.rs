@@ -5,6 +5,7 @@
 
 mod chunkservers;
 mod connection;
+mod mutations;
 mod names;
 mod questions;
 mod streams;
@@ -34,6 +35,7 @@ pub(crate) fn all() -> Samples {
     chunkservers::add(&mut samples);
     streams::add(&mut samples);
     version_change::add(&mut samples);
+    mutations::add(&mut samples);
     samples
 }
 
