@@ -92,12 +92,30 @@ pub const HELD_MAX: usize = 4096;
 /// Leases in one `ExtendLeases`.
 pub const LEASES_MAX: usize = 4096;
 
+/// Records in one `Append`.
+pub const APPEND_ITEMS_MAX: usize = 240;
+
+/// CRCs in one `Append`.
+pub const APPEND_CRCS_MAX: usize = 256;
+
+/// Records answered in one `Appended`.
+pub const APPEND_RESULTS_MAX: usize = 120;
+
+/// Mutations in one `WriteBatch`.
+pub const BATCH_ROWS_MAX: usize = 160;
+
+/// CRCs in one `WriteBatch`.
+pub const BATCH_CRCS_MAX: usize = 352;
+
 /// Unanswered requests on one control connection.
 pub const REQUESTS_UNANSWERED_MAX: usize = 1024;
 
 /// Unanswered `Read` requests on one data connection.
 pub const READS_UNANSWERED_MAX: usize = 16;
 
+// Each record may begin a block of its own, each mutation may touch two that it shares.
+const _: () = assert!(APPEND_CRCS_MAX >= APPEND_ITEMS_MAX + PIECES_MAX - 1);
+const _: () = assert!(BATCH_CRCS_MAX >= 2 * BATCH_ROWS_MAX + PIECES_MAX - 1);
 const _: () = assert!(CHUNK_LEN_MAX.is_multiple_of(BLOCK_LEN));
 const _: () = assert!(CHUNK_LEN_MIN.is_multiple_of(BLOCK_LEN));
 const _: () = assert!(PAYLOAD_LEN_MAX.is_multiple_of(BLOCK_LEN));

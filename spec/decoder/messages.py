@@ -166,6 +166,72 @@ def check_open_chunk(value):
         raise Rejected("out_of_bounds")
 
 
+def bounds(right):
+    if not right:
+        raise Rejected("out_of_bounds")
+
+
+def check_part(value, rows):
+    """A part of a record, where the frame holds one."""
+    offset, whole_length = value["part_offset"], value["whole_length"]
+    if whole_length == 0:
+        bounds(offset == 0)
+        return
+    bounds(len(rows) == 1 and MIB < whole_length <= 16 * MIB and offset % BLOCK == 0)
+    end = offset + rows[0]["length"]
+    bounds(end == whole_length or (end < whole_length and end % BLOCK == 0))
+
+
+def check_append(value):
+    session, lowest = number(value["session"]), number(value["lowest_outstanding"])
+    numbers = [number(item["number"]) for item in value["items"]]
+    if session == 0 or lowest == 0 or min(numbers) < lowest:
+        raise Rejected("request_id_invalid")
+    bounds(all(one < following for one, following in zip(numbers, numbers[1:])))
+    check_part(value, value["items"])
+    pieces = sum(-(-item["length"] // BLOCK) for item in value["items"])
+    bounds(pieces == len(value["crcs"]))
+
+
+def check_result(value):
+    if value["status"]:
+        sizes = [value["copies"], value["offset"], value["length"], number(value["serial"])]
+        bounds(not any(sizes))
+    else:
+        bounds(value["offset"] + value["length"] <= 64 * MIB)
+
+
+def check_write_batch(value):
+    rows, first = value["rows"], number(value["first_serial"])
+    bounds(number(value["commit_mark"]) < first and first + len(rows) - 1 < 2**64)
+    check_part(value, rows)
+    if value["whole_length"]:
+        bounds(rows[0]["kind"] == "append")
+    pieces = 0
+    for row in rows:
+        bounds(row["offset"] + (value["whole_length"] or row["length"]) <= 64 * MIB)
+        start = row["offset"] + value["part_offset"]
+        pieces += (start + row["length"] - 1) // BLOCK - start // BLOCK + 1
+    bounds(pieces == len(value["crcs"]))
+
+
+def check_lengths(rows):
+    """The lengths of these rows make the payload."""
+    return lambda value, given: bounds(
+        sum(row["length"] for row in value[rows]) == given["payload_len"])
+
+
+APPEND_ITEM = Struct(("number", U64), ("length", Int(4, 1)))
+APPEND_RESULT = Struct(
+    ("number", U64), ("status", U16), ("level", LEVEL), ("copies", U8), ("offset", U32),
+    ("length", U32), ("serial", U64), check=check_result,
+)
+BATCH_ROW = Struct(
+    ("request", REQUEST), ("kind", Enum({1: "write", 2: "append"})), (None, Reserved(3)),
+    ("offset", U32), ("length", Int(4, 1)),
+)
+
+
 def check_begin(value):
     clone = [number(value[name]) for name in ("clone_handle", "clone_version")]
     clone.append(value["clone_length"])
@@ -414,10 +480,28 @@ def _mutations(table):
          "ChainReported", [])
 
 
+def _mutation_streams(table):
+    part = (("part_offset", U32), ("whole_length", U32))
+    table[0x0408] = Message("Append", ON_DATA, Struct(
+        *ids("handle", "version", "session", "lowest_outstanding"), ("level", LEVEL), *part,
+        ("items", ListOf(APPEND_ITEM, 240, fewest=1)), ("crcs", ListOf(U32, 256)),
+        check=check_append), check_lengths("items"))
+    table[0x0409] = Message("Appended", ON_DATA, Struct(
+        ("version", U64), ("results", ListOf(APPEND_RESULT, 120))))
+    _pair(table, 0x040A, ON_DATA, "Mark", Struct(
+        *ids("handle", "version", "commit_mark", "number"),
+    ), "Marked", Struct(*ids("handle", "version"), ("number", Int(8, 1))))
+    table[0x040C] = Message("WriteBatch", ON_DATA, Struct(
+        *ids("handle", "version", "first_serial", "commit_mark"), *part, ("level", LEVEL),
+        ("rows", ListOf(BATCH_ROW, 160, fewest=1)), ("crcs", ListOf(U32, 352)),
+        check=check_write_batch), check_lengths("rows"))
+
+
 def all_messages():
     """Kind to message, for every row of section 1."""
     table = {}
-    for part in (_connection, _changes, _questions, _chunkservers, _streams, _version_change, _mutations):
+    for part in (_connection, _changes, _questions, _chunkservers, _streams, _version_change, _mutations,
+                 _mutation_streams):
         part(table)
     return table
 

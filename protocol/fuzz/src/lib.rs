@@ -122,6 +122,8 @@ fn any_body(kind: Kind, body: &[u8], payload_len: u32) {
     let _ = match message {
         AnyMessage::WriteData(data) => data.check_payload(payload_len),
         AnyMessage::ReadData(data) => data.check_payload(payload_len),
+        AnyMessage::Append(records) => records.check_payload(payload_len),
+        AnyMessage::WriteBatch(batch) => batch.check_payload(payload_len),
         _ => Ok(()),
     };
 }

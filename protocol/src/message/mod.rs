@@ -3,6 +3,7 @@
 mod abort_pending;
 mod accept_loss;
 mod allocate_chunks;
+mod append;
 mod begin;
 mod capacity;
 mod chunk_crcs;
@@ -24,8 +25,10 @@ mod list;
 mod list_trash;
 mod locate;
 mod make_folder;
+mod mark;
 mod open_chunk;
 mod open_session;
+mod part;
 mod ping;
 mod prepare_seal;
 mod promise;
@@ -47,6 +50,7 @@ mod stat;
 mod truncate;
 mod usage;
 mod verify_chunk;
+mod write_batch;
 mod write_data;
 mod write_open;
 mod write_seal;
@@ -54,6 +58,7 @@ mod write_seal;
 pub use abort_pending::{AbortPending, PendingAborted};
 pub use accept_loss::{AcceptLoss, LossAccepted};
 pub use allocate_chunks::{AllocateChunks, Allocation, ChunksAllocated};
+pub use append::{Append, AppendItem, AppendResult, Appended};
 pub use begin::{Begin, Begun, CloneSource, NewChunk};
 pub use capacity::{Capacity, CapacityReply};
 pub use chunk_crcs::{ChunkCrcs, ChunkCrcsReply};
@@ -78,8 +83,10 @@ pub use list::{List, ListEntry, ListReply};
 pub use list_trash::{ListTrash, TrashEntry, TrashListed};
 pub use locate::{Locate, LocateReply, LocatedChunk, Replica};
 pub use make_folder::{FolderMade, MakeFolder};
+pub use mark::{Mark, Marked};
 pub use open_chunk::{ChunkOpened, OpenChunk, Slot};
 pub use open_session::{OpenSession, SessionOpened};
+pub use part::Part;
 pub use ping::{Ping, Pong};
 pub use prepare_seal::{PrepareSeal, SealPrepared};
 pub use promise::{Promise, Promised};
@@ -104,6 +111,7 @@ pub use stat::{Stat, StatReply};
 pub use truncate::{Truncate, Truncated};
 pub use usage::{Usage, UsageReply};
 pub use verify_chunk::{ChunkVerified, VerifyChunk};
+pub use write_batch::{BatchRow, MutationKind, WriteBatch};
 pub use write_data::{Crcs, WRITE_DATA_LEN, WriteAck, WriteData};
 pub use write_open::{WriteOpen, WriteOpened};
 pub use write_seal::{MemberLevel, WriteSeal, WriteSealed};
@@ -371,9 +379,12 @@ table! {
         0x0402 WriteData WriteAck Data;
         0x0404 WriteSeal WriteSealed Data;
         0x0406 Read ReadData Data;
+        0x0408 Append Appended Data;
+        0x040a Mark Marked Data;
     }
     single {
         0x0006 Goodbye Both;
+        0x040c WriteBatch Data;
     }
 }
 
@@ -399,7 +410,10 @@ impl Kind {
     /// Whether a payload may follow its body.
     #[must_use]
     pub const fn has_payload(self) -> bool {
-        matches!(self, Self::WriteData | Self::ReadData)
+        matches!(
+            self,
+            Self::WriteData | Self::ReadData | Self::Append | Self::WriteBatch
+        )
     }
 
     /// Whether it belongs to the hello.

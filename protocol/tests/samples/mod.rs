@@ -5,6 +5,7 @@
 
 mod chunkservers;
 mod connection;
+mod mutation_streams;
 mod mutations;
 mod names;
 mod questions;
@@ -36,6 +37,7 @@ pub(crate) fn all() -> Samples {
     streams::add(&mut samples);
     version_change::add(&mut samples);
     mutations::add(&mut samples);
+    mutation_streams::add(&mut samples);
     samples
 }
 
