@@ -107,6 +107,12 @@ pub const BATCH_ROWS_MAX: usize = 160;
 /// CRCs in one `WriteBatch`.
 pub const BATCH_CRCS_MAX: usize = 352;
 
+/// Requests that one `FindRequests` asks for.
+pub const FIND_MAX: usize = 4096;
+
+/// Rows of an id table that one `ChunkIds` asks for.
+pub const ID_ROWS_ASKED_MAX: u32 = 65_536;
+
 /// Unanswered requests on one control connection.
 pub const REQUESTS_UNANSWERED_MAX: usize = 1024;
 

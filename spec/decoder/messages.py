@@ -215,6 +215,11 @@ def check_write_batch(value):
     bounds(pieces == len(value["crcs"]))
 
 
+def check_found(value):
+    most = 0 if value["kind"] == "floor" else 64 * MIB
+    bounds(value["offset"] + value["length"] <= most)
+
+
 def check_lengths(rows):
     """The lengths of these rows make the payload."""
     return lambda value, given: bounds(
@@ -225,6 +230,10 @@ APPEND_ITEM = Struct(("number", U64), ("length", Int(4, 1)))
 APPEND_RESULT = Struct(
     ("number", U64), ("status", U16), ("level", LEVEL), ("copies", U8), ("offset", U32),
     ("length", U32), ("serial", U64), check=check_result,
+)
+FOUND = Struct(
+    ("number", U64), ("kind", Enum({1: "write", 2: "append", 3: "floor"})), ("offset", U32),
+    ("length", U32), check=check_found,
 )
 BATCH_ROW = Struct(
     ("request", REQUEST), ("kind", Enum({1: "write", 2: "append"})), (None, Reserved(3)),
@@ -480,6 +489,22 @@ def _mutations(table):
          "ChainReported", [])
 
 
+def _mutation_questions(table):
+    def pair(kind, request, fields, reply, reply_fields):
+        chunk = (("ticket", TICKET), *ids("handle", "version"))
+        _pair(table, kind, ON_CONTROL, request, Struct(*chunk, *fields), reply,
+              Struct(*reply_fields))
+
+    pair(0x0304, "Newest", [],
+         "NewestReply", [*ids("version", "serial"), ("length", Int(4, 0, 64 * MIB))])
+    pair(0x0306, "FindRequests", [("session", U64), ("numbers", ListOf(U64, 4096))],
+         "RequestsFound", [("found", ListOf(FOUND, 4096))])
+    pair(0x0308, "ChunkIds", [("first_row", U32), ("count", Int(4, 1, 65_536))],
+         "ChunkIdsReply", [
+             ("table_length", ID_TABLE_LENGTH), ("table_crc32", U32),
+             ("rows", ListOf(Bytes(32), 65_536))])
+
+
 def _mutation_streams(table):
     part = (("part_offset", U32), ("whole_length", U32))
     table[0x0408] = Message("Append", ON_DATA, Struct(
@@ -501,7 +526,7 @@ def all_messages():
     """Kind to message, for every row of section 1."""
     table = {}
     for part in (_connection, _changes, _questions, _chunkservers, _streams, _version_change, _mutations,
-                 _mutation_streams):
+                 _mutation_questions, _mutation_streams):
         part(table)
     return table
 

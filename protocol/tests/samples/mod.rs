@@ -5,6 +5,7 @@
 
 mod chunkservers;
 mod connection;
+mod mutation_questions;
 mod mutation_streams;
 mod mutations;
 mod names;
@@ -37,6 +38,7 @@ pub(crate) fn all() -> Samples {
     streams::add(&mut samples);
     version_change::add(&mut samples);
     mutations::add(&mut samples);
+    mutation_questions::add(&mut samples);
     mutation_streams::add(&mut samples);
     samples
 }
