@@ -92,6 +92,10 @@ fn a_frame_that_breaks_the_protocol_gets_a_goodbye_that_names_the_error() {
                 let data = Header::new(Kind::WriteData, Status::Ok, 1, &[], 0);
                 data.encode().to_vec()
             }),
+            ("a kind that no chunkserver serves yet", {
+                let batch = Header::new(Kind::WriteBatch, Status::Ok, 1, &[], 0);
+                batch.encode().to_vec()
+            }),
         ] {
             let mut peer = Peer::dial(cluster.address(0));
             peer.send(&bytes);
@@ -105,7 +109,7 @@ fn a_frame_that_breaks_the_protocol_gets_a_goodbye_that_names_the_error() {
             peer.expect_closed();
         }
         let counters = &cluster.servers[0].chunkserver.counters;
-        assert_eq!(counters.protocol_errors.value(), 6);
+        assert_eq!(counters.protocol_errors.value(), 7);
         finish(others);
     }
 }

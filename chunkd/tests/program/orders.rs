@@ -13,7 +13,7 @@ use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ClusterId, Epoch, FileId, S
 use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{
     ChunkCrcs, ChunkState, ChunkStatus, Crcs, DeleteChunk, HeldFlags, Hop, Kind, Level, Message,
-    Plane, Role, Start, VerifyChunk, WriteData, WriteOpen, WriteSeal,
+    Plane, RevokeLease, Role, Start, VerifyChunk, WriteData, WriteOpen, WriteSeal,
 };
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::{Claims, Rights, Ticket, chain_crc};
@@ -181,6 +181,18 @@ fn a_chunk_is_deleted_only_in_its_version_and_in_the_epoch() {
     );
     let file = master.dir().join("chunks/ef/000000000000beef.chunk");
     assert!(!file.exists());
+}
+
+#[test]
+fn an_order_that_it_does_not_know_is_unsupported_and_others_go_on() {
+    let (mut master, _process) = with_chunk(Level::Disk);
+    let revoke = RevokeLease {
+        epoch: EPOCH,
+        handle: CHUNK,
+        version: VERSION,
+    };
+    assert_eq!(master.call(&revoke), Err(Status::Unsupported));
+    assert!(master.call(&verify(EPOCH, VERSION.0)).is_ok());
 }
 
 #[test]

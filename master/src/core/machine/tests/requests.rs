@@ -340,6 +340,32 @@ fn what_a_role_does_not_answer_is_unsupported() {
     assert_eq!(refused, [(first, unsupported), (second, unsupported)]);
 }
 
+/// `spec/messages.md` section 14: the form is known, the answer is that nobody serves it.
+#[test]
+fn what_no_master_serves_yet_is_unsupported() {
+    let mut rig = Rig::new();
+    let server = ConnectionId(5);
+    rig.machine.handle_connected(server, Role::Chunkserver);
+    let seal = SealFile { path: "/".into() };
+    let extend = ExtendLeases {
+        epoch: Epoch::NONE,
+        leases: vec![],
+    };
+    let asked = [rig.send(CLIENT, seal), rig.send(server, extend)];
+    let actions = rig.actions();
+    assert_eq!(actions.len(), asked.len());
+    for (action, asked) in actions.iter().zip(asked) {
+        let Action::Reply {
+            to,
+            reply: Err(failure),
+        } = action
+        else {
+            panic!("{action:?}");
+        };
+        assert_eq!((*to, failure.status), (asked, Status::Unsupported));
+    }
+}
+
 #[test]
 fn a_reply_that_nobody_asked_for_ends_the_connection() {
     let mut rig = Rig::new();
