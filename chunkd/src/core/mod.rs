@@ -7,6 +7,7 @@
 //! - [`pieces`]: whether what came is what was sent;
 //! - [`read_stream`]: which frames answer a read;
 //! - [`copy_stream`]: whether the answer to a read is the chunk that is to be copied;
+//! - [`member`]: what a member of an open chunk promised, began and prepared; nothing drives it yet;
 //! - [`tickets`]: whether a ticket opens the door;
 //! - [`machine`]: the chunkserver and its master: registration, heartbeats, orders, with
 //!   [`inventory`] for one directory's report, [`event`] for what it is told and [`action`] for
@@ -18,6 +19,7 @@ pub mod event;
 pub mod findings;
 pub mod inventory;
 pub mod machine;
+pub mod member;
 pub mod pieces;
 pub mod read_stream;
 pub mod replica_stream;
