@@ -10,7 +10,7 @@ from .oplog_entries import (
     path_well_formed,
 )
 
-STATUSES = (16, 17, 18, 19, 20, 21, 23, 24, 25, 26, 48, 83, 84, 85)
+STATUSES = (16, 17, 18, 19, 20, 21, 23, 24, 25, 26, 48, 59, 83, 84, 85)
 
 
 class Table:

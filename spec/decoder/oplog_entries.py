@@ -119,4 +119,5 @@ ENTRIES = {
     18: ("chunk_sealed", ChunkSealed()),
     19: ("possible_loss", Struct(
         ("handle", NAMING), ("version", NAMING), ("serial", U64), ("cause", CAUSE))),
+    20: ("file_resized", Struct(("file", NAMING), ("size", U64))),
 }

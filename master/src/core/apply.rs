@@ -116,7 +116,10 @@ fn carry_out(state: &mut State, entry: &Entry, effects: &mut Effects) -> Result<
         Command::TrashEmptied(body) => names::empty_trash(state, body, time_ms, effects),
         Command::TrashExpired(body) => names::expire_trash(state, body, time_ms, effects),
         Command::ChunkActivated(body) => chunks::activate_if_sound(state, body, effects),
-        Command::ChunkSealed(body) => chunks::seal(state, body, effects),
+        Command::ChunkSealed(body) => {
+            chunks::seal(state, body, request.is_some(), time_ms, effects)
+        }
         Command::PossibleLoss(body) => chunks::mark_loss(state, body, time_ms),
+        Command::FileResized(body) => chunks::resize(state, body, time_ms, effects),
     }
 }

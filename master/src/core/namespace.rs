@@ -235,6 +235,19 @@ impl Namespace {
         Some(path)
     }
 
+    /// Whether a node is a trash entry or below one.
+    #[must_use]
+    pub fn is_in_trash(&self, id: FileId) -> bool {
+        let mut at = id;
+        while let Some(node) = self.node(at) {
+            if !node.parent.is_some() {
+                return at != ROOT;
+            }
+            at = node.parent;
+        }
+        false
+    }
+
     /// Walks a node and all that is below it, a folder before its children.
     #[must_use]
     pub fn walk(&self, id: FileId) -> Walk<'_> {

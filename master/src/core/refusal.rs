@@ -55,6 +55,8 @@ refusals! {
     PendingUnknown,
     /// The handle is not in the chunk table.
     ChunkUnknown,
+    /// A chunk has to be sealed before.
+    ChunkOpen,
     /// The epoch is not above the last one.
     StaleEpoch,
     /// The directory is a copy or was rolled back.

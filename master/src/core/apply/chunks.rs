@@ -1,11 +1,13 @@
 //! What entries do to chunks that are open, or were
-//! (`spec/oplog-entries.md` sections 4.17 to 4.19).
+//! (`spec/oplog-entries.md` sections 4.17 to 4.20).
 
 use sarsen_protocol::id::{ChunkHandle, FileId};
 
 use super::Effects;
+use super::uploads::published_file;
 use crate::core::chunk_table::{LOSSES_MAX, Loss, Sealed};
-use crate::core::command::{Activation, ChunkSealed, PossibleLoss, Then};
+use crate::core::command::{Activation, ChunkSealed, FileResized, PossibleLoss, SLOTS_MAX, Then};
+use crate::core::file::File;
 use crate::core::refusal::Refusal;
 use crate::core::session::Answer;
 use crate::core::state::State;
@@ -59,36 +61,27 @@ fn activate(state: &mut State, body: &Activation, effects: &mut Effects) {
     }
 }
 
-/// Seals a chunk; its file grows, goes on in a next chunk, or is cut.
+/// Seals a chunk; its file grows, goes on in a next chunk, or is cut. Whoever asked is told of
+/// the file.
 pub(super) fn seal(
     state: &mut State,
     body: &ChunkSealed,
+    is_request: bool,
+    time_ms: u64,
     effects: &mut Effects,
 ) -> Result<Answer, Refusal> {
     let record = state
         .chunks
         .record(body.handle)
         .ok_or(Refusal::ChunkUnknown)?;
-    let (file_id, index) = (record.file, record.index);
+    let (file_id, index, before) = (record.file, record.index, record.sealed);
     if body.len > state.cluster.chunk_size
         || body.version >= state.versions_end
         || body.version < record.version()
     {
         return Err(Refusal::InvalidArgument);
     }
-    match &body.then {
-        Then::Nothing => {}
-        Then::Next(next) => check_activation(state, next)?,
-        Then::Cut { file, .. } => {
-            let file = state
-                .namespace
-                .file(*file)
-                .ok_or(Refusal::InvalidArgument)?;
-            if !file.slots.contains(&body.handle) {
-                return Err(Refusal::InvalidArgument);
-            }
-        }
-    }
+    check_continuation(state, body)?;
     if let Some(record) = state.chunks.record_mut(body.handle) {
         record.sealed = Some(Sealed {
             version: body.version,
@@ -97,6 +90,7 @@ pub(super) fn seal(
         });
         record.active = None;
     }
+    let shape = shape_of(state, file_id);
     if let Some(file) = state.namespace.file_mut(file_id)
         && file.slot(index) == Some(body.handle)
     {
@@ -112,7 +106,76 @@ pub(super) fn seal(
         Then::Cut { file, size } => cut(state, *file, *size, effects),
     }
     settle_crc(state, file_id);
-    Ok(Answer::Done)
+    let bytes_differ = before.is_none_or(|was| (was.len, was.crc) != (body.len, body.crc));
+    if bytes_differ || shape != shape_of(state, file_id) {
+        state.namespace.touch(file_id, time_ms);
+    }
+    let answer = published_file(state, file_id).filter(|_| is_request);
+    Ok(answer.map_or(Answer::Done, Answer::File))
+}
+
+/// Whether what a seal does to its file besides can be done.
+fn check_continuation(state: &State, body: &ChunkSealed) -> Result<(), Refusal> {
+    match &body.then {
+        Then::Nothing => Ok(()),
+        Then::Next(next) => check_activation(state, next),
+        Then::Cut { file, .. } => state
+            .namespace
+            .file(*file)
+            .filter(|file| file.slots.contains(&body.handle))
+            .map(drop)
+            .ok_or(Refusal::InvalidArgument),
+    }
+}
+
+/// Size and slots of a file: what a seal may change of it beside a chunk's bytes.
+fn shape_of(state: &State, file: FileId) -> Option<(u64, usize)> {
+    let file = state.namespace.file(file)?;
+    Some((file.size, file.slots.len()))
+}
+
+/// Cuts a file where no chunk has to be cut for it, or extends it.
+pub(super) fn resize(
+    state: &mut State,
+    body: &FileResized,
+    time_ms: u64,
+    effects: &mut Effects,
+) -> Result<Answer, Refusal> {
+    let FileResized { file: id, size } = *body;
+    let file = state.namespace.file(id);
+    let file = file.filter(|_| !state.namespace.is_in_trash(id));
+    let file = file.ok_or(Refusal::NotFound)?;
+    if size.div_ceil(u64::from(file.chunk_size)) > SLOTS_MAX as u64 {
+        return Err(Refusal::TooLarge);
+    }
+    check_slots(state, file, size)?;
+    cut(state, id, size, effects);
+    state.namespace.touch(id, time_ms);
+    let answer = published_file(state, id).ok_or(Refusal::NotFound)?;
+    Ok(Answer::File(answer))
+}
+
+/// Whether every chunk of a file that a new size concerns is sealed, and none reaches beyond it.
+fn check_slots(state: &State, file: &File, size: u64) -> Result<(), Refusal> {
+    let last = file.slots.len().saturating_sub(1);
+    for (index, handle) in file.chunks() {
+        let end = file.slot_offset(index) + u64::from(file.chunk_size);
+        if end <= size && index as usize != last {
+            continue;
+        }
+        let record = state
+            .chunks
+            .record(handle)
+            .ok_or(Refusal::InvalidArgument)?;
+        let Some(sealed) = record.at_rest() else {
+            return Err(Refusal::ChunkOpen);
+        };
+        let begin = file.slot_offset(index);
+        if begin < size && begin + u64::from(sealed.len) > size {
+            return Err(Refusal::InvalidArgument);
+        }
+    }
+    Ok(())
 }
 
 /// Sets a file's size and drops the slots that begin at or beyond it.

@@ -1,15 +1,15 @@
+mod open_chunks;
+
 use sarsen_protocol::crc;
 use sarsen_protocol::id::{
-    ChunkVersion, DirectoryId, Epoch, RequestId, Serial, ServerId, StartNonce, StartNumber,
+    ChunkVersion, DirectoryId, Epoch, RequestId, ServerId, StartNonce, StartNumber,
 };
 
 use super::*;
 use crate::core::checkpoint;
-use crate::core::command::chunks::Configuration;
 use crate::core::command::{
-    Activation, ChunkSealed, DirectoryStarted, EpochRaised, FilePublished, FolderMade, LossCause,
-    Member, PendingAborted, PendingCreated, PossibleLoss, RangesReserved, SessionOpened,
-    SessionsClosed, Then, TrashEmptied, TrashExpired, TrashRestored,
+    DirectoryStarted, EpochRaised, FilePublished, FolderMade, PendingAborted, PendingCreated,
+    RangesReserved, SessionOpened, SessionsClosed, TrashEmptied, TrashExpired, TrashRestored,
 };
 use crate::core::scripted::{
     MIB, Script, crc_of, folder, genesis, path, pending, published, registered, removed, renamed,
@@ -527,117 +527,6 @@ fn emptying_the_trash_drops_the_chunks() {
     });
     assert_eq!(rest.dropped, [ChunkHandle(3)]);
     assert!(script.state.chunks.is_empty());
-}
-
-fn activation(handle: u64, version: u64, file: FileId, index: u32) -> Activation {
-    let member = Member {
-        server: ServerId(1),
-        directory: DirectoryId([1; 16]),
-        start_number: StartNumber(1),
-    };
-    let configuration = Configuration {
-        version: ChunkVersion(version),
-        serial: Serial(0),
-        memory_allowed: false,
-        primary: ServerId(1),
-        members: vec![member],
-    };
-    Activation {
-        handle: ChunkHandle(handle),
-        file,
-        index,
-        configuration,
-    }
-}
-
-fn sealed(handle: u64, version: u64, len: u32, then: Then) -> ChunkSealed {
-    let (handle, version) = (ChunkHandle(handle), ChunkVersion(version));
-    ChunkSealed {
-        handle,
-        version,
-        len,
-        crc: crc_of(handle.0),
-        then,
-    }
-}
-
-/// A file's chunk is opened, closed short with a next one, sealed; then the file is cut.
-#[test]
-fn the_life_of_an_open_chunk() {
-    let mut script = Script::new();
-    let file = script.upload("/f", &[(1, 10)]);
-    let file_now = |script: &Script| script.state.namespace.file(file).unwrap().clone();
-
-    let not_newer = script.internal(activation(1, 501, file, 0)).answer;
-    assert_eq!(not_newer, refused(Refusal::InvalidArgument));
-    assert_eq!(
-        script.internal(activation(1, 600, file, 0)).answer,
-        Answer::Done
-    );
-    assert_eq!(file_now(&script).crc, None);
-
-    let next = Then::Next(activation(2, 601, file, 1));
-    assert_eq!(
-        script.internal(sealed(1, 600, 20, next)).answer,
-        Answer::Done
-    );
-    let padded = file_now(&script);
-    assert_eq!((padded.size, padded.crc), (u64::from(MIB), None));
-    assert_eq!(padded.slots, [ChunkHandle(1), ChunkHandle(2)]);
-
-    let too_long = script
-        .internal(sealed(2, 601, MIB + 1, Then::Nothing))
-        .answer;
-    assert_eq!(too_long, refused(Refusal::InvalidArgument));
-    script.internal(sealed(2, 601, 30, Then::Nothing));
-    let zeros = u64::from(MIB) - 20;
-    let first = crc::combine(crc_of(1), crc::zeros(zeros), zeros);
-    let whole = file_now(&script);
-    assert_eq!(whole.size, u64::from(MIB) + 30);
-    assert_eq!(whole.crc, Some(crc::combine(first, crc_of(2), 30)));
-
-    script.internal(activation(1, 700, file, 0));
-    let cut = script.internal(sealed(1, 701, 15, Then::Cut { file, size: 15 }));
-    assert_eq!(cut.dropped, [ChunkHandle(2)]);
-    let short = file_now(&script);
-    assert_eq!(
-        (short.size, short.crc, short.slots.len()),
-        (15, Some(crc_of(1)), 1)
-    );
-}
-
-#[test]
-fn a_write_beyond_the_end_leaves_holes() {
-    let mut script = Script::new();
-    let file = script.upload("/f", &[(1, 10)]);
-    script.internal(activation(9, 600, file, 3));
-    script.internal(sealed(9, 600, 7, Then::Nothing));
-    let sparse = script.state.namespace.file(file).unwrap();
-    let hole = ChunkHandle::NONE;
-    assert_eq!(sparse.slots, [ChunkHandle(1), hole, hole, ChunkHandle(9)]);
-    let zeros = 3 * u64::from(MIB) - 10;
-    let before = crc::combine(crc_of(1), crc::zeros(zeros), zeros);
-    assert_eq!(sparse.crc, Some(crc::combine(before, crc_of(9), 7)));
-    assert_eq!(sparse.chunk_count(), 2);
-}
-
-#[test]
-fn a_possible_loss_stays_beside_its_chunk() {
-    let mut script = Script::new();
-    script.upload("/f", &[(1, 10)]);
-    let loss = |handle| PossibleLoss {
-        handle: ChunkHandle(handle),
-        version: ChunkVersion(501),
-        serial: Serial(4),
-        cause: LossCause::NoMember,
-    };
-    assert_eq!(script.internal(loss(1)).answer, Answer::Done);
-    assert_eq!(
-        script.internal(loss(2)).answer,
-        refused(Refusal::ChunkUnknown)
-    );
-    let losses = &script.state.chunks.record(ChunkHandle(1)).unwrap().losses;
-    assert_eq!((losses.len(), losses[0].serial), (1, Serial(4)));
 }
 
 #[test]

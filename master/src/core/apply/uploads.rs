@@ -124,7 +124,7 @@ fn free_file_spot(
 }
 
 /// What a file is like, in the namespace or the trash.
-fn published_file(state: &State, id: FileId) -> Option<PublishedFile> {
+pub(super) fn published_file(state: &State, id: FileId) -> Option<PublishedFile> {
     let node = state.namespace.node(id)?;
     let file = node.as_file()?;
     Some(PublishedFile {

@@ -1,4 +1,4 @@
-//! Entries about chunks that are open, or were (`spec/oplog-entries.md` sections 4.17 to 4.19).
+//! Entries about chunks that are open, or were (`spec/oplog-entries.md` sections 4.17 to 4.20).
 //!
 //! No request of protocol version 1 opens a chunk; the layouts and what they do are here because
 //! a log that holds them has to be read by whoever comes later.
@@ -15,7 +15,7 @@ use super::{SLOTS_MAX, flags, take_flags, take_some};
 const MEMORY_ALLOWED: u8 = 1;
 
 /// One server that takes part in an open chunk's version.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
     /// The server.
     pub server: ServerId,
@@ -44,7 +44,7 @@ impl Field for Member {
 }
 
 /// Who may mutate an open chunk, from where on (part of section 4.17).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Configuration {
     /// The version that it is.
     pub version: ChunkVersion,
@@ -220,7 +220,7 @@ impl Field for ChunkSealed {
 }
 
 /// Why acknowledged bytes may be gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum LossCause {
     /// No member of the last version counted; one led alone.
@@ -274,6 +274,30 @@ impl Field for PossibleLoss {
             version: take_some(input)?,
             serial: input.take()?,
             cause: input.take()?,
+        })
+    }
+}
+
+/// A file is cut where no chunk is, or extended (section 4.20).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileResized {
+    /// The file.
+    pub file: FileId,
+    /// Its size from now on.
+    pub size: u64,
+}
+
+impl Field for FileResized {
+    const LEN_MIN: usize = 16;
+
+    fn encode(&self, out: &mut Encoder) {
+        out.put(&self.file).put(&self.size);
+    }
+
+    fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
+        Ok(Self {
+            file: take_some(input)?,
+            size: input.take()?,
         })
     }
 }

@@ -18,7 +18,7 @@ use sarsen_protocol::id::RequestId;
 use sarsen_protocol::size::PUBLISH_CHUNKS_MAX;
 use thiserror::Error;
 
-pub use chunks::{Activation, ChunkSealed, LossCause, Member, PossibleLoss, Then};
+pub use chunks::{Activation, ChunkSealed, FileResized, LossCause, Member, PossibleLoss, Then};
 pub use cluster::{
     DirectoryStarted, EpochRaised, Genesis, RangesReserved, ServerRegistered, SessionOpened,
     SessionsClosed,
@@ -170,6 +170,8 @@ commands! {
     18 "chunk_sealed" ChunkSealed(ChunkSealed),
     /// Acknowledged bytes of a chunk may be gone.
     19 "possible_loss" PossibleLoss(PossibleLoss),
+    /// A file is cut where no chunk is, or extended.
+    20 "file_resized" FileResized(FileResized),
 }
 
 impl Command {
@@ -196,7 +198,7 @@ impl Command {
     pub(super) const fn wants_request(&self) -> Option<bool> {
         match self.kind() {
             1..=7 | 16 => Some(false),
-            8..=15 => Some(true),
+            8..=15 | 20 => Some(true),
             _ => None,
         }
     }

@@ -123,6 +123,9 @@ fn fields(command: &Command) -> Table {
             ("serial", u64s(body.serial.0)),
             ("cause", cause(body.cause)),
         ]),
+        Command::FileResized(body) => {
+            table([("file", u64s(body.file.0)), ("size", u64s(body.size))])
+        }
         names => name_fields(names),
     }
 }
