@@ -31,6 +31,10 @@ pub enum Check {
     HandleRange,
     /// Nothing is deleted in safe mode.
     SafeMode,
+    /// A version begins at the lowest serial of the answers that count.
+    LowestSerial,
+    /// A member that restarted doesn't count where acks from memory were allowed.
+    RestartedMember,
 }
 
 impl Check {
@@ -47,6 +51,8 @@ impl Check {
         Self::GarbageInUse,
         Self::HandleRange,
         Self::SafeMode,
+        Self::LowestSerial,
+        Self::RestartedMember,
     ];
 }
 

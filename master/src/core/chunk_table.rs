@@ -16,7 +16,7 @@ use super::command::{LossCause, PublishedChunk};
 pub const LOSSES_MAX: usize = 1024;
 
 /// The state that a chunk was last sealed in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sealed {
     /// The version that sealed it.
     pub version: ChunkVersion,
