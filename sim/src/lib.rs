@@ -13,7 +13,9 @@
 //! - [`workload`], [`faults`]: what clients do, and what goes wrong;
 //! - [`observation`], [`oracle`], [`invariants`]: what is seen, what is known to be right, what
 //!   has to hold;
-//! - [`cluster`]: a run from its start to its reckoning.
+//! - [`cluster`]: a run from its start to its reckoning;
+//! - [`version_model`]: beside all that, the rule of version changes in every order of one chunk's
+//!   steps.
 //!
 //! `README.md` beside this crate says how to run it, what it found, and what is not simulated.
 
@@ -33,5 +35,6 @@ pub mod observation;
 pub mod oracle;
 pub mod random;
 pub mod trace;
+pub mod version_model;
 pub mod workload;
 pub mod world;
