@@ -255,6 +255,7 @@ impl Directory {
         if turn.pending().is_some() {
             return Err(StoreError::AlreadyExists { handle });
         }
+        self.check_not_open(handle)?;
         let Some(held) = turn.held() else {
             return match self.problem_of(handle) {
                 None | Some(ProblemKind::Header(_)) => Ok(false),

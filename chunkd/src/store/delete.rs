@@ -51,8 +51,8 @@ impl Directory {
     /// Readers that have a chunk open keep it.
     ///
     /// # Errors
-    /// One by one: [`StoreError::NotFound`], [`StoreError::OtherVersion`], what is wrong with the
-    /// header, those of the medium. After [`StoreError::Io`] of a sync the chunk is gone, but
+    /// One by one: [`StoreError::NotFound`], [`StoreError::OtherVersion`], [`StoreError::OtherState`]
+    /// if it is open, what is wrong with the header, those of the medium. After [`StoreError::Io`] of a sync the chunk is gone, but
     /// might come back after a power cut.
     pub fn delete(&self, orders: &[(ChunkHandle, ChunkVersion)]) -> Vec<Result<(), StoreError>> {
         let moved: Vec<_> = orders
@@ -80,9 +80,11 @@ impl Directory {
     /// a version to compare, or ending before its data.
     ///
     /// # Errors
-    /// [`StoreError::NotDamaged`], [`StoreError::NotFound`], those of the medium.
+    /// [`StoreError::NotDamaged`], [`StoreError::NotFound`], [`StoreError::OtherState`] if it is open,
+    /// those of the medium.
     pub fn delete_damaged(&self, handle: ChunkHandle) -> Result<(), StoreError> {
         let mut turn = self.table.turn(handle);
+        self.check_not_open(handle)?;
         match ChunkFile::open(&*self.tree, handle, self.owner(), true) {
             Ok(file) if !file.is_too_short()? => return Err(StoreError::NotDamaged { handle }),
             Ok(_) | Err(StoreError::HeaderDamaged { .. }) => {}
@@ -118,6 +120,7 @@ impl Directory {
     /// Checks one order and renames the file; not durable yet.
     fn put_aside(&self, handle: ChunkHandle, asked: ChunkVersion) -> Result<(), StoreError> {
         let mut turn = self.table.turn(handle);
+        self.check_not_open(handle)?;
         let held = self.version_of(&turn)?;
         if held != asked {
             return Err(StoreError::OtherVersion {

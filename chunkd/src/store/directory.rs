@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use sarsen_protocol::id::{
     ChunkHandle, ChunkVersion, ClusterId, DirectoryId, Epoch, StartNonce, StartNumber,
 };
+use sarsen_protocol::message::ChunkState;
 
 use super::cache::Cache;
 use super::chunk_file::Owner;
@@ -25,7 +26,9 @@ use super::identity::{Adoption, IDENTITY_LEN, Identity, KnownStarts};
 use super::layout::{
     CHUNKS_FOLDER, DELETED_FOLDER, IDENTITY_FILE, IDENTITY_NEXT_FILE, chunk_folder,
 };
+use super::opening::Opened;
 use super::readable::ReadableChunk;
+use super::recover::{Recovered, recover};
 use super::region::{FileTree, Region, Space, Tree};
 use super::scan::{Problem, scan};
 use super::table::{InventoryEntry, Table, lock};
@@ -53,6 +56,7 @@ pub struct Directory {
     pub(super) problems: Mutex<Vec<Problem>>,
     pub(super) copies: Copies,
     pub(super) leaving: Leaving,
+    pub(super) opened: Opened,
     identity: Mutex<Identity>,
     /// Held while `IDENTITY` is replaced, so that replacements don't overtake each other.
     replacing: Mutex<()>,
@@ -95,13 +99,25 @@ impl Directory {
             tree.sync_all()
                 .map_err(|source| io_error(&*tree, Operation::Sync, "", source))?;
         }
-        let found = scan(&*tree, owner_of(&identity), start.scan_threads)?;
+        let mut found = scan(&*tree, owner_of(&identity), start.scan_threads)?;
+        let recovered = match (identity.author(), identity.adoption) {
+            (Some(author), Some(adoption)) => {
+                recover(&tree, author, adoption.chunk_size, &mut found)?
+            }
+            _ => Recovered::default(),
+        };
+        let mut identity = identity;
+        if recovered.is_damaged && !identity.poisoned {
+            identity.poisoned = true;
+            replace_identity(&*tree, &identity)?;
+        }
         Ok(Self {
             table: Table::new(found.held, start.open_chunks_max),
             readable: Mutex::new(Cache::new(start.open_chunks_max)),
             problems: Mutex::new(found.problems),
             copies: Copies::new(found.unfinished_copies),
             leaving: Leaving::default(),
+            opened: Opened::new(recovered),
             poisoned: AtomicBool::new(identity.poisoned),
             identity: Mutex::new(identity),
             replacing: Mutex::new(()),
@@ -235,7 +251,9 @@ impl Directory {
     #[must_use]
     pub fn inventory(&self, after: Option<ChunkHandle>, max: usize) -> Vec<InventoryEntry> {
         let stays = |handle| !self.leaving.contains(handle);
-        self.table.inventory(after, max, stays)
+        let mut entries = self.table.inventory(after, max, stays);
+        entries.iter_mut().for_each(|entry| self.tell_open(entry));
+        entries
     }
 
     /// What the inventory says of one chunk; none of one that is being deleted.
@@ -248,7 +266,27 @@ impl Directory {
     /// What is known of one chunk that is here, also if it is being deleted.
     #[must_use]
     pub fn entry(&self, handle: ChunkHandle) -> Option<InventoryEntry> {
-        self.table.held(handle).map(|held| held.entry)
+        self.table.held(handle).map(|held| {
+            let mut entry = held.entry;
+            self.tell_open(&mut entry);
+            entry
+        })
+    }
+
+    /// What the header says of a chunk that mutations changed is not what it is.
+    fn tell_open(&self, entry: &mut InventoryEntry) {
+        let Some(chunk) = self.opened.find(entry.handle) else {
+            return;
+        };
+        let told = chunk.told();
+        entry.flags.poisoned |= told.poisoned;
+        if chunk.was_changed() {
+            entry.state = ChunkState::Open;
+            entry.version = told.version;
+            entry.serial = told.serial;
+            entry.length = told.length;
+            entry.crc32 = 0;
+        }
     }
 
     /// How many chunks there are; unlike [`Self::extent`] without looking at each.
@@ -293,7 +331,7 @@ impl Directory {
     }
 
     /// From now on, and after a restart if that can still be written, nothing new is taken.
-    fn poison(&self) {
+    pub(super) fn poison(&self) {
         if !self.poisoned.swap(true, Ordering::AcqRel) {
             let _replacing = lock(&self.replacing);
             let mut identity = self.identity();

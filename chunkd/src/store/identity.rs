@@ -11,6 +11,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::header::chunk_size_is_valid;
+use super::journal::Author;
 
 /// Bytes of the file.
 pub const IDENTITY_LEN: usize = 256;
@@ -145,6 +146,17 @@ const _: () = assert!(size_of::<RawIdentity>() == IDENTITY_LEN);
 const _: () = assert!(std::mem::offset_of!(RawIdentity, identity_crc32) == CRC_OFFSET);
 
 impl Identity {
+    /// Who writes to the journal in this start; none before it was adopted.
+    #[must_use]
+    pub fn author(&self) -> Option<Author> {
+        self.adoption.map(|adoption| Author {
+            cluster_id: adoption.cluster_id,
+            directory_id: self.directory_id,
+            start_number: self.start_number,
+            start_nonce: self.start_nonce,
+        })
+    }
+
     /// The file's bytes.
     #[must_use]
     pub fn encode(&self) -> [u8; IDENTITY_LEN] {

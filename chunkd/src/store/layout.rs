@@ -53,6 +53,10 @@ const CHUNK_SUFFIX: &str = ".chunk";
 
 const COPY_SUFFIX: &str = ".copy";
 
+const PATCH_SUFFIX: &str = ".patch";
+
+const SEALING_SUFFIX: &str = ".sealing";
+
 /// Where in the file the slot begins that a generation is written to.
 #[must_use]
 pub const fn slot_position(generation: u64) -> u64 {
@@ -88,6 +92,26 @@ pub fn chunk_path(handle: ChunkHandle) -> String {
 #[must_use]
 pub fn copy_path(handle: ChunkHandle) -> String {
     format!("{}/{handle}{COPY_SUFFIX}", folder_of(handle))
+}
+
+/// Path, below the directory, of the patch file of `handle` while it is open.
+#[must_use]
+pub fn patch_path(handle: ChunkHandle) -> String {
+    format!("{}/{handle}{PATCH_SUFFIX}", folder_of(handle))
+}
+
+/// Path, below the directory, of the sealed form that is made beside `handle` while it is open.
+#[must_use]
+pub fn sealing_path(handle: ChunkHandle) -> String {
+    format!("{}/{handle}{SEALING_SUFFIX}", folder_of(handle))
+}
+
+/// The handle that the name of a patch file or of a sealed form in the making says.
+#[must_use]
+pub fn journaled_handle_of(file_name: &str) -> Option<ChunkHandle> {
+    let name = file_name.strip_suffix(PATCH_SUFFIX);
+    name.or_else(|| file_name.strip_suffix(SEALING_SUFFIX))
+        .and_then(ChunkHandle::parse)
 }
 
 /// The handle that the name of a copy in the making says; `None` if it is no such name.
@@ -127,6 +151,12 @@ pub fn room_for(end: u32, room: u32, chunk_size: u32) -> u32 {
         chunk_size
     };
     wanted.min(chunk_size)
+}
+
+/// Where in a chunk's file its id table begins (`spec/chunk-file.md` section 7).
+#[must_use]
+pub const fn id_table_position(chunk_size: u32) -> u64 {
+    DATA_POSITION + chunk_size as u64
 }
 
 /// Length of the file of a sealed chunk of `length` bytes: up to its last page with data.

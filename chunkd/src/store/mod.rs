@@ -14,15 +14,16 @@
 //! - [`pending`], [`seal`]: a chunk comes into being; [`readable`], [`cache`], [`map`]: it is read;
 //!   [`upkeep`]: it is verified; [`copy`]: it is made anew from another server's; [`delete`]: it
 //!   goes;
-//! - [`journal`], [`open_chunk`]: what will make mutations of open chunks stable, and where the
-//!   bytes of their states are. Nothing uses them yet.
+//! - [`journal`], [`open_chunk`]: what makes mutations of open chunks stable, and where the bytes of
+//!   their states are; [`opening`]: chunks are promised and begun; [`recover`]: a start finds them
+//!   again. No program opens a chunk yet.
 //!
 //! Invariants: sealed data never changes. A header slot is overwritten only when the other is
 //! valid and stable. A failed sync is never tried again: it poisons what it covered. Nothing is
 //! deleted without an order. No lock is held over data I/O.
 //!
-//! Left out on purpose: open chunks (the journal and the patches), clones, id tables. Their fields
-//! are in the format. What a crash leaves at each step stands in the spec, section 10.
+//! Left out so far: open chunks are not sealed, and their journal is not trimmed. Left out on purpose:
+//! clones. Their fields are in the format. What a crash leaves at each step stands in the spec, section 10.
 
 #![cfg_attr(
     not(test),
@@ -43,8 +44,10 @@ pub mod journal;
 pub mod layout;
 mod map;
 pub mod open_chunk;
+mod opening;
 mod pending;
 mod readable;
+mod recover;
 pub mod region;
 mod scan;
 mod seal;
@@ -58,6 +61,7 @@ pub use error::{Operation, StoreError};
 pub use header::Flags;
 pub use identity::{Adoption, Identity};
 pub use map::{Mapping, View};
+pub use opening::BeginOrder;
 pub use pending::{NewChunk, PendingChunk, data_position};
 pub use readable::ReadableChunk;
 pub use region::Space;

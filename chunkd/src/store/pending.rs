@@ -28,8 +28,8 @@ use super::table::lock;
 
 /// Where in a chunk's file the byte at `offset` of its data lies.
 #[must_use]
-pub fn data_position(offset: u32) -> u64 {
-    DATA_POSITION + u64::from(offset)
+pub const fn data_position(offset: u32) -> u64 {
+    DATA_POSITION + offset as u64
 }
 
 /// A chunk to be made.

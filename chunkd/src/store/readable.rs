@@ -160,6 +160,10 @@ impl Directory {
             .held(handle)
             .ok_or(StoreError::NotFound { handle })?;
         check_usable(&held, None)?;
+        if self.was_changed(handle) {
+            let state = ChunkState::Open;
+            return Err(StoreError::OtherState { handle, state });
+        }
         match held.entry.state {
             ChunkState::Sealed => Ok(held),
             state => Err(StoreError::OtherState { handle, state }),

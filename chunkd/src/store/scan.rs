@@ -14,7 +14,9 @@ use sarsen_protocol::message::ChunkState;
 use super::chunk_file::{ChunkFile, Owner};
 use super::error::{Operation, StoreError};
 use super::header::HeaderError;
-use super::layout::{DATA_POSITION, chunk_folder, copied_handle_of, folder_of, handle_of};
+use super::layout::{
+    DATA_POSITION, chunk_folder, copied_handle_of, folder_of, handle_of, journaled_handle_of,
+};
 use super::region::Tree;
 use super::table::{Held, lock};
 
@@ -54,6 +56,8 @@ pub(super) struct Found {
     pub(super) problems: Vec<Problem>,
     /// Handles whose copies an earlier start did not finish.
     pub(super) unfinished_copies: Vec<ChunkHandle>,
+    /// Paths of patch files and of sealed forms in the making: the journal says what they are.
+    pub(super) journaled: Vec<(ChunkHandle, String)>,
 }
 
 /// Reads all headers of the directory with up to `threads` threads.
@@ -74,6 +78,7 @@ pub(super) fn scan(tree: &dyn Tree, owner: Owner, threads: usize) -> Result<Foun
                             found.held.extend(slice.held);
                             found.problems.extend(slice.problems);
                             found.unfinished_copies.extend(slice.unfinished_copies);
+                            found.journaled.extend(slice.journaled);
                         }
                         Err(error) => *lock(&failed) = Some(error),
                     }
@@ -97,6 +102,12 @@ fn scan_folder(tree: &dyn Tree, owner: Owner, low_byte: u8) -> Result<Found, Sto
             && folder_of(handle) == folder
         {
             found.unfinished_copies.push(handle);
+            continue;
+        }
+        if let Some(handle) = journaled_handle_of(&name)
+            && folder_of(handle) == folder
+        {
+            found.journaled.push((handle, format!("{folder}/{name}")));
             continue;
         }
         let handle = handle_of(&name);

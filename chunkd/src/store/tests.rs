@@ -8,4 +8,5 @@ mod faulty;
 mod heap;
 mod journal;
 mod medium;
+mod open_chunks;
 pub(crate) mod scenario;

@@ -8,8 +8,7 @@
 //! was stable is found again by a start, or the start finds the journal damaged: it never takes
 //! an older state for the newest. What is cut off was never told to be stable.
 //!
-//! Left out so far: nothing in the data plane writes entries, and no start replays them into
-//! chunks. Which segments may go (section 8) is for whoever knows the chunks;
+//! Left out so far: nothing in the data plane writes entries. Which segments may go (section 8) is for whoever knows the chunks;
 //! [`Appender::remove_oldest`] only removes.
 
 pub mod append;
@@ -24,9 +23,11 @@ pub use append::{Appender, JournalLimits};
 pub use body::Body;
 pub use entry::Entry;
 pub use error::{Damage, EntryFault, FormatError, JournalError};
-pub use reader::{FoundEntry, JournalEnd, JournalReader, Location, named_chunks, settle};
+pub use reader::{
+    EntryReader, FoundEntry, JournalEnd, JournalReader, Location, named_chunks, settle,
+};
 pub use segment::{Author, Position};
-pub use writer::{AppendError, Class, JournalEvent, JournalWriter};
+pub use writer::{AppendError, Class, JournalEvent, JournalWriter, Log, Refused};
 
 impl Entry {
     /// The entry that says this about a chunk.

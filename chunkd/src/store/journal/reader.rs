@@ -10,12 +10,13 @@
 //! that is still there was written only after the entry had been synced.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ClusterId, DirectoryId};
 
 use super::super::directory::io_error;
 use super::super::error::{Operation, StoreError};
-use super::super::region::Tree;
+use super::super::region::{Region, Tree};
 use super::body::Body;
 use super::entry::{ALIGNMENT, HEADER_LEN, decode_entry, decode_header};
 use super::error::{Damage, EntryFault, FormatError, JournalError};
@@ -359,6 +360,64 @@ impl ReadSegment {
             .unwrap_or(self.offset);
         let bytes = self.bytes.get(from..self.offset).unwrap_or_default();
         (from, bytes.to_vec())
+    }
+}
+
+/// Reads entries again by where they lie, after the whole journal was found in order.
+#[derive(Debug)]
+pub struct EntryReader<'t> {
+    tree: &'t dyn Tree,
+    /// The segment that was read last.
+    segment: Option<(u64, Arc<dyn Region>)>,
+}
+
+impl<'t> EntryReader<'t> {
+    /// Reads entries of this tree's journal.
+    #[must_use]
+    pub const fn new(tree: &'t dyn Tree) -> Self {
+        Self {
+            tree,
+            segment: None,
+        }
+    }
+
+    /// What the entry says that lies there.
+    ///
+    /// # Errors
+    /// [`JournalError::Damaged`] if it is not what it was any more, [`JournalError::Store`].
+    pub fn read(&mut self, location: Location) -> Result<Body, JournalError> {
+        let path = segment_path(location.segment);
+        let tree = self.tree;
+        let error = |operation| {
+            let path = path.clone();
+            move |source| io_error(tree, operation, &path, source)
+        };
+        let region = match &self.segment {
+            Some((first, region)) if *first == location.segment => Arc::clone(region),
+            _ => tree.open(&path).map_err(error(Operation::Open))?,
+        };
+        let mut bytes = vec![0; HEADER_LEN];
+        let mut read = region
+            .read_at(&mut bytes, location.position)
+            .map_err(error(Operation::Read))?;
+        let damaged = |fault: FormatError| Damage {
+            file: path.clone(),
+            position: location.position,
+            sequence: 0,
+            fault: fault.into(),
+        };
+        if let Ok(header) = decode_header(&bytes) {
+            let len = (HEADER_LEN + header.body_len).next_multiple_of(ALIGNMENT);
+            bytes.resize(len, 0);
+            read = region
+                .read_at(&mut bytes, location.position)
+                .map_err(error(Operation::Read))?;
+        }
+        self.segment = Some((location.segment, region));
+        bytes.truncate(read);
+        let decoded = decode_entry(&bytes).map_err(damaged)?;
+        let kind = decoded.header.kind.unwrap_or_default();
+        Ok(Body::decode(kind, decoded.body).map_err(damaged)?)
     }
 }
 

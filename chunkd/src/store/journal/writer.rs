@@ -13,6 +13,7 @@
 //!
 //! A failure is told once, and nothing is written after it: the directory is poisoned.
 
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -57,6 +58,25 @@ pub enum AppendError {
     /// The journal has failed, as [`JournalEvent::Failed`] has told or is about to.
     #[error("the journal has failed")]
     Failed,
+}
+
+/// An entry that was not taken, given back.
+#[derive(Debug)]
+pub struct Refused {
+    /// Why.
+    pub error: AppendError,
+    /// The entry, to be offered again.
+    pub entry: Entry,
+}
+
+/// Where entries go: the seam that lets tests say when a batch is written.
+pub trait Log: Send + Sync + fmt::Debug {
+    /// Hands an entry over and gives its sequence. It is stable when whoever made the log is told
+    /// that everything up to that is.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; the entry took no sequence then.
+    fn offer(&self, entry: Entry, class: Class) -> Result<u64, Refused>;
 }
 
 /// Takes entries from any thread. Should the writer's own thread panic, appending fails and what
@@ -121,16 +141,25 @@ impl JournalWriter {
     /// # Errors
     /// See [`AppendError`]; the entry took no sequence then.
     pub fn append(&self, entry: Entry, class: Class) -> Result<u64, AppendError> {
-        entry.check()?;
+        self.offer(entry, class).map_err(|refused| refused.error)
+    }
+}
+
+impl Log for JournalWriter {
+    fn offer(&self, entry: Entry, class: Class) -> Result<u64, Refused> {
+        let refused = |error| move |entry| Err(Refused { error, entry });
+        if let Err(invalid) = entry.check() {
+            return refused(invalid.into())(entry);
+        }
         let len = entry.encoded_len();
         let mut queue = self.shared.lock();
         if queue.failed {
-            return Err(AppendError::Failed);
+            return refused(AppendError::Failed)(entry);
         }
         // One that is longer than the queue is taken when nothing else waits.
         let has_room = queue.len == 0 || queue.len + len <= QUEUE_LEN_MAX;
         if class == Class::Mutation && !has_room {
-            return Err(AppendError::Full);
+            return refused(AppendError::Full)(entry);
         }
         queue.last_sequence += 1;
         queue.len += len;

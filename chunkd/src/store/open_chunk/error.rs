@@ -1,8 +1,10 @@
 //! Why an open chunk does not take a mutation, a beginning or a mark.
 
-use sarsen_protocol::id::Serial;
+use sarsen_protocol::id::{ChunkVersion, Serial};
 use thiserror::Error;
 
+use super::super::error::StoreError;
+use super::super::journal::AppendError;
 use super::ids::IdError;
 
 /// Why a mutation is not applied, or a journal's word on one not believed.
@@ -68,4 +70,43 @@ pub enum SerialError {
     /// Versions only rise.
     #[error("the version is not above the one that the chunk has")]
     OldVersion,
+}
+
+/// Why an open chunk does not do what is asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OpenChunkError {
+    // The caller or the order.
+    /// Another version was promised than the one named.
+    #[error("version {promised} was promised")]
+    Promised {
+        /// The highest.
+        promised: ChunkVersion,
+    },
+    /// The version is not the one that was begun in this start.
+    #[error("the chunk takes no mutations of that version; it has {held}")]
+    NotActive {
+        /// The last version begun.
+        held: ChunkVersion,
+    },
+    /// There are not as many bytes as the mutation says.
+    #[error("there are not as many bytes as the mutation says")]
+    ByteCount,
+    /// The mutation is not one of this state.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The serial is not one to go to.
+    #[error(transparent)]
+    Serial(#[from] SerialError),
+
+    // The medium.
+    /// A sync of its files or of the journal failed, or a block rotted: it takes no part any more.
+    #[error("the open chunk is poisoned by a failed sync or a block that rotted")]
+    Poisoned,
+    /// The files refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The journal refused.
+    #[error(transparent)]
+    Journal(#[from] AppendError),
 }

@@ -9,20 +9,27 @@
 //! Left out so far: nothing carries a plan out on files, and no start rebuilds a state from the
 //! journal. The data plane opens no chunk.
 
+mod batch;
+pub mod chunk;
 pub mod error;
+pub mod files;
 pub mod history;
 pub mod ids;
 pub mod patch;
 pub mod plan;
 pub mod slots;
+pub mod snapshot;
 pub mod state;
 
-pub use error::{ApplyError, SerialError};
-pub use history::{ChunkHistory, HistoryError, OpenHistory, Origin, Outcome, Standing};
+pub use chunk::{OpenChunk, Ordered, Standing, Told};
+pub use error::{ApplyError, OpenChunkError, SerialError};
+pub use files::{ChunkFiles, Places, Whose};
+pub use history::{ChunkHistory, HistoryError, OpenHistory, Origin, Outcome};
 pub use ids::{IdError, IdTable, Lookup};
 pub use patch::PatchHeader;
 pub use plan::{Incoming, Plan, PlannedBlock, Way};
 pub use slots::Slots;
+pub use snapshot::Snapshot;
 pub use state::{Content, Resting, State};
 
 #[cfg(test)]

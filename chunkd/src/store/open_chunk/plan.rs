@@ -142,6 +142,28 @@ impl Plan {
         }
     }
 
+    /// How many bytes the mutation has.
+    #[must_use]
+    pub const fn length(&self) -> u32 {
+        self.length
+    }
+
+    /// Where its bytes end.
+    #[must_use]
+    pub const fn end(&self) -> u32 {
+        self.offset.saturating_add(self.length)
+    }
+
+    /// The highest slot that it writes, if it patches a block.
+    #[must_use]
+    pub fn highest_slot(&self) -> Option<u32> {
+        let slots = self.blocks.iter().filter_map(|block| match block.place {
+            Place::OwnRoom => None,
+            Place::Slot(slot) => Some(slot),
+        });
+        slots.max()
+    }
+
     /// The journal's word on it, when all is written: `crcs` are those of the patched blocks, in
     /// order, and `has_bytes` tells whether the mutation's bytes go into the journal.
     ///

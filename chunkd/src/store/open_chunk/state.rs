@@ -285,17 +285,26 @@ impl State {
         Ok(Plan::again(&self.applied, mutation))
     }
 
+    /// Whether a mutation of that serial is the next.
+    ///
+    /// # Errors
+    /// [`ApplyError::OtherSerial`].
+    pub fn follows(&self, serial: Serial) -> Result<(), ApplyError> {
+        match self.serial.0.checked_add(1) == Some(serial.0) {
+            true => Ok(()),
+            false => Err(ApplyError::OtherSerial {
+                applied: self.serial,
+                given: serial,
+            }),
+        }
+    }
+
     /// A mutation's bytes are written: it is the newest state now.
     ///
     /// # Errors
     /// [`ApplyError`]; nothing is changed then.
     pub fn apply(&mut self, serial: Serial, mutation: &Mutation) -> Result<(), ApplyError> {
-        if self.serial.0.checked_add(1) != Some(serial.0) {
-            return Err(ApplyError::OtherSerial {
-                applied: self.serial,
-                given: serial,
-            });
-        }
+        self.follows(serial)?;
         let blocks = self.block_changes(mutation)?;
         let id = match &mutation.request {
             Some(request) => Some(self.ids.apply(request, row_of(request, mutation))?),

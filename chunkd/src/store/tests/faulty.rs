@@ -124,6 +124,16 @@ impl FaultyTree {
         }
     }
 
+    /// The tree as it is now, as one that goes wrong so, counted from now on.
+    pub(super) fn going_wrong(&self, faults: Faults) -> Self {
+        let disk = self.disk.lock().unwrap().clone();
+        Self::of(Disk {
+            faults,
+            counts: Counts::default(),
+            ..disk
+        })
+    }
+
     /// Others fill the disk, from now on.
     pub(super) fn fill(&self) {
         self.disk.lock().unwrap().faults.is_full = true;

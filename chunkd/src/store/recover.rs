@@ -1,0 +1,511 @@
+//! A start makes open chunks of what the journal says (`spec/journal.md` section 9).
+//!
+//! After the scan, when everything that a killed process wrote is stable. The journal is read to its
+//! end before a word of it is believed; then each chunk's mutations are put into their places
+//! again, its blocks compared, and what was written made stable. Only then is a chunk told.
+//!
+//! Invariants: a chunk comes back in a state that it had, not older than what was stable, or it is
+//! marked and takes no part. A journal that is damaged is not touched. Nothing is removed but patch
+//! files and sealed forms that no entry names. A crash in here leaves what a crash before it left:
+//! all writes are those that the journal says, and are done again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+
+use sarsen_protocol::crc::{combine_blocks, crc32};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
+use sarsen_protocol::id_row::decode_table;
+use sarsen_protocol::message::ChunkState;
+use sarsen_protocol::size::BLOCK_LEN;
+
+use super::chunk_file::{ChunkFile, Owner};
+use super::directory::io_error;
+use super::error::{Operation, StoreError};
+use super::journal::body::{Applied, Base, Block, Body, Place};
+use super::journal::{
+    Author, EntryReader, JournalEnd, JournalError, JournalReader, named_chunks, settle,
+};
+use super::layout::id_table_position;
+use super::open_chunk::chunk::Standing;
+use super::open_chunk::history::Standing as StandingMutation;
+use super::open_chunk::{
+    ChunkFiles, ChunkHistory, Content, IdTable, OpenHistory, Origin, Outcome, Resting, State, Whose,
+};
+use super::region::Tree;
+use super::scan::Found;
+
+/// What a journal says, carried out.
+#[derive(Debug, Default)]
+pub(super) struct Recovered {
+    /// Where the journal ends.
+    pub(super) end: JournalEnd,
+    /// Open chunks in states that they had.
+    pub(super) open: Vec<RecoveredChunk>,
+    /// What chunks promised that are not open.
+    pub(super) promised: BTreeMap<ChunkHandle, ChunkVersion>,
+    /// To be written first of all: entries of these handles mean nothing any more.
+    pub(super) void: Vec<(ChunkHandle, ChunkVersion, Body)>,
+    /// The journal can't be believed: the directory is poisoned.
+    pub(super) is_damaged: bool,
+}
+
+/// An open chunk as a start found it.
+#[derive(Debug)]
+pub(super) struct RecoveredChunk {
+    pub(super) handle: ChunkHandle,
+    pub(super) files: ChunkFiles,
+    pub(super) state: State,
+    pub(super) standing: Standing,
+    /// Begun from a sealed chunk, with nothing applied: it is told and read as that one.
+    pub(super) is_still_sealed: bool,
+}
+
+/// Why a chunk's word is not carried out.
+enum Failure {
+    /// This chunk does not match what was stable: it is corrupt.
+    Corrupt,
+    /// The medium refused. The journal's word stays for the next start, this one goes without.
+    Refused,
+    /// The start must not go on.
+    Start(StoreError),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            error if error.is_failed_sync() => Self::Start(error),
+            StoreError::Io { .. } | StoreError::NoSpace { .. } => Self::Refused,
+            _ => Self::Corrupt,
+        }
+    }
+}
+
+/// Reads the journal and carries it out. What chunks are is put into `found`.
+///
+/// # Errors
+/// Those of the medium: the start must not go on.
+pub(super) fn recover(
+    tree: &Arc<dyn Tree>,
+    author: Author,
+    chunk_size: u32,
+    found: &mut Found,
+) -> Result<Recovered, StoreError> {
+    let (histories, end) = match read_histories(&**tree, &author) {
+        Ok(read) => read,
+        Err(JournalError::Store(error)) => return Err(error),
+        Err(_) => return poison_all(&**tree, &author, found),
+    };
+    let mut outcomes = BTreeMap::new();
+    for (handle, history) in histories {
+        match history.finish() {
+            Ok(outcome) => drop(outcomes.insert(handle, outcome)),
+            Err(_) => return poison_all(&**tree, &author, found),
+        }
+    }
+    settle(&**tree, &end).map_err(store_error)?;
+    // A directory holds a million chunks: each is looked for by halves.
+    found.held.sort_unstable_by_key(|held| held.entry.handle);
+    let mut recovered = Recovered {
+        end,
+        ..Recovered::default()
+    };
+    let mut named = BTreeSet::new();
+    for (handle, outcome) in outcomes {
+        if let Some(body) = void_word(found, handle, &outcome) {
+            let version = version_of(&outcome);
+            recovered.void.push((handle, version, body));
+            continue;
+        }
+        match outcome {
+            Outcome::Nothing => {}
+            Outcome::Promised(version) => {
+                recovered.promised.insert(handle, version);
+            }
+            Outcome::Open(history) => {
+                named.insert(handle);
+                let whose = Whose {
+                    tree: Arc::clone(tree),
+                    author,
+                    handle,
+                    chunk_size,
+                };
+                recover_chunk(whose, &history, found, &mut recovered)?;
+            }
+        }
+    }
+    mark_unknown(found, &named);
+    remove_unnamed(&**tree, found, &named)?;
+    Ok(recovered)
+}
+
+type Histories = BTreeMap<ChunkHandle, ChunkHistory>;
+
+fn read_histories(
+    tree: &dyn Tree,
+    author: &Author,
+) -> Result<(Histories, JournalEnd), JournalError> {
+    let mut reader = JournalReader::open(tree, author.cluster_id, author.directory_id)?;
+    let mut histories = Histories::new();
+    while let Some(entry) = reader.next_entry()? {
+        histories.entry(entry.handle).or_default().take(&entry);
+    }
+    Ok((histories, reader.finish()))
+}
+
+/// Every chunk that a damaged journal may have spoken of takes no part any more.
+fn poison_all(
+    tree: &dyn Tree,
+    author: &Author,
+    found: &mut Found,
+) -> Result<Recovered, StoreError> {
+    let mut named = named_chunks(tree, author.directory_id).map_err(store_error)?;
+    named.extend(found.journaled.iter().map(|(handle, _)| *handle));
+    for held in &mut found.held {
+        // A chunk that was made open has no other word than the journal's.
+        let is_open = held.entry.state == ChunkState::Open;
+        if is_open || named.contains(&held.entry.handle) {
+            held.entry.flags.poisoned = true;
+        }
+    }
+    Ok(Recovered {
+        is_damaged: true,
+        ..Recovered::default()
+    })
+}
+
+fn store_error(error: JournalError) -> StoreError {
+    match error {
+        JournalError::Store(error) => error,
+        _ => StoreError::DirectoryPoisoned,
+    }
+}
+
+/// The entry that makes the journal's word on a handle void, if what lies under its name does.
+fn void_word(found: &Found, handle: ChunkHandle, outcome: &Outcome) -> Option<Body> {
+    let (highest, prepared) = match outcome {
+        Outcome::Nothing => return None,
+        Outcome::Promised(version) => (*version, None),
+        Outcome::Open(history) => {
+            let prepared = history.prepared.map(|_| history.version);
+            (history.promised_version, prepared)
+        }
+    };
+    let Some(held) = place_of(found, handle).and_then(|place| found.held.get(place)) else {
+        let is_there = found.problems.iter().any(|p| p.handle == Some(handle));
+        return (!is_there).then_some(Body::Dropped);
+    };
+    let entry = &held.entry;
+    let is_newer = entry.version > highest || Some(entry.version) == prepared;
+    (entry.state == ChunkState::Sealed && is_newer).then_some(Body::Settled)
+}
+
+/// Where a chunk stands in what was found, which is sorted.
+fn place_of(found: &Found, handle: ChunkHandle) -> Option<usize> {
+    let handle_of = |held: &super::table::Held| held.entry.handle;
+    found.held.binary_search_by_key(&handle, handle_of).ok()
+}
+
+fn version_of(outcome: &Outcome) -> ChunkVersion {
+    match outcome {
+        Outcome::Nothing => ChunkVersion::NONE,
+        Outcome::Promised(version) => *version,
+        Outcome::Open(history) => history.version,
+    }
+}
+
+/// One chunk, told as what it was found to be.
+fn recover_chunk(
+    whose: Whose,
+    history: &OpenHistory,
+    found: &mut Found,
+    recovered: &mut Recovered,
+) -> Result<(), StoreError> {
+    let handle = whose.handle;
+    let Some(held) = place_of(found, handle).and_then(|place| found.held.get_mut(place)) else {
+        // Its header is damaged: that is what is told of it.
+        return Ok(());
+    };
+    let is_still_sealed = history.is_still_sealed();
+    let is_marked = held.entry.flags.poisoned || held.entry.flags.corrupt;
+    let rebuilt = match is_marked {
+        true => Err(Failure::Refused),
+        false => rebuild(whose, history),
+    };
+    if !is_still_sealed {
+        held.entry.state = ChunkState::Open;
+        held.entry.version = history.version;
+        held.entry.serial = history.serial();
+        held.entry.needs_read_back = false;
+        held.entry.flags.unsynced = false;
+        held.entry.crc32 = 0;
+    }
+    match rebuilt {
+        Ok(chunk) => {
+            if !is_still_sealed {
+                held.entry.length = chunk.state.applied().length();
+            }
+            recovered.open.push(chunk);
+            Ok(())
+        }
+        Err(Failure::Corrupt) => {
+            held.entry.flags.corrupt = true;
+            Ok(())
+        }
+        Err(Failure::Refused) => {
+            held.entry.flags.poisoned = true;
+            Ok(())
+        }
+        Err(Failure::Start(error)) => Err(error),
+    }
+}
+
+/// Steps 4 to 6 for one chunk.
+fn rebuild(whose: Whose, history: &OpenHistory) -> Result<RecoveredChunk, Failure> {
+    let (handle, chunk_size) = (whose.handle, whose.chunk_size);
+    let tree = Arc::clone(&whose.tree);
+    let owner = Owner {
+        cluster_id: whose.author.cluster_id,
+        directory_id: whose.author.directory_id,
+    };
+    let file = ChunkFile::open(&*tree, handle, owner, true)?;
+    let (content, ids) = origin_of(&file, history)?;
+    let mut files = ChunkFiles::new(whose, Arc::clone(&file.region));
+    let resting = Resting {
+        begin_serial: history.begin_serial,
+        content,
+        ids,
+    };
+    let mut state = State::at_rest(chunk_size, history.version, history.origin_serial, resting);
+    replay(&*tree, &mut files, &mut state, &history.standing)?;
+    state
+        .commit_to(history.commit_mark)
+        .map_err(|_| Failure::Corrupt)?;
+    compare_blocks(&files, &state, chunk_size)?;
+    files.sync()?;
+    if history.prepared.is_none() {
+        let ids_len = state.ids().len() * sarsen_protocol::id_row::ID_ROW_LEN;
+        // What an earlier start reserved is there still, if no power cut took it.
+        let _ = files.make_room_to_seal(state.applied().length(), ids_len);
+    }
+    Ok(RecoveredChunk {
+        handle,
+        files,
+        state,
+        standing: Standing {
+            promised_version: history.promised_version,
+            memory: history.memory,
+            base: history.base,
+            file_id: history.file_id,
+            index: history.index,
+        },
+        is_still_sealed: history.is_still_sealed(),
+    })
+}
+
+/// The state that mutations are applied to, as the file and the journal have it.
+fn origin_of(file: &ChunkFile, history: &OpenHistory) -> Result<(Content, IdTable), Failure> {
+    let header = &file.header;
+    let is_base = match history.base {
+        Base::Made | Base::Open => header.state == ChunkState::Open && header.length == 0,
+        Base::Sealed {
+            version,
+            length,
+            data_crc32,
+        } => {
+            header.state == ChunkState::Sealed
+                && header.version == version
+                && (header.length, header.data_crc32) == (length, data_crc32)
+        }
+    };
+    if !is_base {
+        return Err(Failure::Corrupt);
+    }
+    match &history.origin {
+        Origin::Made => Ok((Content::default(), IdTable::default())),
+        Origin::Sealed { length, .. } => Ok((sealed_content(file, *length)?, sealed_ids(file)?)),
+        Origin::Checkpoint {
+            length,
+            blocks,
+            ids,
+        } => {
+            let content = Content::new(*length, blocks.clone()).ok_or(Failure::Corrupt)?;
+            let ids = IdTable::from_rows(ids).map_err(|_| Failure::Corrupt)?;
+            Ok((content, ids))
+        }
+    }
+}
+
+/// The blocks of the sealed chunk that the file is. Where a settling was cut short its CRC page is
+/// the next one: then the data itself, which the header's CRC proves.
+pub(super) fn sealed_content(file: &ChunkFile, length: u32) -> Result<Content, StoreError> {
+    let handle = file.header.handle;
+    let crcs = match file.read_crcs() {
+        Err(StoreError::CrcPageDamaged { .. }) => data_crcs(file, length)?,
+        crcs => crcs?.into_vec(),
+    };
+    let blocks = crcs.into_iter().map(|crc32| Block {
+        place: Place::OwnRoom,
+        crc32,
+    });
+    Content::new(length, blocks.collect()).ok_or(StoreError::Corrupt { handle })
+}
+
+fn data_crcs(file: &ChunkFile, length: u32) -> Result<Vec<u32>, StoreError> {
+    let handle = file.header.handle;
+    let mut crcs = Vec::new();
+    let mut buf = vec![0; BLOCK_LEN as usize];
+    for offset in (0..length).step_by(BLOCK_LEN as usize) {
+        let (bytes, _) = buf.split_at_mut((length - offset).min(BLOCK_LEN) as usize);
+        let read = file
+            .region
+            .read_at(bytes, super::pending::data_position(offset))
+            .map_err(|source| file.error(Operation::Read, source))?;
+        if read < bytes.len() {
+            return Err(StoreError::FileTooShort { handle });
+        }
+        crcs.push(crc32(bytes));
+    }
+    match combine_blocks(&crcs, length) == Some(file.header.data_crc32) {
+        true => Ok(crcs),
+        false => Err(StoreError::Corrupt { handle }),
+    }
+}
+
+/// The ids that the sealed chunk's file has.
+pub(super) fn sealed_ids(file: &ChunkFile) -> Result<IdTable, StoreError> {
+    let header = &file.header;
+    let corrupt = StoreError::Corrupt {
+        handle: header.handle,
+    };
+    let mut bytes = vec![0; header.id_table_length as usize];
+    let read = file
+        .region
+        .read_at(&mut bytes, id_table_position(header.chunk_size))
+        .map_err(|source| file.error(Operation::Read, source))?;
+    bytes.truncate(read);
+    if read < header.id_table_length as usize {
+        return Err(corrupt);
+    }
+    let rows = decode_table(&bytes, header.id_table_crc32);
+    match rows.ok().and_then(|rows| IdTable::from_rows(&rows).ok()) {
+        Some(ids) => Ok(ids),
+        None => Err(corrupt),
+    }
+}
+
+/// Puts the mutations into their places again, in the order of their serials.
+fn replay(
+    tree: &dyn Tree,
+    files: &mut ChunkFiles,
+    state: &mut State,
+    standing: &[StandingMutation],
+) -> Result<(), Failure> {
+    if state.applied().is_patched() {
+        files.open_patch()?;
+    }
+    let mut entries = EntryReader::new(tree);
+    let mut last: Option<(super::journal::Location, Applied)> = None;
+    for mutation in standing {
+        let is_here = last
+            .as_ref()
+            .is_some_and(|(at, _)| *at == mutation.location);
+        if !is_here {
+            let applied = match entries.read(mutation.location) {
+                Ok(Body::Applied(applied)) => applied,
+                Err(JournalError::Store(error)) => return Err(error.into()),
+                // It was read a moment ago.
+                _ => return Err(Failure::Refused),
+            };
+            last = Some((mutation.location, applied));
+        }
+        let Some((_, applied)) = &last else { continue };
+        replay_one(files, state, applied, mutation.number)?;
+    }
+    Ok(())
+}
+
+fn replay_one(
+    files: &mut ChunkFiles,
+    state: &mut State,
+    applied: &Applied,
+    number: usize,
+) -> Result<(), Failure> {
+    let before = applied.mutations.iter().take(number);
+    let from: usize = before
+        .filter(|m| m.has_bytes)
+        .map(|m| m.length as usize)
+        .sum();
+    let mutation = applied.mutations.get(number).ok_or(Failure::Corrupt)?;
+    let serial = Serial(state.serial().0.saturating_add(1));
+    if mutation.has_bytes {
+        let bytes = applied.bytes.get(from..from + mutation.length as usize);
+        let bytes = bytes.ok_or(Failure::Corrupt)?;
+        let plan = state.plan_again(mutation).map_err(|_| Failure::Corrupt)?;
+        if plan.highest_slot().is_some() && !files.has_patch() {
+            files.open_patch()?;
+        }
+        let crcs = files.carry_out(&plan, bytes)?;
+        if plan.mutation(&crcs, true).as_ref() != Some(mutation) {
+            return Err(Failure::Corrupt);
+        }
+    } else if mutation.blocks.iter().any(|b| b.place != Place::OwnRoom) && !files.has_patch() {
+        files.open_patch()?;
+    }
+    state.apply(serial, mutation).map_err(|_| Failure::Corrupt)
+}
+
+/// Compares the blocks of every state that may be asked for.
+fn compare_blocks(files: &ChunkFiles, state: &State, chunk_size: u32) -> Result<(), Failure> {
+    let places = files.places();
+    let mut seen = BTreeSet::new();
+    for serial in state.commit_mark().0..=state.serial().0 {
+        let Some(content) = state.content_at(Serial(serial)) else {
+            return Err(Failure::Corrupt);
+        };
+        for (index, &block) in content.blocks().iter().enumerate() {
+            let start = u32::try_from(index)
+                .unwrap_or(u32::MAX)
+                .saturating_mul(BLOCK_LEN);
+            let len = content
+                .length()
+                .saturating_sub(start)
+                .min(BLOCK_LEN.min(chunk_size));
+            if seen.insert((index, block.place, block.crc32, len)) {
+                places.read_block(index, block, len)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A chunk whose header says open and of which the journal says nothing: its beginning was never
+/// answered, or it was deleted by order. It can be no member of anything.
+fn mark_unknown(found: &mut Found, named: &BTreeSet<ChunkHandle>) {
+    for held in &mut found.held {
+        if held.entry.state == ChunkState::Open && !named.contains(&held.entry.handle) {
+            held.entry.flags.corrupt = true;
+        }
+    }
+}
+
+/// Removes patch files and sealed forms that no entry names.
+fn remove_unnamed(
+    tree: &dyn Tree,
+    found: &Found,
+    named: &BTreeSet<ChunkHandle>,
+) -> Result<(), StoreError> {
+    let unnamed = found
+        .journaled
+        .iter()
+        .filter(|(handle, _)| !named.contains(handle));
+    for (_, path) in unnamed {
+        match tree.remove(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error(tree, Operation::Remove, path, source));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

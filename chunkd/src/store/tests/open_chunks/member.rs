@@ -1,0 +1,395 @@
+//! A directory with open chunks beside what they ought to be: every state that a chunk had, and
+//! what of it was told to be stable.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use sarsen_protocol::crc::crc32;
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, FileId, RequestId, Serial, SessionId};
+use sarsen_protocol::message::ChunkState;
+use sarsen_protocol::size::BLOCK_LEN;
+
+use super::super::super::journal::body::MutationKind;
+use super::super::super::journal::{
+    AppendError, Appender, Class, Entry, JournalError, JournalLimits, Log, Refused,
+};
+use super::super::super::open_chunk::{Incoming, OpenChunk, OpenChunkError, Ordered};
+use super::super::super::region::Tree;
+use super::super::super::{BeginOrder, Directory};
+use super::super::scenario::{ADOPTION, START, Sample, piece_crcs};
+
+pub(super) const EPOCH: Epoch = Epoch {
+    number: 4,
+    incarnation: 0xabc,
+};
+
+/// So small that a handful of entries fill a segment.
+const LIMITS: JournalLimits = JournalLimits {
+    segment_len: 256 * 1024,
+    grow_step: 16 * 1024,
+};
+
+/// A record as some program may write it: a header, a payload, and a CRC at its end. All have the
+/// same CRC, and so have all blocks of them.
+pub(super) const RECORD: u32 = 512;
+
+pub(super) fn record(seed: u64) -> Vec<u8> {
+    let mut bytes: Vec<u8> = seed.to_le_bytes().repeat(4);
+    bytes.extend((0..u64::from(RECORD) - 36).map(|at| (at * 7 + seed).to_le_bytes()[0]));
+    let crc = crc32(&bytes);
+    bytes.extend(crc.to_le_bytes());
+    bytes
+}
+
+pub(super) fn records(seed: u64, count: usize) -> Vec<u8> {
+    (seed * 1000..).take(count).flat_map(record).collect()
+}
+
+/// Entries that wait until the test has them written.
+#[derive(Debug)]
+pub(super) struct Gather(Mutex<Gathered>);
+
+#[derive(Debug)]
+struct Gathered {
+    appender: Appender,
+    entries: Vec<Entry>,
+    last: u64,
+}
+
+impl Log for Gather {
+    fn offer(&self, entry: Entry, _: Class) -> Result<u64, Refused> {
+        if let Err(error) = entry.check() {
+            let error = AppendError::Invalid(error);
+            return Err(Refused { error, entry });
+        }
+        let mut gathered = self.0.lock().unwrap();
+        gathered.entries.push(entry);
+        gathered.last += 1;
+        Ok(gathered.last)
+    }
+}
+
+impl Gather {
+    /// As the journal's thread does when nothing waits.
+    pub(super) fn mark(&self) {
+        self.0.lock().unwrap().appender.mark().unwrap();
+    }
+
+    fn write(&self) -> Result<u64, JournalError> {
+        let mut gathered = self.0.lock().unwrap();
+        let batch = std::mem::take(&mut gathered.entries);
+        match batch.is_empty() {
+            true => Ok(gathered.appender.stable()),
+            false => gathered.appender.append(&batch),
+        }
+    }
+}
+
+/// What is done to a chunk.
+#[derive(Clone, Debug)]
+pub(super) enum Op {
+    /// Bytes at the end.
+    Append(Vec<u8>),
+    /// Bytes at an offset.
+    Write(u32, Vec<u8>),
+    /// What waits for a sync is synced, and the journal is written.
+    Sync,
+    /// The journal is written, for another chunk's sake.
+    Journal,
+    /// All but so many mutations are committed, if they are stable.
+    Commit(u64),
+    Checkpoint,
+    /// A new version, at so many serials below the last one or at the commit mark.
+    Change(u64),
+}
+
+/// What a chunk was, and what was told of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Model {
+    /// Of each version the states of its history, by serial.
+    pub(super) chains: BTreeMap<ChunkVersion, BTreeMap<Serial, Vec<u8>>>,
+    /// The last version that was begun, be it stable or not.
+    pub(super) version: ChunkVersion,
+    pub(super) serial: Serial,
+    /// Told to be begun, and told to be stable in it.
+    pub(super) told_begun: ChunkVersion,
+    pub(super) told_stable: Serial,
+    pub(super) told_promised: ChunkVersion,
+    requests: u64,
+}
+
+impl Model {
+    fn chain(&mut self) -> &mut BTreeMap<Serial, Vec<u8>> {
+        self.chains.get_mut(&self.version).unwrap()
+    }
+
+    fn newest(&self) -> &Vec<u8> {
+        &self.chains[&self.version][&self.serial]
+    }
+
+    fn begin(&mut self, version: ChunkVersion, serial: Serial, bytes: Option<Vec<u8>>) {
+        let before = self.chains.get(&self.version).cloned().unwrap_or_default();
+        let mut chain: BTreeMap<_, _> = before
+            .range(..=serial)
+            .map(|(s, b)| (*s, b.clone()))
+            .collect();
+        if let Some(bytes) = bytes {
+            chain = [(serial, bytes)].into_iter().collect();
+        }
+        self.chains.insert(version, chain);
+        (self.version, self.serial) = (version, serial);
+    }
+}
+
+/// A start of the directory.
+pub(super) struct Member {
+    pub(super) directory: Directory,
+    pub(super) log: Arc<Gather>,
+}
+
+impl Member {
+    /// Opens the tree's directory and begins its journal.
+    pub(super) fn start(tree: &Arc<dyn Tree>) -> Option<Self> {
+        let directory = Directory::open_tree(Arc::clone(tree), &START).ok()?;
+        directory.adopt(ADOPTION).ok()?;
+        let mut log = None;
+        let started = directory.start_journal(LIMITS, |appender| {
+            let made = Arc::new(Gather(Mutex::new(Gathered {
+                last: appender.stable(),
+                appender,
+                entries: Vec::new(),
+            })));
+            log = Some(Arc::clone(&made));
+            Ok(made)
+        });
+        started.ok()?;
+        Some(Self {
+            directory,
+            log: log?,
+        })
+    }
+
+    /// Has the journal written and tells the chunks.
+    pub(super) fn write(&self) -> bool {
+        match self.log.write() {
+            Ok(stable) => {
+                self.directory.journal_is_stable(stable);
+                true
+            }
+            Err(error) => {
+                let _ = self.directory.journal_failed(error);
+                false
+            }
+        }
+    }
+
+    /// A version begins from a sealed chunk, or makes one.
+    pub(super) fn open(
+        &self,
+        handle: ChunkHandle,
+        model: &mut Model,
+        version: u64,
+        base: Option<&Sample>,
+    ) -> Option<()> {
+        let version = ChunkVersion(version);
+        if base.is_some() {
+            self.directory.promise(handle, version, EPOCH).ok()?;
+            self.write().then_some(())?;
+            model.told_promised = version;
+        }
+        let serial = Serial(7);
+        let bytes = base.map_or(Vec::new(), |sample| sample.bytes.clone());
+        model.begin(version, serial, Some(bytes));
+        let create = base.is_none().then_some((FileId(5), 2));
+        self.directory
+            .begin(&BeginOrder {
+                handle,
+                version,
+                serial,
+                memory: false,
+                create,
+            })
+            .ok()?;
+        self.write().then_some(())?;
+        (model.told_begun, model.told_stable) = (version, serial);
+        Some(())
+    }
+
+    /// Does one thing to a chunk and to its model; none after an error.
+    pub(super) fn run(&self, handle: ChunkHandle, model: &mut Model, op: &Op) -> Option<()> {
+        let chunk = self.directory.open_chunk(handle)?;
+        let failed = |error: OpenChunkError| self.directory.open_chunk_failed(handle, &error);
+        match op {
+            Op::Append(bytes) => {
+                let offset = u32::try_from(model.newest().len()).unwrap();
+                self.mutate(&chunk, model, MutationKind::Append, offset, bytes)
+            }
+            Op::Write(offset, bytes) => {
+                self.mutate(&chunk, model, MutationKind::Write, *offset, bytes)
+            }
+            Op::Sync => {
+                chunk.flush().map_err(failed).ok()?;
+                self.write().then_some(())?;
+                model.told_stable = model.told_stable.max(chunk.stable_serial());
+                Some(())
+            }
+            Op::Journal => self.write().then_some(()),
+            Op::Commit(behind) => {
+                let mark = Serial(chunk.stable_serial().0.saturating_sub(*behind));
+                chunk.commit_to(mark).ok()
+            }
+            Op::Checkpoint => {
+                chunk.checkpoint().map_err(failed).ok()?;
+                self.write().then_some(())
+            }
+            Op::Change(below) => self.change(&chunk, model, *below),
+        }
+    }
+
+    fn mutate(
+        &self,
+        chunk: &Arc<OpenChunk>,
+        model: &mut Model,
+        kind: MutationKind,
+        offset: u32,
+        bytes: &[u8],
+    ) -> Option<()> {
+        model.requests += 1;
+        let request = RequestId {
+            session: SessionId(3),
+            number: model.requests,
+            lowest_outstanding: model.requests.saturating_sub(4).max(1),
+        };
+        let pieces = piece_crcs(offset, bytes);
+        let incoming = Incoming {
+            request: Some(request),
+            kind,
+            offset,
+            length: u32::try_from(bytes.len()).unwrap(),
+            pieces: &pieces,
+        };
+        let serial = Serial(model.serial.0 + 1);
+        // It may come back after a crash from the moment on that it is tried.
+        let mut newest = model.newest().clone();
+        let end = offset as usize + bytes.len();
+        newest.resize(newest.len().max(end), 0);
+        newest[offset as usize..end].copy_from_slice(bytes);
+        model.chain().insert(serial, newest);
+        let applied = chunk.apply(model.version, serial, &[Ordered { incoming, bytes }]);
+        let handle = chunk.handle();
+        applied
+            .map_err(|error| self.directory.open_chunk_failed(handle, &error))
+            .ok()?;
+        model.serial = serial;
+        Some(())
+    }
+
+    fn change(&self, chunk: &Arc<OpenChunk>, model: &mut Model, below: u64) -> Option<()> {
+        let version = ChunkVersion(model.version.0 + 10);
+        let handle = chunk.handle();
+        let promised = chunk.promise(version, EPOCH);
+        promised
+            .map_err(|error| self.directory.open_chunk_failed(handle, &error))
+            .ok()?;
+        self.write().then_some(())?;
+        model.told_promised = version;
+        let told = chunk.told();
+        // What was applied is stable with the promise.
+        assert_eq!((told.version, told.serial), (model.version, model.serial));
+        assert_eq!(chunk.stable_serial(), told.serial);
+        let serial = Serial(told.serial.0.saturating_sub(below).max(told.commit_mark.0));
+        model.begin(version, serial, None);
+        chunk.begin(version, serial, false).ok()?;
+        self.write().then_some(())?;
+        (model.told_begun, model.told_stable) = (version, serial);
+        // The lowest of the members' serials: whatever was acknowledged lies below it.
+        Some(())
+    }
+}
+
+/// The bytes of a state of a chunk, each block of which has its CRC.
+pub(super) fn bytes_at(chunk: &OpenChunk, serial: Serial) -> Vec<u8> {
+    let (content, places) = chunk.state_at(serial).unwrap();
+    let mut bytes = Vec::new();
+    for (index, &block) in (0..).zip(content.blocks()) {
+        let len = (content.length() - index * BLOCK_LEN).min(BLOCK_LEN);
+        bytes.extend(places.read_block(index as usize, block, len).unwrap());
+    }
+    assert_eq!(crc32(&bytes), content.data_crc32());
+    bytes
+}
+
+/// How a start finds a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Marks {
+    /// In order.
+    None,
+    /// It may be marked, but not wrong.
+    Allowed,
+}
+
+/// A chunk comes back in a state that it had, at least as new as what was told.
+pub(super) fn check(
+    directory: &Directory,
+    handle: ChunkHandle,
+    model: &Model,
+    base: Option<&Sample>,
+    marks: Marks,
+    story: &str,
+) {
+    let Some(entry) = directory.entry(handle) else {
+        let was_never_told = base.is_none() && !model.told_begun.is_some();
+        assert!(was_never_told, "{story}: {handle} is gone");
+        return;
+    };
+    let is_marked = entry.flags.poisoned || entry.flags.corrupt;
+    let Some(chunk) = directory.open_chunk(handle) else {
+        let is_sealed = entry.state == ChunkState::Sealed && base.is_some();
+        let was_told = model.told_begun.is_some();
+        let is_right = match is_marked {
+            true => marks == Marks::Allowed || (!was_told && entry.state == ChunkState::Open),
+            false => is_sealed && !was_told,
+        };
+        assert!(is_right, "{story}: {entry:?}, told {:?}", model.told_begun);
+        if is_sealed && !is_marked {
+            assert_eq!(
+                base.unwrap().read(directory).unwrap(),
+                base.unwrap().bytes,
+                "{story}"
+            );
+        }
+        return;
+    };
+    assert!(!is_marked || marks == Marks::Allowed, "{story}: {entry:?}");
+    let told = chunk.told();
+    assert!(told.version >= model.told_begun, "{story}: {told:?}");
+    assert!(
+        told.promised_version >= model.told_promised,
+        "{story}: {told:?}"
+    );
+    if told.version == model.told_begun {
+        assert!(
+            told.serial >= model.told_stable,
+            "{story}: {told:?} of {:?}",
+            model.told_stable
+        );
+    }
+    let chain = model.chains.get(&told.version);
+    let chain = chain.unwrap_or_else(|| panic!("{story}: never was at {told:?}"));
+    for serial in (told.commit_mark.0..=told.serial.0).map(Serial) {
+        let expected = chain.get(&serial);
+        let expected = expected.unwrap_or_else(|| panic!("{story}: never was at {serial:?}"));
+        assert!(
+            bytes_at(&chunk, serial) == *expected,
+            "{story}: bytes at {serial:?} of {told:?}"
+        );
+    }
+    let refused = chunk.apply(told.version, Serial(told.serial.0 + 1), &[]);
+    assert!(
+        matches!(
+            refused,
+            Err(OpenChunkError::NotActive { .. } | OpenChunkError::Promised { .. })
+        ),
+        "{story}: a version of an earlier start takes nothing: {refused:?}"
+    );
+}
