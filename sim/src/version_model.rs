@@ -397,11 +397,12 @@ impl Model {
     /// A member carries an order out, and whoever still wants to know it is told.
     fn deliver(&self, state: &mut State, at: usize) {
         let (index, version, order) = state.orders.remove(at);
+        let commit_mark = committed(state, index);
         let member = &mut state.members[index];
         let is_fenced = !self.is(Fault::NoPromise);
         let answer = match order {
             Order::Promise => {
-                let answer = member.promise(version, is_fenced);
+                let answer = member.promise(version, commit_mark, is_fenced);
                 if !self.is(Fault::NoSyncAtPromise) {
                     sync(state, index);
                 }
@@ -418,6 +419,29 @@ impl Model {
             carry_out(state, attempt, actions);
         }
     }
+}
+
+/// The highest commit mark that a member could have been told: what every member acknowledged.
+fn committed(state: &State, index: usize) -> usize {
+    let member = &state.members[index];
+    let mut log = state.log.iter();
+    let active = log.find(|active| active.configuration.version == member.version);
+    let Some(active) = active.filter(|_| member.is_still_in(member.version)) else {
+        return 0;
+    };
+    let is_on_all = |serial: &usize| {
+        let mut members = active.configuration.members.iter();
+        members.all(|member| {
+            let ack = (
+                index_of(member.server),
+                active.configuration.version,
+                *serial,
+            );
+            state.acks.contains(&ack)
+        })
+    };
+    let mut serials = (member.begin_serial + 1..=member.data.len()).rev();
+    serials.find(is_on_all).unwrap_or(member.begin_serial)
 }
 
 fn plan(version: ChunkVersion, now: Configuration, memory_allowed: bool) -> Plan {

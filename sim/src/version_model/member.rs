@@ -74,7 +74,12 @@ impl Member {
     }
 
     /// Section 3.2; making what it has stable is the caller's.
-    pub(super) fn promise(&mut self, version: ChunkVersion, is_fenced: bool) -> Answer {
+    pub(super) fn promise(
+        &mut self,
+        version: ChunkVersion,
+        commit_mark: usize,
+        is_fenced: bool,
+    ) -> Answer {
         let is_answered_again = self.promised == version && self.version < version;
         if is_fenced && self.promised >= version && !is_answered_again {
             return Answer::Refused(Step::Promise, Status::PromiseRefused);
@@ -82,14 +87,14 @@ impl Member {
         if is_fenced {
             self.promised = version;
         }
-        let serial = Serial(self.data.len() as u64);
+        // Where it began is what it says it has, also if it was let to begin above what it had.
+        let serial = Serial(self.data.len().max(self.begin_serial) as u64);
         Answer::Promised(Promised {
             member: self.as_logged(),
             version: self.version,
             begin_serial: Serial(self.begin_serial as u64),
             serial,
-            // What it hears of commit marks is left out: none is the lowest that it could know.
-            commit_mark: Serial(0),
+            commit_mark: Serial(commit_mark as u64),
             sealed: None,
             is_poisoned: false,
             is_corrupt: false,
