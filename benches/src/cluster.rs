@@ -229,6 +229,8 @@ pub fn put(source: &Path, path: &str, durable: bool) -> Errand {
         source: source.to_owned(),
         path: path.to_owned(),
         durable,
+        replicas: None,
+        streams: None,
     }
 }
 
@@ -238,6 +240,7 @@ pub fn get(path: &str, target: &Path) -> Errand {
     Errand::Get {
         path: path.to_owned(),
         target: target.to_owned(),
+        streams: None,
     }
 }
 

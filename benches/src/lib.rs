@@ -10,7 +10,8 @@
 //! - [`limits`]: the loops;
 //! - [`cluster`]: a master, three chunkservers, and clients as processes;
 //! - [`place`]: the folders on tmpfs and on the disk; [`cpu`]: processor time;
-//! - [`table`]: the figures side by side.
+//! - [`table`]: the figures side by side; [`picture`]: the same as curves; [`machine`]: what it was
+//!   measured on.
 
 #![forbid(unsafe_code)]
 
@@ -18,7 +19,9 @@ pub mod cluster;
 pub mod cpu;
 pub mod directory;
 pub mod limits;
+pub mod machine;
 pub mod measure;
+pub mod picture;
 pub mod place;
 pub mod roles;
 pub mod store;

@@ -39,6 +39,10 @@ pub enum Errand {
         path: String,
         /// At `disk`, else at `memory`.
         durable: bool,
+        /// Copies; the cluster's default if not given.
+        replicas: Option<u8>,
+        /// Chunks on their way at a time; the library's default if not given.
+        streams: Option<usize>,
     },
     /// Downloads a file.
     Get {
@@ -46,6 +50,8 @@ pub enum Errand {
         path: String,
         /// Where to.
         target: PathBuf,
+        /// Chunks on their way at a time; the library's default if not given.
+        streams: Option<usize>,
     },
     /// Does something small many times.
     Many {
@@ -107,8 +113,27 @@ impl Client {
                 source,
                 path,
                 durable,
-            } => put(client, source, path, *durable).await,
-            Errand::Get { path, target } => get(client, path, target).await,
+                replicas,
+                streams,
+            } => {
+                let mut options = PutOptions::default();
+                options.level = match durable {
+                    true => Level::Disk,
+                    false => Level::Memory,
+                };
+                options.replicas = replicas.unwrap_or(options.replicas);
+                options.streams_max = streams.unwrap_or(options.streams_max);
+                put(client, source, path, options).await
+            }
+            Errand::Get {
+                path,
+                target,
+                streams,
+            } => {
+                let mut options = GetOptions::default();
+                options.streams_max = streams.unwrap_or(options.streams_max);
+                get(client, path, target, options).await
+            }
             Errand::Many {
                 operation,
                 in_flight,
@@ -133,14 +158,9 @@ async fn put(
     client: &sarsen_client::Client,
     source: &Path,
     path: &str,
-    durable: bool,
+    options: PutOptions,
 ) -> anyhow::Result<Done> {
     let started = Started::go()?;
-    let mut options = PutOptions::default();
-    options.level = match durable {
-        true => Level::Disk,
-        false => Level::Memory,
-    };
     let source = PutSource::Path(source.to_owned());
     let report = client.put(path, source, options).await?;
     let as_asked = report.resent == 0 && report.short.is_empty();
@@ -151,10 +171,15 @@ async fn put(
     })
 }
 
-async fn get(client: &sarsen_client::Client, path: &str, target: &Path) -> anyhow::Result<Done> {
+async fn get(
+    client: &sarsen_client::Client,
+    path: &str,
+    target: &Path,
+    options: GetOptions,
+) -> anyhow::Result<Done> {
     let started = Started::go()?;
     let target = GetTarget::Path(target.to_owned());
-    let report = client.get(path, target, GetOptions::default()).await?;
+    let report = client.get(path, target, options).await?;
     anyhow::ensure!(report.bad.is_empty(), "the download met a bad replica");
     Ok(Done {
         elapsed: Some(report.elapsed),
