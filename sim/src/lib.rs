@@ -15,7 +15,8 @@
 //!   has to hold;
 //! - [`cluster`]: a run from its start to its reckoning;
 //! - [`version_model`]: beside all that, the rule of version changes in every order of one chunk's
-//!   steps.
+//!   steps;
+//! - [`far`]: by itself, one client and three chunkservers over links with a rate and a delay.
 //!
 //! `README.md` beside this crate says how to run it, what it found, and what is not simulated.
 
@@ -25,6 +26,7 @@ pub mod clock;
 pub mod cluster;
 pub mod counters;
 pub mod disk;
+pub mod far;
 pub mod faults;
 pub mod invariants;
 pub mod net;
