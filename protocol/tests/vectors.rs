@@ -78,6 +78,7 @@ fn decode(kind: Kind, body: &[u8], payload_len: u32) -> Result<AnyMessage, BodyE
         AnyMessage::ReadData(data) => data.check_payload(payload_len)?,
         AnyMessage::Append(records) => records.check_payload(payload_len)?,
         AnyMessage::WriteBatch(batch) => batch.check_payload(payload_len)?,
+        AnyMessage::CutData(data) => data.check_payload(payload_len)?,
         _ => assert_eq!(payload_len, 0, "only data has a payload"),
     }
     Ok(message)

@@ -121,6 +121,27 @@ def check_write_data(value, given):
     check_pieces(value, given["payload_len"])
 
 
+def check_read_cut(value):
+    end = value["offset"] + value["length"]
+    if end > 64 * MIB or value["offset"] // BLOCK != (end - 1) // BLOCK:
+        raise Rejected("out_of_bounds")
+
+
+def check_cut_data(value, given):
+    offset, length = value["offset"], given["payload_len"]
+    if length == 0:
+        crcs = (value["block_crc"], value["before"], value["behind"])
+        right = offset >= value["chunk_length"] and crcs == (0, 0, 0)
+    else:
+        end = offset + length
+        right = (
+            end <= min(value["chunk_length"], 64 * MIB)
+            and offset // BLOCK == (end - 1) // BLOCK
+        )
+    if not right:
+        raise Rejected("out_of_bounds")
+
+
 def check_read_data(value, given):
     length = value["chunk_length"]
     end = value["offset"] + given["payload_len"]
@@ -432,6 +453,16 @@ def _streams(table):
         (None, Reserved(1)), ("crcs", CRCS), (None, Reserved(24)),
     )
     table[0x0407] = Message("ReadData", ON_DATA, read_data, check_read_data)
+    table[0x0410] = Message("ReadCut", ON_DATA, Struct(
+        ("ticket", TICKET), *ids("handle", "version", "serial"), ("want", WANT),
+        ("offset", U32), ("length", Int(4, 1)), check=check_read_cut,
+    ))
+    cut_data = Struct(
+        *ids("handle", "version", "serial"), ("chunk_length", U32), ("offset", U32),
+        ("block_crc", U32), ("before", U32), ("behind", U32), ("state", CHUNK_STATE),
+        (None, Reserved(19)),
+    )
+    table[0x0411] = Message("CutData", ON_DATA, cut_data, check_cut_data)
 
 
 def _version_change(table):

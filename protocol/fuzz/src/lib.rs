@@ -124,6 +124,7 @@ fn any_body(kind: Kind, body: &[u8], payload_len: u32) {
         AnyMessage::ReadData(data) => data.check_payload(payload_len),
         AnyMessage::Append(records) => records.check_payload(payload_len),
         AnyMessage::WriteBatch(batch) => batch.check_payload(payload_len),
+        AnyMessage::CutData(data) => data.check_payload(payload_len),
         _ => Ok(()),
     };
 }

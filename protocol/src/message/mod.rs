@@ -12,6 +12,7 @@ mod chunk_status;
 mod close_session;
 mod copy_chunk;
 mod create_pending;
+mod cut_data;
 mod delete_chunk;
 mod empty_trash;
 mod extend_leases;
@@ -37,6 +38,7 @@ mod prepare_seal;
 mod promise;
 mod publish;
 mod read;
+mod read_cut;
 mod read_data;
 mod register;
 mod remove;
@@ -70,6 +72,7 @@ pub use chunk_status::{ChunkStatus, ChunkStatusReply};
 pub use close_session::{CloseSession, SessionClosed};
 pub use copy_chunk::{ChunkCopied, CopyChunk};
 pub use create_pending::{CreatePending, PendingCreated};
+pub use cut_data::{CUT_DATA_LEN, CutData};
 pub use delete_chunk::{ChunkDeleted, DeleteChunk};
 pub use empty_trash::{EmptyTrash, TrashEmptied};
 pub use extend_leases::{ExtendLeases, ExtendedLease, HeldLease, LeasesExtended};
@@ -98,6 +101,7 @@ pub use prepare_seal::{PrepareSeal, SealPrepared};
 pub use promise::{Promise, Promised};
 pub use publish::{Publish, Published, SealedChunk};
 pub use read::Read;
+pub use read_cut::ReadCut;
 pub use read_data::{READ_DATA_LEN, ReadData};
 pub use register::{DirectoryReport, Register, Registered, TicketKey, Verdict};
 pub use remove::{Remove, Removed};
@@ -390,6 +394,7 @@ table! {
         0x0406 Read ReadData Data;
         0x0408 Append Appended Data;
         0x040a Mark Marked Data;
+        0x0410 ReadCut CutData Data;
     }
     single {
         0x0006 Goodbye Both;
@@ -421,7 +426,7 @@ impl Kind {
     pub const fn has_payload(self) -> bool {
         matches!(
             self,
-            Self::WriteData | Self::ReadData | Self::Append | Self::WriteBatch
+            Self::WriteData | Self::ReadData | Self::CutData | Self::Append | Self::WriteBatch
         )
     }
 

@@ -2,8 +2,8 @@
 
 use sarsen_protocol::id::{Serial, ServerId};
 use sarsen_protocol::message::{
-    ChunkState, Crcs, Hop, Level, MemberLevel, Read, ReadData, Want, WriteAck, WriteData,
-    WriteOpen, WriteOpened, WriteSeal, WriteSealed,
+    ChunkState, Crcs, CutData, Hop, Level, MemberLevel, Read, ReadCut, ReadData, Want, WriteAck,
+    WriteData, WriteOpen, WriteOpened, WriteSeal, WriteSealed,
 };
 use sarsen_protocol::size::BLOCK_LEN;
 
@@ -18,6 +18,7 @@ pub(super) fn add(samples: &mut Samples) {
     write_seal(samples);
     read(samples);
     read_data(samples);
+    cut(samples);
 }
 
 /// The CRCs of `count` pieces: 0x01010101, 0x02020202, …
@@ -204,6 +205,61 @@ fn read_data(samples: &mut Samples) {
     put(
         samples,
         "ReadData: nothing beyond the chunk's length",
+        beyond,
+    );
+}
+
+fn cut(samples: &mut Samples) {
+    let inside = ReadCut {
+        ticket: read_ticket(),
+        handle: HANDLE,
+        version: VERSION,
+        serial: SERIAL,
+        want: Want::Sealed,
+        offset: 0x2_0107,
+        length: 4096,
+    };
+    let last_byte = ReadCut {
+        want: Want::Plain,
+        offset: CHUNK_SIZE - 1,
+        length: 1,
+        ..inside
+    };
+    put(samples, "ReadCut", inside);
+    put(
+        samples,
+        "ReadCut: the last byte of the largest chunk",
+        last_byte,
+    );
+    let data = CutData {
+        handle: HANDLE,
+        version: VERSION,
+        serial: SERIAL,
+        chunk_length: 0x12_3456,
+        offset: 0x2_0107,
+        block_crc: 0x0101_0101,
+        before: 0x0202_0202,
+        behind: 0x0303_0303,
+        state: ChunkState::Sealed,
+    };
+    let to_the_end = CutData {
+        offset: 0x12_3000,
+        behind: 0,
+        state: ChunkState::Open,
+        ..data
+    };
+    let beyond = CutData {
+        offset: 0x12_3456,
+        block_crc: 0,
+        before: 0,
+        behind: 0,
+        ..data
+    };
+    put(samples, "CutData", data);
+    put(samples, "CutData: up to the chunk's length", to_the_end);
+    put(
+        samples,
+        "CutData: nothing beyond the chunk's length",
         beyond,
     );
 }
