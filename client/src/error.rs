@@ -248,6 +248,14 @@ pub enum StreamError {
         /// Its address.
         addr: String,
     },
+    /// It was slower than others, and left for one of them.
+    #[error("server {server} ({addr}) was left, being slow")]
+    Late {
+        /// Which.
+        server: ServerId,
+        /// Its address.
+        addr: String,
+    },
     /// It answered with a failure, of its own or of a server behind it.
     #[error("server {server}: {status}: {text}")]
     Status {

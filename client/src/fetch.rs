@@ -11,8 +11,9 @@ use crate::core::read::{Fault, Fetch, GiveUp};
 use crate::core::read_stream::Verified;
 use crate::error::{Error, StreamError};
 use crate::limit::RateLimit;
-use crate::net::{Outgoing, ReadFailure, read_chunk};
+use crate::net::{Outgoing, Pacer, ReadFailure, read_chunk};
 use crate::sink::Outlet;
+use tokio::time::timeout;
 
 /// How long a read that is over waits for the master to hear of bad replicas.
 pub(crate) const REPORT_TIME_MAX: Duration = Duration::from_secs(2);
@@ -31,13 +32,118 @@ pub(crate) async fn locate(shared: &Shared, which: &Locate) -> Result<LocateRepl
     Ok(located)
 }
 
-/// Reads a chunk from a replica, and what of the range lies behind its end as zeros.
+/// Reads a chunk from a replica, and what of the range lies behind its end as zeros. A replica that
+/// turns out to be slow is left, if there is another.
 pub(crate) async fn read(
     shared: &Shared,
     fetch: &Fetch,
     outlet: &Outlet,
     limit: Option<&RateLimit>,
     on_reached: &(dyn Fn(u32) + Send + Sync),
+) -> Result<(), ReadFailure> {
+    let pacer = Pacer {
+        links: &shared.links,
+        clock: shared.clock,
+        server: fetch.replica.server,
+        has_other: fetch.other.is_some(),
+    };
+    read_from(shared, fetch, outlet, limit, on_reached, Some(pacer)).await
+}
+
+/// How a small read of one chunk went.
+pub(crate) struct Hedged {
+    /// Whether the bytes are there.
+    pub(crate) is_read: bool,
+    /// The replicas that failed; one that was late is not among them.
+    pub(crate) failed: Vec<(ServerId, ReadFailure)>,
+}
+
+/// Reads a part of a chunk into memory. If the replica is late another one is asked for the same,
+/// and whichever brings verified bytes first is taken: what the other brings would be the same.
+pub(crate) async fn read_hedged(shared: &Shared, fetch: &Fetch, outlet: &Outlet) -> Hedged {
+    let (links, clock) = (&shared.links, shared.clock);
+    let since = clock.now();
+    let late_after = {
+        let mut pace = links.small();
+        pace.handle_begin();
+        links.late_after(&pace)
+    };
+    let server = fetch.replica.server;
+    let first = read_from(shared, fetch, outlet, None, &|_| {}, None);
+    tokio::pin!(first);
+    let other = match (&fetch.other, timeout(late_after, &mut first).await) {
+        (_, Ok(read)) => return hedged(shared, since, [(server, read)]),
+        (Some(other), Err(_)) => {
+            let now = clock.now();
+            let mut pace = links.small();
+            let may_hedge = pace.may_hedge(now, server);
+            pace.handle_late(now, server);
+            may_hedge.then_some(other)
+        }
+        (None, Err(_)) => None,
+    };
+    let Some(other) = other else {
+        return hedged(shared, since, [(server, first.await)]);
+    };
+    tracing::debug!(%server, other = %other.server, "a replica is late, and another is asked too");
+    let asked = clock.now();
+    let fetch = Fetch {
+        replica: other.clone(),
+        other: None,
+        ..fetch.clone()
+    };
+    let second = read_from(shared, &fetch, outlet, None, &|_| {}, None);
+    tokio::pin!(second);
+    tokio::select! {
+        biased;
+        read = &mut first => match read {
+            Ok(()) => hedged(shared, since, [(server, Ok(()))]),
+            failed => {
+                let read = (other.server, second.await);
+                hedged(shared, asked, [(server, failed), read])
+            }
+        },
+        read = &mut second => match read {
+            Ok(()) => hedged(shared, asked, [(other.server, Ok(()))]),
+            failed => {
+                let read = (server, first.await);
+                hedged(shared, since, [(other.server, failed), read])
+            }
+        },
+    }
+}
+
+/// What became of the reads, of which the last may have gone well, begun at `since`.
+fn hedged<const N: usize>(
+    shared: &Shared,
+    since: Duration,
+    reads: [(ServerId, Result<(), ReadFailure>); N],
+) -> Hedged {
+    let mut hedged = Hedged {
+        is_read: false,
+        failed: Vec::new(),
+    };
+    for (server, read) in reads {
+        match read {
+            Ok(()) => {
+                let now = shared.clock.now();
+                let waited = now.saturating_sub(since);
+                shared.links.small().handle_answer(now, server, waited);
+                hedged.is_read = true;
+            }
+            Err(failure) => hedged.failed.push((server, failure)),
+        }
+    }
+    hedged
+}
+
+async fn read_from(
+    shared: &Shared,
+    fetch: &Fetch,
+    outlet: &Outlet,
+    limit: Option<&RateLimit>,
+    on_reached: &(dyn Fn(u32) + Send + Sync),
+    pacer: Option<Pacer<'_>>,
 ) -> Result<(), ReadFailure> {
     let whole = Verified {
         reached: fetch.chunk.length,
@@ -52,21 +158,30 @@ pub(crate) async fn read(
     let factor = 1_u32.checked_shl(fetch.round).unwrap_or(u32::MAX);
     let silence_max = shared.links.suspect_after().saturating_mul(factor);
     let silence_max = silence_max.min(SILENCE_MAX.max(shared.links.suspect_after()));
-    let taken = shared
-        .links
-        .take(replica.server, &replica.data_addr, silence_max)
-        .await;
-    let mut link = taken.map_err(|error| ReadFailure::Replica {
+    let failed = |error, fault| ReadFailure::Replica {
         error,
-        fault: Fault::Unreachable,
+        fault,
         verified: fetch.verified,
-    })?;
+    };
+    let server = replica.server;
+    let taking = shared.links.take(server, &replica.data_addr, silence_max);
+    let taken = match &pacer {
+        Some(pacer) => {
+            shared.links.bulk().handle_begin();
+            let addr = replica.data_addr.clone();
+            let late = || failed(StreamError::Late { server, addr }, Fault::Slow);
+            pacer.wait(taking).await.ok_or_else(late)?
+        }
+        None => taking.await,
+    };
+    let mut link = taken.map_err(|error| failed(error, Fault::Unreachable))?;
     let to = Outgoing {
         buffers: &shared.buffers,
         outlet,
         clock: shared.clock,
         limit,
         on_reached,
+        pacer,
     };
     read_chunk(&mut link, fetch, silence_max, &to).await?;
     shared.links.give_back(link);

@@ -365,6 +365,8 @@ impl Run {
     async fn run(&mut self) -> Result<(), Error> {
         let clock = self.shared.clock;
         loop {
+            let slow = self.shared.links.bulk().slow(clock.now());
+            self.download.handle_slow(slow);
             while let Some(action) = self.download.poll(clock.now()) {
                 match action {
                     Action::Locate { first_index, count } => self.locate(first_index, count),

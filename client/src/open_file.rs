@@ -192,7 +192,10 @@ impl<'a> Reading<'a> {
     async fn read(&mut self) -> Result<(), Error> {
         let clock = self.file.shared.clock;
         loop {
-            let Some(action) = self.download.poll(clock.now()) else {
+            let now = clock.now();
+            let slow = self.file.shared.links.small().slow(now);
+            self.download.handle_slow(slow);
+            let Some(action) = self.download.poll(now) else {
                 clock.wait_until(self.download.wake_at()).await;
                 continue;
             };
@@ -230,21 +233,25 @@ impl<'a> Reading<'a> {
         let index = fetch.chunk.index;
         let chunk_start = u64::from(index) * u64::from(self.file.chunk_size);
         let outlet = Outlet::Memory(self.memory.clone(), chunk_start);
-        match fetch::read(&self.file.shared, fetch, &outlet, None, &|_| {}).await {
-            Ok(()) => self.download.handle_fetched(index),
-            Err(ReadFailure::Sink(error)) => return Err(error),
-            Err(ReadFailure::Replica {
-                error,
-                fault,
-                verified,
-            }) => {
-                let server = fetch.replica.server;
-                tracing::info!(index, %error, "another replica is asked");
-                self.note(index, server, fault, error);
-                let now = self.file.shared.clock.now();
-                self.download
-                    .handle_failed(now, index, server, verified, fault);
+        let read = fetch::read_hedged(&self.file.shared, fetch, &outlet).await;
+        for (server, failure) in read.failed {
+            match failure {
+                ReadFailure::Sink(error) => return Err(error),
+                ReadFailure::Replica {
+                    error,
+                    fault,
+                    verified,
+                } => {
+                    tracing::info!(index, %error, "another replica is asked");
+                    self.note(index, server, fault, error);
+                    let now = self.file.shared.clock.now();
+                    self.download
+                        .handle_failed(now, index, server, verified, fault);
+                }
             }
+        }
+        if read.is_read {
+            self.download.handle_fetched(index);
         }
         Ok(())
     }

@@ -3,10 +3,12 @@
 //! [`ReadStream::new`] decides whether this replica may answer; then each
 //! [`ReadStream::next_part`] is one `ReadData` frame, in the order of offsets.
 //!
+//! A cut read ([`cut`]) is answered with one frame.
+//!
 //! Left out on purpose: the ticket ([`super::tickets`]), and the bytes, which are not looked at.
 
 use sarsen_protocol::id::{ChunkVersion, Serial};
-use sarsen_protocol::message::{ChunkState, ErrorBody, Read, Want};
+use sarsen_protocol::message::{ChunkState, ErrorBody, Read, ReadCut, Want};
 use sarsen_protocol::size::{BLOCK_LEN, PAYLOAD_LEN_MAX};
 use sarsen_protocol::status::Status;
 
@@ -23,10 +25,13 @@ pub struct ReplicaFacts {
     pub state: ChunkState,
 }
 
+/// Why a replica can't answer, with what it has.
+pub type Refusal = (Status, ErrorBody);
+
 /// The part of a read that one frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// In the chunk; a multiple of a block.
+    /// In the chunk; a multiple of a block, but for a cut.
     pub offset: u32,
     /// Bytes; 0 only if the read begins at or beyond the chunk's end.
     pub len: u32,
@@ -47,38 +52,8 @@ impl ReadStream {
     ///
     /// # Errors
     /// The status, with what the replica has, if it can't answer.
-    pub fn new(read: &Read, replica: &ReplicaFacts) -> Result<Self, (Status, ErrorBody)> {
-        let refuse = |status: Status, text: &str| {
-            let mut error = ErrorBody::new(text);
-            (error.version, error.serial) = (replica.version, replica.serial);
-            Err((status, error))
-        };
-        match (replica.state, read.want) {
-            (ChunkState::Pending, _) => {
-                return refuse(
-                    Status::ChunkUnknown,
-                    "nobody reads a chunk before it is sealed",
-                );
-            }
-            (ChunkState::Open, Want::Sealed) => {
-                return refuse(Status::ChunkOpen, "the chunk is not sealed");
-            }
-            (ChunkState::Open, _) => {
-                return refuse(
-                    Status::Unsupported,
-                    "this server does not serve open chunks",
-                );
-            }
-            (ChunkState::Sealed, Want::Sealed) if replica.version != read.version => {
-                return refuse(Status::Moved, "the chunk has another version");
-            }
-            (ChunkState::Sealed, _)
-                if (replica.version, replica.serial) < (read.version, read.serial) =>
-            {
-                return refuse(Status::Behind, "this replica is older than what is wanted");
-            }
-            (ChunkState::Sealed, _) => {}
-        }
+    pub fn new(read: &Read, replica: &ReplicaFacts) -> Result<Self, Refusal> {
+        check(read.version, read.serial, read.want, replica)?;
         // A piece is a whole block as far as the chunk goes: a CRC of less is not stored.
         let wanted = read.offset.saturating_add(read.length);
         let end = wanted.next_multiple_of(BLOCK_LEN).min(replica.length);
@@ -106,6 +81,60 @@ impl ReadStream {
             last: self.is_over,
         })
     }
+}
+
+/// Whether this replica may answer a read.
+fn check(
+    version: ChunkVersion,
+    serial: Serial,
+    want: Want,
+    replica: &ReplicaFacts,
+) -> Result<(), Refusal> {
+    let refuse = |status: Status, text: &str| {
+        let mut error = ErrorBody::new(text);
+        (error.version, error.serial) = (replica.version, replica.serial);
+        Err((status, error))
+    };
+    match (replica.state, want) {
+        (ChunkState::Pending, _) => {
+            return refuse(
+                Status::ChunkUnknown,
+                "nobody reads a chunk before it is sealed",
+            );
+        }
+        (ChunkState::Open, Want::Sealed) => {
+            return refuse(Status::ChunkOpen, "the chunk is not sealed");
+        }
+        (ChunkState::Open, _) => {
+            return refuse(
+                Status::Unsupported,
+                "this server does not serve open chunks",
+            );
+        }
+        (ChunkState::Sealed, Want::Sealed) if replica.version != version => {
+            return refuse(Status::Moved, "the chunk has another version");
+        }
+        (ChunkState::Sealed, _) if (replica.version, replica.serial) < (version, serial) => {
+            return refuse(Status::Behind, "this replica is older than what is wanted");
+        }
+        (ChunkState::Sealed, _) => {}
+    }
+    Ok(())
+}
+
+/// The part of a block that answers a cut read; of no bytes if it begins at or beyond the chunk's
+/// end.
+///
+/// # Errors
+/// As [`ReadStream::new`].
+pub fn cut(read: &ReadCut, replica: &ReplicaFacts) -> Result<Part, Refusal> {
+    check(read.version, read.serial, read.want, replica)?;
+    let left = replica.length.saturating_sub(read.offset);
+    Ok(Part {
+        offset: read.offset,
+        len: read.length.min(left),
+        last: true,
+    })
 }
 
 #[cfg(test)]
@@ -174,6 +203,33 @@ mod tests {
         assert_eq!(parts(65_536, 1, 65_536), [(65_536, 0, true)]);
         assert_eq!(parts(131_072, 1, 65_536), [(131_072, 0, true)]);
         assert_eq!(parts(0, 64 * MIB, 64 * MIB).len(), 64);
+    }
+
+    #[test]
+    fn a_cut_is_what_was_asked_for_as_far_as_the_chunk_goes() {
+        let cut = |offset, length, version| {
+            let whole = read(0, 1, Want::Sealed);
+            let read = ReadCut {
+                ticket: whole.ticket,
+                handle: whole.handle,
+                version: whole.version,
+                serial: whole.serial,
+                want: whole.want,
+                offset,
+                length,
+            };
+            super::cut(&read, &replica(version, 70_000, ChunkState::Sealed))
+        };
+        let part = |offset, len| {
+            let last = true;
+            Ok(Part { offset, len, last })
+        };
+        assert_eq!(cut(5, 4096, 5), part(5, 4096));
+        assert_eq!(cut(69_000, 4096, 5), part(69_000, 1000));
+        assert_eq!(cut(70_000, 1, 5), part(70_000, 0));
+        assert_eq!(cut(90_000, 1, 5), part(90_000, 0));
+        let refused = cut(5, 4096, 6).expect_err("another version");
+        assert_eq!(refused.0, Status::Moved);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The threads of the data plane, and a connection's life on one of them.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -75,6 +76,8 @@ pub(super) struct Thread {
     pub(super) chunkserver: Arc<Chunkserver>,
     pub(super) pool: Pool,
     pub(super) next_hops: NextHops,
+    /// For what is read and not sent; borrowed between two waits only.
+    pub(super) scratch: RefCell<Vec<u8>>,
     connections: Arc<Semaphore>,
     strangers: Arc<Strangers>,
     stop: watch::Receiver<Stop>,
@@ -110,6 +113,7 @@ impl DataPlane {
                     chunkserver: Arc::clone(&chunkserver),
                     pool: pool.clone(),
                     next_hops: NextHops::default(),
+                    scratch: RefCell::default(),
                     connections: Arc::clone(&connections),
                     strangers: Arc::clone(&strangers),
                     stop: stopped.clone(),
@@ -318,6 +322,7 @@ async fn stream(thread: &Thread, link: &mut Link, head: &Head) -> Result<(), Str
     match head.header.kind {
         Kind::WriteOpen => write_stream::serve(thread, link, head).await,
         Kind::Read => Ok(read::serve(thread, link, head).await?),
+        Kind::ReadCut => Ok(read::serve_cut(thread, link, head).await?),
         Kind::Goodbye => {
             let text = head.error()?.text;
             tracing::debug!(peer = %link.socket().peer(), text, "the peer says goodbye");
@@ -330,7 +335,6 @@ async fn stream(thread: &Thread, link: &mut Link, head: &Head) -> Result<(), Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::RefCell;
 
     /// A thread that could make no ring, or panicked, was logged and gone; with all of them gone
     /// the server stayed registered, and took no stream.

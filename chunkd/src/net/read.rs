@@ -5,6 +5,9 @@
 //! met before the frame's head is out. If the medium fails all the same in the middle of a frame,
 //! the rest of its payload is sent as zeros, which don't match their CRCs, and what was still to
 //! come is answered with `medium_failed`: the connection goes on, and the chunk is read back.
+//!
+//! A cut read is small and read into memory: what is in the page cache on this thread, by a call
+//! that never waits, and what is not on a blocking one. Its frame goes out with one send.
 
 use std::io;
 use std::sync::Arc;
@@ -12,26 +15,27 @@ use std::sync::Arc;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use sarsen_protocol::deframe::error_frame;
 use sarsen_protocol::header::Header;
+use sarsen_protocol::id::ChunkHandle;
 use sarsen_protocol::message::{
-    ChunkState, Crcs, ErrorBody, Kind, Message as _, READ_DATA_LEN, Read, ReadData,
+    CUT_DATA_LEN, ChunkState, Crcs, CutData, ErrorBody, Kind, Message as _, READ_DATA_LEN, Read,
+    ReadCut, ReadData,
 };
 use sarsen_protocol::size::{BLOCK_LEN, HEADER_LEN, pieces_in};
 use sarsen_protocol::status::Status;
+use sarsen_protocol::ticket::Ticket;
 use tokio::time::timeout;
 
 use super::IDLE_MAX;
 use super::chunkserver::{status_of, wall_clock};
 use super::link::{Head, Link, LinkError};
 use super::plane::Thread;
-use crate::core::read_stream::{Part, ReadStream, ReplicaFacts};
+use crate::core::read_stream::{self, Part, ReadStream, Refusal, ReplicaFacts};
 use crate::core::tickets;
 use crate::io::socket::SendChunkError;
-use crate::store::{Directory, InventoryEntry, ReadableChunk, StoreError};
+use crate::store::{Around, Directory, InventoryEntry, ReadableChunk, StoreError, Wait};
 
 /// What is sent in place of bytes that the medium doesn't give.
 const ZEROS: &[u8] = &[0; 64 * 1024];
-
-type Refusal = (Status, ErrorBody);
 
 /// Answers one `Read`.
 ///
@@ -42,7 +46,8 @@ pub(super) async fn serve(thread: &Thread, link: &Link, head: &Head) -> Result<(
     let request_id = head.header.request_id;
     let counters = &thread.chunkserver.counters;
     let _counted = counters.read_streams.count();
-    let result = match open(thread, &read).await {
+    let decide = |facts: &ReplicaFacts| ReadStream::new(&read, facts);
+    let result = match open(thread, &read.ticket, read.handle, decide).await {
         Ok((directory, chunk, parts)) => {
             thread.chunkserver.count_read(read.handle);
             let sending = Sending {
@@ -56,56 +61,172 @@ pub(super) async fn serve(thread: &Thread, link: &Link, head: &Head) -> Result<(
         }
         Err(refusal) => Err(refusal),
     };
-    if let Err((status, mut error)) = result {
-        counters.read_failures.add(1);
-        error.server = thread.chunkserver.me();
-        link.send(error_frame(Kind::ReadData, request_id, status, &error))
-            .await?;
+    if let Err(refusal) = result {
+        refuse(thread, link, Kind::ReadData, request_id, refusal).await?;
     }
     Ok(())
 }
 
-/// Finds the chunk and decides what is sent of it.
-async fn open(
+/// Answers one `ReadCut`.
+///
+/// # Errors
+/// As [`serve`].
+pub(super) async fn serve_cut(thread: &Thread, link: &Link, head: &Head) -> Result<(), LinkError> {
+    let read: ReadCut = head.message()?;
+    let request_id = head.header.request_id;
+    let counters = &thread.chunkserver.counters;
+    let _counted = counters.read_streams.count();
+    let decide = |facts: &ReplicaFacts| read_stream::cut(&read, facts);
+    let answer = match open(thread, &read.ticket, read.handle, decide).await {
+        Ok((directory, chunk, part)) => {
+            thread.chunkserver.count_read(read.handle);
+            let answer = cut_frame(thread, request_id, &chunk, part).await;
+            answer.map_err(|error| medium_failed(thread, &directory, &chunk, part.offset, &error))
+        }
+        Err(refusal) => Err(refusal),
+    };
+    match answer {
+        Ok((frame, len)) => {
+            link.send(frame).await?;
+            counters.bytes_out.add(u64::from(len));
+            Ok(())
+        }
+        Err(refusal) => refuse(thread, link, Kind::CutData, request_id, refusal).await,
+    }
+}
+
+/// The whole frame that answers a cut read, and how long its payload is.
+async fn cut_frame(
     thread: &Thread,
-    read: &Read,
-) -> Result<(Arc<Directory>, Arc<ReadableChunk>, ReadStream), Refusal> {
+    request_id: u64,
+    chunk: &Arc<ReadableChunk>,
+    part: Part,
+) -> io::Result<(Vec<u8>, u32)> {
+    let mut frame = vec![0; HEADER_LEN + CUT_DATA_LEN + part.len as usize];
+    let around = match part.len {
+        0 => Around {
+            block_crc: 0,
+            before: 0,
+            behind: 0,
+        },
+        _ => {
+            let payload = frame.get_mut(HEADER_LEN + CUT_DATA_LEN..);
+            let payload = payload.unwrap_or_default();
+            let read = {
+                let mut scratch = thread.scratch.borrow_mut();
+                chunk.read_cut(part.offset, payload, &mut scratch, Wait::No)?
+            };
+            match read {
+                Some(around) => around,
+                None => {
+                    let chunk = Arc::clone(chunk);
+                    let read = move || wait_for_cut(&chunk, part.offset, frame);
+                    let read = tokio::task::spawn_blocking(read).await;
+                    let (read, around) = read.map_err(io::Error::other)??;
+                    frame = read;
+                    around
+                }
+            }
+        }
+    };
+    let body = CutData {
+        handle: chunk.handle,
+        version: chunk.version,
+        serial: chunk.serial,
+        chunk_length: chunk.length,
+        offset: part.offset,
+        block_crc: around.block_crc,
+        before: around.before,
+        behind: around.behind,
+        state: ChunkState::Sealed,
+    }
+    .to_body();
+    let header = Header::new(Kind::CutData, Status::Ok, request_id, &body, part.len);
+    let mut head = frame.as_mut_slice();
+    head.put_slice(&header.encode());
+    head.put_slice(&body);
+    Ok((frame, part.len))
+}
+
+/// Reads a cut frame's payload, blocking.
+fn wait_for_cut(
+    chunk: &ReadableChunk,
+    offset: u32,
+    mut frame: Vec<u8>,
+) -> io::Result<(Vec<u8>, Around)> {
+    let payload = frame.get_mut(HEADER_LEN + CUT_DATA_LEN..);
+    let payload = payload.unwrap_or_default();
+    let around = chunk.read_cut(offset, payload, &mut Vec::new(), Wait::Yes)?;
+    // Who waits gets it or an error.
+    let around = around.ok_or(io::ErrorKind::WouldBlock)?;
+    Ok((frame, around))
+}
+
+/// Tells the peer that a read can't be answered.
+async fn refuse(
+    thread: &Thread,
+    link: &Link,
+    kind: Kind,
+    request_id: u64,
+    (status, mut error): Refusal,
+) -> Result<(), LinkError> {
+    thread.chunkserver.counters.read_failures.add(1);
+    error.server = thread.chunkserver.me();
+    link.send(error_frame(kind, request_id, status, &error))
+        .await
+}
+
+/// The medium failed under a read: the chunk is read back.
+fn medium_failed(
+    thread: &Thread,
+    directory: &Directory,
+    chunk: &ReadableChunk,
+    offset: u32,
+    error: &io::Error,
+) -> Refusal {
+    let handle = chunk.handle;
+    tracing::error!(%handle, offset, %error, "the medium failed under a read");
+    thread.chunkserver.doubt(directory, handle, chunk.version);
+    let text = format!("the medium failed: {error}");
+    (Status::MediumFailed, ErrorBody::new(text))
+}
+
+/// Finds the chunk, and decides what is sent of it.
+async fn open<T>(
+    thread: &Thread,
+    ticket: &Ticket,
+    handle: ChunkHandle,
+    decide: impl Fn(&ReplicaFacts) -> Result<T, Refusal>,
+) -> Result<(Arc<Directory>, Arc<ReadableChunk>, T), Refusal> {
     let refuse = |status: Status, text: String| (status, ErrorBody::new(text));
     let keys = thread.chunkserver.ticket_keys();
     // An older ticket opens a newer version too, where the read allows one.
-    let version = read.ticket.unverified_claims().version;
-    keys.check_read(&read.ticket, read.handle, version, wall_clock())
+    let version = ticket.unverified_claims().version;
+    keys.check_read(ticket, handle, version, wall_clock())
         .map_err(|error| refuse(tickets::status_of(error), error.to_string()))?;
-    let unknown = || {
-        refuse(
-            Status::ChunkUnknown,
-            format!("no chunk {} is here", read.handle),
-        )
-    };
-    let directory = thread
-        .chunkserver
-        .directory_of(read.handle)
-        .ok_or_else(unknown)?;
-    let entry = directory.entry(read.handle).ok_or_else(unknown)?;
-    ReadStream::new(read, &facts_of(&entry))?;
-    let chunk = match directory.find_readable(read.handle) {
+    let unknown = || refuse(Status::ChunkUnknown, format!("no chunk {handle} is here"));
+    let directory = thread.chunkserver.directory_of(handle);
+    let directory = directory.ok_or_else(unknown)?;
+    let entry = directory.entry(handle).ok_or_else(unknown)?;
+    decide(&facts_of(&entry))?;
+    let chunk = match directory.find_readable(handle) {
         Some(chunk) => chunk,
         None => {
-            let (directory, handle) = (Arc::clone(directory), read.handle);
+            let directory = Arc::clone(directory);
             let opening = tokio::task::spawn_blocking(move || directory.open_for_read(handle));
             let opened = opening
                 .await
                 .map_err(|error| refuse(Status::Internal, error.to_string()));
-            opened?.map_err(|error| refused_by_store(thread, read, &error))?
+            opened?.map_err(|error| refused_by_store(thread, handle, &error))?
         }
     };
     // By what was opened: a copy may have taken the place of what the entry told of.
-    let parts = ReadStream::new(read, &facts_of_opened(&chunk))?;
-    Ok((Arc::clone(directory), chunk, parts))
+    let decided = decide(&facts_of_opened(&chunk))?;
+    Ok((Arc::clone(directory), chunk, decided))
 }
 
-fn refused_by_store(thread: &Thread, read: &Read, error: &StoreError) -> Refusal {
-    tracing::warn!(handle = %read.handle, %error, "a chunk can't be read");
+fn refused_by_store(thread: &Thread, handle: ChunkHandle, error: &StoreError) -> Refusal {
+    tracing::warn!(%handle, %error, "a chunk can't be read");
     if matches!(error, StoreError::Io { .. }) {
         thread.chunkserver.counters.medium_errors.add(1);
     }
@@ -144,13 +265,9 @@ impl Sending<'_> {
     async fn run(&self, mut parts: ReadStream) -> Result<Result<(), Refusal>, LinkError> {
         while let Some(part) = parts.next_part() {
             if let Err(error) = self.bring_in(part).await {
-                let (handle, offset) = (self.chunk.handle, part.offset);
-                tracing::error!(%handle, offset, %error, "the medium failed under a read");
-                self.thread
-                    .chunkserver
-                    .doubt(self.directory, handle, self.chunk.version);
-                let text = format!("the medium failed: {error}");
-                return Ok(Err((Status::MediumFailed, ErrorBody::new(text))));
+                let (thread, offset) = (self.thread, part.offset);
+                let refusal = medium_failed(thread, self.directory, self.chunk, offset, &error);
+                return Ok(Err(refusal));
             }
             let head = self.head(part)?;
             let socket = self.link.socket();

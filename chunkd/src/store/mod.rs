@@ -11,7 +11,7 @@
 //! - [`region`]: the seam to the disk; [`direct`]: reads past the page cache;
 //! - [`chunk_file`]: one file and its two header slots; [`table`]: all of them in memory;
 //! - [`directory`], [`scan`]: opening a directory;
-//! - [`pending`], [`seal`]: a chunk comes into being; [`readable`], [`cache`], [`map`]: it is read;
+//! - [`pending`], [`seal`]: a chunk comes into being; [`readable`], [`cut`], [`cache`], [`map`]: it is read;
 //!   [`upkeep`]: it is verified; [`copy`]: it is made anew from another server's; [`delete`]: it
 //!   goes;
 //! - [`journal`], [`open_chunk`]: what makes mutations of open chunks stable, and where the bytes of
@@ -34,6 +34,7 @@ mod cache;
 mod chunk_file;
 mod copy;
 pub mod crc_page;
+mod cut;
 mod delete;
 mod direct;
 mod directory;
@@ -56,6 +57,7 @@ mod upkeep;
 
 pub use chunk_file::ReadBack;
 pub use copy::{ChunkCopy, NewCopy};
+pub use cut::{Around, Wait};
 pub use directory::{Directory, Start};
 pub use error::{Operation, StoreError};
 pub use header::Flags;

@@ -13,6 +13,7 @@ use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
 use sarsen_protocol::message::ChunkState;
 
 use super::chunk_file::ChunkFile;
+use super::cut::KeptCrcs;
 use super::directory::Directory;
 use super::error::{Operation, StoreError};
 use super::map::Mapping;
@@ -40,6 +41,7 @@ pub struct ReadableChunk {
     pub block_crcs: Box<[u32]>,
     region: Arc<dyn Region>,
     mapping: Option<Mapping>,
+    pub(super) kept_crcs: KeptCrcs,
 }
 
 impl ReadableChunk {
@@ -84,6 +86,11 @@ impl ReadableChunk {
             Some(mapping) => mapping.bring_in(offset, len),
             None => Ok(()),
         }
+    }
+
+    /// Reads the file at `position`, blocking; how much there was.
+    pub(super) fn read_region(&self, buf: &mut [u8], position: u64) -> std::io::Result<usize> {
+        self.region.read_at(buf, position)
     }
 
     /// Reads data at `offset`, blocking; how much there was.
@@ -191,6 +198,7 @@ impl Directory {
             block_crcs,
             region: file.region,
             mapping,
+            kept_crcs: KeptCrcs::default(),
         })
     }
 }

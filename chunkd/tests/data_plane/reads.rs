@@ -5,9 +5,12 @@ use std::os::unix::fs::FileExt as _;
 use sarsen_chunkd::io::Mode;
 use sarsen_chunkd::net::Notice;
 use sarsen_chunkd::store::{ReadFrom, data_position};
+use sarsen_protocol::crc::{combine, crc32};
 use sarsen_protocol::deframe::frame;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
-use sarsen_protocol::message::{Kind, Level, Read, Want, WriteOpened, WriteSealed};
+use sarsen_protocol::message::{
+    CutData, Kind, Level, Read, ReadCut, Want, WriteOpened, WriteSealed,
+};
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::{Rights, Ticket};
 
@@ -78,6 +81,99 @@ fn reads_sent_ahead_are_answered_in_order_also_past_a_refusal() {
                 assert_eq!(peer.read_data(), (expected, vec![]), "{mode:?} {n}");
             }
         }
+    }
+}
+
+/// Asks for a cut, and verifies what comes as a reader does; `None` if it does not match.
+fn read_cut(peer: &mut Peer, offset: u32, length: u32) -> Option<Vec<u8>> {
+    let asked = ReadCut {
+        ticket: ticket(Rights::READ, CHUNK, &[]),
+        handle: CHUNK,
+        version: VERSION,
+        serial: Serial::NONE,
+        want: Want::Sealed,
+        offset,
+        length,
+    };
+    peer.send(&frame(&asked, peer.request_id));
+    let frame = peer.recv().expect("an answer");
+    let data: CutData = frame.message().expect("a cut");
+    let len = frame.header.payload_len;
+    data.check_payload(len).expect("as the spec has it");
+    assert_eq!(data.offset, offset);
+    let block_end = (offset / 65_536 * 65_536 + 65_536).min(data.chunk_length);
+    let behind_len = block_end.saturating_sub(offset + len);
+    let with_payload = combine(data.before, crc32(&frame.payload), len.into());
+    let whole = combine(with_payload, data.behind, behind_len.into());
+    (whole == data.block_crc).then(|| frame.payload.to_vec())
+}
+
+#[test]
+fn a_cut_brings_the_bytes_asked_for_and_what_verifies_them() {
+    for mode in modes() {
+        let content = bytes(MIB as usize + 9_777);
+        let (cluster, mut peer) = with_chunk(mode, &content);
+        let end = content.len() as u32;
+        // Twice: the first read of a block computes what later ones are answered with.
+        for _ in 0..2 {
+            for (offset, length) in [
+                (0, 1),
+                (0, 65_536),
+                (4096, 4096),
+                (65_536 + 4095, 4098),
+                (131_071, 1),
+                (3 * 65_536 + 7, 40_000),
+                (MIB + 8191, 1000),
+                (end - 1, 1),
+                (MIB, 65_536),
+                (end, 9),
+                (MIB + 65_536, 9),
+            ] {
+                let from = offset.min(end) as usize;
+                let expected = &content[from..(offset + length).min(end).max(from as u32) as usize];
+                let found = read_cut(&mut peer, offset, length);
+                assert_eq!(
+                    found.as_deref(),
+                    Some(expected),
+                    "{mode:?} {offset} {length}"
+                );
+            }
+        }
+        let sent = cluster.servers[0].chunkserver.counters.bytes_out.value();
+        assert_eq!(
+            sent,
+            2 * (1 + 65_536 + 4096 + 4098 + 1 + 40_000 + 1000 + 1 + 9_777)
+        );
+    }
+}
+
+/// What is kept of a block must not vouch for bytes that have changed since.
+#[test]
+fn a_cut_of_a_block_that_rots_does_not_verify() {
+    for mode in modes() {
+        let content = bytes(3 * 65_536);
+        let (cluster, mut peer) = with_chunk(mode, &content);
+        assert!(read_cut(&mut peer, 65_536, 4096).is_some());
+        let directory = cluster.servers[0].chunkserver.directory_of(CHUNK).unwrap();
+        let chunk = directory.find_readable(CHUNK).unwrap();
+        let file = chunk.file().unwrap();
+        for at in [65_536 + 5000, 2 * 65_536 + 5000] {
+            file.write_all_at(&[!content[at as usize]], data_position(at))
+                .unwrap();
+            assert_eq!(
+                read_cut(&mut peer, at - 100, 1000),
+                None,
+                "{mode:?} in the payload"
+            );
+            assert_eq!(
+                read_cut(&mut peer, at + 1, 1000),
+                None,
+                "{mode:?} beside it"
+            );
+        }
+        // Once computed, far from the rot, the rest of the block is as good as it was.
+        let good = read_cut(&mut peer, 65_536, 4096);
+        assert_eq!(good.as_deref(), Some(&content[65_536..65_536 + 4096]));
     }
 }
 

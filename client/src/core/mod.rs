@@ -15,11 +15,13 @@
 //! - [`locations`]: what a master told of an open file's chunks, while it may be used;
 //! - [`resume`]: what an unfinished download leaves, and what of it counts.
 //!
-//! Left out on purpose: hedged reads, mutation in place.
+//! Left out on purpose: mutation in place.
 
+pub mod cut_read;
 pub mod limit;
 pub mod locate;
 pub mod locations;
+pub mod pace;
 pub mod pieces;
 pub mod read;
 pub mod read_stream;

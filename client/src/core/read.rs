@@ -99,6 +99,8 @@ pub struct Fetch {
     pub verified: Verified,
     /// How often all replicas have failed before: what is slow deserves more patience then.
     pub round: u32,
+    /// Whom else to ask if this one is late; `None` if it is the last.
+    pub other: Option<Replica>,
 }
 
 impl Fetch {
@@ -167,6 +169,8 @@ pub enum Fault {
     Refused,
     /// The ticket or the location is out of date: the master knows better.
     OutOfDate,
+    /// It is late, or slower than others: it was left for another, and is not to blame.
+    Slow,
 }
 
 impl Fault {
@@ -198,7 +202,7 @@ impl Fault {
     pub const fn shows_a_bad_replica(self) -> bool {
         match self {
             Self::Corrupt | Self::OtherBytes | Self::MediumFailed | Self::WrongVersion => true,
-            Self::Unreachable | Self::Refused | Self::OutOfDate => false,
+            Self::Unreachable | Self::Refused | Self::OutOfDate | Self::Slow => false,
         }
     }
 
@@ -209,7 +213,7 @@ impl Fault {
             Self::Unreachable => Some(ReplicaFault::Unreachable),
             Self::MediumFailed => Some(ReplicaFault::MediumFailed),
             Self::WrongVersion => Some(ReplicaFault::WrongVersion),
-            Self::Refused | Self::OutOfDate => None,
+            Self::Refused | Self::OutOfDate | Self::Slow => None,
         }
     }
 }
@@ -286,6 +290,8 @@ pub struct Download {
     /// What an earlier download brought, of the chunks that were not begun.
     kept: BTreeMap<u32, Kept>,
     reports: VecDeque<Action>,
+    /// Asked only where no other is left.
+    slow: Vec<ServerId>,
     given_up: Option<GiveUp>,
     ended: bool,
 }
@@ -304,6 +310,7 @@ impl Download {
             slots: BTreeMap::new(),
             kept: BTreeMap::new(),
             reports: VecDeque::new(),
+            slow: Vec::new(),
             given_up: None,
             ended: false,
         })
@@ -313,6 +320,12 @@ impl Download {
     /// where they belong.
     pub fn handle_kept(&mut self, kept: BTreeMap<u32, Kept>) {
         self.kept = kept;
+    }
+
+    /// These servers are slow by now ([`super::pace`]): what begins is asked of others, if there are
+    /// any.
+    pub fn handle_slow(&mut self, slow: Vec<ServerId>) {
+        self.slow = slow;
     }
 
     /// The master said where `asked` are.
@@ -382,7 +395,9 @@ impl Download {
                     slot.corrupt.push(server);
                 }
             }
-            Fault::Unreachable | Fault::MediumFailed | Fault::Refused => slot.may_recover = true,
+            Fault::Unreachable | Fault::MediumFailed | Fault::Refused | Fault::Slow => {
+                slot.may_recover = true;
+            }
             Fault::WrongVersion | Fault::OutOfDate => {}
         }
         let is_blamed = fault != Fault::OtherBytes || !is_mixed;
@@ -398,7 +413,7 @@ impl Download {
                 fault,
             });
         }
-        if fault == Fault::OutOfDate || slot.choose(self.plan.seed).is_none() {
+        if fault == Fault::OutOfDate || slot.choose(self.plan.seed, &[], None).is_none() {
             slot.locate_after_a_wait(now);
         }
     }
@@ -440,12 +455,15 @@ impl Download {
         for (&index, slot) in &mut self.slots {
             match slot.state {
                 State::Ready => {
-                    let Some(replica) = slot.choose(self.plan.seed).cloned() else {
+                    let replica = slot.choose(self.plan.seed, &self.slow, None).cloned();
+                    let Some(replica) = replica else {
                         slot.locate_after_a_wait(now);
                         continue;
                     };
                     slot.state = State::Fetching;
-                    return Some(slot.fetch(replica));
+                    let beside = Some(replica.server);
+                    let other = slot.choose(self.plan.seed, &self.slow, beside).cloned();
+                    return Some(slot.fetch(replica, other));
                 }
                 State::Stale if now >= slot.not_before => {
                     slot.state = State::Locating;
@@ -524,7 +542,7 @@ impl Download {
         slot.chunk = chunk;
         slot.tried.clear();
         slot.state = State::Ready;
-        let can_be_asked = slot.choose(self.plan.seed).is_some();
+        let can_be_asked = slot.choose(self.plan.seed, &[], None).is_some();
         if !can_be_asked && !slot.corrupt.is_empty() && !slot.may_recover {
             self.given_up = Some(slot.corrupt_as(index));
         }
@@ -575,13 +593,21 @@ impl Slot {
         self.not_before = now + self.backoff.delay();
     }
 
-    fn choose(&self, seed: u64) -> Option<&Replica> {
-        choose(&self.chunk.replicas, self.chunk.index, seed, |replica| {
-            !self.tried.contains(&replica.server) && !self.corrupt.contains(&replica.server)
-        })
+    /// The replica to ask, one that is not slow if there is one; not the one `beside` which it is
+    /// asked.
+    fn choose(&self, seed: u64, slow: &[ServerId], beside: Option<ServerId>) -> Option<&Replica> {
+        let (replicas, index) = (&self.chunk.replicas, self.chunk.index);
+        let may_ask = |replica: &Replica| {
+            let server = replica.server;
+            !self.tried.contains(&server)
+                && !self.corrupt.contains(&server)
+                && beside != Some(server)
+        };
+        let is_quick = |replica: &Replica| may_ask(replica) && !slow.contains(&replica.server);
+        choose(replicas, index, seed, is_quick).or_else(|| choose(replicas, index, seed, may_ask))
     }
 
-    fn fetch(&self, replica: Replica) -> Action {
+    fn fetch(&self, replica: Replica, other: Option<Replica>) -> Action {
         Action::Fetch(Box::new(Fetch {
             chunk: self.chunk.clone(),
             replica,
@@ -589,6 +615,7 @@ impl Slot {
             to: self.to,
             verified: self.verified,
             round: self.round,
+            other,
         }))
     }
 

@@ -19,9 +19,10 @@ use sarsen_protocol::error::FrameError;
 use sarsen_protocol::id::ServerId;
 use tokio::net::TcpStream;
 
-pub(crate) use read::{Outgoing, ReadFailure, read_chunk};
+pub(crate) use read::{Outgoing, Pacer, ReadFailure, read_chunk};
 pub(crate) use write::{WriteFailure, WriteJob, write_chunk};
 
+use crate::core::pace::Pace;
 use crate::error::StreamError;
 use crate::master::Master;
 
@@ -38,6 +39,9 @@ pub(crate) struct Links {
     idle: Mutex<HashMap<String, Vec<Link>>>,
     /// In milliseconds.
     suspect_after: AtomicU32,
+    /// How quick servers are with small reads, and with the frames of long ones.
+    small: Mutex<Pace>,
+    bulk: Mutex<Pace>,
     /// Servers that failed an upload, each with until when the next ones leave it out.
     suspects: Mutex<HashMap<ServerId, Duration>>,
 }
@@ -47,12 +51,25 @@ pub(crate) struct Links {
 /// takes it for dead.
 const SUSPECT_FOR: u32 = 3;
 
+/// No small read is late before; on an idle machine they take less than a tenth of that.
+const SMALL_LATE_MIN: Duration = Duration::from_millis(10);
+
+/// No frame of a mebibyte is late before: 20 MB/s is what may be as it is.
+const FRAME_LATE_MIN: Duration = Duration::from_millis(50);
+
+/// When an answer is late as long as nothing is usual: disks may have to begin to turn. At most this
+/// part of `suspect_after`.
+const LATE_UNKNOWN: Duration = Duration::from_millis(500);
+const LATE_UNKNOWN_PART: u32 = 4;
+
 impl Links {
     pub(crate) fn new(master: Arc<Master>) -> Self {
         Self {
             master,
             idle: Mutex::default(),
             suspect_after: AtomicU32::new(SUSPECT_AFTER_DEFAULT),
+            small: Mutex::new(Pace::new(SMALL_LATE_MIN)),
+            bulk: Mutex::new(Pace::new(FRAME_LATE_MIN)),
             suspects: Mutex::default(),
         }
     }
@@ -66,6 +83,22 @@ impl Links {
     /// Silence after which a chunkserver hangs.
     pub(crate) fn suspect_after(&self) -> Duration {
         Duration::from_millis(self.suspect_after.load(Ordering::Relaxed).into())
+    }
+
+    /// How quick servers are with small reads.
+    pub(crate) fn small(&self) -> MutexGuard<'_, Pace> {
+        self.small.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How quick servers are with the frames of long reads.
+    pub(crate) fn bulk(&self) -> MutexGuard<'_, Pace> {
+        self.bulk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After how long an answer is late.
+    pub(crate) fn late_after(&self, pace: &Pace) -> Duration {
+        let unknown = LATE_UNKNOWN.min(self.suspect_after() / LATE_UNKNOWN_PART);
+        pace.late_after().unwrap_or(unknown)
     }
 
     /// An upload blames a server.
@@ -167,6 +200,13 @@ impl Link {
 
     fn silent(&self) -> StreamError {
         StreamError::Silent {
+            server: self.server,
+            addr: self.addr.clone(),
+        }
+    }
+
+    fn late(&self) -> StreamError {
+        StreamError::Late {
             server: self.server,
             addr: self.addr.clone(),
         }

@@ -9,23 +9,28 @@ use std::time::Duration;
 use sarsen_protocol::deframe::frame;
 use sarsen_protocol::error::FrameError;
 use sarsen_protocol::header::Header;
-use sarsen_protocol::id::Serial;
+use sarsen_protocol::id::{Serial, ServerId};
 use sarsen_protocol::message::{
-    ErrorBody, Kind, Message, Plane, READ_DATA_LEN, Read, ReadData, Want,
+    CUT_DATA_LEN, CutData, ErrorBody, Kind, Message, Plane, READ_DATA_LEN, Read, ReadCut, ReadData,
+    Want,
 };
 use sarsen_protocol::size::{BLOCK_LEN, HEADER_LEN};
 use sarsen_protocol::status::Status;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::Link;
+use super::{Link, Links};
 use crate::buffer::{Buffer, Buffers};
 use crate::clock::Clock;
+use crate::core::cut_read::CutRead;
 use crate::core::read::{Fault, Fetch};
 use crate::core::read_stream::{ReadFault, ReadStream, Verified, block_start};
 use crate::error::{Error, StreamError};
 use crate::limit::RateLimit;
 use crate::sink::Outlet;
+
+/// Header and body of a `CutData`.
+const CUT_HEAD_LEN: usize = HEADER_LEN + CUT_DATA_LEN;
 
 /// Why a chunk was not read to its end.
 #[derive(Debug)]
@@ -49,6 +54,50 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) limit: Option<&'a RateLimit>,
     /// Is told how far the chunk has come.
     pub(crate) on_reached: &'a (dyn Fn(u32) + Send + Sync),
+    /// Says when the replica is to be left; `None` if somebody else does.
+    pub(crate) pacer: Option<Pacer<'a>>,
+}
+
+/// Measures the frames of a long read, and leaves a replica that is slow, if there is another.
+pub(crate) struct Pacer<'a> {
+    pub(crate) links: &'a Links,
+    pub(crate) clock: Clock,
+    pub(crate) server: ServerId,
+    pub(crate) has_other: bool,
+}
+
+impl Pacer<'_> {
+    /// Waits for the next frame, or for a connection, as long as it is worth while; `None` if the
+    /// replica is late and to be left.
+    pub(crate) async fn wait<T>(&self, coming: impl Future<Output = T>) -> Option<T> {
+        if !self.has_other {
+            return Some(coming.await);
+        }
+        let late_after = self.links.late_after(&self.links.bulk());
+        tokio::pin!(coming);
+        if let Ok(came) = timeout(late_after, &mut coming).await {
+            return Some(came);
+        }
+        let now = self.clock.now();
+        let may_leave = {
+            let mut pace = self.links.bulk();
+            let may_leave = pace.may_hedge(now, self.server);
+            pace.handle_late(now, self.server);
+            may_leave
+        };
+        match may_leave {
+            true => None,
+            false => Some(coming.await),
+        }
+    }
+
+    /// A frame came that was waited for since `since`: whether to go on with this replica.
+    fn handle_frame(&self, since: Duration) -> bool {
+        let now = self.clock.now();
+        let mut pace = self.links.bulk();
+        pace.handle_answer(now, self.server, now.saturating_sub(since));
+        !(self.has_other && pace.is_slow(now, self.server))
+    }
 }
 
 /// Reads what is left of a chunk from a replica, verifies it and hands it on; the replica may be
@@ -60,6 +109,21 @@ pub(crate) async fn read_chunk(
     to: &Outgoing<'_>,
 ) -> Result<(), ReadFailure> {
     let start = block_start(fetch.from);
+    // A limit counts what is asked for by whole blocks.
+    if fetch.verified.reached == start
+        && to.limit.is_none()
+        && let Some(mut cut) = CutRead::new(fetch.sealed(), fetch.from..fetch.to)
+    {
+        // Two requests may be two streams: what is fresh is asked before.
+        let is_fresh = link.streams == 0;
+        let mut patient = Patient {
+            link,
+            silence_max,
+            ahead: VecDeque::new(),
+        };
+        let read = read_cut(&mut patient, fetch, &mut cut, to).await;
+        return read.map_err(|end| end.into_failure(link, fetch.verified, is_fresh));
+    }
     let mut stream = ReadStream::new(fetch.sealed(), start, fetch.to, fetch.verified);
     let mut patient = Patient {
         link,
@@ -132,9 +196,20 @@ async fn read_frames(
     loop {
         // A buffer is taken when there is something for it: the fewer are in use, the more likely
         // is each to be in the cache.
-        patient.wait().await?;
-        let mut buffer = to.buffers.take();
-        let (data, payload_len) = patient.next_data(request_id, stream, buffer.room()).await?;
+        let since = to.pacer.as_ref().map(|pacer| pacer.clock.now());
+        let coming = async {
+            patient.wait().await?;
+            let mut buffer = to.buffers.take();
+            let next = patient.next_data(request_id, stream, buffer.room());
+            next.await.map(|(data, len)| (data, len, buffer))
+        };
+        let came = match &to.pacer {
+            Some(pacer) => pacer.wait(coming).await.ok_or(End::Late)?,
+            None => coming.await,
+        };
+        let (data, payload_len, mut buffer) = came?;
+        let paced = to.pacer.as_ref().zip(since);
+        let is_quick = paced.is_none_or(|(pacer, since)| pacer.handle_frame(since));
         if payload_len > 0 {
             buffer.set_used(0..payload_len);
             stream.handle_payload(&data, &buffer)?;
@@ -144,10 +219,103 @@ async fn read_frames(
         if data.last {
             return Ok(());
         }
+        if !is_quick {
+            return Err(End::Late);
+        }
     }
 }
 
+/// Reads a few bytes of one or two blocks: all is asked for at once, received into one buffer, and
+/// handed on when all of it was verified.
+async fn read_cut(
+    patient: &mut Patient<'_>,
+    fetch: &Fetch,
+    cut: &mut CutRead,
+    to: &Outgoing<'_>,
+) -> Result<(), End> {
+    let mut asked = Vec::new();
+    let mut request_ids = Vec::new();
+    for (offset, length) in cut.requests() {
+        let request = ReadCut {
+            ticket: fetch.chunk.ticket,
+            handle: fetch.chunk.handle,
+            version: fetch.chunk.version,
+            serial: Serial::NONE,
+            want: Want::Sealed,
+            offset,
+            length,
+        };
+        request_ids.push(patient.link.begin());
+        asked.extend(frame(&request, patient.link.streams));
+    }
+    let sent = patient.link.stream.write_all(&asked);
+    timeout(patient.silence_max, sent)
+        .await
+        .map_err(|_| End::Silent)??;
+    patient.wait().await?;
+    let mut buffer = to.buffers.take();
+    let room = buffer.room();
+    // What was received, up to where it was looked at, and where the payloads are put together.
+    let (mut here, mut taken, mut end) = (0, 0, CUT_HEAD_LEN);
+    for request_id in request_ids {
+        let head = patient.fill(room, &mut here, taken, HEADER_LEN).await?;
+        let header = head
+            .first_chunk()
+            .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+        let header = Header::decode(header, Plane::Data, true)?;
+        // Within the room: a buffer takes a payload of the longest, and these are short.
+        let len = HEADER_LEN + header.body_len as usize + header.payload_len as usize;
+        let frame = patient.fill(room, &mut here, taken, len).await?;
+        let (_, behind) = frame.split_at_checked(HEADER_LEN).unwrap_or_default();
+        let (body, payload) = behind
+            .split_at_checked(header.body_len as usize)
+            .unwrap_or_default();
+        header.check_body(body)?;
+        let data: CutData = message_in(&header, body, request_id)?;
+        let kind = header.kind;
+        data.check_payload(header.payload_len)
+            .map_err(|source| FrameError::Body { kind, source })?;
+        cut.handle_data(&data, payload)?;
+        let payload = taken + CUT_HEAD_LEN..taken + len;
+        room.copy_within(payload, end);
+        end += len - CUT_HEAD_LEN;
+        taken += len;
+    }
+    if here > taken {
+        // Nobody asked for more, and what is behind an answer is lost with the buffer.
+        let kind = Kind::CutData;
+        return Err(FrameError::OutOfTurn { kind }.into());
+    }
+    buffer.set_used(CUT_HEAD_LEN..end);
+    let given = to.outlet.give(fetch.from.into(), buffer, fetch.verified);
+    given.await.map_err(End::Sink)?;
+    (to.on_reached)(fetch.to);
+    Ok(())
+}
+
 impl Patient<'_> {
+    /// Receives into `room` behind `here` until `len` bytes from `from` on are there: these.
+    async fn fill<'a>(
+        &mut self,
+        room: &'a mut [u8],
+        here: &mut usize,
+        from: usize,
+        len: usize,
+    ) -> Result<&'a [u8], End> {
+        let end = from + len;
+        if end > room.len() {
+            return Err(FrameError::PayloadTooLong {
+                len: u32::try_from(len).unwrap_or(u32::MAX),
+            }
+            .into());
+        }
+        while *here < end {
+            let rest = room.get_mut(*here..).unwrap_or_default();
+            *here += self.receive_some(rest, &mut []).await?;
+        }
+        Ok(room.get(from..end).unwrap_or_default())
+    }
+
     /// The next `ReadData` of the stream, with its payload in `room`; how long that is.
     ///
     /// Header, body and payload are received together. A frame that fills the room, or is the last
@@ -176,7 +344,10 @@ impl Patient<'_> {
         self.receive(body.get_mut(body_here..).unwrap_or_default())
             .await?;
         header.check_body(&body)?;
-        let data = data_in(&header, &body, request_id)?;
+        let data: ReadData = message_in(&header, &body, request_id)?;
+        let kind = header.kind;
+        data.check_payload(header.payload_len)
+            .map_err(|source| FrameError::Body { kind, source })?;
         stream.handle_data(&data)?;
         // The body of a ReadData has one length, so what came behind the head is payload, and what
         // of the next frame came with it.
@@ -230,7 +401,7 @@ impl Patient<'_> {
 }
 
 /// The message of a good frame.
-fn data_in(header: &Header, body: &[u8], request_id: u64) -> Result<ReadData, End> {
+fn message_in<M: Message>(header: &Header, body: &[u8], request_id: u64) -> Result<M, End> {
     let kind = header.kind;
     let in_body = |source| FrameError::Body { kind, source };
     if !header.status.is_ok() {
@@ -240,12 +411,10 @@ fn data_in(header: &Header, body: &[u8], request_id: u64) -> Result<ReadData, En
             text: error.text,
         });
     }
-    if kind != Kind::ReadData || header.request_id != request_id {
+    if kind != M::KIND || header.request_id != request_id {
         return Err(FrameError::OutOfTurn { kind }.into());
     }
-    let data = ReadData::from_body(body).map_err(in_body)?;
-    data.check_payload(header.payload_len).map_err(in_body)?;
-    Ok(data)
+    Ok(M::from_body(body).map_err(in_body)?)
 }
 
 /// Hands on what of the payload is wanted: its first block may begin before that, its last block
@@ -273,9 +442,14 @@ enum End {
     Sink(Error),
     Io(io::Error),
     Silent,
+    /// It is slow, and another replica is asked.
+    Late,
     Frame(FrameError),
     Fault(ReadFault),
-    Status { status: Status, text: String },
+    Status {
+        status: Status,
+        text: String,
+    },
 }
 
 impl From<io::Error> for End {
@@ -309,6 +483,7 @@ impl End {
                 (link.io_error(cause), fault)
             }
             Self::Silent => (link.silent(), Fault::Unreachable),
+            Self::Late => (link.late(), Fault::Slow),
             Self::Frame(cause) => (link.protocol_error(cause), Fault::Unreachable),
             Self::Fault(cause) => {
                 let (server, addr) = (link.server, link.addr.clone());

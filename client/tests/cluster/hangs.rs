@@ -172,6 +172,31 @@ async fn a_download_leaves_a_chunkserver_that_is_stopped() {
     assert!(got == bytes);
 }
 
+/// Whoever hangs is suspected after an hour here, so each read that waited for that would not end.
+const PATIENT: &[&str] = &[
+    "chunk_size=1MiB",
+    "heartbeat=100ms",
+    "suspect_after=1h",
+    "dead_after=2h",
+    "safe_mode_max=5s",
+];
+
+#[tokio::test]
+async fn reads_do_not_wait_for_a_chunkserver_that_is_stopped() {
+    let cluster = Cluster::start_with(3, PATIENT);
+    let bytes = noise(24 * MIB, 6);
+    cluster.put(&bytes, "/file");
+    let client = client(&cluster).await;
+    let watch = Watch::new(12 * MIB as u64, stopper(&cluster, 1));
+    let got = download(&cluster, &client, watch, 2).await;
+    assert!(got == bytes);
+    let file = client.open("/file").await.expect("open");
+    for place in (0..bytes.len() - 5000).step_by(177_777) {
+        let read = file.read_at(place as u64, 5000).await;
+        assert!(read.expect("read") == bytes[place..place + 5000], "{place}");
+    }
+}
+
 /// What is read is the file that was there when the download began, whatever takes its place and
 /// whoever dies meanwhile.
 #[tokio::test]

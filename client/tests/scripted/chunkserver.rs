@@ -2,7 +2,9 @@
 //! `spec/wire.md` section 12 says, in memory and in the name of every member.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use sarsen_client::core::pieces::{all_match, crcs_of};
@@ -13,8 +15,8 @@ use sarsen_protocol::header::Header;
 use sarsen_protocol::id::{ChunkHandle, Serial, ServerId};
 use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{
-    ChunkState, ErrorBody, Kind, Level, MemberLevel, Message, Plane, Read, ReadData, Role,
-    WriteAck, WriteData, WriteOpen, WriteOpened, WriteSeal, WriteSealed,
+    ChunkState, CutData, ErrorBody, Kind, Level, MemberLevel, Message, Plane, Read, ReadCut,
+    ReadData, Role, WriteAck, WriteData, WriteOpen, WriteOpened, WriteSeal, WriteSealed,
 };
 use sarsen_protocol::status::Status;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,6 +44,10 @@ pub(crate) enum Fault {
     ReadOnce(Status),
     /// Sends one frame of what is read, then nothing more.
     StopsSending,
+    /// Takes what is asked of it to read, and never answers.
+    Hangs,
+    /// Takes this long for each frame of what is read.
+    Slow(Duration),
     /// Closes each connection behind its first stream.
     ClosesAfterStream,
     /// Takes no connection, and answers on none.
@@ -53,6 +59,10 @@ pub(crate) struct Chunkserver {
     pub(crate) address: String,
     pub(crate) chunks: Mutex<HashMap<ChunkHandle, Vec<u8>>>,
     fault: Mutex<Option<Fault>>,
+    /// Reads that were asked for.
+    pub(crate) reads: AtomicUsize,
+    /// Frames that were sent for them.
+    pub(crate) frames: AtomicUsize,
     /// Write streams that were begun.
     pub(crate) opened: Mutex<Vec<WriteOpen>>,
 }
@@ -64,6 +74,8 @@ impl Chunkserver {
             address: listener.local_addr().unwrap().to_string(),
             chunks: Mutex::default(),
             fault: Mutex::default(),
+            reads: AtomicUsize::default(),
+            frames: AtomicUsize::default(),
             opened: Mutex::default(),
         });
         let serving = server.clone();
@@ -109,6 +121,7 @@ impl Chunkserver {
             let went_well = match first.header.kind {
                 Kind::WriteOpen => self.write(&mut stream, &mut deframer, &first).await,
                 Kind::Read => self.read(&mut stream, &first).await,
+                Kind::ReadCut => self.read_cut(&mut stream, &first).await,
                 kind => panic!("{kind:?} begins no stream"),
             };
             if !went_well || self.fault() == Some(Fault::ClosesAfterStream) {
@@ -189,6 +202,7 @@ impl Chunkserver {
     async fn read(&self, stream: &mut TcpStream, first: &Frame) -> bool {
         let id = first.header.request_id;
         let read: Read = first.message().unwrap();
+        self.hang_if_told().await;
         if let Some(status) = self.read_fault() {
             let error = ErrorBody::new("as the script says");
             send(stream, &error_frame(Kind::ReadData, id, status, &error)).await;
@@ -217,6 +231,10 @@ impl Chunkserver {
             {
                 payload[place - offset] ^= 0x10;
             }
+            if let Some(Fault::Slow(time)) = self.fault() {
+                tokio::time::sleep(time).await;
+            }
+            self.frames.fetch_add(1, Ordering::Relaxed);
             send_data(stream, id, &data, &payload).await;
             if self.fault() == Some(Fault::StopsSending) {
                 std::future::pending::<()>().await;
@@ -226,6 +244,65 @@ impl Chunkserver {
             }
             offset = to;
         }
+    }
+
+    async fn hang_if_told(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        if self.fault() == Some(Fault::Hangs) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Gives bytes of one block out; false if the connection is to be closed.
+    async fn read_cut(&self, stream: &mut TcpStream, first: &Frame) -> bool {
+        let id = first.header.request_id;
+        let read: ReadCut = first.message().unwrap();
+        self.hang_if_told().await;
+        let stored = self.chunks.lock().unwrap().get(&read.handle).cloned();
+        let refused = match (self.read_fault(), stored) {
+            (Some(status), _) => Err((status, "as the script says")),
+            (None, None) => Err((Status::ChunkUnknown, "no such chunk")),
+            (None, Some(bytes)) => Ok(bytes),
+        };
+        let mut bytes = match refused {
+            Ok(bytes) => bytes,
+            Err((status, text)) => {
+                let error = ErrorBody::new(text);
+                send(stream, &error_frame(Kind::CutData, id, status, &error)).await;
+                return true;
+            }
+        };
+        if self.fault() == Some(Fault::OtherBytes) {
+            bytes.reverse();
+        }
+        let from = read.offset as usize;
+        let to = (from + read.length as usize).min(bytes.len());
+        let block = from / 65_536 * 65_536;
+        let block = block..(block + 65_536).min(bytes.len());
+        let block_crc = crc32(&bytes[block.clone()]);
+        if let Some(Fault::FlippedBit(place)) = self.fault() {
+            bytes[place] ^= 0x10;
+        }
+        let data = CutData {
+            handle: read.handle,
+            version: read.version,
+            serial: Serial(1),
+            chunk_length: u32::try_from(bytes.len()).unwrap(),
+            offset: read.offset,
+            block_crc,
+            before: crc32(&bytes[block.start..from]),
+            behind: crc32(&bytes[to..block.end]),
+            state: ChunkState::Sealed,
+        };
+        let body = data.to_body();
+        let payload_len = u32::try_from(to - from).unwrap();
+        let header = Header::new(Kind::CutData, Status::Ok, id, &body, payload_len);
+        let frame = [&header.encode()[..], &body, &bytes[from..to]].concat();
+        send(stream, &frame).await;
+        if self.fault() == Some(Fault::StopsSending) {
+            std::future::pending::<()>().await;
+        }
+        true
     }
 }
 

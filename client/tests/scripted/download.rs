@@ -2,6 +2,8 @@
 
 use std::io::Cursor;
 use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use sarsen_client::{Client, Error, GetOptions, GetReport, GetTarget, PutOptions, PutSource};
 use sarsen_edge::exit::{Exit, Explain as _};
@@ -177,4 +179,23 @@ async fn a_file_that_is_not_there_touches_nothing_local() {
     let error = get(&client, &target).await.unwrap_err();
     assert_eq!(error.exit(), Exit::NotFound);
     assert_eq!(std::fs::read(&target).unwrap(), b"precious");
+}
+
+/// One of three replicas takes as long for a frame as the others for all of it.
+#[tokio::test]
+async fn a_server_that_is_slow_does_not_set_the_pace() {
+    let (cluster, client, bytes) = cluster_with_file(3, 24 * CHUNK_SIZE).await;
+    cluster
+        .server(2)
+        .fail(Fault::Slow(Duration::from_millis(400)));
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("target");
+    let got = get(&client, &target).await.unwrap();
+    assert!(got.bad.is_empty());
+    assert!(std::fs::read(&target).unwrap() == bytes);
+    let frames = [1, 2, 3].map(|id| cluster.server(id).frames.load(Ordering::Relaxed));
+    // It had a third of them, 32, before.
+    assert!(frames[1] <= 10, "{frames:?}");
+    assert!(frames.iter().sum::<usize>() >= 96, "{frames:?}");
+    assert!(cluster.master.asked().reports.is_empty());
 }

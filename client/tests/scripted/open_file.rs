@@ -2,6 +2,7 @@
 //! read brings the right bytes or the right error (`spec/messages.md` section 7).
 
 use std::io::Cursor;
+use std::sync::atomic::Ordering;
 
 use sarsen_client::{Client, Error, OpenFile, PutOptions, PutSource};
 use sarsen_protocol::id::ServerId;
@@ -227,4 +228,25 @@ async fn without_a_replica_a_read_gives_up_in_time() {
         matches!(error, Error::NoReplica { cause: Some(_), .. }),
         "{error}"
     );
+}
+
+/// Each read that began with a server that hung waited until that was suspected, a third of them
+/// all. Only the first may ask it, which another answers in its place, and one now and then.
+#[tokio::test]
+async fn a_server_that_hangs_is_asked_no_more_and_never_waited_for() {
+    let opened = Opened::new(3).await;
+    // What is usual is known by then.
+    opened.read_everywhere().await;
+    let server = opened.cluster.server(1);
+    let before = server.reads.load(Ordering::Relaxed);
+    assert!(before > 0);
+    server.fail(Fault::Hangs);
+    for _ in 0..8 {
+        opened.read_everywhere().await;
+    }
+    // Twice as rarely each time, so this counts the time's doublings: 10 would be a quarter of an hour.
+    let asked = server.reads.load(Ordering::Relaxed) - before;
+    assert!(asked <= 10, "{asked} of 240");
+    let reports = &opened.cluster.master.asked().reports;
+    assert!(reports.is_empty(), "being slow is no fault: {reports:?}");
 }

@@ -432,3 +432,47 @@ fn a_good_replica_is_not_given_up_for_anothers_half() {
         now = download.wake_at().map_or(now, |wake| wake.max(now));
     }
 }
+
+#[test]
+fn who_is_slow_is_asked_last() {
+    let mut download = download(1, 1);
+    download.handle_located(0..1, vec![chunk(0, &[1, 2, 3])]);
+    download.handle_slow(vec![ServerId(1), ServerId(3)]);
+    let fetch = next_fetch(&mut download);
+    assert_eq!(fetch.replica.server, ServerId(2));
+    let other = fetch.other.map(|other| other.server);
+    assert!(other == Some(ServerId(1)) || other == Some(ServerId(3)));
+    // Slow ones are better than none, and the last has no other beside it.
+    let nothing = Verified::default();
+    download.handle_failed(at(0), 0, ServerId(2), nothing, Fault::Slow);
+    let second = next_fetch(&mut download);
+    download.handle_failed(at(0), 0, second.replica.server, nothing, Fault::Slow);
+    let third = next_fetch(&mut download);
+    assert_ne!(third.replica.server, second.replica.server);
+    assert_eq!(third.other, None);
+}
+
+#[test]
+fn who_was_left_for_being_slow_is_not_reported_and_the_rest_comes_from_another() {
+    let mut download = download(1, 1);
+    download.handle_located(0..1, vec![chunk(0, &[1, 2])]);
+    let fetch = next_fetch(&mut download);
+    let (first, other) = (fetch.replica.server, fetch.other.unwrap().server);
+    let verified = Verified {
+        reached: 2 * sarsen_protocol::size::BLOCK_LEN,
+        crc32: 7,
+    };
+    download.handle_failed(at(1), 0, first, verified, Fault::Slow);
+    let rest = next_fetch(&mut download);
+    assert_eq!((rest.replica.server, rest.verified), (other, verified));
+    assert_eq!(download.poll(at(1)), None, "no report");
+    download.handle_fetched(0);
+    assert_eq!(download.poll(at(1)), Some(Action::Done));
+}
+
+fn next_fetch(download: &mut Download) -> Fetch {
+    match download.poll(at(0)) {
+        Some(Action::Fetch(fetch)) => *fetch,
+        other => panic!("{other:?}"),
+    }
+}
