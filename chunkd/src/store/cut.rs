@@ -122,7 +122,7 @@ impl Drop for KeptCrcs {
 /// Whether to wait for the medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Only what is in the page cache.
+    /// Only what is in the page cache, where the file system can tell.
     No,
     /// As long as it takes, blocking.
     Yes,
@@ -201,11 +201,15 @@ impl ReadableChunk {
         if let (Wait::No, Some(file)) = (wait, self.file()) {
             let mut parts = parts.map(IoSliceMut::new);
             let position = data_position(offset);
-            let read = rustix::io::preadv2(file, &mut parts, position, ReadWriteFlags::NOWAIT);
+            let mut read = |flags| rustix::io::preadv2(file, &mut parts, position, flags);
+            // Where the file system can't tell, it has no medium (tmpfs), or it has to be tried.
+            let read = match read(ReadWriteFlags::NOWAIT) {
+                Err(Errno::OPNOTSUPP) => read(ReadWriteFlags::empty()),
+                told => told,
+            };
             return match read {
                 Ok(read) => Ok(read == len),
-                // Not there, or the file system can't tell.
-                Err(Errno::AGAIN | Errno::OPNOTSUPP) => Ok(false),
+                Err(Errno::AGAIN) => Ok(false),
                 Err(error) => Err(error.into()),
             };
         }
