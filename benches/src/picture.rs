@@ -75,6 +75,12 @@ impl Curve {
         self.cpu.push(series.cpu_per_gib().unwrap_or(f64::NAN));
     }
 
+    /// The next step has no point: there the curve says nothing.
+    pub fn skip(&mut self) {
+        self.rates.push(f64::NAN);
+        self.cpu.push(f64::NAN);
+    }
+
     fn colour(&self) -> RGBColor {
         *COLOURS
             .get(self.colour % COLOURS.len())
@@ -162,9 +168,9 @@ impl Picture {
         for curve in &self.curves {
             let colour = curve.colour();
             let points = || {
-                (0..)
-                    .map(f64::from)
-                    .zip((panel.points)(curve).iter().copied())
+                let places = (0..).map(f64::from);
+                let points = places.zip((panel.points)(curve).iter().copied());
+                points.filter(|(_, value)| value.is_finite())
             };
             if curve.is_limit {
                 let line = DashedLineSeries::new(points(), 6, 5, colour.stroke_width(2));
@@ -267,6 +273,25 @@ mod tests {
             assert!(svg.contains(word), "{word} is missing");
         }
         assert_eq!(svg, picture().svg().expect("drawn"));
+    }
+
+    /// A step that a curve has no point for was drawn as a line from the corner.
+    #[test]
+    fn a_step_without_a_point_is_left_out() {
+        let drawn_after = |steps: &[Option<f64>]| {
+            let mut picture = picture();
+            let mut curve = Curve::new("relay", 0, false);
+            for step in steps {
+                curve.skip();
+                if let (Some(rate), Some(last)) = (step, curve.rates.last_mut()) {
+                    *last = *rate;
+                }
+            }
+            picture.curves = vec![curve];
+            picture.svg().expect("drawn").matches("<circle").count()
+        };
+        assert_eq!(drawn_after(&[None, Some(900.0)]), 1);
+        assert_eq!(drawn_after(&[Some(800.0), Some(900.0)]), 2);
     }
 
     #[test]

@@ -12,6 +12,8 @@
 //! - [`upload`]: a file's chunks on their way up, over machines of [`mod@write`], one a stream,
 //!   each with its [`window`];
 //! - [`read`]: a file's chunks on their way down, over machines of [`read_stream`];
+//! - [`cut_read`]: a few bytes of a block or two, verified without the rest of them;
+//! - [`pace`]: how quick servers are, which is to be left, and when a second one is asked beside it;
 //! - [`locations`]: what a master told of an open file's chunks, while it may be used;
 //! - [`resume`]: what an unfinished download leaves, and what of it counts.
 //!

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sarsen_benches::cluster::Cluster;
 use sarsen_benches::limits::{self, Download, HOPS, Relay};
-use sarsen_benches::measure::{MIB, Sample, alternate};
+use sarsen_benches::measure::{MIB, Sample, Series, Way, alternate};
 use sarsen_benches::picture::{Curve, Picture};
 use sarsen_benches::place;
 use sarsen_benches::roles::Errand;
@@ -19,6 +19,10 @@ const RUN_LEN_MIN: u64 = 256 * MIB;
 
 /// And files at most, each of which is moved by processes that are started for it.
 const RUN_FILES_MAX: u64 = 16;
+
+/// Bytes of the smallest file that the loops are limits of. With fewer they have fewer connections than
+/// Sarsen has parties at work, and reserve room for a whole chunk where Sarsen takes what a file needs.
+const LIMITED_MIN: u64 = STREAMS as u64 * CHUNK_LEN;
 
 /// Where steps of all pictures are measured.
 pub(crate) struct Sweeps {
@@ -40,6 +44,8 @@ struct Step {
     replicas: usize,
     /// Streams of a client.
     streams: usize,
+    /// Whether the loops are limits of it.
+    is_limited: bool,
 }
 
 impl Step {
@@ -77,6 +83,7 @@ impl Sweeps {
             clients: 1,
             replicas: HOPS,
             streams: STREAMS,
+            is_limited: true,
         }
     }
 
@@ -92,6 +99,7 @@ impl Sweeps {
                 name,
                 Step {
                     len,
+                    is_limited: len >= LIMITED_MIN,
                     ..self.whole()
                 },
             )
@@ -146,10 +154,7 @@ impl Sweeps {
                     ("relay + write + CRC", &mut || self.relay(step)),
                 ],
             )?;
-            curves
-                .iter_mut()
-                .zip(&all)
-                .for_each(|(curve, it)| curve.push(it));
+            push_all(&mut curves, &all);
             names.push(name);
         }
         let moved = format!("replicas ({} MiB, durability `memory`)", self.len / MIB);
@@ -177,20 +182,28 @@ impl Sweeps {
             // Of the clients' files together.
             let whole = self.memory.join("whole");
             place::make_file(&whole, step.len)?;
-            let all = alternate(
-                self.runs,
-                &mut [
-                    ("download", &mut || self.down(step)),
-                    ("sendfile + CRC", &mut || self.sendfile(step, &whole)),
-                    ("upload", &mut || self.up(step, &source)),
-                    ("relay + write + CRC", &mut || self.relay(step)),
-                ],
-            )?;
+            let mut down = || self.down(step);
+            let mut sendfile = || self.sendfile(step, &whole);
+            let mut up = || self.up(step, &source);
+            let mut relay = || self.relay(step);
+            let [down_curve, sendfile_curve, up_curve, relay_curve] = &mut curves;
+            if step.is_limited {
+                let ways: &mut [Way<'_>] = &mut [
+                    ("download", &mut down),
+                    ("sendfile + CRC", &mut sendfile),
+                    ("upload", &mut up),
+                    ("relay + write + CRC", &mut relay),
+                ];
+                let all = alternate(self.runs, ways)?;
+                push_all([down_curve, sendfile_curve, up_curve, relay_curve], &all);
+            } else {
+                let ways: &mut [Way<'_>] = &mut [("download", &mut down), ("upload", &mut up)];
+                let all = alternate(self.runs, ways)?;
+                push_all([down_curve, up_curve], &all);
+                sendfile_curve.skip();
+                relay_curve.skip();
+            }
             self.purge(&["/down".to_owned()])?;
-            curves
-                .iter_mut()
-                .zip(&all)
-                .for_each(|(curve, it)| curve.push(it));
             names.push(name);
         }
         Ok(self.picture(title, steps_name, names, curves.into()))
@@ -277,6 +290,12 @@ impl Sweeps {
         let stay = HOPS * usize::try_from(self.len.div_ceil(CHUNK_LEN))?;
         self.cluster.wait_for_space(stay)
     }
+}
+
+/// The medians of a step, each to its curve.
+fn push_all<'a>(curves: impl IntoIterator<Item = &'a mut Curve>, all: &[Series]) {
+    let pairs = curves.into_iter().zip(all);
+    pairs.for_each(|(curve, series)| curve.push(series));
 }
 
 /// Does `once` until enough is moved to be timed; the sum of it.
