@@ -7,7 +7,8 @@
 //! come is answered with `medium_failed`: the connection goes on, and the chunk is read back.
 //!
 //! A cut read is small and read into memory: what is in the page cache on this thread, by a call
-//! that never waits, and what is not on a blocking one. Its frame goes out with one send.
+//! that doesn't wait, and what is not on a blocking one. Where the file system can't tell (tmpfs, but
+//! network file systems too), all is read on this thread. Its frame goes out with one send.
 
 use std::io;
 use std::sync::Arc;

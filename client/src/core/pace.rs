@@ -77,6 +77,13 @@ struct Server {
     slow_until: Duration,
 }
 
+impl Server {
+    /// Whether its mean says something still.
+    fn has_mean(&self, now: Duration) -> bool {
+        self.answers >= MEAN_MIN && now.saturating_sub(self.at) <= SLOW_MAX
+    }
+}
+
 impl Pace {
     /// Nothing is known yet; whatever will be, no answer is late before `floor`.
     #[must_use]
@@ -144,30 +151,48 @@ impl Pace {
     /// Whether a server is to be left where another will do.
     #[must_use]
     pub fn is_slow(&self, now: Duration, server: ServerId) -> bool {
-        let Some(known) = self.servers.get(&server) else {
-            return false;
-        };
-        if now < known.slow_until {
-            return true;
-        }
-        let has_mean =
-            |it: &Server| it.answers >= MEAN_MIN && now.saturating_sub(it.at) <= SLOW_MAX;
-        let others = self.servers.iter().filter(|(id, _)| **id != server);
-        let means = others.filter(|(_, it)| has_mean(it)).map(|(_, it)| it.mean);
-        has_mean(known)
-            && known.mean > self.floor
-            && means
-                .min()
-                .is_some_and(|quickest| known.mean > quickest.saturating_mul(SLOW_FACTOR))
+        let known = self.servers.get(&server);
+        known.is_some_and(|known| self.is_slow_beside(now, server, known, &self.quickest(now)))
     }
 
     /// The servers that are slow.
     #[must_use]
     pub fn slow(&self, now: Duration) -> Vec<ServerId> {
-        let servers = self.servers.keys().copied();
-        servers
-            .filter(|&server| self.is_slow(now, server))
-            .collect()
+        // Found once: this is asked before each small read, of as many servers as there are.
+        let quickest = self.quickest(now);
+        let servers = self.servers.iter();
+        let slow =
+            servers.filter(|&(&server, known)| self.is_slow_beside(now, server, known, &quickest));
+        slow.map(|(&server, _)| server).collect()
+    }
+
+    fn is_slow_beside(
+        &self,
+        now: Duration,
+        server: ServerId,
+        known: &Server,
+        quickest: &[Option<(Duration, ServerId)>; 2],
+    ) -> bool {
+        let mut others = quickest.iter().flatten().filter(|(_, id)| *id != server);
+        let other = others.next();
+        now < known.slow_until
+            || known.has_mean(now)
+                && known.mean > self.floor
+                && other.is_some_and(|(mean, _)| known.mean > mean.saturating_mul(SLOW_FACTOR))
+    }
+
+    /// The two quickest servers by their means, so that each server has another among them.
+    fn quickest(&self, now: Duration) -> [Option<(Duration, ServerId)>; 2] {
+        let known = self.servers.iter().filter(|(_, known)| known.has_mean(now));
+        known.fold([None, None], |[first, second], (&server, known)| {
+            let this = (known.mean, server);
+            match (first, second) {
+                (Some(best), _) if this >= best => {
+                    [first, Some(second.map_or(this, |next| this.min(next)))]
+                }
+                _ => [Some(this), first],
+            }
+        })
     }
 
     /// A server is late: whether another may be asked for the same. Spends what that costs.

@@ -46,6 +46,17 @@ pub struct Author {
     pub start_nonce: StartNonce,
 }
 
+impl Author {
+    /// Whether none of its ids is missing.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.cluster_id.is_some()
+            && self.directory_id.is_some()
+            && self.start_number.is_some()
+            && self.start_nonce.is_some()
+    }
+}
+
 /// The last entry before a place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
@@ -139,11 +150,7 @@ impl SegmentHeader {
             start_number: StartNumber(raw.start_number.get()),
             start_nonce: StartNonce(raw.start_nonce.get()),
         };
-        let is_whole = author.cluster_id.is_some()
-            && author.directory_id.is_some()
-            && author.start_number.is_some()
-            && author.start_nonce.is_some();
-        match is_whole {
+        match author.is_whole() {
             true => Ok(Self { before, author }),
             false => Err(FormatError::IdMissing),
         }

@@ -104,12 +104,7 @@ impl PatchHeader {
             author,
             made_in: ChunkVersion(raw.made_in.get()),
         };
-        let is_whole = header.handle.is_some()
-            && author.cluster_id.is_some()
-            && author.directory_id.is_some()
-            && author.start_number.is_some()
-            && author.start_nonce.is_some()
-            && header.made_in.is_some();
+        let is_whole = header.handle.is_some() && author.is_whole() && header.made_in.is_some();
         match is_whole {
             true => Ok(header),
             false => Err(FormatError::IdMissing),
