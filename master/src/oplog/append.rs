@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use sarsen_protocol::id::ClusterId;
 
-use super::entry::{Entry, HEADER_LEN, Place, Position, encode_entry, encode_mark};
+use super::entry::{Entry, HEADER_LEN, MARK_ALIGNMENT, Place, Position, encode_entry, encode_mark};
 use super::error::OplogError;
 use super::folder::{File, Folder, settle};
 use super::names::{TEMPORARY, segment_name};
@@ -66,7 +66,7 @@ pub(super) struct Segment {
     pub(super) file: Box<dyn File>,
     /// Where the next entry goes.
     pub(super) end: u64,
-    /// Length of the file; zeros (or a mark) from `end` to here.
+    /// Length of the file; zeros and marks from `end` to here.
     pub(super) file_len: u64,
 }
 
@@ -118,14 +118,15 @@ impl Appender {
     }
 
     /// Writes a mark behind the last entry, without a sync: should the medium spoil the last batch,
-    /// the mark is proof that it was complete. To be called when nothing waits to be written.
+    /// the mark is proof that it was complete. It stands in a page of its own, so that a page which
+    /// rots never takes both. To be called when nothing waits to be written.
     ///
     /// # Errors
     /// As [`Appender::append`].
     pub fn mark(&mut self) -> Result<(), OplogError> {
         self.guarded(|log| {
             let mark = encode_mark(log.written.term, log.written_time_ms, &log.next_place());
-            log.segment.write(log.segment.end, &mark)
+            log.segment.write(mark_at(log.segment.end), &mark)
         })
     }
 
@@ -180,12 +181,15 @@ impl Appender {
         }
         let segment = &mut self.segment;
         let end = segment.end + self.buffer.len() as u64;
-        let mark_end = end + HEADER_LEN as u64;
-        if mark_end > segment.file_len {
-            let zeros = mark_end.next_multiple_of(self.options.grow_step) - end;
-            let zeros = usize::try_from(zeros).expect("zeros are fewer than a step and a mark");
-            self.buffer.resize(self.buffer.len() + zeros, 0);
-        }
+        let mark_end = mark_at(end) + HEADER_LEN as u64;
+        // Behind the last entry are zeros, and marks, but no half of one.
+        let zeros_to = match mark_end > segment.file_len {
+            true => mark_end.next_multiple_of(self.options.grow_step),
+            false => behind_a_cut_mark(end),
+        };
+        let zeros =
+            usize::try_from(zeros_to - end).expect("zeros are fewer than a step and a page");
+        self.buffer.resize(self.buffer.len() + zeros, 0);
         segment.write(segment.end, &self.buffer)?;
         segment
             .file
@@ -197,6 +201,20 @@ impl Appender {
         // One huge batch shall not hold its memory for ever.
         self.buffer.shrink_to(BUFFER_KEPT);
         Ok(())
+    }
+}
+
+/// Where the mark stands if the next entry begins at `end` (`spec/oplog.md` section 4).
+const fn mark_at(end: u64) -> u64 {
+    end.next_multiple_of(MARK_ALIGNMENT)
+}
+
+/// Where an earlier mark ends that entries up to `end` may have overwritten in part; else `end`.
+const fn behind_a_cut_mark(end: u64) -> u64 {
+    let mark_end = end - end % MARK_ALIGNMENT + HEADER_LEN as u64;
+    match end % MARK_ALIGNMENT == 0 || mark_end < end {
+        true => end,
+        false => mark_end,
     }
 }
 

@@ -26,6 +26,9 @@ pub(super) const ALIGNMENT: usize = 8;
 
 const MAGIC: [u8; 4] = *b"SENT";
 
+/// A mark begins at a multiple of so many bytes of its segment.
+pub const MARK_ALIGNMENT: u64 = 4096;
+
 /// The kind that makes a header a mark.
 const KIND_MARK: u16 = 0;
 
@@ -122,7 +125,7 @@ impl Entry {
 /// Where an entry or mark stands in the log: what the writer adds to an [`Entry`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Index of the entry, or of the entry that will stand where the mark does.
+    /// Index of the entry, or of the entry that comes next behind what the mark speaks of.
     pub index: u64,
     /// Every entry up to this one was synced before the header was written.
     pub synced_index: u64,

@@ -17,7 +17,8 @@ use sarsen_protocol::id::ClusterId;
 use super::append::{Appender, LogOptions, Segment, create_segment};
 use super::checkpoint::{CheckpointHeader, CheckpointReader, verify};
 use super::entry::{
-    ALIGNMENT, BODY_LEN_MAX, Entry, HEADER_LEN, Position, decode_entry, decode_header,
+    ALIGNMENT, BODY_LEN_MAX, Entry, HEADER_LEN, MARK_ALIGNMENT, Position, decode_entry,
+    decode_header,
 };
 use super::error::{Damage, DamagedCheckpoint, EntryFault, FormatError, OplogError, Proof};
 use super::folder::{Folder, read_whole};
@@ -87,7 +88,7 @@ struct OpenSegment {
 }
 
 struct LogEnd {
-    /// What isn't zeros or a mark behind the last entry.
+    /// What isn't zeros or marks behind the last entry.
     torn: Option<EntryFault>,
 }
 
@@ -286,7 +287,7 @@ impl Recovery {
                 proof,
             });
         }
-        let torn = (!self.segment.ends_blank(&self.reached)).then_some(fault);
+        let torn = (!self.segment.ends_blank(&self.reached, self.cluster)).then_some(fault);
         self.end = Some(LogEnd { torn });
         Ok(())
     }
@@ -397,15 +398,24 @@ impl OpenSegment {
         Ok((position, entry))
     }
 
-    /// Whether nothing but a mark and zeros stand behind the last entry.
-    fn ends_blank(&self, last: &Position) -> bool {
-        let is_mark = decode_header(self.rest()).is_ok_and(|header| {
-            header.kind.is_none()
-                && header.place.index == last.index.saturating_add(1)
-                && header.place.chain_before == last.chain
-        });
-        let zeros_from = if is_mark { HEADER_LEN } else { 0 };
-        self.rest().iter().skip(zeros_from).all(|&byte| byte == 0)
+    /// Whether nothing but zeros and marks stand behind the last entry: the newest mark, older ones
+    /// at later pages, or, of an earlier writer, one right behind the entry.
+    fn ends_blank(&self, last: &Position, cluster: ClusterId) -> bool {
+        let page_len = usize::try_from(MARK_ALIGNMENT).unwrap_or(usize::MAX);
+        let first_page = self.offset.next_multiple_of(page_len);
+        let head = self.bytes.get(self.offset..first_page);
+        let head = head.unwrap_or(self.rest());
+        let pages = self.bytes.get(first_page..).unwrap_or_default();
+        let is_blank = |bytes: &[u8]| {
+            let is_mark = decode_header(bytes).is_ok_and(|header| {
+                header.kind.is_none()
+                    && header.place.cluster == cluster
+                    && header.place.index <= last.index.saturating_add(1)
+            });
+            let zeros_from = if is_mark { HEADER_LEN } else { 0 };
+            bytes.iter().skip(zeros_from).all(|&byte| byte == 0)
+        };
+        is_blank(head) && pages.chunks(page_len).all(is_blank)
     }
 
     /// Entries up to `synced_index` are on stable storage.

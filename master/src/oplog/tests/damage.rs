@@ -98,6 +98,11 @@ fn a_refused_log_is_left_as_it_was() {
     assert_eq!((disk.read(FIRST), disk.steps()), (before, steps));
 }
 
+/// Where the mark behind six entries stands.
+fn mark_offset() -> usize {
+    offset_of(7).next_multiple_of(4096)
+}
+
 #[test]
 fn with_a_mark_the_last_batch_is_proved_too() {
     let (disk, mut log) = three_batches();
@@ -110,7 +115,7 @@ fn with_a_mark_the_last_batch_is_proved_too() {
             "byte {at}"
         );
     }
-    for at in offset_of(7)..offset_of(7) + HEADER_LEN {
+    for at in mark_offset()..mark_offset() + HEADER_LEN {
         let disk = disk.copy();
         change(&disk, FIRST, |bytes| bytes[at] ^= 0x80);
         assert_eq!(
@@ -119,6 +124,43 @@ fn with_a_mark_the_last_batch_is_proved_too() {
             "byte {at} of the mark"
         );
     }
+    assert_eq!(start(&disk).unwrap().torn_tail, None);
+}
+
+/// The mark stood right behind the last entry: one page that read as zeros took both, and a start
+/// called what was left, without a word, the whole log.
+#[test]
+fn a_page_that_rots_takes_not_the_last_entry_and_its_proof() {
+    let (disk, mut log) = three_batches();
+    log.appender.mark().unwrap();
+    let page = offset_of(6) / 4096 * 4096;
+    change(&disk, FIRST, |bytes| bytes[page..page + 4096].fill(0));
+    let damage = damage(&disk);
+    assert!(matches!(damage, Damage::Entry { .. }), "{damage:?}");
+}
+
+/// A mark that stays behind later entries, or that they overwrite in part, is no torn tail.
+#[test]
+fn older_marks_are_no_torn_tail() {
+    for body_len in (1..4_400).step_by(8) {
+        let (disk, mut log) = three_batches();
+        log.appender.mark().unwrap();
+        log.appender.append(&[entry(7, body_len)]).unwrap();
+        let log = start(&disk).unwrap();
+        assert_eq!((log.entries.len(), log.torn_tail), (7, None), "{body_len}");
+    }
+}
+
+/// Earlier writers put the mark right behind the last entry.
+#[test]
+fn a_mark_right_behind_the_last_entry_is_one_too() {
+    let (disk, mut log) = three_batches();
+    log.appender.mark().unwrap();
+    change(&disk, FIRST, |bytes| {
+        let mark = bytes[mark_offset()..][..HEADER_LEN].to_vec();
+        bytes[mark_offset()..][..HEADER_LEN].fill(0);
+        bytes[offset_of(7)..][..HEADER_LEN].copy_from_slice(&mark);
+    });
     assert_eq!(start(&disk).unwrap().torn_tail, None);
 }
 
