@@ -212,7 +212,7 @@ const fn mark_at(end: u64) -> u64 {
 /// Where an earlier mark ends that entries up to `end` may have overwritten in part; else `end`.
 const fn behind_a_cut_mark(end: u64) -> u64 {
     let mark_end = end - end % MARK_ALIGNMENT + HEADER_LEN as u64;
-    match end % MARK_ALIGNMENT == 0 || mark_end < end {
+    match end.is_multiple_of(MARK_ALIGNMENT) || mark_end < end {
         true => end,
         false => mark_end,
     }
