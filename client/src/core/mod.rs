@@ -15,14 +15,14 @@
 //! - [`cut_read`]: a few bytes of a block or two, verified without the rest of them;
 //! - [`pace`]: how quick servers are, which is to be left, and when a second one is asked beside it;
 //! - [`locations`]: what a master told of an open file's chunks, while it may be used;
+//! - [`mutation`]: changes of files that are there, until each has an answer;
 //! - [`resume`]: what an unfinished download leaves, and what of it counts.
-//!
-//! Left out on purpose: mutation in place.
 
 pub mod cut_read;
 pub mod limit;
 pub mod locate;
 pub mod locations;
+pub mod mutation;
 pub mod pace;
 pub mod pieces;
 pub mod read;
