@@ -140,6 +140,11 @@ fn text(state: &HttpState) -> String {
             &counters.chunks_copied,
         ),
         (
+            "turns_held",
+            "Frames that waited for other clients' turns",
+            &counters.turns_held,
+        ),
+        (
             "copy_failures",
             "Orders to copy that came to nothing",
             &counters.copy_failures,

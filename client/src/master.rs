@@ -12,7 +12,7 @@ use sarsen_edge::connection::{CallError, ConnectError, Connection};
 use sarsen_edge::key;
 use sarsen_edge::random_u64;
 use sarsen_protocol::handshake::Identity;
-use sarsen_protocol::id::ClusterId;
+use sarsen_protocol::id::{ClusterId, StartNonce};
 use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{Kind, Request, Role, Start};
 use sarsen_protocol::status::Status;
@@ -60,6 +60,8 @@ pub(crate) struct Master {
     timeout: Duration,
     clock: Clock,
     seed: AtomicU64,
+    /// Who this is among those that a chunkserver serves (`spec/wire.md` section 12.4).
+    nonce: StartNonce,
     link: Mutex<Link>,
     /// Set by the first hello.
     credentials: OnceLock<Credentials>,
@@ -85,6 +87,7 @@ impl Master {
             timeout,
             clock,
             seed: AtomicU64::new(random_u64()),
+            nonce: StartNonce(random_u64()),
             link: Mutex::default(),
             credentials: OnceLock::new(),
         }
@@ -240,7 +243,10 @@ impl Master {
             cluster_id: self
                 .credentials()
                 .map_or(ClusterId::NONE, |known| known.identity.cluster_id),
-            start: Start::default(),
+            start: Start {
+                start_nonce: self.nonce,
+                ..Start::default()
+            },
         };
         // The master asks a client nothing, so what comes in is not listened to.
         let (connection, _incoming) =

@@ -9,6 +9,7 @@
 //! - [`copy_stream`]: whether the answer to a read is the chunk that is to be copied;
 //! - [`member`]: what a member of an open chunk promised, began and prepared; nothing drives it yet;
 //! - [`tickets`]: whether a ticket opens the door;
+//! - [`turns`]: who is served next, so that clients are fair to each other;
 //! - [`machine`]: the chunkserver and its master: registration, heartbeats, orders, with
 //!   [`inventory`] for one directory's report, [`event`] for what it is told and [`action`] for
 //!   what it wants done.
@@ -24,3 +25,4 @@ pub mod pieces;
 pub mod read_stream;
 pub mod replica_stream;
 pub mod tickets;
+pub mod turns;

@@ -10,6 +10,7 @@
 //!
 //! Fresh memory is slow at its first touch, so buffers are kept, not freed.
 
+use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ pub struct Buffer {
     head_len: usize,
     payload_len: usize,
     pool: Pool,
+    /// What ends with the frame.
+    companion: Option<Box<dyn Any + Send + Sync>>,
     _window: OwnedSemaphorePermit,
     _room: OwnedSemaphorePermit,
     _reserved: Option<Arc<OwnedSemaphorePermit>>,
@@ -133,6 +136,7 @@ impl StreamBuffers {
             head_len: 0,
             payload_len: 0,
             pool: self.pool.clone(),
+            companion: None,
             _window: window,
             _room: room,
             _reserved: reserved,
@@ -186,6 +190,11 @@ impl Buffer {
         (self.head_len, self.payload_len) = (head.len(), payload_len);
         let begin = HEAD_ROOM - head.len();
         self.memory_mut()[begin..HEAD_ROOM].copy_from_slice(head);
+    }
+
+    /// Drops something with the buffer.
+    pub fn accompany(&mut self, companion: impl Any + Send + Sync) {
+        self.companion = Some(Box::new(companion));
     }
 
     /// The payload's bytes.

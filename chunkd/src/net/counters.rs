@@ -76,6 +76,8 @@ pub struct Counters {
     pub chunks_corrupt: Counter,
     /// Chunks that were copied from other chunkservers, by order.
     pub chunks_copied: Counter,
+    /// Frames that waited for their turn beside other clients' (`spec/wire.md` section 12.4).
+    pub turns_held: Counter,
     /// Orders to copy that came to nothing, whoever was to blame.
     pub copy_failures: Counter,
     /// Payload bytes of copies that matched their CRCs.

@@ -7,7 +7,8 @@
 //! - [`health`]: how the directories' disks are, as their watchers saw it last;
 //! - [`link`]: frames from a connection;
 //! - [`write_stream`]: a member's side of a chain, with [`next_hop`] for the way on;
-//! - [`read`]: stored CRCs and bytes to a reader.
+//! - [`read`]: stored CRCs and bytes to a reader;
+//! - [`turns`]: who is served next, where several clients want something.
 //!
 //! Invariants: nothing is served without a ticket; no chunk byte is copied in user space; memory
 //! does not grow with the number or the slowness of peers ([`crate::io::pool`]). Whatever a peer
@@ -24,6 +25,7 @@ mod link;
 mod next_hop;
 mod plane;
 mod read;
+mod turns;
 mod write_stream;
 
 pub use chunkserver::{Chunkserver, Notice};

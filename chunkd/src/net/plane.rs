@@ -13,7 +13,9 @@ use sarsen_edge::daemon::descriptors;
 use sarsen_edge::hello::accept_data;
 use sarsen_edge::strangers::{Stranger, Strangers};
 use sarsen_protocol::error::FrameError;
-use sarsen_protocol::message::Kind;
+use sarsen_protocol::handshake::Identity;
+use sarsen_protocol::id::StartNonce;
+use sarsen_protocol::message::{Kind, Role};
 use sarsen_protocol::status::Status;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -23,8 +25,10 @@ use tokio::time::{interval, sleep};
 use super::chunkserver::Chunkserver;
 use super::link::{Head, Link, LinkError};
 use super::next_hop::NextHops;
+use super::turns::{Member, Turns};
 use super::write_stream::StreamEnd;
 use super::{IDLE_MAX, read, write_stream};
+use crate::core::turns::Client;
 use crate::io::pool::Pool;
 use crate::io::{Mode, Socket};
 
@@ -76,6 +80,8 @@ pub(super) struct Thread {
     pub(super) chunkserver: Arc<Chunkserver>,
     pub(super) pool: Pool,
     pub(super) next_hops: NextHops,
+    /// Of all threads together.
+    pub(super) turns: Arc<Turns>,
     /// For what is read and not sent; borrowed between two waits only.
     pub(super) scratch: RefCell<Vec<u8>>,
     connections: Arc<Semaphore>,
@@ -98,6 +104,7 @@ impl DataPlane {
         let address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(Stop::No);
         let pool = Pool::new(config.buffers);
+        let turns = Turns::new();
         let connections = Arc::new(Semaphore::new(connections_max()));
         let strangers = Strangers::new(STRANGERS_MAX.min(connections_max()));
         let mut threads = Vec::new();
@@ -105,7 +112,7 @@ impl DataPlane {
             let listener = listener.try_clone()?;
             let (chunkserver, pool) = (Arc::clone(chunkserver), pool.clone());
             let (connections, stopped) = (Arc::clone(&connections), stopped.clone());
-            let strangers = Arc::clone(&strangers);
+            let (strangers, turns) = (Arc::clone(&strangers), Arc::clone(&turns));
             let stop = stopped.clone();
             let serve = move |mode| {
                 let thread = Rc::new(Thread {
@@ -113,6 +120,7 @@ impl DataPlane {
                     chunkserver: Arc::clone(&chunkserver),
                     pool: pool.clone(),
                     next_hops: NextHops::default(),
+                    turns: Arc::clone(&turns),
                     scratch: RefCell::default(),
                     connections: Arc::clone(&connections),
                     strangers: Arc::clone(&strangers),
@@ -262,8 +270,8 @@ async fn connection(thread: &Thread, stream: TcpStream, stranger: Stranger) {
         () = thread.stopped(Stop::Drain) => return,
     };
     drop(stranger);
-    let mut link = match said {
-        Ok(link) => link,
+    let (mut link, identity) = match said {
+        Ok(said) => said,
         Err(text) => {
             counters.hello_failures.add(1);
             return tracing::info!("a data connection failed its hello: {text}");
@@ -275,7 +283,8 @@ async fn connection(thread: &Thread, stream: TcpStream, stranger: Stranger) {
         return link.goodbye(Status::Overloaded, text).await;
     };
     let peer = link.socket().peer();
-    match streams(thread, &mut link).await {
+    let member = thread.turns.enter(client_of(&identity));
+    match streams(thread, &mut link, &member).await {
         Ok(()) => {}
         Err(StreamEnd::Told) => link.linger().await,
         Err(StreamEnd::Draining) => {
@@ -294,16 +303,25 @@ async fn connection(thread: &Thread, stream: TcpStream, stranger: Stranger) {
     }
 }
 
-async fn hello(thread: &Thread, mut stream: TcpStream) -> Result<Link, String> {
+async fn hello(thread: &Thread, mut stream: TcpStream) -> Result<(Link, Identity), String> {
     let (identity, key) = (thread.chunkserver.identity(), thread.chunkserver.key());
     let accepted = accept_data(&mut stream, identity, &key).await;
-    let (_, behind) = accepted.map_err(|error| error.to_string())?;
+    let (peer, behind) = accepted.map_err(|error| error.to_string())?;
     let socket = Socket::new(thread.mode, stream).map_err(|error| error.to_string())?;
-    Ok(Link::new(socket, behind))
+    Ok((Link::new(socket, behind), peer.identity))
+}
+
+/// Whom what a connection reads is counted for (`spec/wire.md` section 12.4).
+fn client_of(identity: &Identity) -> Client {
+    match (identity.role, identity.start.start_nonce) {
+        (Role::Chunkserver, _) => Client::Chunkserver(identity.start.server_id),
+        (_, StartNonce::NONE) => Client::Unknown,
+        (_, nonce) => Client::Dialer(nonce),
+    }
 }
 
 /// Serves one stream after the other until the peer closes or the data plane stops.
-async fn streams(thread: &Thread, link: &mut Link) -> Result<(), StreamEnd> {
+async fn streams(thread: &Thread, link: &mut Link, member: &Arc<Member>) -> Result<(), StreamEnd> {
     loop {
         let head = tokio::select! {
             biased;
@@ -312,17 +330,22 @@ async fn streams(thread: &Thread, link: &mut Link) -> Result<(), StreamEnd> {
             head = link.next_head(IDLE_MAX) => head?,
         };
         match head {
-            Some(head) => stream(thread, link, &head).await?,
+            Some(head) => stream(thread, link, member, &head).await?,
             None => return Ok(()),
         }
     }
 }
 
-async fn stream(thread: &Thread, link: &mut Link, head: &Head) -> Result<(), StreamEnd> {
+async fn stream(
+    thread: &Thread,
+    link: &mut Link,
+    member: &Arc<Member>,
+    head: &Head,
+) -> Result<(), StreamEnd> {
     match head.header.kind {
         Kind::WriteOpen => write_stream::serve(thread, link, head).await,
-        Kind::Read => Ok(read::serve(thread, link, head).await?),
-        Kind::ReadCut => Ok(read::serve_cut(thread, link, head).await?),
+        Kind::Read => Ok(read::serve(thread, link, member, head).await?),
+        Kind::ReadCut => Ok(read::serve_cut(thread, link, member, head).await?),
         Kind::Goodbye => {
             let text = head.error()?.text;
             tracing::debug!(peer = %link.socket().peer(), text, "the peer says goodbye");

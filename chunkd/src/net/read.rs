@@ -30,6 +30,7 @@ use super::IDLE_MAX;
 use super::chunkserver::{status_of, wall_clock};
 use super::link::{Head, Link, LinkError};
 use super::plane::Thread;
+use super::turns::Member;
 use crate::core::read_stream::{self, Part, ReadStream, Refusal, ReplicaFacts};
 use crate::core::tickets;
 use crate::io::socket::SendChunkError;
@@ -42,7 +43,12 @@ const ZEROS: &[u8] = &[0; 64 * 1024];
 ///
 /// # Errors
 /// When the connection is of no use any more; a read that can't be answered is told to the peer.
-pub(super) async fn serve(thread: &Thread, link: &Link, head: &Head) -> Result<(), LinkError> {
+pub(super) async fn serve(
+    thread: &Thread,
+    link: &Link,
+    member: &Arc<Member>,
+    head: &Head,
+) -> Result<(), LinkError> {
     let read: Read = head.message()?;
     let request_id = head.header.request_id;
     let counters = &thread.chunkserver.counters;
@@ -54,6 +60,7 @@ pub(super) async fn serve(thread: &Thread, link: &Link, head: &Head) -> Result<(
             let sending = Sending {
                 thread,
                 link,
+                member,
                 request_id,
                 directory: &directory,
                 chunk: &chunk,
@@ -72,12 +79,18 @@ pub(super) async fn serve(thread: &Thread, link: &Link, head: &Head) -> Result<(
 ///
 /// # Errors
 /// As [`serve`].
-pub(super) async fn serve_cut(thread: &Thread, link: &Link, head: &Head) -> Result<(), LinkError> {
+pub(super) async fn serve_cut(
+    thread: &Thread,
+    link: &Link,
+    member: &Arc<Member>,
+    head: &Head,
+) -> Result<(), LinkError> {
     let read: ReadCut = head.message()?;
     let request_id = head.header.request_id;
     let counters = &thread.chunkserver.counters;
     let _counted = counters.read_streams.count();
     let decide = |facts: &ReplicaFacts| read_stream::cut(&read, facts);
+    let _turn = member.turn(read.length, &counters.turns_held).await;
     let answer = match open(thread, &read.ticket, read.handle, decide).await {
         Ok((directory, chunk, part)) => {
             thread.chunkserver.count_read(read.handle);
@@ -256,6 +269,7 @@ fn facts_of_opened(chunk: &ReadableChunk) -> ReplicaFacts {
 struct Sending<'a> {
     thread: &'a Thread,
     link: &'a Link,
+    member: &'a Arc<Member>,
     request_id: u64,
     directory: &'a Directory,
     chunk: &'a Arc<ReadableChunk>,
@@ -264,7 +278,9 @@ struct Sending<'a> {
 impl Sending<'_> {
     /// Sends the parts; a refusal is what ends them early, and is still to be sent.
     async fn run(&self, mut parts: ReadStream) -> Result<Result<(), Refusal>, LinkError> {
+        let held = &self.thread.chunkserver.counters.turns_held;
         while let Some(part) = parts.next_part() {
+            let _turn = self.member.turn(part.len, held).await;
             if let Err(error) = self.bring_in(part).await {
                 let (thread, offset) = (self.thread, part.offset);
                 let refusal = medium_failed(thread, self.directory, self.chunk, offset, &error);

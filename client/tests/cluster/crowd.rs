@@ -11,7 +11,7 @@ use sarsen_edge::random;
 use sarsen_protocol::deframe::frame;
 use sarsen_protocol::handshake::{Dialer, Identity};
 use sarsen_protocol::header::Header;
-use sarsen_protocol::id::{ClusterId, FileId, RequestId, Serial, SessionId};
+use sarsen_protocol::id::{ClusterId, FileId, RequestId, Serial, SessionId, StartNonce};
 use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{
     AllocateChunks, Allocation, Crcs, CreatePending, Kind, Level, Locate, LocatedChunk,
@@ -46,13 +46,27 @@ pub(crate) struct Sizes {
 
 /// What it takes to get in.
 #[derive(Clone)]
-struct Pass {
+pub(crate) struct Pass {
     key: SecretKey,
     identity: Identity,
 }
 
 impl Pass {
-    async fn dial(&self, addr: &str) -> io::Result<TcpStream> {
+    /// Of a client that tells this number of its own.
+    pub(crate) fn of(cluster: &Cluster, nonce: u64) -> Self {
+        let key = sarsen_edge::key::load(&cluster.path("master/cluster.key")).expect("the key");
+        let identity = Identity {
+            role: Role::Client,
+            cluster_id: ClusterId::NONE,
+            start: Start {
+                start_nonce: StartNonce(nonce),
+                ..Start::default()
+            },
+        };
+        Self { key, identity }
+    }
+
+    pub(crate) async fn dial(&self, addr: &str) -> io::Result<TcpStream> {
         let dialled = dial_data(addr, self.identity, &self.key, PATIENCE).await;
         dialled.map(|it| it.0).map_err(io::Error::other)
     }
@@ -80,13 +94,7 @@ impl Crowd {
             .enable_all()
             .build()
             .expect("a runtime");
-        let key = sarsen_edge::key::load(&cluster.path("master/cluster.key")).expect("the key");
-        let identity = Identity {
-            role: Role::Client,
-            cluster_id: ClusterId::NONE,
-            start: Start::default(),
-        };
-        let pass = Pass { key, identity };
+        let pass = Pass::of(cluster, 0);
         let mut peers = JoinSet::new();
         let _inside = runtime.enter();
         let servers: Vec<_> = cluster.chunkservers.iter().flatten().collect();
@@ -155,7 +163,7 @@ async fn again<F: Future<Output = io::Result<()>>>(act: impl Fn() -> F) {
 }
 
 /// A ticket to read a chunk, and some to write.
-async fn prepare(
+pub(crate) async fn prepare(
     cluster: &Cluster,
     pass: &Pass,
     path: &str,
@@ -200,7 +208,7 @@ async fn allocate(
             number,
             lowest_outstanding: number,
         },
-        path: format!("/never-{number}"),
+        path: format!("/never-{session}-{number}"),
         replicas: 3,
         level: Level::Memory,
         force: true,

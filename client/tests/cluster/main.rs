@@ -5,6 +5,7 @@ mod bad_input;
 mod chance;
 mod crowd;
 mod damage;
+mod fair;
 mod files;
 mod fine;
 mod folders;

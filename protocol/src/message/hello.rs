@@ -27,7 +27,8 @@ enumeration! {
     }
 }
 
-/// Which start of which directory a chunkserver speaks for; all zero for other roles.
+/// Which start of which directory a chunkserver speaks for; all zero for other roles, but for the
+/// number by which a client is told from others (`spec/wire.md` section 12.4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Start {
     /// The chunkserver's id, once it has one.
@@ -36,7 +37,7 @@ pub struct Start {
     pub directory_id: DirectoryId,
     /// That directory's start number.
     pub start_number: StartNumber,
-    /// That directory's start nonce.
+    /// That directory's start nonce; a client's own number.
     pub start_nonce: StartNonce,
 }
 

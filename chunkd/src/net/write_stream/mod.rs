@@ -43,6 +43,7 @@ use super::link::{Head, Link, LinkError};
 use super::plane::Thread;
 use crate::core::replica_stream::{Action, Due, ReplicaStream};
 use crate::core::tickets;
+use crate::core::turns::Client;
 use crate::io::Socket;
 use crate::io::pool::{Buffer, StreamBuffers};
 
@@ -195,6 +196,8 @@ async fn run(
     let (dialled, next_link) = oneshot::channel();
 
     let store = Store::new(thread, &open, events.clone());
+    // Whoever relays it, it is the client's that writes (`spec/wire.md` section 12.4).
+    let writer = Client::Session(open.ticket.unverified_claims().session);
     let core = ReplicaStream::new(thread.chunkserver.me(), open);
     let next_hop = core.next_hop().cloned();
     let upstream = Rc::clone(link.socket());
@@ -209,8 +212,11 @@ async fn run(
         keep_alive_every: keep_alive_every(thread),
         answered: Instant::now(),
     };
+    let member = thread.turns.enter(writer);
     let receive = Receive {
+        thread,
         link,
+        member,
         request_id,
         buffers,
         patience: thread.chunkserver.suspect_after(),

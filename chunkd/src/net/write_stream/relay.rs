@@ -11,12 +11,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::super::IDLE_MAX;
 use super::super::link::{Head, Link, LinkError};
 use super::super::plane::Thread;
+use super::super::turns::Member;
 use super::{Event, Events, NextEvent, tell};
 use crate::io::pool::{Buffer, StreamBuffers};
 
 /// Takes frames from upstream, up to the seal.
 pub(super) struct Receive<'a> {
+    pub(super) thread: &'a Thread,
     pub(super) link: &'a mut Link,
+    pub(super) member: Arc<Member>,
     pub(super) request_id: u64,
     /// Given back with the seal: from then on the stream waits for disks and needs no memory, and
     /// many may do so at the same time and share their syncs.
@@ -72,8 +75,14 @@ impl Receive<'_> {
                 kind: WriteData::KIND,
                 source,
             })?;
+        let payload_len = head.header.payload_len;
+        let held = &self.thread.chunkserver.counters.turns_held;
+        // Before the buffer, which others can use meanwhile.
+        let turn = self.member.turn(payload_len, held).await;
         let mut buffer = self.buffers.next().await?;
-        buffer.prepare(&head.bytes, head.header.payload_len as usize);
+        buffer.prepare(&head.bytes, payload_len as usize);
+        // Until the frame is stored and sent on.
+        buffer.accompany(turn);
         let (buffers, patience) = (&self.buffers, self.patience);
         let buffer = tokio::select! {
             biased;
