@@ -31,6 +31,12 @@ impl Rights {
     /// Read the chunk to store it as another replica.
     pub const COPY: Self = Self(4);
 
+    /// Both sets of rights.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Whether all of `other`'s rights are here.
     #[must_use]
     pub const fn allow(self, other: Self) -> bool {

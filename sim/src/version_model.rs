@@ -456,6 +456,7 @@ fn plan(version: ChunkVersion, now: Configuration, memory_allowed: bool) -> Plan
         drain: false,
         blamed: None,
         failed: Vec::new(),
+        insists: false,
         min_replicas: 1,
         // How long anybody is waited for is nothing that safety rests on: not at all.
         patience: Patience {

@@ -325,6 +325,27 @@ impl Chunkservers {
             .min()
     }
 
+    /// The emptiest of a server's directories that take chunks of `room` bytes.
+    #[must_use]
+    pub fn emptiest_directory(
+        &self,
+        id: ServerId,
+        room: u64,
+        now: Duration,
+        dead: Duration,
+    ) -> Option<DirectoryId> {
+        let takes_chunks = |directory: &Directory| {
+            directory.disk.state == DiskState::Ok
+                && directory.disk.free >= room
+                && directory.answers(now, dead)
+        };
+        let directories = self.server(id)?.directories.iter();
+        directories
+            .filter(|(_, directory)| takes_chunks(directory))
+            .min_by_key(|(_, directory)| filled(&directory.disk))
+            .map(|(&id, _)| id)
+    }
+
     /// Whether any of a server's disks answers, full or not: if none does, they may yet.
     #[must_use]
     pub fn has_disk(&self, id: ServerId, now: Duration, dead: Duration) -> bool {

@@ -129,6 +129,12 @@ impl Sessions {
         kept.filter(|_| is_in_force(Check::RequestOnce))
     }
 
+    /// The id that the next session gets.
+    #[must_use]
+    pub const fn next_id(&self) -> SessionId {
+        SessionId(self.next)
+    }
+
     /// All of them, by id.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (SessionId, &Session)> {
         self.sessions.iter().map(|(&id, session)| (id, session))

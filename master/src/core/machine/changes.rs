@@ -4,11 +4,11 @@
 //! without knowing the state (a malformed path, a field that no entry can hold, safe mode) is
 //! refused here; everything else is decided when the entry is applied.
 
-use sarsen_protocol::id::{FileId, RequestId, SessionId};
+use sarsen_protocol::id::{ChunkHandle, FileId, RequestId, SessionId};
 use sarsen_protocol::message::{
     AbortPending, AnyMessage, CreatePending, EmptyTrash, FolderMade, MakeFolder, Node, NodeType,
     PendingAborted, PendingCreated, Publish, Published, Remove, Removed, Rename, Renamed,
-    RestoreTrash, SessionClosed, SessionOpened, TrashEmptied, TrashRestored,
+    RestoreTrash, SessionClosed, SessionOpened, TrashEmptied, TrashRestored, Truncated,
 };
 use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::status::Status;
@@ -40,6 +40,9 @@ pub(super) enum Asked {
     Remove,
     RestoreTrash,
     EmptyTrash,
+    Truncate,
+    /// And of which chunk.
+    AcceptLoss(ChunkHandle),
 }
 
 /// A change on its way into the log.
@@ -110,7 +113,7 @@ impl Machine {
         Ok(())
     }
 
-    fn check_admissible(&self, request: RequestId) -> Result<(), Failure> {
+    pub(super) fn check_admissible(&self, request: RequestId) -> Result<(), Failure> {
         self.check_writable()?;
         if request.number - request.lowest_outstanding >= OUTSTANDING_MAX {
             let text = "too many requests of this session are outstanding";
@@ -277,6 +280,11 @@ impl Machine {
                 }
                 .into()
             }
+            (Asked::Truncate, Answer::File(file)) => Truncated {
+                node: published_node(file),
+            }
+            .into(),
+            (Asked::AcceptLoss(handle), Answer::File(_)) => self.loss_accepted(handle)?.into(),
             (Asked::Publish, Answer::File(file)) => Published {
                 node: published_node(file),
             }

@@ -108,11 +108,21 @@ impl Machine {
         let standings: Vec<(ServerId, Standing)> = live
             .map(|replica| (replica.server, replica.standing(record)))
             .collect();
-        let good: BTreeSet<ServerId> = standings
-            .iter()
-            .filter(|(_, standing)| *standing == Standing::Good)
-            .map(|&(server, _)| server)
-            .collect();
+        let good: BTreeSet<ServerId> = match &record.active {
+            // Members are so by the log's word; what they hold they tell a moment later.
+            Some(active) => {
+                let members = active.members.iter().map(|member| member.server);
+                let is_bad = |server| {
+                    standings.contains(&(server, Standing::Corrupt)) || !self.is_live(server)
+                };
+                members.filter(|server| !is_bad(*server)).collect()
+            }
+            None => standings
+                .iter()
+                .filter(|(_, standing)| *standing == Standing::Good)
+                .map(|&(server, _)| server)
+                .collect(),
+        };
         let have = u8::try_from(good.len()).unwrap_or(u8::MAX);
         let is_short = have < record.replicas;
         let mut found = Vec::new();
@@ -131,8 +141,10 @@ impl Machine {
             });
         };
         match (&record.active, have) {
-            (Some(_), 0) => find(Finding::Unavailable, ServerId::NONE),
-            (None, 0) => find(Finding::Missing, ServerId::NONE),
+            (Some(_), _) if have == 0 || self.open_chunks.is_unavailable(handle) => {
+                find(Finding::Unavailable, ServerId::NONE);
+            }
+            (_, 0) => find(Finding::Missing, ServerId::NONE),
             _ if is_short => find(Finding::UnderReplicated, ServerId::NONE),
             _ => {}
         }
@@ -141,6 +153,13 @@ impl Machine {
                 Standing::Corrupt => find(Finding::Corrupt, server),
                 Standing::Stale if is_short => find(Finding::Stale, server),
                 Standing::Good | Standing::Unproven | Standing::Stale | Standing::Ahead => {}
+            }
+        }
+        if let Some(active) = &record.active
+            && self.open_chunks.is_differing(handle)
+        {
+            for member in &active.members {
+                find(Finding::Corrupt, member.server);
             }
         }
         if !record.losses.is_empty() {

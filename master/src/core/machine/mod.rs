@@ -22,11 +22,12 @@
 //! - a request id that is answered, or on its way, is never appended again;
 //! - no order to delete or to copy in safe mode, nor once the log is known to be damaged.
 //!
-//! Left out on purpose: leases, version changes, rebalancing, replicated masters. What
+//! Left out on purpose: rebalancing, replicated masters. What
 //! makes a start's log, keys and random numbers is the edge's work.
 
 mod changes;
 mod health;
+mod open_chunks;
 mod orders;
 mod reads;
 mod repair;
@@ -45,6 +46,7 @@ use sarsen_protocol::size::CONTROL_BODY_LEN_MAX;
 use sarsen_protocol::status::Status;
 
 use self::changes::Asked;
+use self::open_chunks::{OpenChunks, Subject};
 use self::orders::Orders;
 use self::servers::Registration;
 use self::uploads::Allocations;
@@ -92,6 +94,8 @@ enum Waiter {
     Server(ConnectionId),
     /// The registration on this connection, for a directory.
     Directory(ConnectionId, DirectoryId),
+    /// The attempt to change a chunk's version.
+    VersionChange(Subject),
 }
 
 /// An entry that is on its way to the disk.
@@ -125,6 +129,7 @@ pub struct Machine {
     servers: Chunkservers,
     registrations: BTreeMap<ConnectionId, Registration>,
     orders: Orders,
+    open_chunks: OpenChunks,
 
     /// When each session was last heard of.
     kept: BTreeMap<SessionId, Duration>,
@@ -166,6 +171,7 @@ impl Machine {
         let mut machine = Self {
             next_sweep: now.elapsed.saturating_add(sweep_interval(&config)),
             allocations: Allocations::new(&state),
+            open_chunks: OpenChunks::new(&config, &state, now.elapsed),
             last_checkpoint: start.checkpoint_index,
             chance: Chance::new(start.seed),
             found_epoch: state.epoch,
@@ -274,6 +280,10 @@ impl Machine {
                 let allocated = self.allocate(&request);
                 self.answer(to, allocated);
             }
+            AnyMessage::OpenChunk(request) => self.open_chunk(to, request),
+            AnyMessage::Truncate(request) => self.truncate(to, &request),
+            AnyMessage::SealFile(request) => self.seal_file(to, &request),
+            AnyMessage::AcceptLoss(request) => self.accept_loss(to, &request),
             AnyMessage::Stat(request) => self.answer(to, self.stat(&request)),
             AnyMessage::List(request) => self.answer(to, self.list(&request)),
             AnyMessage::Locate(request) => self.answer(to, self.locate(&request)),
@@ -300,6 +310,14 @@ impl Machine {
             AnyMessage::Inventory(request) => {
                 let taken = self.inventory(to.connection, &request);
                 self.answer(to, taken);
+            }
+            AnyMessage::ExtendLeases(request) => {
+                let extended = self.extend_leases(to.connection, &request);
+                self.answer(to, extended);
+            }
+            AnyMessage::ReportChain(report) => {
+                let reported = self.chain_reported(to.connection, &report);
+                self.answer(to, reported);
             }
             other => self.unsupported(to, &other),
         }
@@ -353,10 +371,8 @@ impl Machine {
             .filter(|_| self.is_serving())
             .map(|since| since.saturating_add(self.config.safe_mode_max));
         let next = safe_mode_end.map_or(self.next_sweep, |end| end.min(self.next_sweep));
-        match self.next_repair() {
-            Some(due) => due.min(next),
-            None => next,
-        }
+        let others = [self.next_repair(), self.next_of_open_chunks()];
+        others.into_iter().flatten().fold(next, Duration::min)
     }
 
     /// What is next to be done, if anything is.
@@ -369,6 +385,7 @@ impl Machine {
         let elapsed = self.now.elapsed;
         for &handle in &outcome.dropped {
             self.garbage.condemn(handle, elapsed);
+            self.forget_open(handle);
         }
         for &file in &outcome.ended {
             for handle in self.allocations.end(file) {
@@ -412,6 +429,9 @@ impl Machine {
             Waiter::Server(connection) => self.server_logged(connection, answer),
             Waiter::Directory(connection, directory) => {
                 self.directory_logged(connection, directory, answer);
+            }
+            Waiter::VersionChange(subject) => {
+                self.change_logged(subject, !matches!(answer, Answer::Refused(_)));
             }
         }
     }

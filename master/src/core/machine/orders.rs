@@ -13,6 +13,7 @@ use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::status::Status;
 
 use super::Machine;
+use super::open_chunks::ChangeStep;
 use crate::core::action::Action;
 use crate::core::event::{ConnectionId, Now, OrderFailure, OrderId};
 
@@ -32,6 +33,15 @@ enum Task {
     Delete,
     Verify,
     Copy,
+    Change(ChangeStep),
+}
+
+impl Task {
+    /// Copies have a limit of their own, and neither they nor what changes a chunk's version wait for
+    /// a big purge.
+    const fn is_counted(self) -> bool {
+        matches!(self, Self::Delete | Self::Verify)
+    }
 }
 
 /// An order that has not been answered.
@@ -77,11 +87,28 @@ impl Orders {
         })
     }
 
+    /// Notes an order of a version change.
+    pub(super) fn insert_change(
+        &mut self,
+        connection: ConnectionId,
+        server: ServerId,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        step: ChangeStep,
+    ) -> OrderId {
+        self.insert(Outstanding {
+            connection,
+            server,
+            handle,
+            version,
+            task: Task::Change(step),
+        })
+    }
+
     fn insert(&mut self, order: Outstanding) -> OrderId {
         self.given += 1;
         self.outstanding.insert(OrderId(self.given), order);
-        // Copies have a limit of their own, and don't wait for a big purge.
-        if order.task != Task::Copy {
+        if order.task.is_counted() {
             *self.counts.entry(order.server).or_default() += 1;
         }
         OrderId(self.given)
@@ -97,7 +124,7 @@ impl Orders {
 
     fn take(&mut self, id: OrderId) -> Option<Outstanding> {
         let order = self.outstanding.remove(&id)?;
-        if order.task != Task::Copy
+        if order.task.is_counted()
             && let Some(count) = self.counts.get_mut(&order.server)
         {
             *count -= 1;
@@ -237,6 +264,10 @@ impl Machine {
             ..
         } = done;
         match (task, reply.map_err(|failure| (failure.status, failure))) {
+            (Task::Change(step), reply) => {
+                let reply = reply.map_err(|(_, failure)| failure);
+                self.change_answered(server, handle, version, step, reply);
+            }
             (Task::Copy, reply) => {
                 let reply = reply.map_err(|(_, failure)| failure);
                 self.copy_ended(order, server, handle, version, reply);
@@ -289,7 +320,8 @@ impl Machine {
             match order.task {
                 Task::Delete => self.servers.set_deleting(order.handle, order.server, false),
                 Task::Copy => self.copy_lost(id, order.server, order.handle),
-                Task::Verify => {}
+                // An attempt gives its orders again when the server registers.
+                Task::Verify | Task::Change(_) => {}
             }
         }
     }

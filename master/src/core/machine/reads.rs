@@ -19,6 +19,7 @@ use super::{Machine, PAGE_BYTES_MAX, millis};
 use crate::core::action::Failure;
 use crate::core::chunk_table::ChunkRecord;
 use crate::core::chunkservers::Worth;
+use crate::core::command::chunks::Configuration;
 use crate::core::file::File;
 use crate::core::namespace::Node;
 
@@ -142,7 +143,9 @@ impl Machine {
         Ok(LocateReply {
             node: node_message(id, node),
             chunk_size: file.chunk_size,
-            slots: u32::try_from(file.slots_of_size()).unwrap_or(u32::MAX),
+            // An open chunk may lie beyond the size that was logged.
+            slots: u32::try_from(file.slots_of_size().max(file.slots.len() as u64))
+                .unwrap_or(u32::MAX),
             suspect_after: millis(self.config.suspect_after),
             lease: millis(self.config.lease),
             chunks: chunks.collect(),
@@ -185,10 +188,45 @@ impl Machine {
             } else {
                 ChunkState::Sealed
             },
-            primary: ServerId::NONE,
+            primary: self.primary_of(handle, record),
             ticket: Ticket::sign(claims, &self.state.cluster.ticket_key.key),
-            replicas: self.readable_replicas(handle, record),
+            replicas: match &record.active {
+                Some(active) => self.readable_members(handle, active),
+                None => self.readable_replicas(handle, record),
+            },
         }
+    }
+
+    /// Who orders an open chunk's mutations, while a lease is out.
+    fn primary_of(&self, handle: ChunkHandle, record: &ChunkRecord) -> ServerId {
+        let active = record.active.as_ref();
+        let is_out = self.open_chunks.is_granted(handle);
+        active
+            .filter(|_| is_out)
+            .map(|it| it.primary)
+            .unwrap_or_default()
+    }
+
+    /// The members of an open chunk that can be heard, in the order of its chain.
+    fn readable_members(&self, handle: ChunkHandle, active: &Configuration) -> Vec<ReplicaMessage> {
+        let members = active.members.iter().map(|member| member.server);
+        let heard = members.filter(|&server| self.is_live(server));
+        let turn = handle.0;
+        let mut replicas: Vec<ReplicaMessage> = heard
+            .filter_map(|server| self.replica_message(server))
+            .collect();
+        let turn = turn % (replicas.len() as u64).max(1);
+        replicas.rotate_left(usize::try_from(turn).unwrap_or(0));
+        replicas
+    }
+
+    fn replica_message(&self, server: ServerId) -> Option<ReplicaMessage> {
+        let addresses = &self.state.servers.servers.get(&server)?.addresses;
+        Some(ReplicaMessage {
+            server,
+            control_addr: addresses.control.clone(),
+            data_addr: addresses.data.clone(),
+        })
     }
 
     /// The replicas that a reader may be sent to: first those that count, of these those whose
@@ -200,14 +238,9 @@ impl Machine {
         let turn = handle.0 % (servers.len() as u64).max(1);
         servers.rotate_left(usize::try_from(turn).unwrap_or(0));
         servers.sort_by_key(|&(server, worth)| (worth, !self.is_usable(server)));
-        let replicas = servers.into_iter().filter_map(|(server, _)| {
-            let addresses = &self.state.servers.servers.get(&server)?.addresses;
-            Some(ReplicaMessage {
-                server,
-                control_addr: addresses.control.clone(),
-                data_addr: addresses.data.clone(),
-            })
-        });
+        let replicas = servers
+            .into_iter()
+            .filter_map(|(server, _)| self.replica_message(server));
         replicas.take(REPLICAS_LISTED_MAX).collect()
     }
 
@@ -225,7 +258,7 @@ impl Machine {
 }
 
 /// What the namespace knows of a node, as messages tell it.
-fn node_message(id: FileId, node: &Node) -> NodeMessage {
+pub(super) fn node_message(id: FileId, node: &Node) -> NodeMessage {
     let file = node.as_file();
     let crc = file.and_then(|file| file.crc);
     NodeMessage {

@@ -359,6 +359,7 @@ impl Machine {
         let reply = self.registered(&registration);
         self.reply(registration.to, reply);
         self.repairs.unstick();
+        self.changes_connected(server);
     }
 
     fn registered(&self, registration: &Registration) -> Registered {
@@ -421,6 +422,7 @@ impl Machine {
         let taken = self.servers.take_inventory(server, inventory);
         for held in &inventory.held {
             self.check_given_out(server, held);
+            self.settle_if_logged(server, held);
             if self.state.chunks.record(held.handle).is_none() {
                 self.garbage.suspect(held.handle, self.now.elapsed);
             }
@@ -434,7 +436,7 @@ impl Machine {
         })
     }
 
-    fn registered_server(&self, connection: ConnectionId) -> Result<ServerId, Failure> {
+    pub(super) fn registered_server(&self, connection: ConnectionId) -> Result<ServerId, Failure> {
         self.servers.server_of(connection).ok_or_else(|| {
             Failure::new(
                 Status::StaleEpoch,

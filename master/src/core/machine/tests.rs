@@ -4,6 +4,7 @@ mod chunkservers;
 mod crashes;
 mod fsck;
 mod lost_log;
+mod open_chunks;
 mod repair;
 mod requests;
 mod upkeep;

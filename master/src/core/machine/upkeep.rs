@@ -19,6 +19,7 @@ impl Machine {
         self.now = now;
         self.leave_safe_mode_if_due();
         self.look_after_repairs();
+        self.look_after_open_chunks();
         if now.elapsed >= self.next_sweep {
             self.next_sweep = now.elapsed.saturating_add(sweep_interval(&self.config));
             self.servers.expire_acknowledged(now.elapsed);

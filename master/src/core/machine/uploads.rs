@@ -87,6 +87,23 @@ impl Allocations {
         handle.0 >= self.first_handle || file < self.first_file
     }
 
+    /// Draws a handle for a chunk that is made open.
+    pub(super) fn draw_handle(&mut self) -> ChunkHandle {
+        self.next_handle += 1;
+        ChunkHandle(self.next_handle - 1)
+    }
+
+    /// Draws a version for an attempt to change a chunk.
+    pub(super) fn draw_version(&mut self) -> ChunkVersion {
+        self.next_version += 1;
+        ChunkVersion(self.next_version - 1)
+    }
+
+    /// Whether so many handles and versions are there to be drawn.
+    pub(super) fn has(&self, count: u64) -> bool {
+        self.left() >= count
+    }
+
     fn left(&self) -> u64 {
         (self.handles_end - self.next_handle).min(self.versions_end - self.next_version)
     }
@@ -241,7 +258,7 @@ impl Machine {
     }
 
     /// The live servers that have room for a chunk.
-    fn candidates(&self, exclude: &[ServerId]) -> Vec<Candidate> {
+    pub(super) fn candidates(&self, exclude: &[ServerId]) -> Vec<Candidate> {
         let room = u64::from(self.state.cluster.chunk_size);
         let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
         let able = self.servers.servers().filter_map(|(id, server)| {
@@ -262,7 +279,11 @@ impl Machine {
 
     /// Leaves out those that fell silent, if `wanted` are left: one may hang, and whoever writes to
     /// it waits until that is sure.
-    fn without_suspects(&self, mut candidates: Vec<Candidate>, wanted: u8) -> Vec<Candidate> {
+    pub(super) fn without_suspects(
+        &self,
+        mut candidates: Vec<Candidate>,
+        wanted: u8,
+    ) -> Vec<Candidate> {
         let (now, suspect_after) = (self.now.elapsed, self.config.suspect_after);
         let is_lively = |it: &Candidate| self.servers.is_live(it.server, now, suspect_after);
         if candidates.iter().filter(|it| is_lively(it)).count() >= usize::from(wanted) {
@@ -296,7 +317,7 @@ impl Machine {
 
     /// Says whether servers are missing, or room on them. A server whose disks don't answer is
     /// missing for now: a disk that is only busy is no full one.
-    fn too_few_servers(&self, wanted: u8, able: usize, exclude: &[ServerId]) -> Failure {
+    pub(super) fn too_few_servers(&self, wanted: u8, able: usize, exclude: &[ServerId]) -> Failure {
         let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
         let is_live = |&id: &ServerId| {
             self.is_usable(id)

@@ -93,7 +93,8 @@ pub(super) fn decide(plan: &Plan, answers: &Answers, is_last: bool) -> Result<Ch
         }
         // Nobody is asked: those who are chosen begin at once.
         Base::Fresh(fresh) => Ok(Chosen {
-            serial: Serial(0),
+            // 0 is what streams of uploads begin at.
+            serial: Serial(1),
             members: fresh.members.clone(),
             loss: None,
             is_short: false,
@@ -224,7 +225,12 @@ fn leave_out(plan: &Plan, members: &mut Vec<Member>) {
     let blamed = blamed.map(|blamed| blamed.server);
     for &server in blamed.iter().chain(&plan.failed) {
         let is_one = members.iter().any(|member| member.server == server);
-        if is_one && members.len() > plan.min_replicas.max(1) {
+        let fewest = if plan.insists {
+            1
+        } else {
+            plan.min_replicas.max(1)
+        };
+        if is_one && members.len() > fewest {
             members.retain(|member| member.server != server);
         }
     }

@@ -61,6 +61,7 @@ fn plan() -> Plan {
         drain: false,
         blamed: None,
         failed: Vec::new(),
+        insists: false,
         min_replicas: 2,
         patience: Patience {
             suspect_after_ms: SUSPECT_MS,
@@ -236,7 +237,7 @@ fn a_chunk_that_does_not_exist_is_begun_at_once() {
     let (mut attempt, orders) = VersionChange::start(fresh, 0);
     let begin = |n| {
         let begin = Begin {
-            serial: Serial(0),
+            serial: Serial(1),
             member: member(n),
             memory_allowed: false,
             create: Some(create),
@@ -250,14 +251,14 @@ fn a_chunk_that_does_not_exist_is_begun_at_once() {
         say(&mut taken, 1, exists),
         failed(&[(1, Fault::Refused(Status::ChunkExists))])
     );
-    assert_eq!(say(&mut attempt, 1, begun(0, member(1))), []);
-    let outcome = Outcome::Active(active(V, 0, &members));
+    assert_eq!(say(&mut attempt, 1, begun(1, member(1))), []);
+    let outcome = Outcome::Active(active(V, 1, &members));
     let decision = Decision {
         loss: None,
         outcome,
     };
     assert_eq!(
-        say(&mut attempt, 2, begun(0, member(2))),
+        say(&mut attempt, 2, begun(1, member(2))),
         [Action::Log(decision)]
     );
 }
@@ -373,6 +374,7 @@ fn after_an_attempt_that_was_given_up_all_are_asked_again() {
     let again = Plan {
         version: ChunkVersion(21),
         failed: vec![server(3)],
+        insists: false,
         ..plan()
     };
     let (mut attempt, asked) = VersionChange::start(again, 0);

@@ -24,6 +24,9 @@ pub struct Plan {
     pub blamed: Option<Blamed>,
     /// Who failed in the attempts before: left out if enough stay without them.
     pub failed: Vec<ServerId>,
+    /// Whether they are left out also if too few stay then: the attempts before have lasted for long,
+    /// and one that always promises and never does its part must not hold up the chunk for ever.
+    pub insists: bool,
     /// The fewest members that an open chunk goes on with.
     pub min_replicas: usize,
     /// How long whoever is silent is awaited.

@@ -342,16 +342,14 @@ fn what_a_role_does_not_answer_is_unsupported() {
 
 /// `spec/messages.md` section 14: the form is known, the answer is that nobody serves it.
 #[test]
-fn what_no_master_serves_yet_is_unsupported() {
+fn what_a_master_does_not_serve_to_a_role_is_unsupported() {
     let mut rig = Rig::new();
     let server = ConnectionId(5);
     rig.machine.handle_connected(server, Role::Chunkserver);
     let seal = SealFile { path: "/".into() };
-    let extend = ExtendLeases {
-        epoch: Epoch::NONE,
-        leases: vec![],
-    };
-    let asked = [rig.send(CLIENT, seal), rig.send(server, extend)];
+    // Each is of the other's role.
+    let beat = heartbeat(5);
+    let asked = [rig.send(server, seal), rig.send(CLIENT, beat)];
     let actions = rig.actions();
     assert_eq!(actions.len(), asked.len());
     for (action, asked) in actions.iter().zip(asked) {

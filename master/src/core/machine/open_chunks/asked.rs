@@ -1,0 +1,198 @@
+//! Clients that want a chunk to mutate (`spec/messages.md` section 14.1, `OpenChunk`).
+
+use sarsen_protocol::id::{ChunkHandle, FileId};
+use sarsen_protocol::message::{ChunkOpened, OpenChunk, Slot};
+use sarsen_protocol::status::Status;
+use sarsen_protocol::ticket::Rights;
+
+use super::begin::unavailable;
+use super::{Goal, Machine, Subject, Then, Waiting};
+use crate::core::action::Failure;
+use crate::core::command::SLOTS_MAX;
+use crate::core::event::Token;
+use crate::core::file::File;
+use crate::core::machine::millis;
+
+/// What is to be done for a client that wants a chunk.
+enum Aim {
+    /// It is open.
+    Here(ChunkHandle),
+    /// It is open, and its primary is to say that it holds the lease.
+    Granted(ChunkHandle),
+    /// Something has to be done first.
+    After(Subject, Goal),
+}
+
+impl Machine {
+    /// A client wants a chunk.
+    pub(in crate::core::machine) fn open_chunk(&mut self, to: Token, asked: OpenChunk) {
+        let until = self.now.elapsed.saturating_add(self.hold());
+        self.open_for(Waiting { to, asked, until });
+    }
+
+    /// Answers a client, or has it wait for what has to be done first.
+    pub(super) fn open_for(&mut self, waiting: Waiting) {
+        match self.aim(&waiting.asked) {
+            Err(failure) => self.refuse(waiting.to, failure),
+            Ok(Aim::Here(handle)) => {
+                let opened = self.opened(handle, &waiting.asked);
+                self.answer(waiting.to, opened);
+            }
+            Ok(Aim::Granted(handle)) => {
+                let open = self.open_chunks.open.entry(handle).or_default();
+                let is_asked = open.granted_by.is_some();
+                open.waiting.push(waiting);
+                if !is_asked {
+                    self.grant_again(handle);
+                }
+            }
+            Ok(Aim::After(subject, goal)) => {
+                if let Subject::Chunk(handle) = subject {
+                    self.open_chunks.unavailable.remove(&handle);
+                }
+                self.begin_work(subject, goal);
+                if let Some(work) = self.open_chunks.works.get_mut(&subject) {
+                    work.waiting.push(waiting);
+                }
+                self.begin_attempt_if_due(subject);
+            }
+        }
+    }
+
+    fn aim(&mut self, asked: &OpenChunk) -> Result<Aim, Failure> {
+        self.keep_session(asked.session)?;
+        self.check_writable()?;
+        let id = asked.file_id;
+        let node = self.state.namespace.node(id).ok_or(Status::NotFound)?;
+        let file = node.as_file().ok_or(Status::IsAFolder)?;
+        if self.state.namespace.is_in_trash(id) {
+            return Err(Status::NotFound.into());
+        }
+        if self.is_held_closed(id) {
+            return Err(self.starting());
+        }
+        let (index, after) = match asked.slot {
+            Slot::At(index) => (index, ChunkHandle::NONE),
+            Slot::Last { after } => (self.last_slot(file), after),
+        };
+        if index as usize >= SLOTS_MAX {
+            let text = format!("a file has at most {SLOTS_MAX} chunks");
+            return Err(Failure::new(Status::TooLarge, text));
+        }
+        let memory = asked.memory;
+        let Some(handle) = file.slot(index) else {
+            let drain = false;
+            return Ok(Aim::After(
+                Subject::Slot(id, index),
+                Goal::Active { memory, drain },
+            ));
+        };
+        self.aim_at(handle, after, asked)
+    }
+
+    fn aim_at(
+        &self,
+        handle: ChunkHandle,
+        after: ChunkHandle,
+        asked: &OpenChunk,
+    ) -> Result<Aim, Failure> {
+        let (memory, subject) = (asked.memory, Subject::Chunk(handle));
+        let record = self.state.chunks.record(handle).ok_or(Status::NotFound)?;
+        if record.references > 1 {
+            let text = format!("chunk {handle} is shared with a snapshot, and can't be opened yet");
+            return Err(Failure::new(Status::Unsupported, text));
+        }
+        if self.open_chunks.is_differing(handle) {
+            let text = format!("the members of chunk {handle} differ: see `sarsen fsck`");
+            return Err(Failure::new(Status::Corrupt, text));
+        }
+        let Some(active) = &record.active else {
+            let drain = false;
+            return Ok(Aim::After(subject, Goal::Active { memory, drain }));
+        };
+        // A work that runs comes first, whatever it is for.
+        let goal = Goal::Active {
+            memory: memory || active.memory_allowed,
+            drain: true,
+        };
+        if self.open_chunks.works.contains_key(&subject) {
+            return Ok(Aim::After(subject, goal));
+        }
+        if self.open_chunks.is_unavailable(handle) {
+            let is_member_back = active.members.iter().any(|it| self.is_usable(it.server));
+            return match is_member_back {
+                true => Ok(Aim::After(subject, goal)),
+                false => Err(unavailable(handle)),
+            };
+        }
+        let open = self.open_chunks.open.get(&handle);
+        if after == handle && open.is_some_and(|open| open.is_full) {
+            return Ok(Aim::After(subject, Goal::Sealed(Then::Next)));
+        }
+        let primary = active.primary;
+        if !self.is_usable(primary) || !self.is_in_its_start(handle, primary) {
+            let (memory, drain) = (memory || active.memory_allowed, false);
+            return Ok(Aim::After(subject, Goal::Active { memory, drain }));
+        }
+        if memory && !active.memory_allowed {
+            return Ok(Aim::After(subject, goal));
+        }
+        let is_granted = open.is_some_and(|open| open.is_granted);
+        match is_granted && asked.failed != active.version {
+            true => Ok(Aim::Here(handle)),
+            false => Ok(Aim::Granted(handle)),
+        }
+    }
+
+    /// The slot that a record goes to: the last one, unless the file's size reaches beyond its
+    /// chunk; what is appended goes behind all that there is.
+    fn last_slot(&self, file: &File) -> u32 {
+        let named = file.slots.len();
+        let of_size = usize::try_from(file.slots_of_size()).unwrap_or(usize::MAX);
+        let slots = named.max(of_size);
+        let Some(last) = slots.checked_sub(1) else {
+            return 0;
+        };
+        let index = u32::try_from(last).unwrap_or(u32::MAX);
+        let sealed = file
+            .slot(index)
+            .and_then(|handle| self.state.chunks.record(handle))
+            .map(|record| (record.active.is_some(), record.sealed));
+        let ends_at = match sealed {
+            Some((true, _)) => file.size,
+            Some((false, sealed)) => {
+                file.slot_offset(index) + sealed.map_or(0, |sealed| u64::from(sealed.len))
+            }
+            None => file.slot_offset(index),
+        };
+        match ends_at < file.size {
+            true => index.saturating_add(1),
+            false => index,
+        }
+    }
+
+    fn opened(&self, handle: ChunkHandle, asked: &OpenChunk) -> Result<ChunkOpened, Failure> {
+        let record = self.state.chunks.record(handle).ok_or(Status::NotFound)?;
+        let active = record.active.as_ref().ok_or(Status::Internal)?;
+        let chain = self.chain_of(active);
+        let rights = Rights::READ.with(Rights::WRITE);
+        let ticket = self.mutation_ticket(handle, active, &chain, asked.session, rights);
+        Ok(ChunkOpened {
+            index: record.index,
+            handle,
+            version: active.version,
+            begin_serial: active.serial,
+            memory: active.memory_allowed,
+            sealed_version: record.sealed.map(|it| it.version).unwrap_or_default(),
+            ticket,
+            chain,
+            lease: millis(self.config.lease),
+        })
+    }
+
+    /// Whether nothing of a file is opened at the moment: it is being truncated.
+    fn is_held_closed(&self, file: FileId) -> bool {
+        let errands = self.open_chunks.errands.iter();
+        errands.into_iter().any(|errand| errand.holds_closed(file))
+    }
+}

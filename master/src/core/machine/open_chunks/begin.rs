@@ -1,0 +1,491 @@
+//! Attempts begin, act, and are given up.
+
+use sarsen_protocol::id::{ChunkHandle, FileId, ServerId, SessionId};
+use sarsen_protocol::status::Status;
+
+use super::{Goal, Machine, Next, RETRY_MIN, Subject, Then, Which, Work};
+use crate::core::action::Failure;
+use crate::core::chunk_table::Sealed;
+use crate::core::command::chunks::{Activation, ChunkSealed, Configuration, Member, PossibleLoss};
+use crate::core::command::{self, Command};
+use crate::core::machine::changes::Asked;
+use crate::core::machine::{Waiter, millis};
+use crate::core::placement::choose;
+use crate::core::replica::{Replica, Source, Standing};
+use crate::core::version_change::VersionChange;
+use crate::core::version_change::words::{
+    Action, Base, Create, Decision, End, Failure as Why, Fresh, Outcome, Patience, Plan,
+};
+
+impl Machine {
+    /// Begins a work, unless there is one.
+    pub(super) fn begin_work(&mut self, subject: Subject, goal: Goal) {
+        let now = self.now.elapsed;
+        let handle = match subject {
+            Subject::Chunk(handle) => handle,
+            Subject::Slot(..) => ChunkHandle::NONE,
+        };
+        self.open_chunks.works.entry(subject).or_insert(Work {
+            goal,
+            began: now,
+            handle,
+            attempt: None,
+            next: None,
+            failed: Vec::new(),
+            blamed: None,
+            retry_at: now,
+            waiting: Vec::new(),
+            request: None,
+        });
+    }
+
+    /// Makes a work's next attempt, if none runs and it is time.
+    pub(super) fn begin_attempt_if_due(&mut self, subject: Subject) {
+        let now = self.now.elapsed;
+        let Some(work) = self.open_chunks.works.get(&subject) else {
+            return;
+        };
+        let goal = work.goal;
+        if work.attempt.is_some() || work.next.is_some() || now < work.retry_at {
+            return;
+        }
+        // Two versions, and two handles: a seal may bring a next chunk along.
+        self.reserve_ranges(2);
+        if self.check_writable().is_err() || !self.allocations.has(2) {
+            return self.retry_later(subject);
+        }
+        let begun = match goal {
+            Goal::Sealed(Then::Next) => self.begin_next(subject),
+            _ => self.begin_own(subject),
+        };
+        if let Err(failure) = begun {
+            self.fail_work(subject, &failure);
+        }
+    }
+
+    fn retry_later(&mut self, subject: Subject) {
+        let pause = (self.config.heartbeat / 4).max(RETRY_MIN);
+        let at = self.now.elapsed.saturating_add(pause);
+        if let Some(work) = self.open_chunks.works.get_mut(&subject) {
+            work.retry_at = at;
+        }
+    }
+
+    /// The attempt of a work's own subject.
+    fn begin_own(&mut self, subject: Subject) -> Result<(), Failure> {
+        let Some(work) = self.open_chunks.works.get(&subject) else {
+            return Ok(());
+        };
+        let (goal, failed, blamed) = (work.goal, work.failed.clone(), work.blamed);
+        let insists = self.now.elapsed >= work.began.saturating_add(self.config.dead_after);
+        let is_early = self.now.elapsed < work.began.saturating_add(self.config.suspect_after);
+        let (handle, base, replicas) = match subject {
+            Subject::Chunk(handle) => {
+                let record = self.state.chunks.record(handle);
+                let record = record.ok_or(Status::NotFound)?;
+                (handle, self.base_of(handle, goal)?, record.replicas)
+            }
+            Subject::Slot(file, index) => {
+                let fresh = self.fresh(file, index, &failed)?;
+                let handle = self.allocations.draw_handle();
+                let replicas = self.state.namespace.file(file).map_or(1, |it| it.replicas);
+                (handle, Base::Fresh(fresh), replicas)
+            }
+        };
+        // Of a chunk that was sealed a moment ago its holders have not told yet.
+        let fewest = usize::from(self.config.fewest_replicas(replicas));
+        if let Base::Sealed { holders, .. } = &base
+            && holders.len() < fewest
+            && is_early
+        {
+            self.retry_later(subject);
+            return Ok(());
+        }
+        let sessions_end = self.sessions_end();
+        let (end, drain) = match goal {
+            Goal::Active { memory, drain } => {
+                let end = End::Active {
+                    memory_allowed: memory,
+                    sessions_end,
+                };
+                (end, drain)
+            }
+            Goal::Sealed(then) => {
+                let len = match then {
+                    Then::Cut { len, .. } => Some(len),
+                    Then::Nothing | Then::Next => None,
+                };
+                (End::Sealed { len, sessions_end }, true)
+            }
+            Goal::Accepted { .. } => {
+                let len = None;
+                (End::Sealed { len, sessions_end }, false)
+            }
+        };
+        let plan = Plan {
+            handle,
+            version: self.allocations.draw_version(),
+            base,
+            end,
+            drain,
+            blamed,
+            failed,
+            insists,
+            min_replicas: fewest,
+            patience: self.patience_of_changes(),
+        };
+        let (attempt, actions) = VersionChange::start(plan, self.now_ms());
+        let all = &mut self.open_chunks;
+        all.attempts.insert(handle, (subject, Which::Own));
+        if let Some(work) = all.works.get_mut(&subject) {
+            work.handle = handle;
+            work.attempt = Some(attempt);
+        }
+        self.act_on(subject, Which::Own, actions);
+        Ok(())
+    }
+
+    /// Has servers make the chunk behind a full one; the seal follows when they have.
+    fn begin_next(&mut self, subject: Subject) -> Result<(), Failure> {
+        let Subject::Chunk(full) = subject else {
+            return Err(Status::Internal.into());
+        };
+        let record = self.state.chunks.record(full).ok_or(Status::NotFound)?;
+        let (file, index, replicas) = (record.file, record.index + 1, record.replicas);
+        if index as usize >= command::SLOTS_MAX {
+            return Err(Failure::new(
+                Status::TooLarge,
+                "the file has all the chunks it may have",
+            ));
+        }
+        let memory = record.active.as_ref().is_some_and(|it| it.memory_allowed);
+        let failed = self.open_chunks.works.get(&subject);
+        let failed = failed.map(|work| work.failed.clone()).unwrap_or_default();
+        let fresh = self.fresh(file, index, &failed)?;
+        let handle = self.allocations.draw_handle();
+        let plan = Plan {
+            handle,
+            version: self.allocations.draw_version(),
+            base: Base::Fresh(fresh),
+            end: End::Active {
+                memory_allowed: memory,
+                sessions_end: self.sessions_end(),
+            },
+            drain: false,
+            blamed: None,
+            failed,
+            insists: false,
+            min_replicas: usize::from(self.config.fewest_replicas(replicas)),
+            patience: self.patience_of_changes(),
+        };
+        let (attempt, actions) = VersionChange::start(plan, self.now_ms());
+        let all = &mut self.open_chunks;
+        all.attempts.insert(handle, (subject, Which::Next));
+        if let Some(work) = all.works.get_mut(&subject) {
+            work.next = Some(Next {
+                handle,
+                index,
+                attempt,
+                begun: None,
+            });
+        }
+        self.act_on(subject, Which::Next, actions);
+        Ok(())
+    }
+
+    fn patience_of_changes(&self) -> Patience {
+        Patience {
+            suspect_after_ms: u64::from(millis(self.config.suspect_after)),
+            dead_after_ms: u64::from(millis(self.config.dead_after)),
+        }
+    }
+
+    /// No session below this one is open.
+    fn sessions_end(&self) -> SessionId {
+        let first = self.state.sessions.iter().next();
+        first.map_or(self.state.sessions.next_id(), |(id, _)| id)
+    }
+
+    /// Where an attempt for a chunk that the log knows starts from.
+    fn base_of(&self, handle: ChunkHandle, goal: Goal) -> Result<Base, Failure> {
+        let record = self.state.chunks.record(handle).ok_or(Status::NotFound)?;
+        if let Goal::Accepted { holder } = goal {
+            let replica = self.replica_on(handle, holder);
+            let replica = replica.ok_or(Status::ChunkUnknown)?;
+            return Ok(Base::Accepted {
+                version: record.version(),
+                holder: self.member(replica).ok_or(Status::ChunkUnknown)?,
+            });
+        }
+        if let Some(active) = &record.active {
+            return Ok(Base::Open(active.clone()));
+        }
+        let sealed = record.sealed.ok_or(Status::NotFound)?;
+        let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
+        let good = self.servers.live_replicas(handle, now, dead_after);
+        let good = good.filter(|replica| {
+            replica.source == Source::Reported
+                && replica.standing(record) == Standing::Good
+                && self.is_usable(replica.server)
+        });
+        let mut holders: Vec<Member> = good.filter_map(|replica| self.member(replica)).collect();
+        holders.sort_by_key(|holder| holder.server);
+        holders.dedup_by_key(|holder| holder.server);
+        let turn = usize::try_from(handle.0).unwrap_or(0) % holders.len().max(1);
+        holders.rotate_left(turn);
+        holders.truncate(usize::from(record.replicas));
+        Ok(Base::Sealed { sealed, holders })
+    }
+
+    fn replica_on(&self, handle: ChunkHandle, server: ServerId) -> Option<&Replica> {
+        let mut replicas = self.servers.replicas(handle).iter();
+        replicas.find(|replica| replica.server == server && replica.source == Source::Reported)
+    }
+
+    /// Whose a replica is, in the start that its directory is in.
+    fn member(&self, replica: &Replica) -> Option<Member> {
+        let directory = self.state.servers.directories.get(&replica.directory)?;
+        Some(Member {
+            server: replica.server,
+            directory: replica.directory,
+            start_number: directory.start_number,
+        })
+    }
+
+    /// Servers for a chunk that is made.
+    fn fresh(&mut self, file: FileId, index: u32, failed: &[ServerId]) -> Result<Fresh, Failure> {
+        let record = self.state.namespace.file(file).ok_or(Status::NotFound)?;
+        let (wanted, chunk_size) = (record.replicas, record.chunk_size);
+        let fewest = self.config.fewest_replicas(wanted);
+        let mut candidates = self.candidates(failed);
+        if candidates.len() < usize::from(fewest) {
+            candidates = self.candidates(&[]);
+        }
+        if candidates.len() < usize::from(fewest) {
+            return Err(self.too_few_servers(fewest, candidates.len(), &[]));
+        }
+        let candidates = self.without_suspects(candidates, wanted);
+        let servers = choose(&candidates, usize::from(wanted), &mut self.chance);
+        let members: Vec<Member> = servers
+            .iter()
+            .filter_map(|&server| self.emptiest_directory(server))
+            .collect();
+        if members.len() < usize::from(fewest) {
+            return Err(self.starting());
+        }
+        for member in &members {
+            self.servers.count_placement(member.server);
+        }
+        Ok(Fresh {
+            members,
+            create: Create {
+                file,
+                index,
+                chunk_size,
+            },
+        })
+    }
+
+    fn emptiest_directory(&self, server: ServerId) -> Option<Member> {
+        let room = u64::from(self.state.cluster.chunk_size);
+        let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
+        let directory = self
+            .servers
+            .emptiest_directory(server, room, now, dead_after)?;
+        let start = self.state.servers.directories.get(&directory)?;
+        Some(Member {
+            server,
+            directory,
+            start_number: start.start_number,
+        })
+    }
+
+    // What attempts want.
+
+    pub(super) fn act_on(&mut self, subject: Subject, which: Which, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Order { server, order } => {
+                    self.order_change(subject, which, server, &order);
+                }
+                Action::Log(decision) => self.log_change(subject, which, &decision),
+                Action::Done if which == Which::Own => self.end_work(subject),
+                Action::Done => {}
+                Action::GivenUp(why) => self.given_up(subject, why),
+            }
+        }
+    }
+
+    fn log_change(&mut self, subject: Subject, which: Which, decision: &Decision) {
+        let Some(work) = self.open_chunks.works.get_mut(&subject) else {
+            return;
+        };
+        if which == Which::Next {
+            if let (Some(next), Outcome::Active(active)) = (&mut work.next, &decision.outcome) {
+                next.begun = Some(active.clone());
+            }
+            // The full one is sealed now; both are one entry.
+            if let Err(failure) = self.begin_own(subject) {
+                self.fail_work(subject, &failure);
+            }
+            return;
+        }
+        let (handle, request) = (work.handle, work.request);
+        let then = match (&work.goal, &work.next) {
+            (Goal::Sealed(Then::Cut { file, size, .. }), _) => command::Then::Cut {
+                file: *file,
+                size: *size,
+            },
+            (Goal::Sealed(Then::Next), Some(next)) => {
+                let file = self.state.chunks.record(handle).map(|record| record.file);
+                match (&next.begun, file) {
+                    (Some(begun), Some(file)) => command::Then::Next(Activation {
+                        handle: next.handle,
+                        file,
+                        index: next.index,
+                        configuration: begun.clone(),
+                    }),
+                    _ => command::Then::Nothing,
+                }
+            }
+            _ => command::Then::Nothing,
+        };
+        if let Some(loss) = decision.loss {
+            let loss = PossibleLoss {
+                handle,
+                version: loss.version,
+                serial: loss.serial,
+                cause: loss.cause,
+            };
+            self.append(loss.into());
+        }
+        let mut waiters = vec![Self::waiter_of(subject)];
+        let command: Command = match &decision.outcome {
+            Outcome::Active(active) => match self.activation(subject, handle, active) {
+                Some(activation) => activation.into(),
+                None => return self.fail_work(subject, &Status::NotFound.into()),
+            },
+            Outcome::Sealed { sealed, .. } => ChunkSealed {
+                handle,
+                version: sealed.version,
+                len: sealed.len,
+                crc: sealed.crc,
+                then,
+            }
+            .into(),
+        };
+        let request = request.map(|(request, to)| {
+            waiters.push(Waiter::Request(to, Asked::Truncate));
+            request
+        });
+        if let Some(work) = self.open_chunks.works.get_mut(&subject) {
+            work.request = None;
+        }
+        self.append_for(command, request, waiters);
+    }
+
+    fn activation(
+        &self,
+        subject: Subject,
+        handle: ChunkHandle,
+        active: &Configuration,
+    ) -> Option<Activation> {
+        let (file, index) = match subject {
+            Subject::Slot(file, index) => (file, index),
+            Subject::Chunk(handle) => {
+                let record = self.state.chunks.record(handle)?;
+                (record.file, record.index)
+            }
+        };
+        Some(Activation {
+            handle,
+            file,
+            index,
+            configuration: active.clone(),
+        })
+    }
+
+    /// An attempt came to nothing: the log says what it said before.
+    fn given_up(&mut self, subject: Subject, why: Why) {
+        let Some(work) = self.open_chunks.works.get_mut(&subject) else {
+            return;
+        };
+        work.attempt = None;
+        work.next = None;
+        let handle = work.handle;
+        self.open_chunks
+            .attempts
+            .retain(|_, (of, _)| *of != subject);
+        match why {
+            Why::Members(faults) => {
+                self.note_failed(subject, faults.iter().map(|(server, _)| *server));
+            }
+            Why::Damaged(servers) => {
+                for &server in &servers {
+                    let version = self.replica_on(handle, server).map(|it| it.version);
+                    if let Some(version) = version {
+                        self.servers.mark_corrupt(handle, version, server);
+                    }
+                }
+                self.note_failed(subject, servers.into_iter());
+            }
+            Why::Corrupt(_) => {
+                self.open_chunks.differing.insert(handle);
+                let text = format!(
+                    "the members of chunk {handle} differ, and none has a block that does not \
+                     match: it stays as it is, see `sarsen fsck`"
+                );
+                return self.fail_work(subject, &Failure::new(Status::Corrupt, text));
+            }
+            Why::TooFew => {
+                let text = format!(
+                    "chunk {handle} has too few good replicas on live servers to be changed: it \
+                     is opened when it is repaired"
+                );
+                let wait = millis(self.config.heartbeat);
+                let failure = Failure::new(Status::TooFewServers, text).retry_after(wait);
+                return self.fail_work(subject, &failure);
+            }
+            Why::Unavailable => {
+                self.open_chunks.unavailable.insert(handle);
+                return self.fail_work(subject, &unavailable(handle));
+            }
+            Why::NotApplied => {
+                let failure = self.starting();
+                return self.fail_work(subject, &failure);
+            }
+        }
+        self.retry_later(subject);
+    }
+
+    fn note_failed(&mut self, subject: Subject, servers: impl Iterator<Item = ServerId>) {
+        if let Some(work) = self.open_chunks.works.get_mut(&subject) {
+            for server in servers {
+                if !work.failed.contains(&server) {
+                    work.failed.push(server);
+                }
+            }
+        }
+    }
+
+    /// Members that prepared a seal count for readers until they tell of it themselves.
+    pub(super) fn count_sealed(&mut self, handle: ChunkHandle, sealed: Sealed, members: &[Member]) {
+        let until = self.now.elapsed.saturating_add(self.config.dead_after);
+        let Some(file) = self.state.chunks.record(handle).map(|record| record.file) else {
+            return;
+        };
+        for member in members {
+            let replica = Replica::acknowledged(member.server, sealed, file, until);
+            self.servers.acknowledge(handle, replica);
+        }
+    }
+}
+
+/// What is said of a chunk none of whose members answers.
+pub(super) fn unavailable(handle: ChunkHandle) -> Failure {
+    let text = format!(
+        "no member of chunk {handle} can be heard: start its chunkservers again; if they are lost, \
+         `sarsen fsck --accept-loss {handle}` takes the best other copy"
+    );
+    Failure::new(Status::Unavailable, text)
+}

@@ -1,0 +1,506 @@
+//! Chunks that change: opened, gone on with by other members, and sealed again
+//! (`spec/replication.md` sections 3 to 10).
+//!
+//! What is to be done for a chunk is a *work*: it makes one attempt after the other
+//! ([`VersionChange`]) until one is logged, or it is clear that none can be. A work is for a chunk
+//! that the log knows, or for a slot in which there is none yet; there is at most one each, so two
+//! attempts never run at a time. Clients that want the chunk wait in it.
+//!
+//! ```text
+//!   OpenChunk, ReportChain, a lease that is over, SealFile, Truncate
+//!        │
+//!        ▼            given up: again, without who failed
+//!      work ──► attempt ◄──┐
+//!                 │  └─────┘
+//!                 ▼ logged
+//!      active: GrantLease, and when it is answered those who wait are told
+//!      sealed: Settle; errands that waited go on; those who wait begin anew
+//! ```
+//!
+//! Invariants: an attempt starts from what is applied, and none before this master's epoch is; one
+//! whose entry was handed to the log ends by the log's word alone; each attempt of a chunk that does
+//! not exist yet draws a handle of its own, since servers may have made the last one.
+//!
+//! All of this is in memory: a master that starts knows from its log what is active, grants those
+//! leases again as their primaries register, and what was under way is asked for again by whoever
+//! wanted it. Preparations that the log has the seal of are settled when they are reported.
+//!
+//! Left out so far: clones of chunks that more than one slot names, and a next chunk that is held
+//! ready before the last one is full.
+
+mod asked;
+mod begin;
+mod errands;
+mod orders;
+mod told;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, RequestId, ServerId};
+use sarsen_protocol::message::OpenChunk;
+use sarsen_protocol::status::Status;
+
+use super::{Machine, Waiter};
+use crate::core::action::Failure;
+use crate::core::command::chunks::Configuration;
+use crate::core::config::Config;
+use crate::core::event::Token;
+use crate::core::lease::{Leases, Spans};
+use crate::core::state::State;
+use crate::core::version_change::VersionChange;
+use crate::core::version_change::words::{Blamed, Decision, Outcome};
+
+use self::errands::Errand;
+pub(super) use self::orders::ChangeStep;
+
+/// How long a client is held at the most while a chunk is being opened for it, before it is told to
+/// ask again: below what it waits for an answer at all.
+const HOLD_MAX: Duration = Duration::from_secs(10);
+
+/// The shortest time between two attempts of a work.
+const RETRY_MIN: Duration = Duration::from_millis(10);
+
+/// What a work is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Subject {
+    /// A chunk that the log knows.
+    Chunk(ChunkHandle),
+    /// A slot of a file that names no chunk.
+    Slot(FileId, u32),
+}
+
+/// What a work is to come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goal {
+    /// Open.
+    Active {
+        memory: bool,
+        /// Its primary finishes first what it has ordered.
+        drain: bool,
+    },
+    Sealed(Then),
+    /// Sealed with the best replica that anybody has: a person accepted the loss.
+    Accepted {
+        holder: ServerId,
+    },
+}
+
+/// What the entry that seals a chunk does besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    Nothing,
+    /// The file goes on in a next chunk.
+    Next,
+    /// The file ends in this chunk.
+    Cut {
+        file: FileId,
+        size: u64,
+        len: u32,
+    },
+}
+
+/// Which of a work's attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// That of its subject.
+    Own,
+    /// That of the chunk that comes next.
+    Next,
+}
+
+/// A client that waits for a chunk.
+#[derive(Clone, Debug)]
+struct Waiting {
+    to: Token,
+    asked: OpenChunk,
+    /// When it is told to ask again.
+    until: Duration,
+}
+
+/// The next chunk of a file, begun by its members before the last one is sealed.
+#[derive(Clone, Debug)]
+struct Next {
+    handle: ChunkHandle,
+    index: u32,
+    attempt: VersionChange,
+    /// Its members have begun it: what is to be logged with the seal.
+    begun: Option<Configuration>,
+}
+
+#[derive(Clone, Debug)]
+struct Work {
+    goal: Goal,
+    began: Duration,
+    /// The chunk of the attempt; of a slot it is drawn for each.
+    handle: ChunkHandle,
+    attempt: Option<VersionChange>,
+    next: Option<Next>,
+    failed: Vec<ServerId>,
+    blamed: Option<Blamed>,
+    /// When the next attempt begins, if none runs.
+    retry_at: Duration,
+    waiting: Vec<Waiting>,
+    /// The request that the entry carries out, and whom to tell of it.
+    request: Option<(RequestId, Token)>,
+}
+
+/// What is known of an open chunk beside the log.
+#[derive(Clone, Debug, Default)]
+struct Open {
+    /// Its primary has said that it holds the lease.
+    is_granted: bool,
+    /// By when it has to say so, while it is asked.
+    granted_by: Option<Duration>,
+    /// When its version became active, if that was for trouble in the one before.
+    troubled: Option<Duration>,
+    /// Its primary said that a record did not fit.
+    is_full: bool,
+    waiting: Vec<Waiting>,
+}
+
+/// All that changes.
+#[derive(Debug)]
+pub(super) struct OpenChunks {
+    leases: Leases,
+    works: BTreeMap<Subject, Work>,
+    open: BTreeMap<ChunkHandle, Open>,
+    /// Whose work an attempt's handle is.
+    attempts: BTreeMap<ChunkHandle, (Subject, Which)>,
+    /// No member of the active version answered.
+    unavailable: BTreeSet<ChunkHandle>,
+    /// Members differ, and none has a block that doesn't match.
+    differing: BTreeSet<ChunkHandle>,
+    errands: Vec<Errand>,
+}
+
+impl OpenChunks {
+    /// What the log calls active is so with a lease that begins now.
+    pub(super) fn new(config: &Config, state: &State, now: Duration) -> Self {
+        let mut this = Self {
+            leases: Leases::new(Spans {
+                lease: config.lease,
+                suspect_after: config.suspect_after,
+                dead_after: config.dead_after,
+            }),
+            works: BTreeMap::new(),
+            open: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            unavailable: BTreeSet::new(),
+            differing: BTreeSet::new(),
+            errands: Vec::new(),
+        };
+        for (handle, record) in state.chunks.iter() {
+            if let Some(active) = &record.active {
+                let is_short = active.members.len() < usize::from(record.replicas);
+                this.leases.activate(handle, active.version, is_short, now);
+                this.open.insert(handle, Open::default());
+            }
+        }
+        this
+    }
+
+    /// Whether no member of a chunk's active version can be heard.
+    pub(super) fn is_unavailable(&self, handle: ChunkHandle) -> bool {
+        self.unavailable.contains(&handle)
+    }
+
+    /// Whether a chunk's members differ without one that is wrong by its own word.
+    pub(super) fn is_differing(&self, handle: ChunkHandle) -> bool {
+        self.differing.contains(&handle)
+    }
+
+    /// Whether a chunk's primary holds the lease, as far as is known.
+    pub(super) fn is_granted(&self, handle: ChunkHandle) -> bool {
+        self.open.get(&handle).is_some_and(|open| open.is_granted)
+    }
+
+    fn work_of(&mut self, handle: ChunkHandle) -> Option<(Subject, Which, &mut Work)> {
+        let &(subject, which) = self.attempts.get(&handle)?;
+        Some((subject, which, self.works.get_mut(&subject)?))
+    }
+
+    /// Takes a work away, with the names of its attempts.
+    fn end(&mut self, subject: Subject) -> Option<Work> {
+        let work = self.works.remove(&subject)?;
+        self.attempts.retain(|_, (of, _)| *of != subject);
+        Some(work)
+    }
+}
+
+impl Work {
+    fn attempt(&mut self, which: Which) -> Option<&mut VersionChange> {
+        match which {
+            Which::Own => self.attempt.as_mut(),
+            Which::Next => self.next.as_mut().map(|next| &mut next.attempt),
+        }
+    }
+
+    /// When it is to be looked at.
+    fn due(&self) -> Option<Duration> {
+        let waits = self.waiting.iter().map(|waiting| waiting.until);
+        let attempts = [
+            self.attempt.as_ref(),
+            self.next.as_ref().map(|next| &next.attempt),
+        ];
+        let attempts = attempts.into_iter().flatten();
+        let attempts = attempts.filter_map(|attempt| attempt.poll_timeout());
+        let attempts = attempts.map(Duration::from_millis);
+        let retry = self.attempt.is_none() && self.next.is_none();
+        let retry = retry.then_some(self.retry_at);
+        waits.chain(attempts).chain(retry).min()
+    }
+}
+
+impl Machine {
+    /// What has come due of works, leases and clients that wait.
+    pub(super) fn look_after_open_chunks(&mut self) {
+        if !self.is_serving() {
+            return;
+        }
+        self.seal_what_is_idle();
+        let now = self.now.elapsed;
+        let is_due = |work: &Work| work.due().is_some_and(|due| due <= now);
+        let works = self.open_chunks.works.iter();
+        let due: Vec<Subject> = works
+            .filter_map(|(&subject, work)| is_due(work).then_some(subject))
+            .collect();
+        for subject in due {
+            self.release_waiting(subject);
+            for which in [Which::Next, Which::Own] {
+                let now_ms = self.now_ms();
+                let work = self.open_chunks.works.get_mut(&subject);
+                if let Some(attempt) = work.and_then(|work| work.attempt(which)) {
+                    let actions = attempt.handle_timeout(now_ms);
+                    self.act_on(subject, which, actions);
+                }
+            }
+            self.begin_attempt_if_due(subject);
+        }
+        self.look_after_grants();
+        self.look_after_errands();
+    }
+
+    /// When something comes due.
+    pub(super) fn next_of_open_chunks(&self) -> Option<Duration> {
+        if !self.is_serving() {
+            return None;
+        }
+        let all = &self.open_chunks;
+        let works = all.works.values().filter_map(Work::due);
+        let grants = all.open.values().flat_map(|open| {
+            let waits = open.waiting.iter().map(|waiting| waiting.until);
+            waits.chain(open.granted_by)
+        });
+        let errands = all.errands.iter().map(Errand::until);
+        // What can't be sealed now is looked at with the next sweep.
+        let leases = self.check_writable().ok().and(all.leases.next_due());
+        let leases = leases.map(|due| due.max(self.now.elapsed.saturating_add(RETRY_MIN)));
+        works.chain(grants).chain(errands).chain(leases).min()
+    }
+
+    /// Chunks without work are sealed, and those short of members.
+    fn seal_what_is_idle(&mut self) {
+        if self.check_writable().is_err() {
+            return;
+        }
+        let all = &self.open_chunks;
+        let due: Vec<ChunkHandle> = all
+            .leases
+            .due(self.now.elapsed)
+            .map(|(handle, ..)| handle)
+            .filter(|handle| !all.works.contains_key(&Subject::Chunk(*handle)))
+            .filter(|handle| !all.is_unavailable(*handle) && !all.is_differing(*handle))
+            .collect();
+        for handle in due {
+            self.begin_work(Subject::Chunk(handle), Goal::Sealed(Then::Nothing));
+        }
+    }
+
+    /// Tells those who have waited for long to ask again.
+    fn release_waiting(&mut self, subject: Subject) {
+        let now = self.now.elapsed;
+        if let Some(work) = self.open_chunks.works.get_mut(&subject) {
+            let due: Vec<Waiting> = work.waiting.extract_if(.., |it| it.until <= now).collect();
+            self.tell_to_wait(due);
+        }
+    }
+
+    fn tell_to_wait(&mut self, waiting: Vec<Waiting>) {
+        for waiting in waiting {
+            let failure = self.starting();
+            self.refuse(waiting.to, failure);
+        }
+    }
+
+    /// Primaries that don't say that they hold their lease are gone on without.
+    fn look_after_grants(&mut self) {
+        let now = self.now.elapsed;
+        let open = self.open_chunks.open.iter_mut();
+        let mut late = Vec::new();
+        let mut released = Vec::new();
+        for (&handle, open) in open {
+            if open.granted_by.is_some_and(|by| by <= now) {
+                open.granted_by = None;
+                late.push(handle);
+            }
+            released.extend(open.waiting.extract_if(.., |it| it.until <= now));
+        }
+        self.tell_to_wait(released);
+        for handle in late {
+            self.go_on_without_primary(handle);
+        }
+    }
+
+    /// A chunk's primary is dead, hangs, has started anew or holds no lease any more.
+    fn go_on_without_primary(&mut self, handle: ChunkHandle) {
+        let record = self.state.chunks.record(handle);
+        if let Some(active) = record.and_then(|record| record.active.as_ref()) {
+            let (version, primary) = (active.version, active.primary);
+            self.trouble(handle, version, primary);
+        }
+    }
+
+    /// Something is wrong with an open chunk's chain: it goes on in another version.
+    pub(super) fn trouble(&mut self, handle: ChunkHandle, version: ChunkVersion, blamed: ServerId) {
+        let Some(active) = self.active(handle).filter(|it| it.version == version) else {
+            return;
+        };
+        let subject = Subject::Chunk(handle);
+        let is_known = self.open_chunks.works.contains_key(&subject);
+        if is_known || self.open_chunks.is_differing(handle) || self.check_writable().is_err() {
+            return;
+        }
+        let memory = active.memory_allowed;
+        let drain = false;
+        self.begin_work(subject, Goal::Active { memory, drain });
+        let (now, suspect_after) = (self.now.elapsed, self.config.suspect_after);
+        let open = self.open_chunks.open.entry(handle).or_default();
+        let again = open
+            .troubled
+            .is_some_and(|at| now < at.saturating_add(suspect_after));
+        let waiting = std::mem::take(&mut open.waiting);
+        if let Some(work) = self.open_chunks.works.get_mut(&subject) {
+            work.blamed = blamed.is_some().then_some(Blamed {
+                server: blamed,
+                again,
+            });
+            work.waiting.extend(waiting);
+        }
+        self.begin_attempt_if_due(subject);
+    }
+
+    pub(super) fn active(&self, handle: ChunkHandle) -> Option<&Configuration> {
+        self.state.chunks.record(handle)?.active.as_ref()
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.now.elapsed.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The log has the word on a work's attempt.
+    pub(super) fn change_logged(&mut self, subject: Subject, is_applied: bool) {
+        let Some(work) = self.open_chunks.works.get_mut(&subject) else {
+            return;
+        };
+        let decision = work.attempt.as_ref().and_then(VersionChange::decision);
+        let decision = decision.cloned();
+        let next = work.next.as_mut().and_then(|next| {
+            let begun = next.begun.clone()?;
+            Some((next.handle, begun, next.attempt.handle_log(is_applied)))
+        });
+        let actions = work
+            .attempt
+            .as_mut()
+            .map(|attempt| attempt.handle_log(is_applied))
+            .unwrap_or_default();
+        let handle = work.handle;
+        let is_for_trouble = work.blamed.is_some();
+        if is_applied && let Some(Decision { outcome, .. }) = decision {
+            match outcome {
+                Outcome::Active(active) => self.activated(handle, &active, is_for_trouble),
+                Outcome::Sealed { sealed, members } => {
+                    self.open_chunks.leases.forget(handle);
+                    let waiting = self.open_chunks.open.remove(&handle);
+                    self.count_sealed(handle, sealed, &members);
+                    if let Some(work) = self.open_chunks.works.get_mut(&subject) {
+                        work.waiting
+                            .extend(waiting.into_iter().flat_map(|it| it.waiting));
+                    }
+                }
+            }
+            self.open_chunks.unavailable.remove(&handle);
+        }
+        if let Some((handle, begun, _)) = next.as_ref().filter(|_| is_applied) {
+            self.activated(*handle, begun, false);
+        }
+        if let Some((.., actions)) = next {
+            self.act_on(subject, Which::Next, actions);
+        }
+        self.act_on(subject, Which::Own, actions);
+    }
+
+    /// A version is active from now on.
+    fn activated(&mut self, handle: ChunkHandle, active: &Configuration, is_for_trouble: bool) {
+        let now = self.now.elapsed;
+        let record = self.state.chunks.record(handle);
+        let wanted = record.map_or(0, |record| usize::from(record.replicas));
+        let is_short = active.members.len() < wanted;
+        let all = &mut self.open_chunks;
+        all.leases.activate(handle, active.version, is_short, now);
+        let open = all.open.entry(handle).or_default();
+        *open = Open {
+            granted_by: Some(now.saturating_add(self.config.suspect_after)),
+            troubled: is_for_trouble.then_some(now),
+            waiting: std::mem::take(&mut open.waiting),
+            ..Open::default()
+        };
+    }
+
+    /// A work has come to its end: those who wait for the chunk begin anew, with what it is now.
+    fn end_work(&mut self, subject: Subject) {
+        let Some(work) = self.open_chunks.end(subject) else {
+            return;
+        };
+        for waiting in work.waiting {
+            self.open_for(waiting);
+        }
+        self.look_after_errands();
+    }
+
+    /// A work can't come to its end now.
+    fn fail_work(&mut self, subject: Subject, failure: &Failure) {
+        let Some(work) = self.open_chunks.end(subject) else {
+            return;
+        };
+        for waiting in work.waiting {
+            self.refuse(waiting.to, failure.clone());
+        }
+        if let Some((_, to)) = work.request {
+            self.refuse(to, failure.clone());
+        }
+        self.fail_errands(subject, failure);
+    }
+
+    /// Chunks have left the table.
+    pub(super) fn forget_open(&mut self, handle: ChunkHandle) {
+        let all = &mut self.open_chunks;
+        all.leases.forget(handle);
+        all.unavailable.remove(&handle);
+        all.differing.remove(&handle);
+        let waiting = all.open.remove(&handle).map(|open| open.waiting);
+        for waiting in waiting.unwrap_or_default() {
+            self.refuse(waiting.to, Status::NotFound.into());
+        }
+    }
+
+    /// How long a client is held: a primary that hangs is found out, and a version without it begun.
+    fn hold(&self) -> Duration {
+        self.config.suspect_after.saturating_mul(3).min(HOLD_MAX)
+    }
+
+    /// A waiter for the log's word on a work.
+    const fn waiter_of(subject: Subject) -> Waiter {
+        Waiter::VersionChange(subject)
+    }
+}

@@ -1,0 +1,168 @@
+//! What chunkservers tell of open chunks: leases to extend, trouble, seals that are prepared
+//! (`spec/messages.md` section 14.2, `spec/replication.md` sections 3.5, 4 and 5).
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ServerId};
+use sarsen_protocol::message::{
+    ChainReported, ChainTrouble, ExtendLeases, ExtendedLease, HeldChunk, HeldFlags, LeasesExtended,
+    ReportChain, Settle,
+};
+
+use super::orders::ChangeStep;
+use super::{Goal, Machine, Subject, Then};
+use crate::core::action::Failure;
+use crate::core::event::ConnectionId;
+use crate::core::machine::millis;
+
+impl Machine {
+    /// A chunkserver wants to go on as the primary of chunks. Those of its leases that are over,
+    /// or given to another version, are left out.
+    pub(in crate::core::machine) fn extend_leases(
+        &mut self,
+        connection: ConnectionId,
+        request: &ExtendLeases,
+    ) -> Result<LeasesExtended, Failure> {
+        let server = self.registered_server(connection)?;
+        let now = self.now.elapsed;
+        let mut extended = Vec::new();
+        for held in &request.leases {
+            let (handle, version) = (held.handle, held.version);
+            let is_primary = self
+                .active(handle)
+                .is_some_and(|it| it.version == version && it.primary == server);
+            let is_changing = self
+                .open_chunks
+                .works
+                .get(&Subject::Chunk(handle))
+                .is_some_and(|work| work.attempt.is_some());
+            if request.epoch != self.epoch
+                || !is_primary
+                || is_changing
+                || !self.is_in_its_start(handle, server)
+            {
+                continue;
+            }
+            if let Some(lease) = self.open_chunks.leases.extend(handle, version, now) {
+                let lease = millis(lease);
+                extended.push(ExtendedLease {
+                    handle,
+                    version,
+                    lease,
+                });
+                if let Some(open) = self.open_chunks.open.get_mut(&handle) {
+                    open.is_granted = true;
+                    open.granted_by = None;
+                }
+            }
+        }
+        Ok(LeasesExtended { extended })
+    }
+
+    /// A member says that something is the matter with a chunk.
+    pub(in crate::core::machine) fn chain_reported(
+        &mut self,
+        connection: ConnectionId,
+        report: &ReportChain,
+    ) -> Result<ChainReported, Failure> {
+        let server = self.registered_server(connection)?;
+        let (handle, version) = (report.handle, report.version);
+        let Some(active) = self.active(handle).filter(|it| it.version == version) else {
+            return Ok(ChainReported);
+        };
+        if !active.members.iter().any(|member| member.server == server) {
+            return Ok(ChainReported);
+        }
+        let (is_primary, memory) = (active.primary == server, active.memory_allowed);
+        let subject = Subject::Chunk(handle);
+        match report.what {
+            ChainTrouble::HopFailed | ChainTrouble::PromiseRefused => {
+                self.trouble(handle, version, report.blamed);
+            }
+            ChainTrouble::Corrupt => {
+                self.servers.mark_corrupt(handle, version, server);
+                self.trouble(handle, version, server);
+            }
+            ChainTrouble::Full if is_primary => {
+                if let Some(open) = self.open_chunks.open.get_mut(&handle) {
+                    open.is_full = true;
+                }
+                self.begin_change(subject, Goal::Sealed(Then::Next));
+            }
+            ChainTrouble::WantsMemory if is_primary && !memory => {
+                let (memory, drain) = (true, true);
+                self.begin_change(subject, Goal::Active { memory, drain });
+            }
+            ChainTrouble::WantsSeal if is_primary => {
+                self.begin_change(subject, Goal::Sealed(Then::Nothing));
+            }
+            // Nothing is held ready yet; what is no business of a secondary is not heard.
+            ChainTrouble::NearlyFull
+            | ChainTrouble::Full
+            | ChainTrouble::WantsMemory
+            | ChainTrouble::WantsSeal => {}
+        }
+        Ok(ChainReported)
+    }
+
+    /// Begins a work if changes are taken and the chunk can be changed at all, and its first attempt.
+    pub(super) fn begin_change(&mut self, subject: Subject, goal: Goal) {
+        let is_differing = match subject {
+            Subject::Chunk(handle) => self.open_chunks.is_differing(handle),
+            Subject::Slot(..) => false,
+        };
+        if self.check_writable().is_ok() && !is_differing {
+            self.begin_work(subject, goal);
+            self.begin_attempt_if_due(subject);
+        }
+    }
+
+    /// A primary has said whether it holds a lease.
+    pub(super) fn grant_answered(
+        &mut self,
+        server: ServerId,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        is_granted: bool,
+    ) {
+        let is_of_now = self
+            .active(handle)
+            .is_some_and(|it| it.version == version && it.primary == server);
+        if !is_of_now {
+            return;
+        }
+        if !is_granted {
+            return self.go_on_without_primary(handle);
+        }
+        let Some(open) = self.open_chunks.open.get_mut(&handle) else {
+            return;
+        };
+        open.is_granted = true;
+        open.granted_by = None;
+        for waiting in std::mem::take(&mut open.waiting) {
+            self.open_for(waiting);
+        }
+    }
+
+    /// A report names a replica with a seal prepared: if the log has that seal, it is settled.
+    pub(in crate::core::machine) fn settle_if_logged(
+        &mut self,
+        server: ServerId,
+        held: &HeldChunk,
+    ) {
+        if !held.flags.has(HeldFlags::PREPARED) {
+            return;
+        }
+        let (handle, version) = (held.handle, held.version);
+        let record = self.state.chunks.record(handle);
+        let sealed = record.and_then(|record| record.at_rest());
+        if let Some(sealed) = sealed.filter(|sealed| sealed.version == version) {
+            let settle = Settle {
+                epoch: self.epoch,
+                handle,
+                version,
+                length: sealed.len,
+                crc32: sealed.crc,
+            };
+            self.send_change(server, handle, version, ChangeStep::Settle, settle.into());
+        }
+    }
+}

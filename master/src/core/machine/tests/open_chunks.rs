@@ -1,0 +1,647 @@
+//! Chunks that change: opened, gone on with without a member, sealed; asked for by clients.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::core::command::chunks::{Configuration, Member};
+use crate::core::event::{OrderFailure, OrderId};
+
+/// A replica as its server has it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Replica {
+    promised: ChunkVersion,
+    version: ChunkVersion,
+    begin: Serial,
+    serial: Serial,
+    length: u32,
+    sealed: Option<(ChunkVersion, u32, u32)>,
+}
+
+/// Servers that do what they are ordered, but for those that don't.
+#[derive(Debug, Default)]
+struct Servers {
+    replicas: BTreeMap<(u64, ChunkHandle), Replica>,
+    /// Answer nothing.
+    silent: BTreeSet<u64>,
+    /// Promise and then refuse to begin or to prepare.
+    unable: BTreeSet<u64>,
+    /// Refuse leases.
+    stopped: BTreeSet<u64>,
+    orders: Vec<(u64, &'static str)>,
+}
+
+impl Servers {
+    fn obey(&mut self, server: u64, message: &AnyMessage) -> Option<Result<AnyMessage, Status>> {
+        self.orders.push((server, message.kind().name()));
+        if self.silent.contains(&server) {
+            return None;
+        }
+        let member = |n: u64| MemberState {
+            server: ServerId(n),
+            directory_id: DirectoryId([u8::try_from(n).unwrap(); 16]),
+            start_number: StartNumber(1),
+        };
+        let is_unable = self.unable.contains(&server);
+        Some(match message {
+            AnyMessage::Promise(order) => {
+                let Some(replica) = self.replicas.get_mut(&(server, order.handle)) else {
+                    return Some(Err(Status::ChunkUnknown));
+                };
+                replica.promised = order.version;
+                let base = replica.sealed.unwrap_or_default();
+                Ok(Promised {
+                    version: replica.version,
+                    begin_serial: replica.begin,
+                    serial: replica.serial,
+                    commit_mark: replica.begin,
+                    length: replica.length,
+                    ids: 0,
+                    state: ChunkState::Open,
+                    flags: HeldFlags::NONE,
+                    member: member(server),
+                    base_version: base.0,
+                    base_length: base.1,
+                    base_crc32: base.2,
+                    prepared: PreparedSeal::NONE,
+                }
+                .into())
+            }
+            AnyMessage::Begin(_) | AnyMessage::PrepareSeal(_) if is_unable => Err(Status::NoSpace),
+            AnyMessage::Begin(order) => {
+                let replica = self.replicas.entry((server, order.handle)).or_default();
+                replica.version = order.version;
+                (replica.begin, replica.serial) = (order.serial, order.serial);
+                Ok(Begun {
+                    serial: order.serial,
+                    length: replica.length,
+                    member: member(server),
+                }
+                .into())
+            }
+            AnyMessage::PrepareSeal(order) => {
+                let replica = self.replicas.entry((server, order.handle)).or_default();
+                replica.version = order.version;
+                (replica.begin, replica.serial) = (order.serial, order.serial);
+                let length = order.length.unwrap_or(replica.length);
+                Ok(SealPrepared {
+                    prepared: PreparedSeal {
+                        version: order.version,
+                        serial: order.serial,
+                        length,
+                        crc32: 4711 + length,
+                        id_table_length: 0,
+                        id_table_crc32: 0,
+                    },
+                    member: member(server),
+                }
+                .into())
+            }
+            AnyMessage::Settle(order) => {
+                let replica = self.replicas.entry((server, order.handle)).or_default();
+                replica.sealed = Some((order.version, order.length, order.crc32));
+                replica.length = order.length;
+                Ok(Settled.into())
+            }
+            AnyMessage::GrantLease(_) if self.stopped.contains(&server) => {
+                Err(Status::PromiseRefused)
+            }
+            AnyMessage::GrantLease(_) => Ok(LeaseGranted.into()),
+            AnyMessage::RevokeLease(_) => Ok(LeaseRevoked {
+                serial: Serial(1),
+                commit_mark: Serial(1),
+            }
+            .into()),
+            // Repair is not what is tested here.
+            AnyMessage::CopyChunk(_) => return None,
+            other => panic!("{other:?}"),
+        })
+    }
+}
+
+/// A cluster whose servers obey, and its client.
+struct Play {
+    rig: Rig,
+    servers: Servers,
+    /// Replies to clients, by token.
+    replies: BTreeMap<Token, Result<AnyMessage, Failure>>,
+}
+
+fn settings() -> Config {
+    Config {
+        replicas: 3,
+        min_replicas: 2,
+        ..config()
+    }
+}
+
+impl Play {
+    fn new() -> Self {
+        let mut rig = Rig::with(settings());
+        rig.servers(4);
+        Self {
+            rig,
+            servers: Servers::default(),
+            replies: BTreeMap::new(),
+        }
+    }
+
+    /// An empty file.
+    fn touch(&mut self, path: &str) -> FileId {
+        let file = self.rig.begin(path, 3);
+        let publish = publish(self.rig.request(), file, path, &[]);
+        self.rig.get(publish).node.file_id
+    }
+
+    /// Lets the servers do what they were ordered, until nothing is left to do.
+    fn run(&mut self, actions: Vec<Action>) {
+        let mut actions = actions;
+        while !actions.is_empty() {
+            for action in std::mem::take(&mut actions) {
+                match action {
+                    Action::Order {
+                        connection,
+                        order,
+                        message,
+                    } => {
+                        if let Some(reply) = self.servers.obey(connection.0, &message) {
+                            let reply = reply.map_err(OrderFailure::from);
+                            actions.extend(self.answer(connection, order, reply));
+                        }
+                    }
+                    Action::Reply { to, reply } => {
+                        let twice = self.replies.insert(to, reply);
+                        assert_eq!(twice, None, "a request is answered once");
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        connection: ConnectionId,
+        order: OrderId,
+        reply: Result<AnyMessage, OrderFailure>,
+    ) -> Vec<Action> {
+        let now = self.rig.now;
+        self.rig
+            .machine
+            .handle_order_reply(connection, order, reply, now);
+        self.rig.settle()
+    }
+
+    /// A client asks; the answer, if there is one by now.
+    fn ask(&mut self, message: impl Into<AnyMessage>) -> Option<Result<AnyMessage, Failure>> {
+        let token = self.rig.send(CLIENT, message);
+        let actions = self.rig.settle();
+        self.run(actions);
+        self.replies.remove(&token)
+    }
+
+    /// The servers that speak do so while time passes.
+    fn wait(&mut self, time: Duration) {
+        let step = Duration::from_millis(500);
+        let mut left = time;
+        while !left.is_zero() {
+            let now = left.min(step);
+            left -= now;
+            let actions = self.rig.wait(now);
+            self.run(actions);
+            for n in 1..=4 {
+                if !self.servers.silent.contains(&n.into()) {
+                    let (_, actions) = self.rig.exchange(ConnectionId(n.into()), heartbeat(n));
+                    self.run(actions);
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, asked: OpenChunk) -> ChunkOpened {
+        match self.ask(asked.clone()) {
+            Some(Ok(AnyMessage::ChunkOpened(opened))) => *Box::new(opened),
+            other => panic!("{asked:?}: {other:?}"),
+        }
+    }
+
+    fn last(&self, file: FileId) -> OpenChunk {
+        OpenChunk {
+            session: self.rig.session,
+            file_id: file,
+            slot: Slot::Last {
+                after: ChunkHandle::NONE,
+            },
+            failed: ChunkVersion::NONE,
+            memory: false,
+            lock_token: 0,
+        }
+    }
+
+    /// Mutations reach all members of a chunk.
+    fn mutate(&mut self, handle: ChunkHandle, serial: u64, length: u32) {
+        for ((_, of), replica) in &mut self.servers.replicas {
+            if *of == handle {
+                (replica.serial, replica.length) = (Serial(serial), length);
+            }
+        }
+    }
+
+    fn report(&mut self, server: u64, opened: &ChunkOpened, what: ChainTrouble, blamed: u64) {
+        let report = ReportChain {
+            handle: opened.handle,
+            version: opened.version,
+            serial: Serial(1),
+            what,
+            blamed: ServerId(blamed),
+            status: 0,
+        };
+        let token = self.rig.send(ConnectionId(server), report);
+        let actions = self.rig.settle();
+        self.run(actions);
+        assert_eq!(self.replies.remove(&token), Some(Ok(ChainReported.into())));
+    }
+
+    fn active(&self, handle: ChunkHandle) -> Configuration {
+        let record = self.rig.machine.state.chunks.record(handle).unwrap();
+        record.active.clone().expect("it is open")
+    }
+
+    fn sealed(&self, handle: ChunkHandle) -> Option<(ChunkVersion, u32)> {
+        let record = self.rig.machine.state.chunks.record(handle)?;
+        record.at_rest().map(|sealed| (sealed.version, sealed.len))
+    }
+
+    /// The servers report what they hold of a chunk.
+    fn tell(&mut self, handle: ChunkHandle, file_id: FileId) {
+        for n in 1..=4_u8 {
+            let Some(replica) = self.servers.replicas.get(&(n.into(), handle)) else {
+                continue;
+            };
+            let (version, length, crc32) = replica.sealed.unwrap_or_default();
+            let held = HeldChunk {
+                handle,
+                version,
+                serial: replica.serial,
+                length,
+                crc32,
+                state: ChunkState::Sealed,
+                flags: HeldFlags::NONE,
+                file_id,
+                index: 0,
+            };
+            let (_, actions) = self
+                .rig
+                .exchange(ConnectionId(n.into()), inventory(n, 1, &[held]));
+            self.run(actions);
+        }
+    }
+}
+
+fn servers_of(active: &Configuration) -> Vec<u64> {
+    let members = active.members.iter();
+    members.map(|member: &Member| member.server.0).collect()
+}
+
+#[test]
+fn the_first_mutation_of_an_empty_file_makes_its_first_chunk() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let opened = play.open(play.last(file));
+    assert_eq!((opened.index, opened.begin_serial), (0, Serial(1)));
+    assert_eq!(opened.chain.len(), 3);
+    let active = play.active(opened.handle);
+    assert_eq!((active.version, active.serial), (opened.version, Serial(1)));
+    assert_eq!(active.primary, opened.chain[0].server);
+    // Asked again it is the same, and nothing is done for that.
+    play.servers.orders.clear();
+    assert_eq!(play.open(play.last(file)).version, opened.version);
+    assert_eq!(play.servers.orders, []);
+}
+
+#[test]
+fn a_chunk_without_work_is_sealed_when_its_lease_is_over_and_opened_again_on_demand() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    play.mutate(first.handle, 9, 900);
+    play.wait(seconds(61));
+    let (version, len) = play.sealed(first.handle).expect("it is sealed");
+    assert!(version > first.version);
+    assert_eq!(len, 900);
+    let size = play.rig.get(stat("/f")).node.size;
+    assert_eq!(size, 900);
+    // Their servers have settled, and tell so.
+    play.tell(first.handle, file);
+    let again = play.open(play.last(file));
+    assert_eq!(again.handle, first.handle);
+    assert!(again.version > version);
+    assert_eq!(again.begin_serial, Serial(9));
+    assert_eq!(again.sealed_version, version);
+}
+
+#[test]
+fn work_extends_a_lease_and_nobody_else_does() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let opened = play.open(play.last(file));
+    let primary = opened.chain[0].server.0;
+    let extend = |play: &mut Play, server: u64, version| {
+        let request = ExtendLeases {
+            epoch: play.rig.machine.epoch,
+            leases: vec![HeldLease {
+                handle: opened.handle,
+                version,
+                length: 1,
+                serial: Serial(2),
+            }],
+        };
+        let (reply, _) = play.rig.exchange(ConnectionId(server), request);
+        match reply {
+            Ok(AnyMessage::LeasesExtended(reply)) => reply.extended.len(),
+            other => panic!("{other:?}"),
+        }
+    };
+    play.wait(seconds(40));
+    assert_eq!(extend(&mut play, primary, opened.version), 1);
+    assert_eq!(extend(&mut play, primary, ChunkVersion(77)), 0);
+    let secondary = opened.chain[1].server.0;
+    assert_eq!(extend(&mut play, secondary, opened.version), 0);
+    play.wait(seconds(40));
+    assert_eq!(play.sealed(opened.handle), None, "it was extended");
+    play.wait(seconds(21));
+    assert!(play.sealed(opened.handle).is_some());
+}
+
+#[test]
+fn who_is_blamed_goes_to_the_end_and_the_second_time_is_left_out() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let [primary, second, third] = [0, 1, 2].map(|at| first.chain[at].server.0);
+    play.report(primary, &first, ChainTrouble::HopFailed, second);
+    let then = play.active(first.handle);
+    assert_eq!(servers_of(&then), [primary, third, second]);
+    assert!(then.version > first.version);
+    // Late words about the old version change nothing.
+    play.report(third, &first, ChainTrouble::HopFailed, primary);
+    assert_eq!(play.active(first.handle), then);
+    let now = play.open(play.last(file));
+    play.report(primary, &now, ChainTrouble::HopFailed, second);
+    assert_eq!(servers_of(&play.active(first.handle)), [primary, third]);
+}
+
+#[test]
+fn a_silent_primary_is_gone_on_without_and_clients_wait_for_that() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let primary = first.chain[0].server.0;
+    play.servers.silent.insert(primary);
+    let failed = OpenChunk {
+        failed: first.version,
+        ..play.last(file)
+    };
+    let token = play.rig.send(CLIENT, failed);
+    let actions = play.rig.settle();
+    play.run(actions);
+    assert_eq!(play.replies.get(&token), None, "its primary is asked");
+    play.wait(seconds(7));
+    let Some(Ok(AnyMessage::ChunkOpened(opened))) = play.replies.remove(&token) else {
+        panic!("{:?}", play.replies)
+    };
+    assert!(opened.version > first.version);
+    assert_eq!(opened.chain.len(), 2);
+    assert_ne!(opened.chain[0].server.0, primary);
+}
+
+#[test]
+fn a_primary_that_refuses_its_lease_is_gone_on_without() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    play.servers.stopped.insert(first.chain[0].server.0);
+    let failed = OpenChunk {
+        failed: first.version,
+        ..play.last(file)
+    };
+    let opened = play.open(failed);
+    assert_ne!(opened.chain[0].server, first.chain[0].server);
+    assert!(opened.version > first.version);
+}
+
+#[test]
+fn a_full_chunk_is_sealed_with_the_next_one_in_the_same_entry_once_however_many_ask() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let full = play.open(play.last(file));
+    play.mutate(full.handle, 5, 700);
+    let after = |play: &Play| OpenChunk {
+        slot: Slot::Last { after: full.handle },
+        ..play.last(file)
+    };
+    // A client's word alone does nothing.
+    assert_eq!(play.open(after(&play)).handle, full.handle);
+    play.report(full.chain[0].server.0, &full, ChainTrouble::Full, 0);
+    assert_eq!(play.sealed(full.handle).map(|sealed| sealed.1), Some(700));
+    let next = play.open(after(&play));
+    assert_eq!(next.index, 1);
+    assert_ne!(next.handle, full.handle);
+    assert_eq!(play.open(after(&play)).handle, next.handle);
+    assert_eq!(play.open(play.last(file)).handle, next.handle);
+    // The rest of the full one is padding.
+    assert_eq!(play.rig.get(stat("/f")).node.size, u64::from(MIB));
+}
+
+#[test]
+fn acks_from_memory_take_another_version() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let disk = play.open(play.last(file));
+    assert!(!disk.memory);
+    let wants = OpenChunk {
+        memory: true,
+        ..play.last(file)
+    };
+    let memory = play.open(wants);
+    assert!(memory.memory && memory.version > disk.version);
+    assert_eq!(memory.chain, disk.chain);
+    // It stays so for whoever doesn't ask for it.
+    assert_eq!(play.open(play.last(file)).version, memory.version);
+}
+
+#[test]
+fn a_member_that_promises_and_never_begins_is_left_out_in_the_end() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let [primary, second, third] = [0, 1, 2].map(|at| first.chain[at].server.0);
+    // Just `min_replicas` are left, and one of them does nothing but promise.
+    play.servers.silent.insert(third);
+    play.servers.unable.insert(second);
+    play.mutate(first.handle, 3, 300);
+    play.report(primary, &first, ChainTrouble::HopFailed, third);
+    play.wait(seconds(30));
+    assert_eq!(
+        play.sealed(first.handle).map(|sealed| sealed.1),
+        Some(300),
+        "one is enough to seal with, and repair does the rest"
+    );
+}
+
+#[test]
+fn without_members_a_chunk_is_unavailable_until_one_is_back() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let members: Vec<u64> = first.chain.iter().map(|hop| hop.server.0).collect();
+    play.servers.silent.extend(&members);
+    play.report(members[0], &first, ChainTrouble::HopFailed, members[1]);
+    play.wait(seconds(15));
+    let status = |play: &mut Play| match play.ask(play.last(file)) {
+        Some(Err(failure)) => failure.status,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(status(&mut play), Status::Unavailable);
+    let findings = play.rig.get(fsck()).findings;
+    let findings: Vec<Finding> = findings.iter().map(|it| it.finding).collect();
+    assert!(findings.contains(&Finding::Unavailable), "{findings:?}");
+    play.servers.silent.clear();
+    play.wait(seconds(1));
+    let token = play.rig.send(CLIENT, play.last(file));
+    let actions = play.rig.settle();
+    play.run(actions);
+    play.wait(seconds(1));
+    assert!(matches!(
+        play.replies.remove(&token),
+        Some(Ok(AnyMessage::ChunkOpened(_)))
+    ));
+}
+
+#[test]
+fn a_file_is_cut_inside_of_a_chunk_once() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let open = play.open(play.last(file));
+    play.mutate(open.handle, 7, 1000);
+    let truncate = Truncate {
+        request: play.rig.request(),
+        path: "/f".to_owned(),
+        size: 400,
+    };
+    // First it is sealed as it is, which its servers tell; then cut.
+    let token = play.rig.send(CLIENT, truncate.clone());
+    let actions = play.rig.settle();
+    play.run(actions);
+    play.tell(open.handle, file);
+    play.wait(seconds(2));
+    let Some(Ok(AnyMessage::Truncated(truncated))) = play.replies.remove(&token) else {
+        panic!("{:?}", play.replies)
+    };
+    assert_eq!(truncated.node.size, 400);
+    assert_eq!(play.sealed(open.handle).map(|sealed| sealed.1), Some(400));
+    // Asked again it is answered as before.
+    let again = play.ask(truncate);
+    assert!(
+        matches!(again, Some(Ok(AnyMessage::Truncated(_)))),
+        "{again:?}"
+    );
+    let longer = Truncate {
+        request: play.rig.request(),
+        path: "/f".to_owned(),
+        size: 5 * u64::from(MIB),
+    };
+    let longer = play.ask(longer);
+    assert!(
+        matches!(longer, Some(Ok(AnyMessage::Truncated(_)))),
+        "{longer:?}"
+    );
+    assert_eq!(play.rig.get(stat("/f")).node.size, 5 * u64::from(MIB));
+    // What is appended goes behind all that there is.
+    assert_eq!(play.open(play.last(file)).index, 5);
+}
+
+#[test]
+fn a_tree_is_sealed_when_somebody_asks() {
+    let mut play = Play::new();
+    let files = [play.touch("/f"), play.touch("/g")];
+    let opened = files.map(|file| play.open(play.last(file)));
+    let seal = SealFile {
+        path: "/".to_owned(),
+    };
+    let reply = play.ask(seal);
+    assert!(
+        matches!(reply, Some(Ok(AnyMessage::FileSealed(_)))),
+        "{reply:?}"
+    );
+    for chunk in &opened {
+        assert!(play.sealed(chunk.handle).is_some());
+    }
+}
+
+#[test]
+fn a_master_that_starts_grants_what_its_log_calls_active() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let open = play.open(play.last(file));
+    play.rig = play.rig.restarted(settings());
+    play.servers.orders.clear();
+    for n in 1..=4 {
+        let connection = ConnectionId(n);
+        play.rig
+            .machine
+            .handle_connected(connection, Role::Chunkserver);
+        let (reply, actions) = play
+            .rig
+            .exchange(connection, register(u8::try_from(n).unwrap()));
+        assert!(matches!(reply, Ok(AnyMessage::Registered(_))), "{reply:?}");
+        play.run(actions);
+        play.rig.hold(u8::try_from(n).unwrap(), 1, &[]);
+    }
+    let primary = open.chain[0].server.0;
+    assert_eq!(play.servers.orders, [(primary, "GrantLease")]);
+    play.wait(seconds(61));
+    assert!(
+        play.sealed(open.handle).is_some(),
+        "its lease begins anew, and ends"
+    );
+}
+
+#[test]
+fn bad_requests_get_clear_errors_and_change_nothing() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let folder = play.rig.make_folder("/d");
+    let folder = play.rig.get(folder).file_id;
+    let session = SessionId(999);
+    let statuses = [
+        (play.last(FileId(12_345)), Status::NotFound),
+        (play.last(folder), Status::IsAFolder),
+        (
+            OpenChunk {
+                session,
+                ..play.last(file)
+            },
+            Status::SessionUnknown,
+        ),
+        (
+            OpenChunk {
+                slot: Slot::At(u32::MAX - 1),
+                ..play.last(file)
+            },
+            Status::TooLarge,
+        ),
+    ];
+    for (asked, status) in statuses {
+        match play.ask(asked.clone()) {
+            Some(Err(failure)) => assert_eq!(failure.status, status, "{asked:?}"),
+            other => panic!("{asked:?}: {other:?}"),
+        }
+    }
+    assert_eq!(play.servers.orders, []);
+    let remove = play.rig.remove("/f", false);
+    play.rig.get(remove);
+    match play.ask(play.last(file)) {
+        Some(Err(failure)) => assert_eq!(failure.status, Status::NotFound, "in the trash"),
+        other => panic!("{other:?}"),
+    }
+}
