@@ -218,7 +218,7 @@ impl Play {
     }
 
     fn open(&mut self, asked: OpenChunk) -> ChunkOpened {
-        match self.ask(asked.clone()) {
+        match self.ask(asked) {
             Some(Ok(AnyMessage::ChunkOpened(opened))) => *Box::new(opened),
             other => panic!("{asked:?}: {other:?}"),
         }
@@ -632,7 +632,7 @@ fn bad_requests_get_clear_errors_and_change_nothing() {
         ),
     ];
     for (asked, status) in statuses {
-        match play.ask(asked.clone()) {
+        match play.ask(asked) {
             Some(Err(failure)) => assert_eq!(failure.status, status, "{asked:?}"),
             other => panic!("{asked:?}: {other:?}"),
         }
