@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::core::window::Windows;
 use crate::error::Error;
 use crate::get::{GetOptions, GetReport, get};
+use crate::local_write::Writes;
 use crate::master::Master;
 use crate::net::Links;
 use crate::open_file::{DIRECT_LEN_MAX, OpenFile};
@@ -70,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) sessions: Sessions,
     pub(crate) links: Links,
     pub(crate) buffers: Buffers,
+    /// To local files.
+    pub(crate) writes: Writes,
     /// Of all write streams.
     pub(crate) windows: Mutex<Windows>,
 }
@@ -114,6 +117,7 @@ impl Client {
                 links: Links::new(master.clone()),
                 master,
                 buffers: Buffers::default(),
+                writes: Writes::new(clock),
                 windows: Mutex::default(),
             }),
         })

@@ -177,7 +177,7 @@ pub(crate) async fn get_located(
         }),
         false => None,
     };
-    report.bad = match open(target, bytes, resumable).await? {
+    report.bad = match open(target, bytes, resumable, &shared.writes).await? {
         Opened::Part(part, found) => {
             let to = To::Part(part);
             let mut run = Run::new(shared, &first_page, range, options, to)?;

@@ -5,7 +5,8 @@
 //!
 //! - [`core`]: what is decided, as machines without a socket, a file or a clock;
 //! - `master`, `session`: one control connection, and changes that are done once over it;
-//! - `net`: streams with chunkservers; `limit`: how fast they may be; `source`, `sink`, `part`: the local end of a transfer;
+//! - `net`: streams with chunkservers; `limit`: how fast they may be; `source`, `sink`, `part`, `local_write`:
+//!   the local end of a transfer;
 //! - `put`, `get`, `open_file`: the drivers that join machines, streams and files or memory;
 //! - `tree`: many of these at a time, and what finds the files.
 //!
@@ -31,6 +32,8 @@ mod fetch;
 mod get;
 #[cfg(feature = "edge")]
 mod limit;
+#[cfg(feature = "edge")]
+mod local_write;
 #[cfg(feature = "edge")]
 mod master;
 #[cfg(feature = "edge")]

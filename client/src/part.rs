@@ -22,6 +22,7 @@ use sarsen_protocol::message::LocatedChunk;
 use crate::core::read::Kept;
 use crate::core::resume::Pin;
 use crate::error::Error;
+use crate::local_write::Writes;
 use crate::sink::{Mark, Outlet};
 use crate::source::NOT_FOLLOWED;
 
@@ -59,6 +60,8 @@ pub(crate) enum Found {
 #[derive(Debug)]
 pub(crate) struct PartFile {
     file: Arc<File>,
+    writes: Writes,
+    are_local: bool,
     part: PathBuf,
     target: PathBuf,
     len: u64,
@@ -72,6 +75,7 @@ impl PartFile {
         target: PathBuf,
         len: u64,
         resumable: Option<Resumable>,
+        writes: Writes,
     ) -> Result<(Self, Found), Error> {
         let part = target.with_file_name(part_name(&target));
         let local = |source| Error::Local {
@@ -106,7 +110,9 @@ impl PartFile {
             }
         };
         let part_file = Self {
+            are_local: Writes::are_local(&file),
             file: Arc::new(file),
+            writes,
             part: part.clone(),
             target,
             len,
@@ -177,6 +183,8 @@ impl PartFile {
         let mark = self.resumable.as_ref().zip(chunk);
         Outlet::Placed {
             file: self.file.clone(),
+            writes: self.writes.clone(),
+            are_local: self.are_local,
             part: self.part.as_path().into(),
             chunk_start,
             range_start,
@@ -287,9 +295,14 @@ fn part_name(target: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use crate::buffer::Buffers;
+    use crate::clock::Clock;
     use crate::core::read_stream::Verified;
     use crate::core::resume::encode_mark;
     use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId};
+
+    fn writes() -> Writes {
+        Writes::new(Clock::start())
+    }
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).unwrap();
@@ -304,7 +317,7 @@ mod tests {
     async fn a_file_appears_when_it_is_whole() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("film");
-        let (part, _) = PartFile::create(target.clone(), 10, None).unwrap();
+        let (part, _) = PartFile::create(target.clone(), 10, None, writes()).unwrap();
         assert_eq!(names(folder.path()), [".film.sarsen-part"]);
         let mut bytes = Buffers::default().take();
         bytes.room()[..3].copy_from_slice(b"end");
@@ -323,8 +336,8 @@ mod tests {
         fs::write(&target, "old").unwrap();
         // Left by a process that was killed.
         fs::write(folder.path().join(".film.sarsen-part"), "a longer rest").unwrap();
-        let (part, _) = PartFile::create(target.clone(), 3, None).unwrap();
-        let second = PartFile::create(target.clone(), 3, None);
+        let (part, _) = PartFile::create(target.clone(), 3, None, writes()).unwrap();
+        let second = PartFile::create(target.clone(), 3, None, writes());
         assert!(matches!(second, Err(Error::TargetBusy { .. })));
         assert_eq!(part.file.metadata().unwrap().len(), 3);
         drop(part);
@@ -361,7 +374,7 @@ mod tests {
             pin: pin.clone(),
             resume: true,
         };
-        PartFile::create(target.to_owned(), pin.size, Some(resumable)).unwrap()
+        PartFile::create(target.to_owned(), pin.size, Some(resumable), writes()).unwrap()
     }
 
     /// Only what has the CRC of its mark counts, and only of the file in the same state.

@@ -18,6 +18,7 @@ use crate::buffer::{BUFFER_LEN, Buffer, Buffers};
 use crate::core::read_stream::Verified;
 use crate::core::resume::encode_mark;
 use crate::error::Error;
+use crate::local_write::Writes;
 use crate::part::{Found, PartFile, Resumable};
 use crate::tree::LocalType;
 
@@ -74,20 +75,22 @@ pub(crate) enum Opened<'a> {
 }
 
 /// Opens a target for `len` bytes; `resumable` is of a whole file that is worth it.
-pub(crate) async fn open(
-    target: GetTarget<'_>,
+pub(crate) async fn open<'a>(
+    target: GetTarget<'a>,
     len: u64,
     resumable: Option<Resumable>,
-) -> Result<Opened<'_>, Error> {
+    writes: &Writes,
+) -> Result<Opened<'a>, Error> {
     let (path, only_file) = match target {
         GetTarget::Path(path) => (path, false),
         GetTarget::Regular(path) => (path, true),
         GetTarget::File(file) => return Ok(Opened::InOrder(Output::File(Arc::new(file)))),
         GetTarget::Writer(writer) => return Ok(Opened::InOrder(Output::Writer(writer))),
     };
+    let writes = writes.clone();
     let opening = tokio::task::spawn_blocking(move || match only_file {
-        true => open_regular(&path, len, resumable),
-        false => open_path(&path, len, resumable),
+        true => open_regular(&path, len, resumable, writes),
+        false => open_path(&path, len, resumable, writes),
     });
     opening.await?.map(Into::into)
 }
@@ -107,7 +110,12 @@ impl From<OpenedPath> for Opened<'_> {
     }
 }
 
-fn open_path(path: &Path, len: u64, resumable: Option<Resumable>) -> Result<OpenedPath, Error> {
+fn open_path(
+    path: &Path,
+    len: u64,
+    resumable: Option<Resumable>,
+    writes: Writes,
+) -> Result<OpenedPath, Error> {
     let local = |source| Error::Local {
         doing: "write",
         path: path.to_owned(),
@@ -125,21 +133,31 @@ fn open_path(path: &Path, len: u64, resumable: Option<Resumable>) -> Result<Open
         Ok(_) => {
             // Through a symbolic link, so that the link stays and its file is replaced.
             let real = fs::canonicalize(path).map_err(local)?;
-            create(real, len, resumable)
+            create(real, len, resumable, writes)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create(path.to_owned(), len, resumable)
+            create(path.to_owned(), len, resumable, writes)
         }
         Err(error) => Err(local(error)),
     }
 }
 
-fn create(target: PathBuf, len: u64, resumable: Option<Resumable>) -> Result<OpenedPath, Error> {
-    let (part, found) = PartFile::create(target, len, resumable)?;
+fn create(
+    target: PathBuf,
+    len: u64,
+    resumable: Option<Resumable>,
+    writes: Writes,
+) -> Result<OpenedPath, Error> {
+    let (part, found) = PartFile::create(target, len, resumable, writes)?;
     Ok(OpenedPath::Part(part, found))
 }
 
-fn open_regular(path: &Path, len: u64, resumable: Option<Resumable>) -> Result<OpenedPath, Error> {
+fn open_regular(
+    path: &Path,
+    len: u64,
+    resumable: Option<Resumable>,
+    writes: Writes,
+) -> Result<OpenedPath, Error> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.is_file() => Err(Error::InTheWay {
             found: LocalType::from(metadata.file_type()).words(),
@@ -151,7 +169,7 @@ fn open_regular(path: &Path, len: u64, resumable: Option<Resumable>) -> Result<O
             path: path.to_owned(),
             source,
         }),
-        _ => create(path.to_owned(), len, resumable),
+        _ => create(path.to_owned(), len, resumable, writes),
     }
 }
 
@@ -161,6 +179,9 @@ pub(crate) enum Outlet {
     /// At their place in a file.
     Placed {
         file: Arc<File>,
+        /// How it is written.
+        writes: Writes,
+        are_local: bool,
         part: Arc<Path>,
         /// Where the chunk begins in the cluster's file.
         chunk_start: u64,
@@ -234,34 +255,31 @@ impl Outlet {
         match self {
             Self::Placed {
                 file,
+                writes,
+                are_local,
                 part,
                 chunk_start,
                 range_start,
                 mark,
             } => {
                 let at = (chunk_start + offset).saturating_sub(*range_start);
-                let (file, part, mark) = (file.clone(), part.clone(), *mark);
-                let written = tokio::task::spawn_blocking(move || {
-                    let written = file.write_all_at(&bytes, at);
-                    written
-                        .and_then(|()| match mark {
-                            Some(Mark {
-                                position,
-                                handle,
-                                version,
-                            }) => {
-                                let mark = encode_mark(handle, version, verified);
-                                file.write_all_at(&mark, position)
-                            }
-                            None => Ok(()),
-                        })
-                        .map_err(|source| Error::Local {
-                            doing: "write",
-                            path: part.to_path_buf(),
-                            source,
-                        })
-                });
-                written.await?
+                let (file, mark) = (file.clone(), *mark);
+                let write = move || {
+                    file.write_all_at(&bytes, at)?;
+                    match mark {
+                        Some(mark) => {
+                            let bytes = encode_mark(mark.handle, mark.version, verified);
+                            file.write_all_at(&bytes, mark.position)
+                        }
+                        None => Ok(()),
+                    }
+                };
+                let written = writes.run(*are_local, write).await?;
+                written.map_err(|source| Error::Local {
+                    doing: "write",
+                    path: part.to_path_buf(),
+                    source,
+                })
             }
             Self::InOrder(items) => send(items, Item::Bytes(bytes)).await,
             Self::Memory(memory, chunk_start) => {
@@ -353,10 +371,12 @@ fn sink_error(source: io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
 
     #[tokio::test]
     async fn a_device_is_written_directly() {
-        let opened = open(GetTarget::Path("/dev/null".into()), 3, None)
+        let writes = Writes::new(Clock::start());
+        let opened = open(GetTarget::Path("/dev/null".into()), 3, None, &writes)
             .await
             .unwrap();
         assert!(matches!(opened, Opened::InOrder(_)));

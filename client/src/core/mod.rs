@@ -6,6 +6,7 @@
 //!
 //! - [`retry`]: what to do about a request to the master that failed, and how long to wait;
 //! - [`session`]: the numbers of requests that are done once;
+//! - [`local_write`]: on which thread a download's bytes are written to its file;
 //! - [`limit`]: how many bytes a second a command may move;
 //! - [`locate`]: which chunks a range of a file touches, and which replica to ask first;
 //! - [`pieces`]: payloads cut at block edges, and their CRCs;
@@ -20,6 +21,7 @@
 
 pub mod cut_read;
 pub mod limit;
+pub mod local_write;
 pub mod locate;
 pub mod locations;
 pub mod mutation;
