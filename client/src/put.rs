@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sarsen_protocol::crc::combine;
-use sarsen_protocol::id::{FileId, ServerId};
+use sarsen_protocol::id::{ChunkHandle, FileId, ServerId};
 use sarsen_protocol::message::{
     AbortPending, AllocateChunks, Allocation, ChunksAllocated, CreatePending, Kind, Level, Node,
     PendingCreated, Publish, Published, SealedChunk,
@@ -54,7 +54,8 @@ pub struct PutOptions {
     pub force: bool,
     /// The replaced file goes for good, not into the trash.
     pub purge: bool,
-    /// Chunks on their way at a time; of a pipe no more than three.
+    /// Chunks that are sent at a time, beside as many that wait for their seals; of a pipe no more
+    /// than three in all.
     pub streams_max: usize,
     /// Bytes a second, with all other transfers that were given the same limit.
     pub limit: Option<RateLimit>,
@@ -303,7 +304,15 @@ enum Event {
 /// What a task tells while it goes on.
 enum Telling {
     Arrived(Arrived),
-    Acked { index: u32, bytes: u32 },
+    Acked {
+        index: u32,
+        bytes: u32,
+    },
+    /// All of a chunk was sent under this handle.
+    Sent {
+        index: u32,
+        handle: ChunkHandle,
+    },
 }
 
 /// An upload under way.
@@ -428,6 +437,7 @@ impl Run {
             Telling::Arrived(Arrived { chunks, ended }) => {
                 self.upload.handle_source(chunks, ended);
             }
+            Telling::Sent { index, handle } => self.upload.handle_sent(index, handle),
             Telling::Acked { index, bytes } => {
                 self.upload.handle_acked(index, bytes);
                 let done = self.tally.set(index, bytes);
@@ -521,6 +531,10 @@ impl WriteTask {
             // The upload may have ended.
             let _ = self.told.send(Telling::Acked { index, bytes });
         };
+        let handle = allocation.handle;
+        let on_sent = || {
+            let _ = self.told.send(Telling::Sent { index, handle });
+        };
         let (server, addr) = match allocation.chain.first() {
             Some(hop) => (hop.server, hop.data_addr.as_str()),
             None => (ServerId::NONE, ""),
@@ -541,6 +555,7 @@ impl WriteTask {
             limit: self.limit.as_ref(),
             windows: &self.shared.windows,
             on_acked: &on_acked,
+            on_sent: &on_sent,
         };
         let sealed = write_chunk(&mut link, &job, source).await?;
         self.shared.links.give_back(link);

@@ -21,15 +21,15 @@ fn transfer(ways: Ways, chunks: u32) -> (f64, f64) {
     (up.share, down.share)
 }
 
-/// What an upload leaves of it is the time in which streams wait for their seals: a round trip and a
-/// sync for each 64 MiB. More streams fill that.
+/// Streams waited for their seals, a round trip and a sync for each 64 MiB, and 4 of them reached 0.89
+/// of the link.
 #[test]
 fn ten_gigabits_a_second_are_filled_at_fifty_milliseconds() {
     let ways = Ways::default();
     let (up, down) = transfer(ways, CHUNKS);
-    assert!(up >= 0.88 && down >= 0.9, "{up} up, {down} down");
+    assert!(up >= 0.95 && down >= 0.9, "{up} up, {down} down");
     let (up, down) = transfer(Ways { streams: 8, ..ways }, CHUNKS);
-    assert!(up >= 0.92 && down >= 0.95, "{up} up, {down} down");
+    assert!(up >= 0.97 && down >= 0.95, "{up} up, {down} down");
 }
 
 #[test]

@@ -5,10 +5,16 @@
 //! handle, without the server that was blamed. It is driven so:
 //!
 //! ```text
-//!             ┌────────────────────── handle_failed ◄──────────────────────┐
-//!             ▼                                                            │
-//! waiting ── Allocate, handle_allocated ──► allocated ── Begin ──► writing ┴ handle_sealed ──► sealed
+//!    ┌───────────────────────── handle_failed ◄─────────────────────┬────────────────────┐
+//!    ▼                                                              │                    │
+//! waiting ─ Allocate, handle_allocated ─► allocated ─ Begin ─► writing ─ handle_sent ─► sealing
+//!                                                                   │                    │
+//!                                                     handle_sealed └──────► sealed ◄────┘
 //! ```
+//!
+//! A stream whose bytes are all sent waits for its seal, which takes a round trip and the slowest
+//! disk's sync. Another is begun at that time, so that as many as may be are always sending; of those
+//! that wait for their seals there are no more than of these.
 //!
 //! When all are sealed and the source has ended, [`Action::Publish`] names them; it is the last.
 //!
@@ -21,7 +27,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use sarsen_protocol::id::ServerId;
+use sarsen_protocol::id::{ChunkHandle, ServerId};
 use sarsen_protocol::message::{Allocation, SealedChunk};
 use sarsen_protocol::size::EXCLUDE_MAX;
 
@@ -36,7 +42,7 @@ const AHEAD: usize = 4;
 /// What is known when an upload begins.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Streams at a time, at least one.
+    /// Streams that send at a time, at least one; as many more may wait for their seals.
     pub streams_max: usize,
     /// The fewest copies of a chunk that will do.
     pub fewest: u8,
@@ -79,7 +85,9 @@ enum State {
     Asked(u64),
     /// Asked for when so many blames had been laid.
     Allocated(u64, Box<Allocation>),
-    Writing,
+    Writing(ChunkHandle),
+    /// All was sent, and the seal is awaited.
+    Sealing,
     Sealed(SealedChunk),
 }
 
@@ -224,6 +232,15 @@ impl Upload {
         }
     }
 
+    /// All of a chunk was sent under this handle, and the seal is awaited.
+    pub fn handle_sent(&mut self, index: u32, handle: ChunkHandle) {
+        if let Some(slot) = self.slots.get_mut(index as usize)
+            && matches!(slot.state, State::Writing(written) if written == handle)
+        {
+            slot.state = State::Sealing;
+        }
+    }
+
     /// A chunk is sealed.
     pub fn handle_sealed(&mut self, sealed: SealedChunk) {
         if let Some(slot) = self.slots.get_mut(sealed.index as usize) {
@@ -315,16 +332,21 @@ impl Upload {
     }
 
     fn begin(&mut self) -> Option<Action> {
-        let writing = |slot: &&Slot| matches!(slot.state, State::Writing);
-        if self.window().iter().filter(writing).count() >= self.plan.streams_max {
+        let writing = self.count(|state| matches!(state, State::Writing(_)));
+        let sealing = self.count(|state| matches!(state, State::Sealing));
+        let streams_max = self.plan.streams_max;
+        if writing >= streams_max || writing + sealing >= 2 * streams_max {
             return None;
         }
         let slot = self
             .window_mut()
             .iter_mut()
             .find(|slot| matches!(slot.state, State::Allocated(..)))?;
-        match std::mem::replace(&mut slot.state, State::Writing) {
-            State::Allocated(_, allocation) => Some(Action::Begin(allocation)),
+        match std::mem::replace(&mut slot.state, State::Waiting) {
+            State::Allocated(_, allocation) => {
+                slot.state = State::Writing(allocation.handle);
+                Some(Action::Begin(allocation))
+            }
             _ => None,
         }
     }
@@ -337,13 +359,19 @@ impl Upload {
         let is_waiting = |slot: &Slot| matches!(slot.state, State::Waiting);
         let start = self.window().iter().position(is_waiting)?;
         let first_index = u32::try_from(self.first_unsealed + start).ok()?;
+        // What is being sent or is to be sent next; a chunk that is being sealed needs nothing more.
+        let busy = self.count(|it| matches!(it, State::Writing(_) | State::Allocated(..)));
+        let room = (self.plan.streams_max + AHEAD).saturating_sub(busy);
         let (mut count, blames) = (0, self.blames);
-        for slot in self.window_mut().iter_mut().skip(start) {
+        for slot in self.window_mut().iter_mut().skip(start).take(room) {
             if !is_waiting(slot) {
                 break;
             }
             slot.state = State::Asked(blames);
             count += 1;
+        }
+        if count == 0 {
+            return None;
         }
         self.asking = true;
         self.blamed.retain(|blame| blame.until > now);
@@ -366,8 +394,14 @@ impl Upload {
 
     /// Where the work is: the first chunk that is not sealed, and some behind it.
     fn window_range(&self) -> std::ops::Range<usize> {
-        let len = self.plan.streams_max + AHEAD;
+        let len = 2 * self.plan.streams_max + AHEAD;
         self.first_unsealed..self.slots.len().min(self.first_unsealed + len)
+    }
+
+    /// Chunks of the window in such a state.
+    fn count(&self, is_such: impl Fn(&State) -> bool) -> usize {
+        let states = self.window().iter().map(|slot| &slot.state);
+        states.filter(|&state| is_such(state)).count()
     }
 
     fn window(&self) -> &[Slot] {
@@ -395,11 +429,8 @@ impl Upload {
     fn has_no_patience_left(&self, now: Duration) -> bool {
         // Only when a failure is to be followed by another try: what is on its way may arrive.
         let patience = self.plan.patience;
-        let idle = !self.asking
-            && !self
-                .window()
-                .iter()
-                .any(|slot| matches!(slot.state, State::Writing));
+        let under_way = self.count(|it| matches!(it, State::Writing(_) | State::Sealing));
+        let idle = !self.asking && under_way == 0;
         idle && self
             .failing_since
             .is_some_and(|since| now >= since + patience)

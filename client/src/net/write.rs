@@ -49,6 +49,8 @@ pub(crate) struct WriteJob<'a> {
     pub(crate) windows: &'a Mutex<Windows>,
     /// Is told how many bytes are on all members.
     pub(crate) on_acked: &'a (dyn Fn(u32) + Send + Sync),
+    /// Is told when all was sent, and the seal is awaited.
+    pub(crate) on_sent: &'a (dyn Fn() + Send + Sync),
 }
 
 /// Why a chunk was not written.
@@ -143,6 +145,9 @@ impl Shared<'_> {
         first: Option<Piece>,
     ) -> Result<Sent, End> {
         let sent = self.send_all(&mut write, source, first).await;
+        if sent.is_ok() {
+            (self.job.on_sent)();
+        }
         if matches!(sent, Err(End::Io(_))) {
             // The other half may be about to learn why.
             sleep(EXPLANATION_TIME).await;

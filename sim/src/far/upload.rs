@@ -138,7 +138,7 @@ impl Run {
     /// Does what the client can; whether all is published.
     fn client(&mut self) -> bool {
         let now = self.agenda.now();
-        while let Some(action) = self.upload.poll(now) {
+        while let Some(action) = self.next_action(now) {
             match action {
                 upload::Action::Allocate {
                     first_index, count, ..
@@ -151,9 +151,15 @@ impl Run {
                 upload::Action::GiveUp => panic!("an upload was given up"),
             }
         }
+        false
+    }
+
+    /// What is to be done next, after every stream has sent what it can: one that has sent all makes
+    /// room for another.
+    fn next_action(&mut self, now: Duration) -> Option<upload::Action> {
         let open: Vec<usize> = self.streams.keys().copied().collect();
         open.into_iter().for_each(|index| self.send(index));
-        false
+        self.upload.poll(now)
     }
 
     fn begin(&mut self, allocation: Allocation) {
@@ -253,6 +259,8 @@ impl Run {
                 crc32,
                 level: Level::Disk,
             };
+            self.upload
+                .handle_sent(stream.allocation.index, stream.allocation.handle);
             self.net
                 .send(now, pipe, (index, Frame::Seal(seal)), HEAD_LEN);
         }

@@ -9,7 +9,7 @@ use sarsen_client::core::upload::{Action, Plan, Upload};
 use sarsen_client::core::write::{WriteFault, WriteStream, is_a_servers_fault};
 use sarsen_protocol::deframe::{Frame, frame};
 use sarsen_protocol::header::Header;
-use sarsen_protocol::id::{FileId, Serial, ServerId};
+use sarsen_protocol::id::{ChunkHandle, FileId, Serial, ServerId};
 use sarsen_protocol::message::{
     AbortPending, AllocateChunks, Allocation, ChunksAllocated, CreatePending, Kind, Level, Message,
     PendingCreated, Publish, SealedChunk, WriteAck, WriteData, WriteOpen, WriteOpened, WriteSeal,
@@ -55,6 +55,7 @@ pub struct Job {
 enum Told {
     Allocated(Result<ChunksAllocated, Unanswered>),
     Acked(u32, u32),
+    Sent(u32, ChunkHandle),
     Written(u32, Result<SealedChunk, Option<ServerId>>),
 }
 
@@ -146,6 +147,7 @@ impl Run {
                 }
                 Some(Told::Allocated(Err(_))) => return None,
                 Some(Told::Acked(index, bytes)) => upload.handle_acked(index, bytes),
+                Some(Told::Sent(index, handle)) => upload.handle_sent(index, handle),
                 Some(Told::Written(_, Ok(sealed))) => {
                     if sealed.servers.len() < usize::from(self.pending.replicas) {
                         client.world.count("path: fewer copies taken");
@@ -309,6 +311,8 @@ impl Run {
                 };
                 stream.seal(client.now(), crc);
                 self.send(link, frame(&seal, request_id), Bytes::new());
+                self.told
+                    .send(Told::Sent(allocation.index, allocation.handle));
             }
             let heard = stream.is_open();
             match client.receive(link.conn, Some(stream.stalled_at())).await {

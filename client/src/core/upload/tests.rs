@@ -120,6 +120,102 @@ fn chunks_go_up_side_by_side_and_are_published_in_order() {
     assert_eq!(actions(&mut upload, at(0)), [Action::Publish { chunks }]);
 }
 
+/// In a far cluster a stream waited a round trip and a sync for its seal, and sent nothing.
+#[test]
+fn while_one_is_sealed_another_is_sent() {
+    let mut upload = upload(1);
+    upload.handle_source(9, true);
+    assert_eq!(actions(&mut upload, at(0)), [allocate(0, 5, 0, &[])]);
+    upload.handle_allocated((0..5).map(|i| allocation(i, 10 + u64::from(i))).collect());
+    assert_eq!(actions(&mut upload, at(0)), [begin(0, 10)]);
+    upload.handle_sent(0, ChunkHandle(10));
+    let next = [begin(1, 11), allocate(5, 1, 0, &[])];
+    assert_eq!(actions(&mut upload, at(0)), next);
+    upload.handle_sent(1, ChunkHandle(11));
+    assert_eq!(actions(&mut upload, at(0)), [], "two wait for their seals");
+    upload.handle_sealed(sealed(1, 11));
+    assert_eq!(actions(&mut upload, at(0)), [begin(2, 12)]);
+    // A seal that fails is a stream that fails.
+    upload.handle_failed(at(1), 0, Some(ServerId(7)));
+    upload.handle_allocated(vec![]);
+    assert_eq!(actions(&mut upload, at(1)), [allocate(0, 1, 0, &[7])]);
+}
+
+/// What a stream told that failed meanwhile is not of the one that sends the chunk again.
+#[test]
+fn what_was_sent_under_an_old_handle_counts_no_more() {
+    let mut upload = upload(1);
+    upload.handle_source(2, true);
+    actions(&mut upload, at(0));
+    upload.handle_allocated(vec![allocation(0, 10), allocation(1, 11)]);
+    assert_eq!(actions(&mut upload, at(0)), [begin(0, 10)]);
+    upload.handle_failed(at(0), 0, None);
+    assert_eq!(
+        actions(&mut upload, at(0)),
+        [begin(1, 11), allocate(0, 1, 0, &[])]
+    );
+    upload.handle_allocated(vec![allocation(0, 20)]);
+    upload.handle_sealed(sealed(1, 11));
+    assert_eq!(actions(&mut upload, at(0)), [begin(0, 20)]);
+    upload.handle_sent(0, ChunkHandle(10));
+    upload.handle_sent(1, ChunkHandle(11));
+    upload.handle_sent(7, ChunkHandle(17));
+    upload.handle_sealed(sealed(0, 20));
+    let chunks = vec![sealed(0, 20), sealed(1, 11)];
+    assert_eq!(actions(&mut upload, at(0)), [Action::Publish { chunks }]);
+}
+
+/// One that is asked for again waits until there is room for it, and is not forgotten.
+#[test]
+fn chunks_whose_seals_fail_are_all_sent_again() {
+    let mut upload = upload(2);
+    upload.handle_source(30, true);
+    let (mut handle, mut fails, mut sealed_as) = (0, 0, std::collections::BTreeMap::new());
+    let mut sealing: Vec<(u32, u64)> = Vec::new();
+    'run: for turn in 0.. {
+        assert!(turn < 1_000, "it stands still");
+        let mut asked = None;
+        for action in actions(&mut upload, at(turn)) {
+            match action {
+                Action::Allocate {
+                    first_index, count, ..
+                } => asked = Some(first_index..first_index + u32::from(count)),
+                Action::Begin(begun) => {
+                    upload.handle_sent(begun.index, begun.handle);
+                    sealing.push((begun.index, begun.handle.0));
+                    assert!(sealing.len() <= 4);
+                }
+                Action::Publish { chunks } => {
+                    assert_eq!(chunks.len(), 30);
+                    break 'run;
+                }
+                Action::GiveUp => panic!("something came further each time"),
+            }
+        }
+        if let Some(asked) = asked {
+            let given = asked.map(|index| {
+                handle += 1;
+                allocation(index, handle)
+            });
+            upload.handle_allocated(given.collect());
+        } else if !sealing.is_empty() {
+            // Each chunk's first seal fails.
+            let (index, handle) = sealing.remove(0);
+            match sealed_as.entry(index) {
+                std::collections::btree_map::Entry::Vacant(first) => {
+                    first.insert(handle);
+                    fails += 1;
+                    upload.handle_failed(at(turn), index, None);
+                }
+                std::collections::btree_map::Entry::Occupied(_) => {
+                    upload.handle_sealed(sealed(index, handle));
+                }
+            }
+        }
+    }
+    assert_eq!(fails, 30);
+}
+
 #[test]
 fn a_long_file_is_allocated_a_few_chunks_ahead() {
     let mut upload = upload(2);
@@ -244,6 +340,7 @@ fn random_failures_end_in_a_whole_file() {
         let (mut now, mut handle) = (at(0), 0);
         let mut asked: Option<std::ops::Range<u32>> = None;
         let mut writing: Vec<(u32, u64)> = Vec::new();
+        let mut sending: Vec<(u32, u64)> = Vec::new();
         let mut sealed_as = std::collections::BTreeMap::new();
         let published = 'run: loop {
             for action in actions(&mut upload, now) {
@@ -257,7 +354,9 @@ fn random_failures_end_in_a_whole_file() {
                     Action::Begin(begun) => {
                         assert!(writing.iter().all(|it| it.0 != begun.index));
                         writing.push((begun.index, begun.handle.0));
-                        assert!(writing.len() as u64 <= streams_max);
+                        sending.push((begun.index, begun.handle.0));
+                        assert!(sending.len() as u64 <= streams_max);
+                        assert!(writing.len() as u64 <= 2 * streams_max);
                     }
                     Action::Publish { chunks } => break 'run chunks,
                     Action::GiveUp => panic!("seed {seed}: it never stood still for long"),
@@ -270,9 +369,14 @@ fn random_failures_end_in_a_whole_file() {
                     allocation(index, handle)
                 });
                 upload.handle_allocated(given.collect());
+            } else if !sending.is_empty() && draw(2) == 0 {
+                let place = usize::try_from(draw(sending.len() as u64)).unwrap();
+                let (index, handle) = sending.swap_remove(place);
+                upload.handle_sent(index, ChunkHandle(handle));
             } else if !writing.is_empty() {
                 let place = usize::try_from(draw(writing.len() as u64)).unwrap();
                 let (index, handle) = writing.swap_remove(place);
+                sending.retain(|it| it.0 != index);
                 match draw(3) {
                     0 => upload.handle_failed(now, index, Some(ServerId(draw(5)))),
                     _ => {
