@@ -284,6 +284,7 @@ pub const fn is_a_servers_fault(status: Status) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::limit::Limit;
     use sarsen_protocol::message::MemberLevel;
 
     const MIB: u32 = 1024 * 1024;
@@ -433,5 +434,74 @@ mod tests {
             now += at(1);
         }
         assert_eq!(stream.stalled_at(), at(8) + STALL_MAX, "not for ever");
+    }
+
+    /// What share of a limit streams reach that send under it over a way that takes `round_trip`, as
+    /// `net/write.rs` does: room in the window, then the limit's leave, then the piece.
+    fn share_of_limit(rate: u64, round_trip: Duration) -> f64 {
+        const STREAMS: usize = 4;
+        let mut limit = Limit::new(rate).unwrap();
+        let mut windows = Windows::default();
+        let len = limit.write_len();
+        let mut streams: Vec<_> = (0..STREAMS)
+            .map(|_| WriteStream::new(at(0), Level::Disk, at(3), &chain(), &mut windows))
+            .collect();
+        // A piece is paid for, or acknowledged.
+        let mut events = std::collections::BTreeMap::new();
+        let mut waiting: Vec<usize> = (0..STREAMS).collect();
+        let (mut now, mut moved, mut number) = (at(0), 0_u64, 0);
+        for stream in &mut streams {
+            stream.handle_opened(now).unwrap();
+        }
+        while now < at(9) {
+            waiting.retain(|&which| {
+                let has_room = streams[which].has_room(now, &windows);
+                if has_room {
+                    number += 1;
+                    events.insert((limit.take(now, len), number), (which, None));
+                }
+                !has_room
+            });
+            let ((time, _), (which, acked)) = events.pop_first().unwrap();
+            now = time;
+            let stream = &mut streams[which];
+            match acked {
+                None => {
+                    let (serial, _) = stream.send(now, len);
+                    moved += if now >= at(3) { u64::from(len) } else { 0 };
+                    number += 1;
+                    events.insert((now + round_trip, number), (which, Some(serial)));
+                    waiting.push(which);
+                }
+                Some(serial) => {
+                    let ack = ack(serial.0);
+                    stream.handle_ack(now, &ack, &mut windows).unwrap();
+                }
+            }
+        }
+        moved as f64 / (rate * 6) as f64
+    }
+
+    /// Pieces that are cut for a limit are shorter than what windows are found with: they stay as
+    /// they began, which is enough for every rate that cuts them.
+    #[test]
+    fn a_limit_is_reached_with_windows_that_its_pieces_do_not_train() {
+        for rate in [
+            1 << 20,
+            3_000_000,
+            8_000_000,
+            8_400_000,
+            30_000_000,
+            100_000_000,
+        ] {
+            for round_trip in [1, 50, 200] {
+                let share = share_of_limit(rate, Duration::from_millis(round_trip));
+                // The pieces at both ends of the time may both be in it.
+                assert!(
+                    (0.95..=1.03).contains(&share),
+                    "{rate}, {round_trip} ms: {share}"
+                );
+            }
+        }
     }
 }

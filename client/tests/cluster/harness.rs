@@ -164,7 +164,12 @@ impl Cluster {
     }
 
     pub(crate) fn start_chunkserver(&mut self, number: usize) {
-        let args = ["--master", &self.control].map(OsString::from);
+        self.start_chunkserver_with(number, &[]);
+    }
+
+    pub(crate) fn start_chunkserver_with(&mut self, number: usize, more: &[&str]) {
+        let args = [&["--master", &self.control], more].concat();
+        let args: Vec<_> = args.into_iter().map(OsString::from).collect();
         let dir = self.chunkserver_dir(number);
         let daemon = self
             .daemon("daemon:chunkd", &dir, &args)

@@ -19,3 +19,4 @@ mod open_file;
 mod repair;
 mod restarts;
 mod resume;
+mod slow;

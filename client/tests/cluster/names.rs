@@ -82,6 +82,7 @@ fn folders_moves_and_the_trash() {
 fn purged_space_comes_back() {
     let cluster = Cluster::start(3);
     cluster.put(&vec![7; 3 << 20], "/big");
+    cluster.until_healthy();
     assert_eq!(cluster.chunk_files(0).len(), 3);
     assert_eq!(cluster.sarsen(&["rm", "--purge", "/big"]).code, Some(0));
     cluster.until("every replica is deleted", |cluster| {
