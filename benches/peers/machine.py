@@ -132,8 +132,8 @@ class Machine:
         print(line, file=sys.stderr, flush=True)
 
     def touch_memory(self, size):
-        """Writes memory and frees it: a virtual machine's is slow when it is first touched."""
-        self.log("touching memory")
+        """Writes memory and frees it: a virtual machine's is slow when it is first touched, and what
+        was freed last is used first."""
         space = os.statvfs(self.memory)
         size = min(size, space.f_bavail * space.f_frsize * 3 // 4)
         path = os.path.join(self.memory, "touch")

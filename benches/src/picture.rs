@@ -141,7 +141,7 @@ impl Picture {
         let points = self.curves.iter().flat_map(|curve| (panel.points)(curve));
         let highest = points.copied().filter(|it| it.is_finite());
         // Room above for the names of the curves.
-        let room = if panel.names { 1.35 } else { 1.1 };
+        let room = if panel.names { 1.5 } else { 1.1 };
         let top = highest.fold(f64::MIN_POSITIVE, f64::max) * room;
         let last = self.steps.len().saturating_sub(1) as f64;
         let mut chart = ChartBuilder::on(area)

@@ -208,7 +208,11 @@ impl Run {
         }
         cluster.put(&source, "/source-down", false)?;
         let stay = HOPS * usize::try_from(2 * len.div_ceil(CHUNK_LEN))?;
+        // Memory that is free for some seconds may go back from a virtual machine to its host, and what
+        // comes first after the downloads would be the one to get it again.
+        let touch = || place::touch_memory(&memory, HOPS as u64 * len);
         let mut up = || {
+            touch()?;
             let puts: Vec<_> = paths
                 .iter()
                 .map(|it| cluster::put(&part, it, false))
@@ -226,6 +230,7 @@ impl Run {
             cluster.bulk(&gets.collect::<Vec<_>>())
         };
         let mut up_alone = || {
+            touch()?;
             let sample = cluster.put(&source, "/source", false)?;
             purge(&cluster, "/source")?;
             cluster.wait_for_space(stay)?;
