@@ -27,7 +27,8 @@ pub fn held_chunk(entry: &InventoryEntry) -> HeldChunk {
     let flags = mark(entry.flags.unsynced, HeldFlags::UNSYNCED)
         .with(mark(entry.flags.poisoned, HeldFlags::POISONED))
         .with(mark(entry.flags.corrupt, HeldFlags::CORRUPT))
-        .with(mark(entry.needs_read_back, HeldFlags::READ_BACK));
+        .with(mark(entry.needs_read_back, HeldFlags::READ_BACK))
+        .with(mark(entry.is_prepared, HeldFlags::PREPARED));
     HeldChunk {
         handle: entry.handle,
         version: entry.version,

@@ -101,9 +101,13 @@ impl Directory {
         }
         let mut found = scan(&*tree, owner_of(&identity), start.scan_threads)?;
         let recovered = match (identity.author(), identity.adoption) {
-            (Some(author), Some(adoption)) => {
-                recover(&tree, author, adoption.chunk_size, &mut found)?
-            }
+            (Some(author), Some(adoption)) => recover(
+                &tree,
+                author,
+                adoption.chunk_size,
+                identity.epoch,
+                &mut found,
+            )?,
             _ => Recovered::default(),
         };
         let mut identity = identity;
@@ -280,6 +284,15 @@ impl Directory {
         };
         let told = chunk.told();
         entry.flags.poisoned |= told.poisoned;
+        if told.prepared.is_some() {
+            entry.state = ChunkState::Open;
+            entry.is_prepared = true;
+            entry.version = told.prepared.version;
+            entry.serial = told.prepared.serial;
+            entry.length = told.prepared.length;
+            entry.crc32 = told.prepared.crc32;
+            return;
+        }
         if chunk.was_changed() {
             entry.state = ChunkState::Open;
             entry.version = told.version;

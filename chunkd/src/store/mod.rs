@@ -16,13 +16,13 @@
 //!   goes;
 //! - [`journal`], [`open_chunk`]: what makes mutations of open chunks stable, and where the bytes of
 //!   their states are; [`opening`]: chunks are promised and begun; [`recover`]: a start finds them
-//!   again. No program opens a chunk yet.
+//!   again; [`settle`]: they are sealed. No program opens a chunk yet.
 //!
 //! Invariants: sealed data never changes. A header slot is overwritten only when the other is
 //! valid and stable. A failed sync is never tried again: it poisons what it covered. Nothing is
 //! deleted without an order. No lock is held over data I/O.
 //!
-//! Left out so far: open chunks are not sealed, and their journal is not trimmed. Left out on purpose:
+//! Left out so far: the journal is not trimmed. Left out on purpose:
 //! clones. Their fields are in the format. What a crash leaves at each step stands in the spec, section 10.
 
 #![cfg_attr(
@@ -52,6 +52,7 @@ mod recover;
 pub mod region;
 mod scan;
 mod seal;
+mod settle;
 mod table;
 mod upkeep;
 

@@ -9,8 +9,8 @@
 //! Invariants: what an open chunk is, its journal says; its file's header stays as it was. A chunk
 //! that was begun and not changed is told and read as the sealed one that its file still is.
 //!
-//! Left out so far: nobody gives these orders, and open chunks are neither sealed nor deleted nor
-//! replaced by a copy.
+//! Left out so far: nobody gives these orders, and open chunks are neither deleted nor replaced by a
+//! copy.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -82,6 +82,7 @@ impl Opened {
                 chunk.standing,
                 !chunk.is_still_sealed,
             );
+            let opened = opened.with_preparation(chunk.prepared);
             (chunk.handle, Arc::new(opened))
         });
         Self {
@@ -97,6 +98,16 @@ impl Opened {
 
     pub(super) fn find(&self, handle: ChunkHandle) -> Option<Arc<OpenChunk>> {
         lock(&self.chunks).get(&handle).cloned()
+    }
+
+    /// The chunk is open no more.
+    pub(super) fn forget(&self, handle: ChunkHandle) {
+        lock(&self.chunks).remove(&handle);
+    }
+
+    /// A chunk that is not open has promised this.
+    pub(super) fn keep_promise(&self, handle: ChunkHandle, version: ChunkVersion) {
+        lock(&self.promised).insert(handle, version);
     }
 }
 
@@ -286,7 +297,7 @@ impl Directory {
     }
 
     /// Whether the journal takes entries.
-    fn check_writes(&self) -> Result<(), OpenChunkError> {
+    pub(super) fn check_writes(&self) -> Result<(), OpenChunkError> {
         self.check_not_poisoned()?;
         match self.opened.log.0.get() {
             Some(_) => Ok(()),

@@ -13,8 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use sarsen_protocol::crc::{combine_blocks, crc32};
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, Serial};
 use sarsen_protocol::id_row::decode_table;
 use sarsen_protocol::message::ChunkState;
 use sarsen_protocol::size::BLOCK_LEN;
@@ -22,7 +21,7 @@ use sarsen_protocol::size::BLOCK_LEN;
 use super::chunk_file::{ChunkFile, Owner};
 use super::directory::io_error;
 use super::error::{Operation, StoreError};
-use super::journal::body::{Applied, Base, Block, Body, Place};
+use super::journal::body::{Applied, Base, Block, Body, Place, Prepared, Promised};
 use super::journal::{
     Author, EntryReader, JournalEnd, JournalError, JournalReader, named_chunks, settle,
 };
@@ -34,6 +33,7 @@ use super::open_chunk::{
 };
 use super::region::Tree;
 use super::scan::Found;
+use super::settle::check_prepared;
 
 /// What a journal says, carried out.
 #[derive(Debug, Default)]
@@ -59,6 +59,8 @@ pub(super) struct RecoveredChunk {
     pub(super) standing: Standing,
     /// Begun from a sealed chunk, with nothing applied: it is told and read as that one.
     pub(super) is_still_sealed: bool,
+    /// A sealed form that is ready.
+    pub(super) prepared: Option<Prepared>,
 }
 
 /// Why a chunk's word is not carried out.
@@ -89,6 +91,7 @@ pub(super) fn recover(
     tree: &Arc<dyn Tree>,
     author: Author,
     chunk_size: u32,
+    epoch: Epoch,
     found: &mut Found,
 ) -> Result<Recovered, StoreError> {
     let (histories, end) = match read_histories(&**tree, &author) {
@@ -115,6 +118,11 @@ pub(super) fn recover(
         if let Some(body) = void_word(found, handle, &outcome) {
             let version = version_of(&outcome);
             recovered.void.push((handle, version, body));
+            if let Some(promise) = kept_promise(found, handle, &outcome) {
+                recovered.promised.insert(handle, promise.promised_version);
+                let body = Body::Promised(Promised { epoch, ..promise });
+                recovered.void.push((handle, version, body));
+            }
             continue;
         }
         match outcome {
@@ -200,6 +208,19 @@ fn void_word(found: &Found, handle: ChunkHandle, outcome: &Outcome) -> Option<Bo
     (entry.state == ChunkState::Sealed && is_newer).then_some(Body::Settled)
 }
 
+/// A promise that still binds a chunk which was settled although a higher version was promised.
+fn kept_promise(found: &Found, handle: ChunkHandle, outcome: &Outcome) -> Option<Promised> {
+    let Outcome::Open(history) = outcome else {
+        return None;
+    };
+    let held = place_of(found, handle).and_then(|place| found.held.get(place))?;
+    let promised_version = history.promised_version;
+    (promised_version > held.entry.version).then_some(Promised {
+        promised_version,
+        epoch: Epoch::NONE,
+    })
+}
+
 /// Where a chunk stands in what was found, which is sorted.
 fn place_of(found: &Found, handle: ChunkHandle) -> Option<usize> {
     let handle_of = |held: &super::table::Held| held.entry.handle;
@@ -283,7 +304,9 @@ fn rebuild(whose: Whose, history: &OpenHistory) -> Result<RecoveredChunk, Failur
         .map_err(|_| Failure::Corrupt)?;
     compare_blocks(&files, &state, chunk_size)?;
     files.sync()?;
-    if history.prepared.is_none() {
+    if let Some(prepared) = &history.prepared {
+        check_prepared(&*tree, owner, handle, &state, prepared)?;
+    } else {
         let ids_len = state.ids().len() * sarsen_protocol::id_row::ID_ROW_LEN;
         // What an earlier start reserved is there still, if no power cut took it.
         let _ = files.make_room_to_seal(state.applied().length(), ids_len);
@@ -300,6 +323,7 @@ fn rebuild(whose: Whose, history: &OpenHistory) -> Result<RecoveredChunk, Failur
             index: history.index,
         },
         is_still_sealed: history.is_still_sealed(),
+        prepared: history.prepared,
     })
 }
 
@@ -336,40 +360,14 @@ fn origin_of(file: &ChunkFile, history: &OpenHistory) -> Result<(Content, IdTabl
     }
 }
 
-/// The blocks of the sealed chunk that the file is. Where a settling was cut short its CRC page is
-/// the next one: then the data itself, which the header's CRC proves.
+/// The blocks of the sealed chunk that the file is.
 pub(super) fn sealed_content(file: &ChunkFile, length: u32) -> Result<Content, StoreError> {
     let handle = file.header.handle;
-    let crcs = match file.read_crcs() {
-        Err(StoreError::CrcPageDamaged { .. }) => data_crcs(file, length)?,
-        crcs => crcs?.into_vec(),
-    };
-    let blocks = crcs.into_iter().map(|crc32| Block {
+    let blocks = file.read_crcs()?.into_vec().into_iter().map(|crc32| Block {
         place: Place::OwnRoom,
         crc32,
     });
     Content::new(length, blocks.collect()).ok_or(StoreError::Corrupt { handle })
-}
-
-fn data_crcs(file: &ChunkFile, length: u32) -> Result<Vec<u32>, StoreError> {
-    let handle = file.header.handle;
-    let mut crcs = Vec::new();
-    let mut buf = vec![0; BLOCK_LEN as usize];
-    for offset in (0..length).step_by(BLOCK_LEN as usize) {
-        let (bytes, _) = buf.split_at_mut((length - offset).min(BLOCK_LEN) as usize);
-        let read = file
-            .region
-            .read_at(bytes, super::pending::data_position(offset))
-            .map_err(|source| file.error(Operation::Read, source))?;
-        if read < bytes.len() {
-            return Err(StoreError::FileTooShort { handle });
-        }
-        crcs.push(crc32(bytes));
-    }
-    match combine_blocks(&crcs, length) == Some(file.header.data_crc32) {
-        true => Ok(crcs),
-        false => Err(StoreError::Corrupt { handle }),
-    }
 }
 
 /// The ids that the sealed chunk's file has.

@@ -44,6 +44,13 @@ pub trait Region: Send + Sync + fmt::Debug {
     /// Those of the medium.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
+    /// Gives room back that lies within the file: it reads as zeros then, and the file stays as long.
+    /// Where that can't be done the room is kept, which is no error.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn give_back(&self, position: u64, len: u64) -> io::Result<()>;
+
     /// Bytes in the file.
     ///
     /// # Errors
@@ -309,6 +316,15 @@ impl Region for FileRegion {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
+    }
+
+    fn give_back(&self, position: u64, len: u64) -> io::Result<()> {
+        use rustix::io::Errno;
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.file, flags, position, len) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            given => Ok(given?),
+        }
     }
 
     fn file_len(&self) -> io::Result<u64> {

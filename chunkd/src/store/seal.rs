@@ -141,21 +141,21 @@ impl Directory {
                 && !entry.flags.poisoned
                 && !entry.flags.corrupt
         });
-        let settle = |handle| {
+        let make_durable = |handle| {
             self.check_not_poisoned()?;
             let mut turn = self.table.turn(handle);
             // Another call may have settled or deleted it since.
             match turn.held() {
                 Some(held) if held.entry.flags.unsynced || held.entry.needs_read_back => {
                     check_usable(&held, None)?;
-                    self.settle(&mut turn, &held)
+                    self.make_durable(&mut turn, &held)
                 }
                 _ => Ok(()),
             }
         };
         unsettled
             .into_iter()
-            .map(|handle| (handle, settle(handle)))
+            .map(|handle| (handle, make_durable(handle)))
             .collect()
     }
 
@@ -252,14 +252,14 @@ impl Directory {
         }
         let is_short_of_it = claim.level == Level::Disk && entry.flags.unsynced;
         if held.from_earlier_start || is_short_of_it {
-            self.settle(turn, held)?;
+            self.make_durable(turn, held)?;
         }
         Ok(())
     }
 
     /// Makes a sealed chunk as durable as any. Reads it back from the medium first, unless the file
     /// was kept open since it was written.
-    fn settle(&self, turn: &mut Turn<'_>, held: &Held) -> Result<(), StoreError> {
+    fn make_durable(&self, turn: &mut Turn<'_>, held: &Held) -> Result<(), StoreError> {
         let handle = turn.handle();
         let (tree, owner) = (&*self.tree, self.owner());
         let mut file = match &held.kept_open {

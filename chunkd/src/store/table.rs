@@ -46,6 +46,8 @@ pub struct InventoryEntry {
     /// Found sealed by this start, but unsynced or doubtful: it must not be counted before
     /// [`super::Directory::sync_unsynced`] has read it back.
     pub needs_read_back: bool,
+    /// Open, with a seal prepared, whose version, serial, length and CRC are told.
+    pub is_prepared: bool,
 }
 
 /// An entry, and what only the store needs to know.
@@ -92,6 +94,7 @@ impl Held {
                 file_id: header.file_id,
                 index: header.index,
                 needs_read_back,
+                is_prepared: false,
             },
             header_stable: file.header_stable,
             from_earlier_start,

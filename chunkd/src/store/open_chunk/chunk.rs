@@ -14,11 +14,14 @@
 //!
 //! What a crash leaves is what the journal says (section 9), never anything else.
 
+mod sealing;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, FileId, Serial};
 use sarsen_protocol::id_row::ID_ROW_LEN;
+use sarsen_protocol::message::PreparedSeal;
 
 use super::super::error::StoreError;
 use super::super::journal::body::{Base, Begun, Body, Checkpoint, Mutation, Promised};
@@ -28,8 +31,10 @@ use super::batch::{Batch, parts_of};
 use super::error::OpenChunkError;
 use super::files::{ChunkFiles, Places, Unsynced};
 use super::plan::Incoming;
+use super::sealed_form::told_of;
 use super::snapshot::Snapshot;
 use super::state::{Content, Resting, State};
+use sealing::Ready;
 
 /// Mutations of up to so many bytes have them in the journal.
 pub const JOURNAL_BYTES_MAX: usize = 32 * 1024;
@@ -75,6 +80,8 @@ pub struct Told {
     pub ids: usize,
     /// The highest version promised.
     pub promised_version: ChunkVersion,
+    /// The seal that is prepared, or [`PreparedSeal::NONE`].
+    pub prepared: PreparedSeal,
     /// Whether a sync failed: it takes no part any more.
     pub poisoned: bool,
 }
@@ -118,6 +125,10 @@ struct Books {
     /// A mutation was applied since the chunk was opened, be it forgotten since.
     was_changed: bool,
     poisoned: bool,
+    /// It was settled or deleted: whoever still has it gets nothing done.
+    is_closed: bool,
+    /// A sealed form of the last version.
+    prepared: Option<Ready>,
     /// Up to where mutations are stable.
     stable_serial: Serial,
     /// What becomes so when the journal reaches a sequence, in order.
@@ -153,6 +164,8 @@ impl OpenChunk {
             takes_mutations: false,
             was_changed,
             poisoned: false,
+            is_closed: false,
+            prepared: None,
             on_stable: VecDeque::new(),
             promise_sequence: 0,
             promise_epoch: Epoch::NONE,
@@ -189,6 +202,10 @@ impl OpenChunk {
             length: state.applied().length(),
             ids: state.ids().len(),
             promised_version: books.standing.promised_version,
+            prepared: match &books.prepared {
+                Some(ready) => told_of(state.version(), &ready.prepared),
+                None => PreparedSeal::NONE,
+            },
             poisoned: books.poisoned,
         }
     }
@@ -388,6 +405,7 @@ impl OpenChunk {
         books.stable_serial = serial;
         books.standing.memory = memory;
         books.takes_mutations = true;
+        books.prepared = None;
         books.begun_sequence = sequence;
         books
             .on_stable
@@ -453,16 +471,19 @@ impl OpenChunk {
         Some((books.state.content_at(serial)?, books.places.clone()))
     }
 
+    /// The ids of the newest state.
+    #[cfg(test)]
+    pub(in super::super) fn ids(&self) -> super::ids::IdTable {
+        lock(&self.books).state.ids().clone()
+    }
+
     /// A sync failed: it takes no part any more.
     pub fn poison(&self) {
         lock(&self.books).poisoned = true;
     }
 
     fn check_usable(&self) -> Result<(), OpenChunkError> {
-        match lock(&self.books).poisoned {
-            true => Err(OpenChunkError::Poisoned),
-            false => Ok(()),
-        }
+        lock(&self.books).check_usable()
     }
 
     fn check_takes(&self, version: ChunkVersion) -> Result<(), OpenChunkError> {
@@ -583,6 +604,7 @@ impl OpenChunk {
 
     /// Hands over what is never held back.
     fn offer_in(&self, books: &mut Books, entry: Entry) -> Result<u64, OpenChunkError> {
+        books.check_usable()?;
         self.log.offer(entry, Class::Control).map_err(|refused| {
             books.poisoned = true;
             refused.error.into()
@@ -591,6 +613,14 @@ impl OpenChunk {
 }
 
 impl Books {
+    fn check_usable(&self) -> Result<(), OpenChunkError> {
+        match (self.is_closed, self.poisoned) {
+            (true, _) => Err(OpenChunkError::Closed),
+            (_, true) => Err(OpenChunkError::Poisoned),
+            _ => Ok(()),
+        }
+    }
+
     /// Begun from a sealed chunk, and nothing applied.
     fn is_still_sealed(&self) -> bool {
         matches!(self.standing.base, Base::Sealed { .. }) && !self.was_changed

@@ -89,6 +89,15 @@ pub enum OpenChunkError {
         /// The last version begun.
         held: ChunkVersion,
     },
+    /// No sealed form of that version is ready.
+    #[error("no seal of that version is prepared; the chunk has {held}")]
+    NotPrepared {
+        /// The last version begun.
+        held: ChunkVersion,
+    },
+    /// It was settled or deleted meanwhile.
+    #[error("the chunk is open no more")]
+    Closed,
     /// There are not as many bytes as the mutation says.
     #[error("there are not as many bytes as the mutation says")]
     ByteCount,

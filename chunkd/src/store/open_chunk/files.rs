@@ -10,6 +10,8 @@
 //!
 //! What a crash leaves: bytes behind the length or in slots that nothing names.
 
+mod sealing;
+
 use std::sync::Arc;
 
 use sarsen_protocol::crc::crc32;
@@ -60,6 +62,8 @@ pub struct ChunkFiles {
     reserved: u32,
     /// Slots that the patch file has room for.
     slots_reserved: u32,
+    /// Bytes of the id table that the chunk file has room for.
+    ids_reserved: u64,
     /// Bytes of data, and of the id table, that `.sealing` has room for.
     sealing_reserved: (u64, u64),
     /// What was written since the last sync.
@@ -104,6 +108,11 @@ impl Places {
     #[must_use]
     pub const fn handle(&self) -> ChunkHandle {
         self.handle
+    }
+
+    /// The chunk file.
+    pub(super) fn chunk(&self) -> &Arc<dyn Region> {
+        &self.chunk
     }
 
     /// Reads bytes of a block from where a state has it; how many there were.
@@ -160,6 +169,7 @@ impl ChunkFiles {
             sealing: None,
             reserved: 0,
             slots_reserved: 0,
+            ids_reserved: 0,
             sealing_reserved: (0, 0),
             unsynced: Unsynced::default(),
         }
@@ -265,6 +275,8 @@ impl ChunkFiles {
         self.reserve(room_end.min(self.whose.chunk_size))?;
         if plan.highest_slot().is_some() || self.patch.is_some() {
             self.reserve_sealing(length, id_table_len as u64)?;
+        } else {
+            self.reserve_ids(id_table_len)?;
         }
         match plan.highest_slot() {
             Some(slot) => self.reserve_slots(slot, version),
@@ -316,7 +328,7 @@ impl ChunkFiles {
         std::mem::take(&mut self.unsynced)
     }
 
-    /// Makes the room that a seal of a patched chunk will need.
+    /// Makes the room that a seal will need.
     ///
     /// # Errors
     /// [`StoreError::NoSpace`], those of the medium.
@@ -327,7 +339,7 @@ impl ChunkFiles {
     ) -> Result<(), StoreError> {
         match self.patch.is_some() {
             true => self.reserve_sealing(length, id_table_len as u64),
-            false => Ok(()),
+            false => self.reserve_ids(id_table_len),
         }
     }
 
@@ -390,6 +402,22 @@ impl ChunkFiles {
             self.patch = Some(patch);
         }
         self.slots_reserved = wanted;
+        Ok(())
+    }
+
+    /// Room in the chunk file for the id table of a form 1.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`], those of the medium.
+    pub(super) fn reserve_ids(&mut self, len: usize) -> Result<(), StoreError> {
+        let ids = (len as u64).next_multiple_of(ID_TABLE_STEP);
+        if ids > self.ids_reserved {
+            let path = chunk_path(self.whose.handle);
+            self.chunk
+                .reserve(id_table_position(self.whose.chunk_size), ids)
+                .map_err(|source| self.error(Operation::Reserve, &path, source))?;
+            self.ids_reserved = ids;
+        }
         Ok(())
     }
 

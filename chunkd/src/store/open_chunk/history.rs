@@ -109,13 +109,11 @@ impl OpenHistory {
         }
     }
 
-    /// Whether it was begun from a sealed chunk and nothing was applied: it is reported and read as
-    /// that.
+    /// Whether it was begun from a sealed chunk and nothing was applied: if no seal is prepared it is
+    /// reported as that, and it is read as that.
     #[must_use]
     pub const fn is_still_sealed(&self) -> bool {
-        matches!(self.origin, Origin::Sealed { .. })
-            && self.standing.is_empty()
-            && self.prepared.is_none()
+        matches!(self.origin, Origin::Sealed { .. }) && self.standing.is_empty()
     }
 }
 

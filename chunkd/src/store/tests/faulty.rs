@@ -139,6 +139,12 @@ impl FaultyTree {
         self.disk.lock().unwrap().faults.is_full = true;
     }
 
+    /// The next reservation finds no room, though the file be long enough.
+    pub(super) fn refuse_next_reservation(&self) {
+        let mut disk = self.disk.lock().unwrap();
+        disk.faults.fill_at = Some(disk.counts.reservations);
+    }
+
     /// What was asked for so far.
     pub(super) fn counts(&self) -> Counts {
         self.disk.lock().unwrap().counts
@@ -356,6 +362,14 @@ impl Region for FaultyRegion {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.change(Change::SetLen(usize::try_from(len).unwrap()))
+    }
+
+    fn give_back(&self, position: u64, len: u64) -> io::Result<()> {
+        let position = usize::try_from(position).unwrap();
+        let end = position + usize::try_from(len).unwrap();
+        let seen = self.disk.lock().unwrap().inodes[self.inode].seen.len();
+        let bytes = vec![0; end.min(seen).saturating_sub(position)];
+        self.change(Change::Write { position, bytes })
     }
 
     fn file_len(&self) -> io::Result<u64> {

@@ -188,6 +188,14 @@ impl Region for HeapRegion {
         Ok(())
     }
 
+    fn give_back(&self, position: u64, len: u64) -> io::Result<()> {
+        let mut bytes = self.bytes.lock().unwrap();
+        let from = bytes.len().min(usize::try_from(position).unwrap());
+        let to = bytes.len().min(usize::try_from(position + len).unwrap());
+        bytes[from..to].fill(0);
+        Ok(())
+    }
+
     fn file_len(&self) -> io::Result<u64> {
         Ok(self.bytes.lock().unwrap().len() as u64)
     }

@@ -2,6 +2,7 @@
 //! finds each in a state that it had, with all that was told to be stable.
 
 mod member;
+mod seals;
 mod starts;
 
 use std::sync::{Arc, LazyLock};

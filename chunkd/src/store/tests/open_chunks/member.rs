@@ -6,16 +6,21 @@ use std::sync::{Arc, Mutex};
 
 use sarsen_protocol::crc::crc32;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, FileId, RequestId, Serial, SessionId};
-use sarsen_protocol::message::ChunkState;
+use sarsen_protocol::id_row::{ID_ROW_LEN, IdRow, IdRowKind, encode_table};
+use sarsen_protocol::message::{ChunkState, PreparedSeal};
 use sarsen_protocol::size::BLOCK_LEN;
 
+use super::super::super::chunk_file::ChunkFile;
 use super::super::super::journal::body::MutationKind;
 use super::super::super::journal::{
     AppendError, Appender, Class, Entry, JournalError, JournalLimits, Log, Refused,
 };
-use super::super::super::open_chunk::{Incoming, OpenChunk, OpenChunkError, Ordered};
+use super::super::super::open_chunk::{
+    IdTable, Incoming, OpenChunk, OpenChunkError, Ordered, Told,
+};
+use super::super::super::recover::sealed_ids;
 use super::super::super::region::Tree;
-use super::super::super::{BeginOrder, Directory};
+use super::super::super::{BeginOrder, Directory, InventoryEntry};
 use super::super::scenario::{ADOPTION, START, Sample, piece_crcs};
 
 pub(super) const EPOCH: Epoch = Epoch {
@@ -54,6 +59,7 @@ struct Gathered {
     appender: Appender,
     entries: Vec<Entry>,
     last: u64,
+    refuses: bool,
 }
 
 impl Log for Gather {
@@ -63,6 +69,10 @@ impl Log for Gather {
             return Err(Refused { error, entry });
         }
         let mut gathered = self.0.lock().unwrap();
+        if gathered.refuses {
+            let error = AppendError::Full;
+            return Err(Refused { error, entry });
+        }
         gathered.entries.push(entry);
         gathered.last += 1;
         Ok(gathered.last)
@@ -73,6 +83,11 @@ impl Gather {
     /// As the journal's thread does when nothing waits.
     pub(super) fn mark(&self) {
         self.0.lock().unwrap().appender.mark().unwrap();
+    }
+
+    /// Whether it takes nothing, for all its room is taken.
+    pub(super) fn refuse(&self, refuses: bool) {
+        self.0.lock().unwrap().refuses = refuses;
     }
 
     fn write(&self) -> Result<u64, JournalError> {
@@ -101,6 +116,12 @@ pub(super) enum Op {
     Checkpoint,
     /// A new version, at so many serials below the last one or at the commit mark.
     Change(u64),
+    /// A new version, with a sealed form of all bytes or of the first.
+    Prepare(Option<u32>),
+    /// The preparation becomes the chunk.
+    Settle,
+    /// The chunk that was sealed is opened again, with a serial that is higher than its own.
+    Reopen,
 }
 
 /// What a chunk was, and what was told of it.
@@ -115,8 +136,27 @@ pub(super) struct Model {
     pub(super) told_begun: ChunkVersion,
     pub(super) told_stable: Serial,
     pub(super) told_promised: ChunkVersion,
+    /// The ids of each state of `chains`.
+    pub(super) ids: BTreeMap<ChunkVersion, BTreeMap<Serial, IdTable>>,
+    /// What was prepared in a version, be it told or not.
+    pub(super) preparations: BTreeMap<ChunkVersion, Preparation>,
+    /// The last that was told to be prepared, ordered to be settled, told to be settled.
+    pub(super) told_prepared: ChunkVersion,
+    pub(super) settling: ChunkVersion,
+    pub(super) told_settled: ChunkVersion,
     requests: u64,
 }
+
+/// A sealed form as it ought to be.
+#[derive(Clone, Debug)]
+pub(super) struct Preparation {
+    pub(super) serial: Serial,
+    pub(super) bytes: Vec<u8>,
+    pub(super) ids: IdTable,
+}
+
+/// Rows of sessions below are left out of sealed forms: the session that mutates stays.
+const SESSIONS_END: SessionId = SessionId(3);
 
 impl Model {
     fn chain(&mut self) -> &mut BTreeMap<Serial, Vec<u8>> {
@@ -136,6 +176,13 @@ impl Model {
         if let Some(bytes) = bytes {
             chain = [(serial, bytes)].into_iter().collect();
         }
+        let ids = self.ids.get(&self.version).cloned().unwrap_or_default();
+        let mut ids: BTreeMap<_, _> = ids.into_iter().filter(|(s, _)| *s <= serial).collect();
+        if chain.len() == 1 {
+            let last = ids.pop_last().map(|(_, ids)| ids).unwrap_or_default();
+            ids = [(serial, last)].into_iter().collect();
+        }
+        self.ids.insert(version, ids);
         self.chains.insert(version, chain);
         (self.version, self.serial) = (version, serial);
     }
@@ -158,6 +205,7 @@ impl Member {
                 last: appender.stable(),
                 appender,
                 entries: Vec::new(),
+                refuses: false,
             })));
             log = Some(Arc::clone(&made));
             Ok(made)
@@ -217,6 +265,11 @@ impl Member {
 
     /// Does one thing to a chunk and to its model; none after an error.
     pub(super) fn run(&self, handle: ChunkHandle, model: &mut Model, op: &Op) -> Option<()> {
+        match op {
+            Op::Settle => return self.settle(handle, model),
+            Op::Reopen => return self.reopen(handle, model),
+            _ => {}
+        }
         let chunk = self.directory.open_chunk(handle)?;
         let failed = |error: OpenChunkError| self.directory.open_chunk_failed(handle, &error);
         match op {
@@ -243,7 +296,78 @@ impl Member {
                 self.write().then_some(())
             }
             Op::Change(below) => self.change(&chunk, model, *below),
+            Op::Prepare(length) => {
+                self.change(&chunk, model, 0)?;
+                self.prepare(&chunk, model, *length)
+            }
+            Op::Settle | Op::Reopen => None,
         }
+    }
+
+    fn prepare(
+        &self,
+        chunk: &Arc<OpenChunk>,
+        model: &mut Model,
+        length: Option<u32>,
+    ) -> Option<()> {
+        let mut bytes = model.newest().clone();
+        bytes.truncate(length.map_or(usize::MAX, |length| length as usize));
+        let ids = model.ids[&model.version][&model.serial].sealed(SESSIONS_END);
+        let serial = model.serial;
+        let crc = crc32(&bytes);
+        let preparation = Preparation { serial, bytes, ids };
+        model.preparations.insert(model.version, preparation);
+        let prepared = chunk.prepare_seal(model.version, length, SESSIONS_END);
+        let handle = chunk.handle();
+        let (told, sequence) = prepared
+            .map_err(|error| self.directory.open_chunk_failed(handle, &error))
+            .ok()?;
+        let expected = (model.version, serial, crc);
+        assert_eq!((told.version, told.serial, told.crc32), expected);
+        self.write().then_some(())?;
+        let again = chunk.prepare_seal(model.version, length, SESSIONS_END);
+        assert_eq!(again.unwrap(), (told, sequence), "asked again");
+        model.told_prepared = model.version;
+        Some(())
+    }
+
+    /// As it is ordered, and once more.
+    pub(super) fn settle(&self, handle: ChunkHandle, model: &mut Model) -> Option<()> {
+        let version = model.version;
+        let bytes = &model.preparations[&version].bytes;
+        let (length, crc) = (u32::try_from(bytes.len()).unwrap(), crc32(bytes));
+        model.settling = version;
+        let settle = || {
+            let settled = self.directory.settle(handle, version, length, crc);
+            settled.map_err(|error| self.directory.open_chunk_failed(handle, &error))
+        };
+        settle().ok()?;
+        self.write().then_some(())?;
+        model.told_settled = version;
+        assert_eq!(settle(), Ok(0), "asked again");
+        Some(())
+    }
+
+    fn reopen(&self, handle: ChunkHandle, model: &mut Model) -> Option<()> {
+        let version = ChunkVersion(model.version.0 + 10);
+        self.directory.promise(handle, version, EPOCH).ok()?;
+        self.write().then_some(())?;
+        model.told_promised = version;
+        let serial = Serial(model.serial.0 + 5);
+        let Preparation { bytes, ids, .. } = model.preparations[&model.version].clone();
+        model.begin(version, serial, Some(bytes));
+        model.ids.insert(version, [(serial, ids)].into());
+        let order = BeginOrder {
+            handle,
+            version,
+            serial,
+            memory: false,
+            create: None,
+        };
+        self.directory.begin(&order).ok()?;
+        self.write().then_some(())?;
+        (model.told_begun, model.told_stable) = (version, serial);
+        Some(())
     }
 
     fn mutate(
@@ -275,6 +399,21 @@ impl Member {
         newest.resize(newest.len().max(end), 0);
         newest[offset as usize..end].copy_from_slice(bytes);
         model.chain().insert(serial, newest);
+        let ids = model.ids.get_mut(&model.version).unwrap();
+        let mut table = ids[&model.serial].clone();
+        let row = IdRow {
+            session: request.session,
+            number: request.number,
+            kind: match kind {
+                MutationKind::Write => IdRowKind::Write,
+                MutationKind::Append => IdRowKind::Append,
+            },
+            offset,
+            length: incoming.length,
+            crc32: crc32(bytes),
+        };
+        table.apply(&request, row).unwrap();
+        ids.insert(serial, table);
         let applied = chunk.apply(model.version, serial, &[Ordered { incoming, bytes }]);
         let handle = chunk.handle();
         applied
@@ -328,6 +467,60 @@ pub(super) enum Marks {
     Allowed,
 }
 
+/// A sealed chunk is the base, or what a settling that was ordered made.
+fn check_sealed(
+    directory: &Directory,
+    model: &Model,
+    base: Option<&Sample>,
+    entry: &InventoryEntry,
+    story: &str,
+) {
+    let made = model.preparations.get(&entry.version);
+    let made = made.filter(|_| entry.version <= model.settling);
+    let (bytes, ids) = match (made, base) {
+        (Some(made), _) => (&made.bytes, made.ids.clone()),
+        (None, Some(base)) if base.version == entry.version => (&base.bytes, IdTable::default()),
+        _ => panic!("{story}: never was sealed as {entry:?}"),
+    };
+    let opened = directory.open_for_read(entry.handle).unwrap();
+    let mut read = vec![0; opened.length as usize];
+    assert_eq!(opened.read_at(&mut read, 0).unwrap(), read.len(), "{story}");
+    assert!(read == *bytes, "{story}: bytes of {entry:?}");
+    for (crc, block) in opened
+        .block_crcs
+        .iter()
+        .zip(read.chunks(BLOCK_LEN as usize))
+    {
+        assert_eq!(*crc, crc32(block), "{story}");
+    }
+    let (tree, owner) = (&*directory.tree, directory.owner());
+    let file = ChunkFile::open(tree, entry.handle, owner, true).unwrap();
+    assert_eq!(sealed_ids(&file).unwrap(), ids, "{story}: ids");
+}
+
+/// What is told to be prepared is told and right, and nothing else is told.
+fn check_prepared(told: &Told, model: &Model, entry: &InventoryEntry, story: &str) {
+    assert_eq!(entry.is_prepared, told.prepared.is_some(), "{story}");
+    if !told.prepared.is_some() {
+        assert_ne!(told.version, model.told_prepared, "{story}: {told:?}");
+        return;
+    }
+    let made = model.preparations.get(&told.version);
+    let made = made.unwrap_or_else(|| panic!("{story}: never prepared {told:?}"));
+    let expected = PreparedSeal {
+        version: told.version,
+        serial: made.serial,
+        length: u32::try_from(made.bytes.len()).unwrap(),
+        crc32: crc32(&made.bytes),
+        id_table_length: u32::try_from(made.ids.len() * ID_ROW_LEN).unwrap(),
+        id_table_crc32: crc32(&encode_table(&made.ids.rows())),
+    };
+    assert_eq!(told.prepared, expected, "{story}");
+    let entered = (entry.version, entry.serial, entry.length, entry.crc32);
+    let expected = (told.version, made.serial, expected.length, expected.crc32);
+    assert_eq!(entered, expected, "{story}");
+}
+
 /// A chunk comes back in a state that it had, at least as new as what was told.
 pub(super) fn check(
     directory: &Directory,
@@ -344,22 +537,23 @@ pub(super) fn check(
     };
     let is_marked = entry.flags.poisoned || entry.flags.corrupt;
     let Some(chunk) = directory.open_chunk(handle) else {
-        let is_sealed = entry.state == ChunkState::Sealed && base.is_some();
+        let is_sealed = entry.state == ChunkState::Sealed;
         let was_told = model.told_begun.is_some();
         let is_right = match is_marked {
             true => marks == Marks::Allowed || (!was_told && entry.state == ChunkState::Open),
-            false => is_sealed && !was_told,
+            false => is_sealed && model.told_begun <= entry.version,
         };
         assert!(is_right, "{story}: {entry:?}, told {:?}", model.told_begun);
         if is_sealed && !is_marked {
-            assert_eq!(
-                base.unwrap().read(directory).unwrap(),
-                base.unwrap().bytes,
-                "{story}"
-            );
+            check_sealed(directory, model, base, &entry, story);
         }
         return;
     };
+    assert!(
+        chunk.told().version > model.told_settled,
+        "{story}: was settled"
+    );
+    check_prepared(&chunk.told(), model, &entry, story);
     assert!(!is_marked || marks == Marks::Allowed, "{story}: {entry:?}");
     let told = chunk.told();
     assert!(told.version >= model.told_begun, "{story}: {told:?}");
@@ -384,6 +578,11 @@ pub(super) fn check(
             "{story}: bytes at {serial:?} of {told:?}"
         );
     }
+    assert_eq!(
+        chunk.ids(),
+        model.ids[&told.version][&told.serial],
+        "{story}: ids of {told:?}"
+    );
     let refused = chunk.apply(told.version, Serial(told.serial.0 + 1), &[]);
     assert!(
         matches!(

@@ -309,6 +309,7 @@ fn a_full_disk_refuses_a_mutation_and_changes_nothing() {
     let tree: Arc<dyn Tree> = faulty.clone();
     let (member, mut base, _) = opened(&tree);
     faulty.fill();
+    faulty.refuse_next_reservation();
     let chunk = member.directory.open_chunk(BASE.handle).unwrap();
     let before = chunk.told();
     let mut tried = base.clone();
