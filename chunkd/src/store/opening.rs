@@ -272,10 +272,22 @@ impl Directory {
             Some((file_id, index)) => self.make_open(&mut turn, order, file_id, index)?,
             None => self.open_sealed(&turn, order)?,
         };
-        let sequence = chunk.begin(order.version, order.serial, order.memory)?;
+        let begun = chunk.begin(order.version, order.serial, order.memory);
+        if begun.is_err() && order.create.is_some() {
+            self.unmake(&mut turn);
+        }
+        let sequence = begun?;
         lock(&self.opened.chunks).insert(handle, Arc::new(chunk));
         lock(&self.opened.promised).remove(&handle);
         Ok(sequence)
+    }
+
+    /// A chunk that was made a moment ago and could not be begun: nobody was told of it, so the next
+    /// order may make it. If its file can't be removed, the next start tells it as nobody's.
+    fn unmake(&self, turn: &mut Turn<'_>) {
+        if self.tree.remove(&chunk_path(turn.handle())).is_ok() {
+            turn.remove();
+        }
     }
 
     /// Whether the chunk is open and no longer what its file was sealed as.

@@ -9,7 +9,7 @@ use super::super::super::Directory;
 use super::super::super::layout::{patch_path, sealing_path};
 use super::super::super::open_chunk::OpenChunkError;
 use super::super::super::region::{FileTree, Tree};
-use super::super::super::StoreError;
+use super::super::super::{BeginOrder, StoreError};
 use super::super::faulty::{Faults, FaultyTree, Survives};
 use super::super::heap::HeapTree;
 use super::super::scenario::START;
@@ -348,4 +348,33 @@ fn a_full_disk_refuses_no_seal() {
         let entry = member.directory.entry(MADE).unwrap();
         assert_eq!(entry.state, ChunkState::Sealed, "patched: {patch}");
     }
+}
+
+/// The file and the table's entry were made before the journal took the beginning. When it refused,
+/// asking again found the chunk to exist already, until a restart, which called it corrupt.
+#[test]
+fn a_chunk_that_the_journal_did_not_take_can_be_made_again() {
+    let tree: Arc<dyn Tree> = Arc::new(HeapTree::new());
+    drop(super::super::scenario::open(&tree).unwrap());
+    let member = Member::start(&tree).unwrap();
+    let order = BeginOrder {
+        handle: MADE,
+        version: ChunkVersion(2000),
+        serial: Serial(1),
+        memory: false,
+        create: Some((sarsen_protocol::id::FileId(5), 2)),
+    };
+    member.log.refuse(true);
+    let refused = member.directory.begin(&order);
+    assert!(
+        matches!(refused, Err(OpenChunkError::Journal(_))),
+        "{refused:?}"
+    );
+    assert_eq!(member.directory.entry(MADE), None);
+    member.log.refuse(false);
+    member.directory.begin(&order).unwrap();
+    assert!(member.write());
+    drop(member);
+    let directory = Directory::open_tree(tree, &START).unwrap();
+    assert!(directory.open_chunk(MADE).is_some());
 }
