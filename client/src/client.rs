@@ -1,6 +1,6 @@
 //! [`Client`]: what can be asked of a cluster.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sarsen_edge::address::HostPort;
@@ -8,24 +8,31 @@ use sarsen_protocol::error::{BodyError, FrameError};
 use sarsen_protocol::id::{ChunkHandle, FileId};
 use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{
-    Capacity, CapacityReply, EmptyTrash, Fsck, FsckFinding, Kind, List, ListEntry, ListReply,
-    ListTrash, Locate, LocateReply, MakeFolder, Node, NodeType, Remove, Removed, Rename, Report,
-    ReportReply, RestoreTrash, ServerState, Stat, TrashEmptied, TrashEntry, Usage, UsageReply,
+    AcceptLoss, Capacity, CapacityReply, EmptyTrash, Fsck, FsckFinding, Kind, List, ListEntry,
+    ListReply, ListTrash, Locate, LocateReply, LossAccepted, MakeFolder, Node, NodeType, Remove,
+    Removed, Rename, Report, ReportReply, RestoreTrash, SealFile, ServerState, Stat, TrashEmptied,
+    TrashEntry, Usage, UsageReply,
 };
 use sarsen_protocol::size::{CHUNK_LEN_MAX, CHUNK_LEN_MIN, LOCATE_COUNT_MAX, PAGE_LEN_MAX};
 use tokio::time::sleep;
 
 use crate::buffer::Buffers;
 use crate::clock::Clock;
+use crate::core::read::PAGE_LEN;
+use crate::core::read_stream::{Served, Wanted};
+use crate::core::seen::{Seen, State};
 use crate::core::window::Windows;
 use crate::error::Error;
+use crate::follower::Follower;
 use crate::get::{GetOptions, GetReport, get};
 use crate::local_write::Writes;
 use crate::master::Master;
-use crate::net::Links;
+use crate::net::{Controls, Links};
+use crate::newest::locate_whole;
 use crate::open_file::{DIRECT_LEN_MAX, OpenFile};
 use crate::path;
 use crate::put::{PutOptions, PutReport, put};
+use crate::record_reader::RecordReader;
 use crate::session::Sessions;
 use crate::sink::GetTarget;
 use crate::source::PutSource;
@@ -36,6 +43,9 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
 /// Where a master listens unless it was started otherwise.
 pub const MASTER_DEFAULT: &str = "127.0.0.1:7400";
+
+/// How many times `suspect_after` the exact size of a file is waited for: members change in twice.
+const EXACT_SIZE_WAIT: u32 = 3;
 
 /// How often the state of the cluster is asked for while it is waited for.
 const WAIT_PERIOD: Duration = Duration::from_millis(50);
@@ -70,11 +80,42 @@ pub(crate) struct Shared {
     pub(crate) master: Arc<Master>,
     pub(crate) sessions: Sessions,
     pub(crate) links: Links,
+    pub(crate) controls: Controls,
     pub(crate) buffers: Buffers,
     /// To local files.
     pub(crate) writes: Writes,
     /// Of all write streams.
     pub(crate) windows: Mutex<Windows>,
+    /// The newest states of open chunks that acks and reads have shown.
+    pub(crate) seen: Mutex<Seen>,
+}
+
+impl Shared {
+    /// The newest states of open chunks that were seen.
+    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This state of an open chunk was acknowledged or confirmed.
+    pub(crate) fn note_seen(&self, handle: ChunkHandle, state: State) {
+        self.seen().note(handle, state);
+    }
+
+    /// A read of a chunk ended well; what was served, if the chunk is not sealed.
+    pub(crate) fn note_read(&self, wanted: &Wanted, served: Option<Served>) -> Option<Served> {
+        match *wanted {
+            Wanted::Sealed(chunk) => {
+                self.seen().note_sealed(chunk.handle, chunk.version);
+                None
+            }
+            Wanted::Plain { handle, .. } => {
+                if let Some(served) = served {
+                    self.seen().note(handle, served.state);
+                }
+                served
+            }
+        }
+    }
 }
 
 /// A cluster, as one of its users sees it. Clones are the same client.
@@ -115,10 +156,12 @@ impl Client {
                 timeout: config.timeout,
                 sessions: Sessions::new(master.clone()),
                 links: Links::new(master.clone()),
+                controls: Controls::new(master.clone()),
                 master,
                 buffers: Buffers::default(),
                 writes: Writes::new(clock),
                 windows: Mutex::default(),
+                seen: Mutex::default(),
             }),
         })
     }
@@ -222,6 +265,80 @@ impl Client {
         path::check(path)?;
         let path = path.to_owned();
         Ok(self.shared.master.call(&Stat { path }).await?.node)
+    }
+
+    /// How long a file is, as its newest state has it; `None` if a chunk is open and none of its
+    /// members has confirmed one within three times `suspect_after`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `not_found`, [`Error::IsAFolder`].
+    pub async fn exact_size(&self, path: &str) -> Result<Option<u64>, Error> {
+        path::check(path)?;
+        let which = Locate {
+            path: path.to_owned(),
+            file_id: FileId::NONE,
+            first_index: 0,
+            count: PAGE_LEN,
+        };
+        let patience =
+            (EXACT_SIZE_WAIT * self.shared.links.suspect_after()).min(self.shared.timeout);
+        match locate_whole(&self.shared, &which, patience).await {
+            Ok(whole) => Ok(Some(whole.first_page.node.size)),
+            Err(Error::NoReplica { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The records of a file, each once; all that were acknowledged before.
+    ///
+    /// # Errors
+    /// As [`Client::open`]; [`Error::NoReplica`] if no member of an open chunk confirms what is
+    /// newest.
+    pub async fn records(&self, path: &str) -> Result<RecordReader, Error> {
+        path::check(path)?;
+        RecordReader::open(&self.shared, path, false).await
+    }
+
+    /// The same of a file that is followed: [`RecordReader::wait`] waits for more.
+    ///
+    /// # Errors
+    /// As [`Client::records`].
+    pub async fn follow_records(&self, path: &str) -> Result<RecordReader, Error> {
+        path::check(path)?;
+        RecordReader::open(&self.shared, path, true).await
+    }
+
+    /// The bytes of a file from any place on, and what is appended to it.
+    ///
+    /// # Errors
+    /// As [`Client::records`].
+    pub async fn follow(&self, path: &str) -> Result<Follower, Error> {
+        path::check(path)?;
+        Follower::open(&self.shared, path).await
+    }
+
+    /// Seals what is open at a path or below it: what is there by now.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `not_found`, and with what keeps a chunk from being sealed.
+    pub async fn seal(&self, path: &str) -> Result<Node, Error> {
+        path::check(path)?;
+        let path = path.to_owned();
+        Ok(self.shared.master.call(&SealFile { path }).await?.node)
+    }
+
+    /// Takes the best copy that there is of a chunk that is unavailable, and gives up what the
+    /// members that don't answer have beyond it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `chunk_unknown`, and with `invalid_argument` for a chunk that is not
+    /// unavailable.
+    pub async fn accept_loss(&self, handle: ChunkHandle) -> Result<LossAccepted, Error> {
+        let accepted = self
+            .shared
+            .sessions
+            .mutate(|request| AcceptLoss { request, handle });
+        accepted.await
     }
 
     /// CRC-32 of a file, from what the master knows; `None` while one of its chunks is open.
@@ -504,6 +621,8 @@ mod tests {
             is_send(client.read_range("/a", 0, 1));
             is_send(client.rename("/a", "/b"));
             is_send(client.fsck("/"));
+            is_send(client.follow("/a"));
+            is_send(async move { client.follow_records("/a").await?.wait().await });
         };
     }
 

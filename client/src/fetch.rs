@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use sarsen_protocol::id::ServerId;
-use sarsen_protocol::message::{Kind, Locate, LocateReply, NodeType};
+use sarsen_protocol::message::{ChunkState, Kind, Locate, LocateReply, NodeType};
 
 use crate::client::{Shared, check_chunk_size};
 use crate::core::read::{Fault, Fetch, GiveUp};
-use crate::core::read_stream::Verified;
+use crate::core::read_stream::{ReadFault, Served, Verified};
 use crate::error::{Error, StreamError};
 use crate::limit::RateLimit;
 use crate::net::{Outgoing, Pacer, ReadFailure, read_chunk};
@@ -40,7 +40,7 @@ pub(crate) async fn read(
     outlet: &Outlet,
     limit: Option<&RateLimit>,
     on_reached: &(dyn Fn(u32) + Send + Sync),
-) -> Result<(), ReadFailure> {
+) -> Result<Option<Served>, ReadFailure> {
     let pacer = Pacer {
         links: &shared.links,
         clock: shared.clock,
@@ -54,6 +54,8 @@ pub(crate) async fn read(
 pub(crate) struct Hedged {
     /// Whether the bytes are there.
     pub(crate) is_read: bool,
+    /// What was served of a chunk that is not sealed.
+    pub(crate) served: Option<Served>,
     /// The replicas that failed; one that was late is not among them.
     pub(crate) failed: Vec<(ServerId, ReadFailure)>,
 }
@@ -97,14 +99,14 @@ pub(crate) async fn read_hedged(shared: &Shared, fetch: &Fetch, outlet: &Outlet)
     tokio::select! {
         biased;
         read = &mut first => match read {
-            Ok(()) => hedged(shared, since, [(server, Ok(()))]),
+            Ok(served) => hedged(shared, since, [(server, Ok(served))]),
             failed => {
                 let read = (other.server, second.await);
                 hedged(shared, asked, [(server, failed), read])
             }
         },
         read = &mut second => match read {
-            Ok(()) => hedged(shared, asked, [(other.server, Ok(()))]),
+            Ok(served) => hedged(shared, asked, [(other.server, Ok(served))]),
             failed => {
                 let read = (server, first.await);
                 hedged(shared, since, [(other.server, failed), read])
@@ -117,19 +119,21 @@ pub(crate) async fn read_hedged(shared: &Shared, fetch: &Fetch, outlet: &Outlet)
 fn hedged<const N: usize>(
     shared: &Shared,
     since: Duration,
-    reads: [(ServerId, Result<(), ReadFailure>); N],
+    reads: [(ServerId, Result<Option<Served>, ReadFailure>); N],
 ) -> Hedged {
     let mut hedged = Hedged {
         is_read: false,
+        served: None,
         failed: Vec::new(),
     };
     for (server, read) in reads {
         match read {
-            Ok(()) => {
+            Ok(served) => {
                 let now = shared.clock.now();
                 let waited = now.saturating_sub(since);
                 shared.links.small().handle_answer(now, server, waited);
                 hedged.is_read = true;
+                hedged.served = served;
             }
             Err(failure) => hedged.failed.push((server, failure)),
         }
@@ -144,14 +148,15 @@ async fn read_from(
     limit: Option<&RateLimit>,
     on_reached: &(dyn Fn(u32) + Send + Sync),
     pacer: Option<Pacer<'_>>,
-) -> Result<(), ReadFailure> {
+) -> Result<Option<Served>, ReadFailure> {
     let whole = Verified {
         reached: fetch.chunk.length,
         crc32: fetch.chunk.crc32,
     };
-    if fetch.from == 0 && fetch.verified == whole {
+    let is_sealed = fetch.chunk.state == ChunkState::Sealed;
+    if is_sealed && fetch.from == 0 && fetch.verified == whole {
         // An earlier download brought all of it.
-        return Ok(());
+        return Ok(None);
     }
     let replica = &fetch.replica;
     // Twice as patient each time that all of them failed: they may be slow, and none hang.
@@ -164,6 +169,16 @@ async fn read_from(
         verified: fetch.verified,
     };
     let server = replica.server;
+    let Some(wanted) = shared.seen().wanted(&fetch.chunk) else {
+        let cause = ReadFault::SeenNewer;
+        let addr = replica.data_addr.clone();
+        let error = StreamError::Read {
+            server,
+            addr,
+            cause,
+        };
+        return Err(failed(error, Fault::of_answer(cause)));
+    };
     let taking = shared.links.take(server, &replica.data_addr, silence_max);
     let taken = match &pacer {
         Some(pacer) => {
@@ -183,11 +198,13 @@ async fn read_from(
         on_reached,
         pacer,
     };
-    read_chunk(&mut link, fetch, silence_max, &to).await?;
+    let served = read_chunk(&mut link, fetch, wanted, silence_max, &to).await?;
     shared.links.give_back(link);
-    let behind = fetch.to.saturating_sub(fetch.chunk.length.max(fetch.from));
+    let served = shared.note_read(&wanted, served);
+    let length = served.map_or(fetch.chunk.length, |served| served.length);
+    let behind = fetch.to.saturating_sub(length.max(fetch.from));
     let given = outlet.give_zeros(u64::from(behind)).await;
-    given.map_err(ReadFailure::Sink)
+    given.map_err(ReadFailure::Sink).map(|()| served)
 }
 
 /// Why a file can't be read: `bad` are the bad replicas of the chunk that was given up.

@@ -18,11 +18,13 @@ use tokio::time::timeout;
 use crate::client::Shared;
 use crate::core::locate::part;
 use crate::core::read::{Action, Download, Fault, Fetch, GiveUp, Kept, PAGE_LEN, Plan};
+use crate::core::read_stream::Served;
 use crate::core::resume::Pin;
 use crate::error::{Error, StreamError};
 use crate::fetch::{self, REPORT_TIME_MAX};
 use crate::limit::RateLimit;
 use crate::net::ReadFailure;
+use crate::newest;
 use crate::part::{self, Found, PartFile, Resumable};
 use crate::path;
 use crate::progress::{Progress, Tally};
@@ -140,7 +142,8 @@ pub(crate) async fn get_located(
     options: GetOptions,
 ) -> Result<GetReport, Error> {
     let began = shared.clock.now();
-    let first_page = fetch::locate(shared, &which).await?;
+    let whole = newest::locate_whole(shared, &which, shared.timeout).await?;
+    let first_page = whole.first_page;
     let node = first_page.node;
     let range = options.range(node.size);
     if let Some(progress) = &options.progress {
@@ -177,7 +180,7 @@ pub(crate) async fn get_located(
         }),
         false => None,
     };
-    report.bad = match open(target, bytes, resumable, &shared.writes).await? {
+    let read = match open(target, bytes, resumable, &shared.writes).await? {
         Opened::Part(part, found) => {
             let to = To::Part(part);
             let mut run = Run::new(shared, &first_page, range, options, to)?;
@@ -200,8 +203,18 @@ pub(crate) async fn get_located(
             tokio::try_join!(run.complete(), writing)?.0
         }
     };
+    report.bad = read.bad;
+    report.crc32 = report.crc32.filter(|_| read.is_one_state);
     report.elapsed = shared.clock.now().saturating_sub(began);
     Ok(report)
+}
+
+/// How a download ended well.
+struct Completed {
+    /// The replicas that were bad.
+    bad: Vec<BadReplica>,
+    /// Whether nobody changed the file meanwhile.
+    is_one_state: bool,
 }
 
 /// Whether the target is there already, whole.
@@ -257,7 +270,7 @@ async fn pin(shared: &Shared, first_page: &LocateReply) -> Result<Pin, Error> {
 /// What a task of a download did.
 enum Event {
     Located(Range<u32>, Result<LocateReply, Error>),
-    Read(Box<Fetch>, Result<(), ReadFailure>),
+    Read(Box<Fetch>, Result<Option<Served>, ReadFailure>),
     Reported,
 }
 
@@ -293,6 +306,10 @@ struct Run {
     range: Range<u64>,
     options: GetOptions,
     download: Download,
+    /// Pages of chunks below were asked for.
+    paged_to: u32,
+    /// Whether all that was told of the file is of the state that it had at first.
+    is_one_state: bool,
     to: To,
     tasks: JoinSet<Event>,
     reached: mpsc::UnboundedSender<Reached>,
@@ -332,6 +349,8 @@ impl Run {
             range,
             options,
             download,
+            paged_to: PAGE_LEN,
+            is_one_state: true,
             to,
             tasks: JoinSet::new(),
             reached,
@@ -355,8 +374,8 @@ impl Run {
         bytes
     }
 
-    /// Reads all of it; the replicas that were bad.
-    async fn complete(mut self) -> Result<Vec<BadReplica>, Error> {
+    /// Reads all of it.
+    async fn complete(mut self) -> Result<Completed, Error> {
         self.run().await?;
         self.finish().await
     }
@@ -400,7 +419,7 @@ impl Run {
 
     /// Compares the whole file with its checksum, gives the target its name, and the master the
     /// time to hear of bad replicas.
-    async fn finish(mut self) -> Result<Vec<BadReplica>, Error> {
+    async fn finish(mut self) -> Result<Completed, Error> {
         self.wait_for_reports().await;
         if let Err(error) = self.check_file() {
             if let To::Part(part) = &mut self.to {
@@ -411,12 +430,15 @@ impl Run {
         if let To::Part(part) = self.to {
             part.finish().await?;
         }
-        Ok(self.bad)
+        Ok(Completed {
+            bad: self.bad,
+            is_one_state: self.is_one_state,
+        })
     }
 
     /// The chunks were verified one by one: this finds one that is missing or in another's place.
     fn check_file(&self) -> Result<(), Error> {
-        let is_whole = self.node.sealed && self.range == (0..self.node.size);
+        let is_whole = self.is_whole();
         let parts = self.parts.values();
         let found = parts.fold(0, |crc, (part, len)| combine(crc, *part, *len));
         let uploaded = self.node.crc32;
@@ -426,10 +448,21 @@ impl Run {
         }
     }
 
+    /// Whether what was read is the file in the one state whose CRC is known.
+    const fn is_whole(&self) -> bool {
+        let is_all = self.range.start == 0 && self.range.end == self.node.size;
+        self.node.sealed && is_all && self.is_one_state
+    }
+
     fn handle(&mut self, event: Event) -> Result<(), Error> {
         match event {
-            Event::Located(asked, reply) => self.download.handle_located(asked, reply?.chunks),
-            Event::Read(fetch, Ok(())) => {
+            Event::Located(asked, reply) => {
+                let reply = reply?;
+                let (told, node) = (reply.node, &self.node);
+                self.is_one_state &= (told.sealed, told.crc32) == (node.sealed, node.crc32);
+                self.download.handle_located(asked, reply.chunks);
+            }
+            Event::Read(fetch, Ok(served)) => {
                 let index = fetch.chunk.index;
                 self.hear(Reached {
                     index,
@@ -439,7 +472,8 @@ impl Run {
                     outlets.remove(&index);
                 }
                 self.last_failure.remove(&index);
-                let behind = fetch.to.saturating_sub(fetch.chunk.length).into();
+                let length = served.map_or(fetch.chunk.length, |served| served.length);
+                let behind = fetch.to.saturating_sub(length).into();
                 let crc = combine(fetch.chunk.crc32, zeros(behind), behind);
                 self.parts.insert(index, (crc, fetch.to.into()));
                 self.download.handle_fetched(index);
@@ -494,10 +528,19 @@ impl Run {
             first_index,
             count,
         };
+        // A chunk that is located again has been seen: it only must not be older.
+        let is_page = first_index >= self.paged_to;
+        if is_page {
+            self.paged_to = first_index.saturating_add(count);
+        }
         let shared = self.shared.clone();
         self.tasks.spawn(async move {
             let asked = first_index..first_index.saturating_add(count);
-            Event::Located(asked, shared.master.call(&request).await)
+            let located = match is_page {
+                true => newest::locate(&shared, &request, shared.timeout).await,
+                false => shared.master.call(&request).await,
+            };
+            Event::Located(asked, located)
         });
     }
 

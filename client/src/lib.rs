@@ -8,6 +8,7 @@
 //! - `net`: streams with chunkservers; `limit`: how fast they may be; `source`, `sink`, `part`, `local_write`:
 //!   the local end of a transfer;
 //! - `put`, `get`, `open_file`: the drivers that join machines, streams and files or memory;
+//! - `newest`, `live_file`, `record_reader`, `follower`: files that others append to meanwhile;
 //! - `tree`: many of these at a time, and what finds the files.
 //!
 //! Every byte that goes up carries a CRC computed here, and every byte that comes down was
@@ -29,15 +30,21 @@ mod error;
 #[cfg(feature = "edge")]
 mod fetch;
 #[cfg(feature = "edge")]
+mod follower;
+#[cfg(feature = "edge")]
 mod get;
 #[cfg(feature = "edge")]
 mod limit;
+#[cfg(feature = "edge")]
+mod live_file;
 #[cfg(feature = "edge")]
 mod local_write;
 #[cfg(feature = "edge")]
 mod master;
 #[cfg(feature = "edge")]
 mod net;
+#[cfg(feature = "edge")]
+mod newest;
 #[cfg(feature = "edge")]
 mod open_file;
 #[cfg(feature = "edge")]
@@ -48,6 +55,8 @@ pub mod path;
 mod progress;
 #[cfg(feature = "edge")]
 mod put;
+#[cfg(feature = "edge")]
+mod record_reader;
 #[cfg(feature = "edge")]
 mod session;
 #[cfg(feature = "edge")]
@@ -62,6 +71,8 @@ pub use client::{Client, ClientConfig, FsckReport, MASTER_DEFAULT, TIMEOUT_DEFAU
 #[cfg(feature = "edge")]
 pub use error::{Error, StreamError};
 #[cfg(feature = "edge")]
+pub use follower::Follower;
+#[cfg(feature = "edge")]
 pub use get::{BadReplica, GetOptions, GetReport};
 #[cfg(feature = "edge")]
 pub use limit::RateLimit;
@@ -71,6 +82,8 @@ pub use open_file::OpenFile;
 pub use progress::Progress;
 #[cfg(feature = "edge")]
 pub use put::{PutOptions, PutReport, STREAMS_DEFAULT, ShortChunk};
+#[cfg(feature = "edge")]
+pub use record_reader::{ReadRecord, RecordReader};
 #[cfg(feature = "edge")]
 pub use sink::GetTarget;
 #[cfg(feature = "edge")]

@@ -1,27 +1,33 @@
 //! [`OpenFile`]: reads at any place of one file, again and again.
 //!
 //! A read asks no master as long as what it told before may be used and proves right
-//! ([`Locations`]), and goes on connections that are kept. It runs in its caller's task, over the
+//! ([`Locations`]), and goes on connections that are kept. Chunks that are open are looked up with
+//! their newest state when they are first met, so that everything is seen that was acknowledged
+//! before; later reads see that or something newer. It runs in its caller's task, over the
 //! same [`Download`] that decides about whole files: what is verified, what comes next when a
 //! replica fails, and what is given up are the same.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sarsen_protocol::id::{FileId, ServerId};
-use sarsen_protocol::message::{Locate, LocatedChunk, Node, ReportReplica};
+use sarsen_protocol::message::{Locate, LocateReply, LocatedChunk, Node, ReportReplica};
 use sarsen_protocol::size::PAYLOAD_LEN_MAX;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::client::Shared;
+use crate::clock::Clock;
 use crate::core::locations::{Locations, page_start};
 use crate::core::read::{Action, Download, Fault, Fetch, PAGE_LEN, Plan};
+use crate::core::read_stream::Served;
 use crate::error::{Error, StreamError};
 use crate::fetch::{self, REPORT_TIME_MAX};
 use crate::get::{GetOptions, get_located};
 use crate::net::ReadFailure;
+use crate::newest::{self, Whole};
 use crate::sink::{GetTarget, Memory, Outlet};
 
 /// Longer reads are worth several streams.
@@ -37,11 +43,23 @@ pub struct OpenFile {
     node: Node,
     chunk_size: u32,
     locations: Mutex<Locations>,
+    /// The first indexes of the pages whose open chunks were confirmed since it was opened.
+    confirmed: Mutex<BTreeSet<u32>>,
 }
 
 impl OpenFile {
     /// Opens what is at `path` by now.
     pub(crate) async fn open(shared: &Arc<Shared>, path: &str) -> Result<Self, Error> {
+        Self::open_with_last(shared, path)
+            .await
+            .map(|(file, _)| file)
+    }
+
+    /// Opens what is at `path` by now; its last chunk too.
+    pub(crate) async fn open_with_last(
+        shared: &Arc<Shared>,
+        path: &str,
+    ) -> Result<(Self, Option<LocatedChunk>), Error> {
         let which = Locate {
             path: path.to_owned(),
             file_id: FileId::NONE,
@@ -49,19 +67,22 @@ impl OpenFile {
             count: PAGE_LEN,
         };
         let asked_at = shared.clock.now();
-        let located = fetch::locate(shared, &which).await?;
+        let whole = newest::locate_whole(shared, &which, shared.timeout).await?;
+        let Whole { first_page, last } = whole;
         let mut locations = Locations::default();
-        let lease = Duration::from_millis(located.lease.into());
-        locations.keep(asked_at, lease, 0, located.chunks);
-        Ok(Self {
+        let lease = Duration::from_millis(first_page.lease.into());
+        locations.keep(asked_at, lease, 0, first_page.chunks);
+        let file = Self {
             shared: shared.clone(),
-            node: located.node,
-            chunk_size: located.chunk_size,
+            node: first_page.node,
+            chunk_size: first_page.chunk_size,
             locations: Mutex::new(locations),
-        })
+            confirmed: Mutex::new(BTreeSet::from([0])),
+        };
+        Ok((file, last))
     }
 
-    /// What the file was when it was opened.
+    /// What the file was when it was opened; its size is exact, also where a chunk is open.
     #[must_use]
     pub const fn node(&self) -> &Node {
         &self.node
@@ -79,12 +100,46 @@ impl OpenFile {
         if range.end - range.start > DIRECT_LEN_MAX {
             return self.read_in_streams(range).await;
         }
+        self.read_part(range).await.map(|(bytes, _)| bytes)
+    }
+
+    /// Reads a range, which may reach beyond the file: zeros are there. What was served of the
+    /// last of its chunks comes along, if that is open.
+    pub(crate) async fn read_part(
+        &self,
+        range: Range<u64>,
+    ) -> Result<(Vec<u8>, Option<Served>), Error> {
         match Reading::new(self, range.clone())?.run().await {
             // By what was kept it was another version: nothing was given out, so the new one is
             // as good.
             Err(Error::Changed { .. }) => Reading::new(self, range)?.run().await,
             read => read,
         }
+    }
+
+    /// Bytes of a whole chunk.
+    pub(crate) const fn chunk_size(&self) -> u32 {
+        self.chunk_size
+    }
+
+    /// The time, and the waits, of its client.
+    pub(crate) fn clock(&self) -> Clock {
+        self.shared.clock
+    }
+
+    /// What is at a place by what was told before, or by the master.
+    pub(crate) async fn chunk_at(&self, index: u32) -> Result<Option<LocatedChunk>, Error> {
+        let chunks = self.locate(index..index.saturating_add(1)).await?;
+        Ok(chunks.into_iter().next())
+    }
+
+    /// Asks the master for the page of a chunk, whatever was told before.
+    pub(crate) async fn refresh(&self, index: u32) -> Result<LocateReply, Error> {
+        let now = self.shared.clock.now();
+        let first_index = page_start(index);
+        let located = fetch::locate(&self.shared, &self.page(first_index)).await?;
+        self.keep(now, first_index, &located);
+        Ok(located)
     }
 
     async fn read_in_streams(&self, range: Range<u64>) -> Result<Vec<u8>, Error> {
@@ -99,13 +154,8 @@ impl OpenFile {
         Ok(bytes)
     }
 
-    fn page(&self, first_index: u32) -> Locate {
-        Locate {
-            path: String::new(),
-            file_id: self.node.file_id,
-            first_index,
-            count: PAGE_LEN,
-        }
+    const fn page(&self, first_index: u32) -> Locate {
+        newest::page(self.node.file_id, first_index)
     }
 
     /// Where chunks are, by what was told before, or by the master.
@@ -125,13 +175,28 @@ impl OpenFile {
 
     async fn ask(&self, now: Duration, index: u32) -> Result<Option<LocatedChunk>, Error> {
         let first_index = page_start(index);
-        let located = fetch::locate(&self.shared, &self.page(first_index)).await?;
-        let mut chunks = located.chunks.iter();
-        let chunk = chunks.find(|chunk| chunk.index == index).cloned();
+        let which = self.page(first_index);
+        let is_confirmed = self.confirmed().contains(&first_index);
+        let located = match is_confirmed {
+            true => fetch::locate(&self.shared, &which).await?,
+            false => newest::locate(&self.shared, &which, self.shared.timeout).await?,
+        };
+        self.confirmed().insert(first_index);
+        self.keep(now, first_index, &located);
+        let mut chunks = located.chunks.into_iter();
+        Ok(chunks.find(|chunk| chunk.index == index))
+    }
+
+    fn keep(&self, asked_at: Duration, first_index: u32, located: &LocateReply) {
         let lease = Duration::from_millis(located.lease.into());
         self.locations()
-            .keep(now, lease, first_index, located.chunks);
-        Ok(chunk)
+            .keep(asked_at, lease, first_index, located.chunks.clone());
+    }
+
+    fn confirmed(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.confirmed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn locations(&self) -> MutexGuard<'_, Locations> {
@@ -146,6 +211,7 @@ struct Reading<'a> {
     file: &'a OpenFile,
     download: Download,
     memory: Memory,
+    served: Option<Served>,
     reports: Vec<JoinHandle<()>>,
     bad: Vec<(u32, ServerId)>,
     last_failure: Option<StreamError>,
@@ -168,13 +234,14 @@ impl<'a> Reading<'a> {
             file,
             download: Download::new(plan).ok_or(Error::TooLarge { bytes })?,
             memory,
+            served: None,
             reports: Vec::new(),
             bad: Vec::new(),
             last_failure: None,
         })
     }
 
-    async fn run(mut self) -> Result<Vec<u8>, Error> {
+    async fn run(mut self) -> Result<(Vec<u8>, Option<Served>), Error> {
         let read = self.read().await;
         if !self.reports.is_empty() {
             let all = async {
@@ -185,7 +252,8 @@ impl<'a> Reading<'a> {
             };
             let _ = timeout(REPORT_TIME_MAX, all).await;
         }
-        read.map(|()| self.memory.into_bytes())
+        let served = self.served;
+        read.map(|()| (self.memory.into_bytes(), served))
     }
 
     /// Does what the machine says until all was read.
@@ -251,6 +319,7 @@ impl<'a> Reading<'a> {
             }
         }
         if read.is_read {
+            self.served = read.served;
             self.download.handle_fetched(index);
         }
         Ok(())

@@ -6,37 +6,60 @@
 use std::ops::Range;
 
 use sarsen_protocol::crc::{combine, extend};
-use sarsen_protocol::message::{ChunkState, CutData};
+use sarsen_protocol::message::CutData;
 use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::size::{BLOCK_LEN, piece_lens, pieces_in};
 
-use super::read_stream::{ReadFault, Sealed, block_start};
+use super::read_stream::{ReadFault, Served, Wanted, block_start};
+use super::seen::State;
 
 /// Blocks that a cut read touches at the most: what is longer wants all of one.
 const BLOCKS_MAX: u32 = 2;
 
+/// The same of a chunk that is not sealed: two answers could be of two states.
+const BLOCKS_MAX_PLAIN: u32 = 1;
+
 /// A range of a chunk that is asked for without the rest of its blocks.
 #[derive(Clone, Copy, Debug)]
 pub struct CutRead {
-    chunk: Sealed,
+    wanted: Wanted,
     /// Of the next answer.
     reached: u32,
     end: u32,
+    served: Option<Served>,
 }
 
 impl CutRead {
     /// The read of a range, if it pays: if no more than half of its blocks is wanted.
     #[must_use]
-    pub fn new(chunk: Sealed, range: Range<u32>) -> Option<Self> {
-        let end = range.end.min(chunk.length);
-        let wanted = end.checked_sub(range.start).filter(|&wanted| wanted > 0)?;
-        let whole = end.next_multiple_of(BLOCK_LEN).min(chunk.length) - block_start(range.start);
-        let pays = pieces_in(range.start, wanted) <= BLOCKS_MAX && wanted <= whole / 2;
+    pub fn new(wanted: Wanted, range: Range<u32>) -> Option<Self> {
+        let (chunk_end, blocks_max) = match wanted {
+            Wanted::Sealed(chunk) => (chunk.length, BLOCKS_MAX),
+            Wanted::Plain { .. } => (u32::MAX, BLOCKS_MAX_PLAIN),
+        };
+        let end = range.end.min(chunk_end);
+        let len = end.checked_sub(range.start).filter(|&len| len > 0)?;
+        let block_end = end.checked_next_multiple_of(BLOCK_LEN).unwrap_or(u32::MAX);
+        let whole = block_end.min(chunk_end) - block_start(range.start);
+        let pays = pieces_in(range.start, len) <= blocks_max && len <= whole / 2;
         pays.then_some(Self {
-            chunk,
+            wanted,
             reached: range.start,
             end,
+            served: None,
         })
+    }
+
+    /// Which state will do.
+    #[must_use]
+    pub const fn wanted(&self) -> Wanted {
+        self.wanted
+    }
+
+    /// What was served last.
+    #[must_use]
+    pub const fn served(&self) -> Option<Served> {
+        self.served
     }
 
     /// Offset and length of what is to be asked for still, a request each.
@@ -52,35 +75,39 @@ impl CutRead {
     /// An answer came, whose form fits its payload.
     ///
     /// # Errors
-    /// [`ReadFault::OtherVersion`], [`ReadFault::OutOfOrder`], [`ReadFault::EndedEarly`],
-    /// [`ReadFault::PieceMismatch`]; nothing of the payload may be used.
+    /// [`ReadFault::OtherVersion`], [`ReadFault::OtherState`], [`ReadFault::Shrank`],
+    /// [`ReadFault::OutOfOrder`], [`ReadFault::EndedEarly`], [`ReadFault::PieceMismatch`]; nothing
+    /// of the payload may be used.
     pub fn handle_data(&mut self, data: &CutData, payload: &[u8]) -> Result<(), ReadFault> {
-        let chunk = &self.chunk;
-        let as_sealed = data.handle == chunk.handle
-            && data.version == chunk.version
-            && data.chunk_length == chunk.length
-            && data.state == ChunkState::Sealed;
-        if !as_sealed {
-            return Err(ReadFault::OtherVersion);
-        }
+        let served = Served {
+            state: State {
+                version: data.version,
+                serial: data.serial,
+            },
+            length: data.chunk_length,
+        };
+        self.wanted
+            .check(data.handle, served, data.state, self.served)?;
         let (offset, wanted) = (data.offset, self.reached);
         let due = self.requests().next();
         let Some((_, len)) = due.filter(|_| offset == wanted) else {
             return Err(ReadFault::OutOfOrder { offset, wanted });
         };
         let reached = wanted;
-        if payload.len() != len as usize {
+        // Of an open chunk nothing may be there yet.
+        let end = (offset + len).min(served.length).max(offset);
+        if payload.len() != (end - offset) as usize {
             return Err(ReadFault::EndedEarly { reached });
         }
-        let end = offset + len;
         let block_end = block_start(offset).saturating_add(BLOCK_LEN);
-        let behind = block_end.min(chunk.length) - end;
+        let behind = block_end.min(served.length).saturating_sub(end);
         let to_the_end = extend(data.before, payload);
         let block = combine(to_the_end, data.behind, behind.into());
         if block != data.block_crc && is_in_force(Check::ReadCrc) {
             return Err(ReadFault::PieceMismatch { offset });
         }
         self.reached = end;
+        self.served = Some(served);
         Ok(())
     }
 }
@@ -88,8 +115,10 @@ impl CutRead {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::read_stream::Sealed;
     use sarsen_protocol::crc::crc32;
     use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
+    use sarsen_protocol::message::ChunkState;
 
     const LEN: u32 = 2 * BLOCK_LEN + 30_000;
 
@@ -97,12 +126,23 @@ mod tests {
         (0..LEN).map(|n| (n % 251) as u8).collect()
     }
 
-    fn chunk() -> Sealed {
-        Sealed {
+    fn chunk() -> Wanted {
+        Wanted::Sealed(Sealed {
             handle: ChunkHandle(3),
             version: ChunkVersion(4),
             length: LEN,
             crc32: crc32(&bytes()),
+        })
+    }
+
+    fn open(length: u32) -> Wanted {
+        Wanted::Plain {
+            handle: ChunkHandle(3),
+            at_least: State {
+                version: ChunkVersion(4),
+                serial: Serial(1),
+            },
+            length,
         }
     }
 
@@ -202,5 +242,30 @@ mod tests {
         let short = Err(ReadFault::EndedEarly { reached });
         assert_eq!(take(&good, &bytes[..4095]), short);
         assert_eq!(take(&good, &[]), short);
+    }
+
+    /// How long an open chunk is, and whether there are new bytes at its end, one answer tells.
+    #[test]
+    fn of_an_open_chunk_comes_what_there_is() {
+        let end = 2 * BLOCK_LEN;
+        let over_an_edge = end - 10..end + 10;
+        assert!(
+            CutRead::new(open(end), over_an_edge.clone()).is_none(),
+            "two states"
+        );
+        assert!(CutRead::new(chunk(), over_an_edge).is_some());
+        let mut read = CutRead::new(open(end), LEN - 10..LEN + 20).unwrap();
+        assert_eq!(read.requests().next(), Some((LEN - 10, 30)));
+        let (mut data, bytes) = answer(LEN - 10, 10);
+        data.state = ChunkState::Open;
+        assert_eq!(read.handle_data(&data, &bytes), Ok(()));
+        assert_eq!(read.served().unwrap().length, LEN);
+        let mut read = CutRead::new(open(LEN), LEN..LEN + 1).unwrap();
+        (data.offset, data.block_crc) = (LEN, 0);
+        (data.before, data.behind) = (0, 0);
+        assert_eq!(read.handle_data(&data, &[]), Ok(()));
+        let mut old = CutRead::new(open(LEN), LEN..LEN + 1).unwrap();
+        data.serial = Serial(0);
+        assert_eq!(old.handle_data(&data, &[]), Err(ReadFault::OtherState));
     }
 }

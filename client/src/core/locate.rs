@@ -65,9 +65,39 @@ pub fn choose(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use sarsen_protocol::id::ServerId;
+    use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, ServerId, SessionId};
+    use sarsen_protocol::key::SecretKey;
+    use sarsen_protocol::message::{ChunkState, LocatedChunk};
+    use sarsen_protocol::ticket::{Claims, Rights, Ticket};
+
+    /// A sealed chunk of version 1 without bytes or replicas.
+    pub(in crate::core) fn located(index: u32, handle: ChunkHandle) -> LocatedChunk {
+        let version = ChunkVersion(1);
+        let claims = Claims {
+            rights: Rights::READ,
+            key_id: 1,
+            handle,
+            version,
+            expiry: u64::MAX,
+            file_id: FileId(1),
+            session: SessionId::NONE,
+            epoch: 1,
+            chain_crc: 0,
+        };
+        LocatedChunk {
+            index,
+            handle,
+            version,
+            length: 0,
+            crc32: 0,
+            state: ChunkState::Sealed,
+            primary: ServerId::NONE,
+            ticket: Ticket::sign(claims, &SecretKey::new([1; 32])),
+            replicas: Vec::new(),
+        }
+    }
 
     const MIB: u32 = 1024 * 1024;
 

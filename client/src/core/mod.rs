@@ -17,6 +17,9 @@
 //! - [`pace`]: how quick servers are, which is to be left, and when a second one is asked beside it;
 //! - [`locations`]: what a master told of an open file's chunks, while it may be used;
 //! - [`mutation`]: changes of files that are there, until each has an answer;
+//! - [`seen`]: how new the states are that were seen of open chunks;
+//! - [`newest`]: which state of an open chunk is the newest;
+//! - [`records`]: every record of a file once;
 //! - [`resume`]: what an unfinished download leaves, and what of it counts.
 
 pub mod cut_read;
@@ -25,12 +28,15 @@ pub mod local_write;
 pub mod locate;
 pub mod locations;
 pub mod mutation;
+pub mod newest;
 pub mod pace;
 pub mod pieces;
 pub mod read;
 pub mod read_stream;
+pub mod records;
 pub mod resume;
 pub mod retry;
+pub mod seen;
 pub mod session;
 pub mod upload;
 pub mod window;

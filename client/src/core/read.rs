@@ -10,19 +10,22 @@
 //! - as corrupt, when every replica that is left to ask is known to be corrupt;
 //! - as unreachable, when none served for as long as the download's patience.
 //!
-//! Reads are pinned to handle and version: a chunk that changed between two replicas is given up
-//! and never mixed.
+//! Reads of a sealed chunk are pinned to handle and version, those of an open one to at least the
+//! state that was seen (`spec/replication.md` section 12). A chunk that has a newer version by now
+//! is begun with anew; only where its bytes can't be taken back, as those of a pipe, the rest comes
+//! from the newer version, which has below it what was seen. One that was replaced, or became
+//! shorter, is given up.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ServerId};
-use sarsen_protocol::message::{LocatedChunk, Replica, ReplicaFault};
+use sarsen_protocol::message::{ChunkState, LocatedChunk, Replica, ReplicaFault};
 use sarsen_protocol::status::Status;
 
 use super::locate::{Part, choose, indexes, part};
-use super::read_stream::{ReadFault, Sealed, Verified, block_start};
+use super::read_stream::{ReadFault, Verified, Wanted, block_start};
 use super::retry::Backoff;
 
 /// Chunks located by one request.
@@ -87,7 +90,7 @@ pub enum Action {
 /// A range of a chunk to read from a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetch {
-    /// The chunk as it was located, with the ticket.
+    /// The chunk as it was located, with the ticket. Of an open one `length` is what was seen.
     pub chunk: LocatedChunk,
     /// Whom to ask.
     pub replica: Replica,
@@ -101,19 +104,6 @@ pub struct Fetch {
     pub round: u32,
     /// Whom else to ask if this one is late; `None` if it is the last.
     pub other: Option<Replica>,
-}
-
-impl Fetch {
-    /// The chunk as the master's log has it.
-    #[must_use]
-    pub const fn sealed(&self) -> Sealed {
-        Sealed {
-            handle: self.chunk.handle,
-            version: self.chunk.version,
-            length: self.chunk.length,
-            crc32: self.chunk.crc32,
-        }
-    }
 }
 
 /// Why a chunk can't be read.
@@ -167,6 +157,10 @@ pub enum Fault {
     WrongVersion,
     /// It refuses for now, or does not hold the chunk.
     Refused,
+    /// It has not heard yet of all that was seen of the open chunk.
+    Behind,
+    /// The file was truncated.
+    Shrank,
     /// The ticket or the location is out of date: the master knows better.
     OutOfDate,
     /// It is late, or slower than others: it was left for another, and is not to blame.
@@ -181,18 +175,37 @@ impl Fault {
             ReadFault::PieceMismatch { .. } => Self::Corrupt,
             ReadFault::ChunkMismatch { .. } => Self::OtherBytes,
             ReadFault::OtherVersion => Self::WrongVersion,
-            ReadFault::OutOfOrder { .. } | ReadFault::EndedEarly { .. } => Self::Refused,
+            ReadFault::SeenNewer => Self::OutOfDate,
+            ReadFault::Shrank { .. } => Self::Shrank,
+            ReadFault::OtherState | ReadFault::OutOfOrder { .. } | ReadFault::EndedEarly { .. } => {
+                Self::Refused
+            }
         }
     }
 
-    /// What a status says of the replica that answered with it.
+    /// What a status says of the replica that answered with it, and has `version`, to what was
+    /// `wanted`.
     #[must_use]
-    pub const fn of_status(status: Status) -> Self {
-        match status {
-            Status::Corrupt => Self::Corrupt,
-            Status::MediumFailed => Self::MediumFailed,
-            Status::Behind | Status::Moved | Status::PromiseRefused => Self::WrongVersion,
-            Status::TicketInvalid | Status::TicketExpired | Status::ChunkOpen => Self::OutOfDate,
+    pub fn of_status(status: Status, version: ChunkVersion, wanted: &Wanted) -> Self {
+        match (status, wanted) {
+            (Status::Corrupt, _) => Self::Corrupt,
+            (Status::MediumFailed, _) => Self::MediumFailed,
+            (Status::Behind, _) => Self::Behind,
+            // An old replica is bad. One that is newer shows that what is asked for is old.
+            (Status::Moved | Status::PromiseRefused, Wanted::Sealed(chunk))
+                if version <= chunk.version =>
+            {
+                Self::WrongVersion
+            }
+            (
+                Status::Moved
+                | Status::PromiseRefused
+                | Status::ChunkSealed
+                | Status::ChunkOpen
+                | Status::TicketInvalid
+                | Status::TicketExpired,
+                _,
+            ) => Self::OutOfDate,
             _ => Self::Refused,
         }
     }
@@ -202,7 +215,12 @@ impl Fault {
     pub const fn shows_a_bad_replica(self) -> bool {
         match self {
             Self::Corrupt | Self::OtherBytes | Self::MediumFailed | Self::WrongVersion => true,
-            Self::Unreachable | Self::Refused | Self::OutOfDate | Self::Slow => false,
+            Self::Unreachable
+            | Self::Refused
+            | Self::Behind
+            | Self::Shrank
+            | Self::OutOfDate
+            | Self::Slow => false,
         }
     }
 
@@ -213,7 +231,7 @@ impl Fault {
             Self::Unreachable => Some(ReplicaFault::Unreachable),
             Self::MediumFailed => Some(ReplicaFault::MediumFailed),
             Self::WrongVersion => Some(ReplicaFault::WrongVersion),
-            Self::Refused | Self::OutOfDate | Self::Slow => None,
+            Self::Refused | Self::Behind | Self::Shrank | Self::OutOfDate | Self::Slow => None,
         }
     }
 }
@@ -373,10 +391,15 @@ impl Download {
         };
         // What came before this replica was asked came from others, or from an earlier download.
         let is_mixed = slot.verified != begin_at(slot.from);
-        slot.verified = match slot.whole {
-            true => begin_at(slot.from),
-            false => verified,
-        };
+        if slot.is_open() {
+            // Another replica, or the same at another time, serves another state.
+            slot.begin_anew(verified, self.plan.rewindable);
+        } else {
+            slot.verified = match slot.whole {
+                true => begin_at(slot.from),
+                false => verified,
+            };
+        }
         slot.state = State::Ready;
         slot.tried.push(server);
         slot.failing_since.get_or_insert(now);
@@ -395,8 +418,15 @@ impl Download {
                     slot.corrupt.push(server);
                 }
             }
-            Fault::Unreachable | Fault::MediumFailed | Fault::Refused | Fault::Slow => {
+            Fault::Unreachable
+            | Fault::MediumFailed
+            | Fault::Refused
+            | Fault::Behind
+            | Fault::Slow => {
                 slot.may_recover = true;
+            }
+            Fault::Shrank => {
+                self.given_up = Some(GiveUp::Changed { index });
             }
             Fault::WrongVersion | Fault::OutOfDate => {}
         }
@@ -463,6 +493,8 @@ impl Download {
                     slot.state = State::Fetching;
                     let beside = Some(replica.server);
                     let other = slot.choose(self.plan.seed, &self.slow, beside).cloned();
+                    // Two at once could serve two states of an open chunk.
+                    let other = other.filter(|_| !slot.is_open());
                     return Some(slot.fetch(replica, other));
                 }
                 State::Stale if now >= slot.not_before => {
@@ -488,7 +520,10 @@ impl Download {
             self.next.start += 1;
             let part = part(&self.plan.range, self.plan.chunk_size, index);
             let chunk = self.located.remove(&index);
-            let Some(chunk) = chunk.filter(|chunk| chunk.length > part.from) else {
+            // How long an open chunk is by now, only its members know.
+            let may_have =
+                |chunk: &LocatedChunk| chunk.state == ChunkState::Open || chunk.length > part.from;
+            let Some(chunk) = chunk.filter(may_have) else {
                 return Some(Action::Zeros {
                     index,
                     from: part.from,
@@ -529,16 +564,20 @@ impl Download {
         let Some(slot) = self.slots.get_mut(&index) else {
             return;
         };
-        let same = |it: &LocatedChunk| {
-            it.index == index
-                && it.handle == slot.chunk.handle
-                && it.version == slot.chunk.version
-                && it.length == slot.chunk.length
-        };
-        let Some(chunk) = chunks.into_iter().find(same) else {
+        let same = |it: &LocatedChunk| it.index == index && slot.is_continued_by(it);
+        let Some(mut chunk) = chunks.into_iter().find(same) else {
             self.given_up = Some(GiveUp::Changed { index });
             return;
         };
+        if chunk.version != slot.chunk.version {
+            let verified = slot.verified;
+            slot.begin_anew(verified, self.plan.rewindable);
+            slot.corrupt.clear();
+            slot.reported.clear();
+        }
+        if chunk.state == ChunkState::Open {
+            chunk.length = chunk.length.max(slot.chunk.length);
+        }
         slot.chunk = chunk;
         slot.tried.clear();
         slot.state = State::Ready;
@@ -583,6 +622,35 @@ impl Slot {
             backoff,
             round: 0,
         }
+    }
+
+    const fn is_open(&self) -> bool {
+        matches!(self.chunk.state, ChunkState::Open)
+    }
+
+    /// Whether what the master says by now is the same chunk: in the same version, or in a newer one
+    /// that has what was seen.
+    fn is_continued_by(&self, chunk: &LocatedChunk) -> bool {
+        if chunk.handle != self.chunk.handle || chunk.version < self.chunk.version {
+            return false;
+        }
+        let is_newer = chunk.version > self.chunk.version;
+        match (chunk.state, is_newer) {
+            // Until it is sealed the log doesn't know how long it is.
+            (ChunkState::Open, _) => is_newer || self.is_open(),
+            (_, true) => chunk.length >= self.chunk.length,
+            (_, false) => chunk.length == self.chunk.length && !self.is_open(),
+        }
+    }
+
+    /// What comes from now on may be of another state than what came up to `verified`: all of it
+    /// comes once more, or, if that can't be taken back, what is behind it.
+    fn begin_anew(&mut self, verified: Verified, rewindable: bool) {
+        if !rewindable {
+            self.from = self.from.max(verified.reached).min(self.to);
+        }
+        self.verified = begin_at(self.from);
+        self.whole = false;
     }
 
     /// No replica is left to ask.

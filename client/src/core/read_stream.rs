@@ -1,15 +1,21 @@
-//! The client's end of one `Read` of a sealed chunk (`spec/wire.md` section 12.2).
+//! The client's end of one `Read` of a chunk (`spec/wire.md` section 12.2).
 //!
-//! [`ReadStream`] checks that each [`ReadData`] is of the wanted chunk and version, follows the
+//! [`ReadStream`] checks that each [`ReadData`] is of the wanted chunk and state, follows the
 //! one before, and that every piece of its payload matches its CRC. What passed is good however
 //! the stream ends: the next replica is asked for the rest.
+//!
+//! Of a sealed chunk version and length are known before, and its CRC where all of it is read. Of
+//! one that is not sealed (`spec/replication.md` section 12) a state is wanted that is at least as
+//! new as what was seen; which one is served, and how long it is, the first frame says, and all
+//! frames of a `Read` are of that one.
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
-use sarsen_protocol::message::{ChunkState, ReadData};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
+use sarsen_protocol::message::{ChunkState, ReadData, Want};
 use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::size::BLOCK_LEN;
 
 use super::pieces::{all_match, extend_crc};
+use super::seen::State;
 
 /// What is wrong with a replica's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +38,21 @@ pub enum ReadFault {
     /// Another chunk, version, length or state than the master's log has.
     #[error("the replica is not of the version that was sealed")]
     OtherVersion,
+    /// A state that is older than what was seen of the open chunk, or another than that of the
+    /// frame before.
+    #[error("the replica is not in the state that was asked for")]
+    OtherState,
+    /// The open chunk has become shorter than it was: the file was truncated.
+    #[error("the chunk has {length} bytes, and had {seen}")]
+    Shrank {
+        /// Its bytes now.
+        length: u32,
+        /// Its bytes before.
+        seen: u32,
+    },
+    /// The master was asked before this client saw a newer version.
+    #[error("a newer version of the chunk was seen before")]
+    SeenNewer,
     /// The frame does not follow the one before.
     #[error("the replica sent bytes of {offset} where those of {wanted} were due")]
     OutOfOrder {
@@ -61,6 +82,81 @@ pub struct Sealed {
     pub crc32: u32,
 }
 
+/// Which state of a chunk will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Exactly the one that was sealed.
+    Sealed(Sealed),
+    /// Any committed state that is new enough.
+    Plain {
+        /// Of this chunk.
+        handle: ChunkHandle,
+        /// Not older than this.
+        at_least: State,
+        /// Not shorter than this.
+        length: u32,
+    },
+}
+
+impl Wanted {
+    /// Version, serial and kind of state, as requests carry them.
+    #[must_use]
+    pub const fn asked(&self) -> (ChunkVersion, Serial, Want) {
+        match self {
+            Self::Sealed(sealed) => (sealed.version, Serial::NONE, Want::Sealed),
+            Self::Plain { at_least, .. } => (at_least.version, at_least.serial, Want::Plain),
+        }
+    }
+
+    /// Whether what an answer tells of its chunk is what was asked for; `before` is what the answer
+    /// before it told.
+    ///
+    /// # Errors
+    /// [`ReadFault::OtherVersion`], [`ReadFault::OtherState`], [`ReadFault::Shrank`].
+    pub(super) fn check(
+        &self,
+        handle: ChunkHandle,
+        served: Served,
+        state: ChunkState,
+        before: Option<Served>,
+    ) -> Result<(), ReadFault> {
+        match *self {
+            Self::Sealed(chunk) => {
+                let as_sealed = handle == chunk.handle
+                    && served.state.version == chunk.version
+                    && served.length == chunk.length
+                    && state == ChunkState::Sealed;
+                as_sealed.then_some(()).ok_or(ReadFault::OtherVersion)
+            }
+            Self::Plain {
+                handle: wanted,
+                at_least,
+                length: seen,
+            } => {
+                let is_new_enough = handle == wanted && served.state >= at_least;
+                let is_same = before.is_none_or(|before| before == served);
+                if !is_new_enough || !is_same || state == ChunkState::Pending {
+                    return Err(ReadFault::OtherState);
+                }
+                let length = served.length;
+                match length < seen {
+                    true => Err(ReadFault::Shrank { length, seen }),
+                    false => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// What a replica says of the chunk that it serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The state that the bytes belong to.
+    pub state: State,
+    /// The chunk's bytes in it.
+    pub length: u32,
+}
+
 /// What has come of a chunk, and has been verified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
@@ -70,13 +166,15 @@ pub struct Verified {
     pub crc32: u32,
 }
 
-/// One `Read` and its answers.
+/// One `Read` and its answers; or several behind each other, of a range that is asked for in parts.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadStream {
-    chunk: Sealed,
+    wanted: Wanted,
     /// Whether the range began at the chunk's start, so that its CRC is known in the end.
     from_start: bool,
     end: u32,
+    /// What is served, once a frame has come.
+    served: Option<Served>,
     verified: Verified,
 }
 
@@ -85,13 +183,37 @@ impl ReadStream {
     ///
     /// `start` is where the first of the replicas began.
     #[must_use]
-    pub fn new(chunk: Sealed, start: u32, end: u32, verified: Verified) -> Self {
+    pub fn new(wanted: Wanted, start: u32, end: u32, verified: Verified) -> Self {
         Self {
-            chunk,
+            wanted,
             from_start: start == 0,
-            end: end.min(chunk.length),
+            end: match wanted {
+                Wanted::Sealed(chunk) => end.min(chunk.length),
+                Wanted::Plain { .. } => end,
+            },
+            served: None,
             verified,
         }
+    }
+
+    /// Another `Read` goes out, which may be served in a newer state.
+    pub fn begin(&mut self) {
+        if let (Wanted::Plain { at_least, .. }, Some(served)) = (&mut self.wanted, self.served) {
+            *at_least = served.state;
+            self.served = None;
+        }
+    }
+
+    /// Which state will do.
+    #[must_use]
+    pub const fn wanted(&self) -> Wanted {
+        self.wanted
+    }
+
+    /// What was served last.
+    #[must_use]
+    pub const fn served(&self) -> Option<Served> {
+        self.served
     }
 
     /// The first byte to ask for.
@@ -115,16 +237,18 @@ impl ReadStream {
     /// A frame's body came, whose form fits its payload: whether the payload is worth taking.
     ///
     /// # Errors
-    /// [`ReadFault::OtherVersion`], [`ReadFault::OutOfOrder`].
-    pub fn handle_data(&self, data: &ReadData) -> Result<(), ReadFault> {
-        let chunk = &self.chunk;
-        let as_sealed = data.handle == chunk.handle
-            && data.version == chunk.version
-            && data.chunk_length == chunk.length
-            && data.state == ChunkState::Sealed;
-        if !as_sealed {
-            return Err(ReadFault::OtherVersion);
-        }
+    /// [`ReadFault::OtherVersion`], [`ReadFault::OtherState`], [`ReadFault::Shrank`],
+    /// [`ReadFault::OutOfOrder`].
+    pub fn handle_data(&mut self, data: &ReadData) -> Result<(), ReadFault> {
+        let served = Served {
+            state: State {
+                version: data.version,
+                serial: data.serial,
+            },
+            length: data.chunk_length,
+        };
+        self.wanted
+            .check(data.handle, served, data.state, self.served)?;
         // Behind the end nothing is due, so that a stream can't go on for ever.
         if data.offset != self.verified.reached || self.length() == 0 {
             return Err(ReadFault::OutOfOrder {
@@ -132,6 +256,7 @@ impl ReadStream {
                 wanted: self.verified.reached,
             });
         }
+        self.served = Some(served);
         Ok(())
     }
 
@@ -158,14 +283,18 @@ impl ReadStream {
     /// [`ReadFault::EndedEarly`], [`ReadFault::ChunkMismatch`].
     pub fn handle_end(&self) -> Result<(), ReadFault> {
         let Verified { reached, crc32 } = self.verified;
-        if reached < self.end {
+        let chunk_end = self.served.map_or(self.end, |served| served.length);
+        if reached < self.end.min(chunk_end) {
             return Err(ReadFault::EndedEarly { reached });
         }
-        let whole = self.from_start && reached == self.chunk.length;
-        if whole && crc32 != self.chunk.crc32 && is_in_force(Check::ReadCrc) {
+        let Wanted::Sealed(chunk) = self.wanted else {
+            return Ok(());
+        };
+        let whole = self.from_start && reached == chunk.length;
+        if whole && crc32 != chunk.crc32 && is_in_force(Check::ReadCrc) {
             return Err(ReadFault::ChunkMismatch {
                 found: crc32,
-                sealed: self.chunk.crc32,
+                sealed: chunk.crc32,
             });
         }
         Ok(())
@@ -191,12 +320,28 @@ mod tests {
         (0..LEN).map(|n| (n % 251) as u8).collect()
     }
 
-    fn chunk() -> Sealed {
-        Sealed {
+    fn chunk() -> Wanted {
+        Wanted::Sealed(Sealed {
             handle: ChunkHandle(3),
             version: ChunkVersion(4),
             length: LEN,
             crc32: crc32(&bytes()),
+        })
+    }
+
+    /// An open chunk of which this much was seen, in version 4 at this serial.
+    fn open(serial: u64, length: u32) -> Wanted {
+        Wanted::Plain {
+            handle: ChunkHandle(3),
+            at_least: state(4, serial),
+            length,
+        }
+    }
+
+    fn state(version: u64, serial: u64) -> State {
+        State {
+            version: ChunkVersion(version),
+            serial: Serial(serial),
         }
     }
 
@@ -266,7 +411,7 @@ mod tests {
             stream.handle_end(),
             Err(ReadFault::ChunkMismatch {
                 found: crc32(&bytes),
-                sealed: chunk().crc32
+                sealed: crc32(&self::bytes())
             })
         );
     }
@@ -288,5 +433,70 @@ mod tests {
         )
         .unwrap();
         assert_eq!(stream.handle_end(), Ok(()));
+    }
+
+    #[test]
+    fn an_open_chunk_is_served_in_one_state_that_is_new_enough() {
+        let bytes = bytes();
+        let half = BLOCK_LEN as usize;
+        let frame = |offset: usize, serial: u64| ReadData {
+            serial: Serial(serial),
+            state: ChunkState::Open,
+            ..data(u32::try_from(offset).unwrap(), &bytes[offset..])
+        };
+        let mut stream = ReadStream::new(open(7, 100), 0, u32::MAX, Verified::default());
+        let behind = stream.handle_data(&frame(0, 6));
+        assert_eq!(behind, Err(ReadFault::OtherState));
+        let mut newer = frame(0, 0);
+        newer.version = ChunkVersion(5);
+        assert_eq!(
+            stream.handle_data(&newer),
+            Ok(()),
+            "the version counts first"
+        );
+        let other = stream.handle_data(&frame(0, 8));
+        assert_eq!(other, Err(ReadFault::OtherState), "of the frame before");
+        stream.handle_payload(&newer, &bytes).unwrap();
+        assert_eq!(stream.handle_end(), Ok(()), "it ends where the chunk does");
+        // The rest is asked for anew, and may have gone on meanwhile, but not back.
+        let first = data(0, &bytes[..half]);
+        let mut stream = ReadStream::new(open(7, 100), 0, LEN, Verified::default());
+        let first = ReadData {
+            serial: Serial(7),
+            state: ChunkState::Open,
+            ..first
+        };
+        stream.handle_data(&first).unwrap();
+        stream.handle_payload(&first, &bytes[..half]).unwrap();
+        stream.begin();
+        assert_eq!(stream.wanted(), open(7, 100));
+        stream.handle_data(&frame(half, 9)).unwrap();
+        assert_eq!(stream.served().unwrap().state, state(4, 9));
+        stream.begin();
+        assert_eq!(stream.wanted(), open(9, 100));
+    }
+
+    #[test]
+    fn an_open_chunk_that_was_cut_is_noticed() {
+        let bytes = bytes();
+        let mut stream = ReadStream::new(open(7, LEN + 1), 0, LEN + 1, Verified::default());
+        let mut cut = data(0, &bytes);
+        (cut.serial, cut.state) = (Serial(8), ChunkState::Open);
+        let (length, seen) = (LEN, LEN + 1);
+        assert_eq!(
+            stream.handle_data(&cut),
+            Err(ReadFault::Shrank { length, seen })
+        );
+    }
+
+    #[test]
+    fn nothing_of_an_open_chunk_may_be_there() {
+        let mut stream = ReadStream::new(open(0, 0), 0, LEN, Verified::default());
+        let mut empty = data(0, &[]);
+        (empty.chunk_length, empty.state, empty.last) = (0, ChunkState::Open, true);
+        stream.handle_data(&empty).unwrap();
+        stream.handle_payload(&empty, &[]).unwrap();
+        assert_eq!(stream.handle_end(), Ok(()));
+        assert_eq!(stream.served().unwrap().length, 0);
     }
 }

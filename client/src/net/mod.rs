@@ -1,9 +1,11 @@
-//! Data connections to chunkservers, and the streams on them.
+//! Connections to chunkservers: data connections with the streams on them, and ([`Controls`])
+//! control connections.
 //!
 //! A connection carries one stream after the other (`spec/wire.md` section 12), so the client
 //! keeps those whose stream ended well. A server may close one that lies idle: it is looked at
 //! before it is used, and what fails on a used connection before any answer is nobody's fault.
 
+mod control;
 mod read;
 mod write;
 
@@ -19,6 +21,7 @@ use sarsen_protocol::error::FrameError;
 use sarsen_protocol::id::ServerId;
 use tokio::net::TcpStream;
 
+pub(crate) use control::Controls;
 pub(crate) use read::{Outgoing, Pacer, ReadFailure, read_chunk};
 pub(crate) use write::{WriteFailure, WriteJob, write_chunk};
 

@@ -9,10 +9,9 @@ use std::time::Duration;
 use sarsen_protocol::deframe::frame;
 use sarsen_protocol::error::FrameError;
 use sarsen_protocol::header::Header;
-use sarsen_protocol::id::{Serial, ServerId};
+use sarsen_protocol::id::{ChunkVersion, ServerId};
 use sarsen_protocol::message::{
     CUT_DATA_LEN, CutData, ErrorBody, Kind, Message, Plane, READ_DATA_LEN, Read, ReadCut, ReadData,
-    Want,
 };
 use sarsen_protocol::size::{BLOCK_LEN, HEADER_LEN};
 use sarsen_protocol::status::Status;
@@ -24,7 +23,7 @@ use crate::buffer::{Buffer, Buffers};
 use crate::clock::Clock;
 use crate::core::cut_read::CutRead;
 use crate::core::read::{Fault, Fetch};
-use crate::core::read_stream::{ReadFault, ReadStream, Verified, block_start};
+use crate::core::read_stream::{ReadFault, ReadStream, Served, Verified, Wanted, block_start};
 use crate::error::{Error, StreamError};
 use crate::limit::RateLimit;
 use crate::sink::Outlet;
@@ -101,18 +100,20 @@ impl Pacer<'_> {
 }
 
 /// Reads what is left of a chunk from a replica, verifies it and hands it on; the replica may be
-/// silent for `silence_max` while something is due.
+/// silent for `silence_max` while something is due. What was served, of a chunk of which that was
+/// not known before.
 pub(crate) async fn read_chunk(
     link: &mut Link,
     fetch: &Fetch,
+    wanted: Wanted,
     silence_max: Duration,
     to: &Outgoing<'_>,
-) -> Result<(), ReadFailure> {
+) -> Result<Option<Served>, ReadFailure> {
     let start = block_start(fetch.from);
     // A limit counts what is asked for by whole blocks.
     if fetch.verified.reached == start
         && to.limit.is_none()
-        && let Some(mut cut) = CutRead::new(fetch.sealed(), fetch.from..fetch.to)
+        && let Some(mut cut) = CutRead::new(wanted, fetch.from..fetch.to)
     {
         // Two requests may be two streams: what is fresh is asked before.
         let is_fresh = link.streams == 0;
@@ -122,9 +123,12 @@ pub(crate) async fn read_chunk(
             ahead: VecDeque::new(),
         };
         let read = read_cut(&mut patient, fetch, &mut cut, to).await;
-        return read.map_err(|end| end.into_failure(link, fetch.verified, is_fresh));
+        return match read {
+            Ok(()) => Ok(cut.served()),
+            Err(end) => Err(end.into_failure(link, &wanted, fetch.verified, is_fresh)),
+        };
     }
-    let mut stream = ReadStream::new(fetch.sealed(), start, fetch.to, fetch.verified);
+    let mut stream = ReadStream::new(wanted, start, fetch.to, fetch.verified);
     let mut patient = Patient {
         link,
         silence_max,
@@ -135,22 +139,26 @@ pub(crate) async fn read_chunk(
     // Without a limit one `Read` brings all of it.
     while ended.is_ok() && stream.length() > 0 {
         before = stream.verified();
-        let len = length_to_ask(fetch, &stream, to).await;
+        let len = length_to_ask(&stream, to).await;
+        stream.begin();
         ended = read_frames(&mut patient, fetch, len, &mut stream, to).await;
         if stream.offset() < before.reached.saturating_add(len) {
             break;
         }
     }
     let ended = ended.and_then(|()| Ok(stream.handle_end()?));
-    ended.map_err(|end| {
-        let verified = stream.verified();
-        end.into_failure(link, verified, verified != before)
-    })
+    match ended {
+        Ok(()) => Ok(stream.served()),
+        Err(end) => {
+            let verified = stream.verified();
+            Err(end.into_failure(link, &wanted, verified, verified != before))
+        }
+    }
 }
 
 /// How many bytes the next `Read` asks for; under a limit, when they are paid for. So a server never
 /// has to hold back what was asked for.
-async fn length_to_ask(fetch: &Fetch, stream: &ReadStream, to: &Outgoing<'_>) -> u32 {
+async fn length_to_ask(stream: &ReadStream, to: &Outgoing<'_>) -> u32 {
     let left = stream.length();
     let Some(limit) = to.limit else {
         return left;
@@ -158,7 +166,11 @@ async fn length_to_ask(fetch: &Fetch, stream: &ReadStream, to: &Outgoing<'_>) ->
     let len = left.min(limit.limit().read_len());
     // The block that the range ends in comes whole.
     let end = (stream.offset() + len).next_multiple_of(BLOCK_LEN);
-    let comes = end.min(fetch.chunk.length).saturating_sub(stream.offset());
+    let chunk_end = match stream.wanted() {
+        Wanted::Sealed(chunk) => chunk.length,
+        Wanted::Plain { .. } => u32::MAX,
+    };
+    let comes = end.min(chunk_end).saturating_sub(stream.offset());
     limit.take(to.clock, comes).await;
     len
 }
@@ -179,12 +191,13 @@ async fn read_frames(
     to: &Outgoing<'_>,
 ) -> Result<(), End> {
     let request_id = patient.link.begin();
+    let (version, serial, want) = stream.wanted().asked();
     let request = Read {
         ticket: fetch.chunk.ticket,
         handle: fetch.chunk.handle,
-        version: fetch.chunk.version,
-        serial: Serial::NONE,
-        want: Want::Sealed,
+        version,
+        serial,
+        want,
         offset: stream.offset(),
         length: len,
     };
@@ -235,13 +248,14 @@ async fn read_cut(
 ) -> Result<(), End> {
     let mut asked = Vec::new();
     let mut request_ids = Vec::new();
+    let (version, serial, want) = cut.wanted().asked();
     for (offset, length) in cut.requests() {
         let request = ReadCut {
             ticket: fetch.chunk.ticket,
             handle: fetch.chunk.handle,
-            version: fetch.chunk.version,
-            serial: Serial::NONE,
-            want: Want::Sealed,
+            version,
+            serial,
+            want,
             offset,
             length,
         };
@@ -323,7 +337,7 @@ impl Patient<'_> {
     async fn next_data(
         &mut self,
         request_id: u64,
-        stream: &ReadStream,
+        stream: &mut ReadStream,
         room: &mut [u8],
     ) -> Result<(ReadData, usize), End> {
         let mut head = [0; HEADER_LEN + READ_DATA_LEN];
@@ -409,6 +423,7 @@ fn message_in<M: Message>(header: &Header, body: &[u8], request_id: u64) -> Resu
         return Err(End::Status {
             status: header.status,
             text: error.text,
+            version: error.version,
         });
     }
     if kind != M::KIND || header.request_id != request_id {
@@ -449,6 +464,8 @@ enum End {
     Status {
         status: Status,
         text: String,
+        /// What the replica has, if it told.
+        version: ChunkVersion,
     },
 }
 
@@ -471,7 +488,13 @@ impl From<ReadFault> for End {
 }
 
 impl End {
-    fn into_failure(self, link: &Link, verified: Verified, heard: bool) -> ReadFailure {
+    fn into_failure(
+        self,
+        link: &Link,
+        wanted: &Wanted,
+        verified: Verified,
+        heard: bool,
+    ) -> ReadFailure {
         let (error, fault) = match self {
             Self::Sink(error) => return ReadFailure::Sink(error),
             Self::Io(cause) => {
@@ -494,14 +517,18 @@ impl End {
                 };
                 (error, Fault::of_answer(cause))
             }
-            Self::Status { status, text } => {
+            Self::Status {
+                status,
+                text,
+                version,
+            } => {
                 let server = link.server;
                 let error = StreamError::Status {
                     server,
                     status,
                     text,
                 };
-                (error, Fault::of_status(status))
+                (error, Fault::of_status(status, version, wanted))
             }
         };
         ReadFailure::Replica {

@@ -360,7 +360,7 @@ async fn send(stream: &mut TcpStream, bytes: &[u8]) {
 }
 
 /// The next frame; `None` when the client has gone.
-async fn next(stream: &mut TcpStream, deframer: &mut Deframer) -> Option<Frame> {
+pub(crate) async fn next(stream: &mut TcpStream, deframer: &mut Deframer) -> Option<Frame> {
     loop {
         if let Some(frame) = deframer.next_frame().expect("a well-formed frame") {
             return Some(frame);

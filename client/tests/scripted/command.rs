@@ -18,6 +18,9 @@ use crate::{CHUNK_SIZE, Cluster, key, noise};
 const ON_A_PATH: &[&[&str]] = &[
     &["get", "/no", "-"],
     &["cat", "/no"],
+    &["tail", "/no"],
+    &["tail", "-f", "-c", "5", "/no"],
+    &["records", "/no"],
     &["ls", "/no"],
     &["tree", "/no"],
     &["stat", "/no"],
@@ -42,7 +45,7 @@ const ON_NO_PATH: &[&[&str]] = &[
 ];
 
 /// A key file that the program can be given.
-fn key_file(key: &SecretKey) -> (TempDir, String) {
+pub(crate) fn key_file(key: &SecretKey) -> (TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("key");
     let digits: String = key.bytes().iter().map(|it| format!("{it:02x}")).collect();
@@ -54,7 +57,7 @@ fn key_file(key: &SecretKey) -> (TempDir, String) {
     (folder, path)
 }
 
-fn command(address: &str, key_file: &str) -> Command {
+pub(crate) fn command(address: &str, key_file: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sarsen"));
     command
         .args(["--master", address, "--key-file", key_file])

@@ -6,7 +6,9 @@
 mod chunkserver;
 mod command;
 mod download;
+mod growing;
 mod master;
+mod open_chunk;
 mod open_file;
 mod upload;
 

@@ -403,6 +403,11 @@ fn located_chunk(chunk: &SealedChunk, hops: &[Hop]) -> LocatedChunk {
     }
 }
 
+/// A ticket to read a chunk.
+pub(crate) fn readable(handle: ChunkHandle) -> Ticket {
+    ticket(Rights::READ, handle)
+}
+
 fn ticket(rights: Rights, handle: ChunkHandle) -> Ticket {
     let claims = Claims {
         rights,
@@ -418,6 +423,6 @@ fn ticket(rights: Rights, handle: ChunkHandle) -> Ticket {
     Ticket::sign(claims, &SecretKey::new([1; 32]))
 }
 
-fn not_found() -> (Status, ErrorBody) {
+pub(crate) fn not_found() -> (Status, ErrorBody) {
     (Status::NotFound, ErrorBody::new("no such path"))
 }

@@ -7,6 +7,7 @@ use sarsen_chunkd::core::read_stream::{self, Part, ReplicaFacts};
 use sarsen_client::core::pieces::crcs_of;
 use sarsen_client::core::read::{Action, Download, Fetch, PAGE_LEN, Plan};
 use sarsen_client::core::read_stream::{ReadStream, block_start};
+use sarsen_client::core::seen::Seen;
 use sarsen_protocol::crc::zeros;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial, ServerId};
 use sarsen_protocol::message::{ChunkState, Crcs, LocatedChunk, Read, ReadData, Replica, Want};
@@ -117,7 +118,9 @@ impl Run {
     fn fetch(&mut self, fetch: Box<Fetch>) {
         let now = self.agenda.now();
         let (start, index) = (block_start(fetch.from), fetch.chunk.index);
-        let stream = ReadStream::new(fetch.sealed(), start, fetch.to, fetch.verified);
+        let wanted = Seen::default().wanted(&fetch.chunk);
+        let wanted = wanted.expect("a fresh client has seen nothing");
+        let stream = ReadStream::new(wanted, start, fetch.to, fetch.verified);
         let server = usize::try_from(fetch.replica.server.0).unwrap_or(CLIENT);
         let pipe = self.net.connect(server, CLIENT);
         self.ends.insert(pipe, index);

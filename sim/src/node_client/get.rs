@@ -8,11 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use sarsen_client::core::read::{Action, Download, Fault, Fetch, PAGE_LEN, Plan};
 use sarsen_client::core::read_stream::{ReadStream, Verified, block_start};
+use sarsen_client::core::seen::Seen;
 use sarsen_protocol::crc::{combine, zeros};
 use sarsen_protocol::deframe::frame;
-use sarsen_protocol::id::{FileId, Serial};
+use sarsen_protocol::id::FileId;
 use sarsen_protocol::message::{
-    Kind, Locate, LocateReply, NodeType, Read, ReadData, ReportReplica, Want,
+    ErrorBody, Kind, Locate, LocateReply, NodeType, Read, ReadData, ReportReplica,
 };
 
 use super::Client;
@@ -222,17 +223,16 @@ impl Run {
         let silence_max = suspect_after
             .saturating_mul(factor)
             .min(SILENCE_MAX.max(suspect_after));
+        // Nothing is mutated here, so nothing newer than a location is ever seen.
+        let Some(wanted) = Seen::default().wanted(&fetch.chunk) else {
+            return Err((Fault::OutOfDate, fetch.verified));
+        };
         let (server, address) = (replica.server, &replica.data_addr);
         let taken = self.client.take_link(server, address, silence_max).await;
         let Some(mut link) = taken else {
             return Err((Fault::Unreachable, fetch.verified));
         };
-        let mut stream = ReadStream::new(
-            fetch.sealed(),
-            block_start(fetch.from),
-            fetch.to,
-            fetch.verified,
-        );
+        let mut stream = ReadStream::new(wanted, block_start(fetch.from), fetch.to, fetch.verified);
         let ended = match stream.length() {
             0 => Ok(()),
             _ => {
@@ -261,12 +261,13 @@ impl Run {
         silence_max: Duration,
     ) -> Result<(), Fault> {
         let request_id = link.begin();
+        let (version, serial, want) = stream.wanted().asked();
         let request = Read {
             ticket: fetch.chunk.ticket,
             handle: fetch.chunk.handle,
-            version: fetch.chunk.version,
-            serial: Serial::NONE,
-            want: Want::Sealed,
+            version,
+            serial,
+            want,
             offset: stream.offset(),
             length: stream.length(),
         };
@@ -289,7 +290,9 @@ impl Run {
             };
             let header = came.header;
             if !header.status.is_ok() {
-                return Err(Fault::of_status(header.status));
+                let error = ErrorBody::from_body(&came.body).map_err(|_| Fault::Unreachable)?;
+                let wanted = stream.wanted();
+                return Err(Fault::of_status(header.status, error.version, &wanted));
             }
             if header.kind != Kind::ReadData || header.request_id != request_id {
                 return Err(Fault::Unreachable);

@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use sarsen_client::MASTER_DEFAULT;
 
 use crate::{
-    cat, checksum, completions, du, fsck, get, keygen, locate, ls, mkdir, mv, put, rm, stat, trash,
-    tree, wait,
+    cat, checksum, completions, du, fsck, get, keygen, locate, ls, mkdir, mv, put, records, rm,
+    stat, tail, trash, tree, wait,
 };
 
 /// The command line of a Sarsen cluster.
@@ -69,6 +69,10 @@ pub(crate) enum Verb {
     Get(get::GetArgs),
     /// Write a file's bytes to stdout
     Cat(cat::CatArgs),
+    /// Write the end of a file to stdout, and what is appended to it
+    Tail(tail::TailArgs),
+    /// Write every record of a file to stdout
+    Records(records::RecordsArgs),
     /// List a folder
     Ls(ls::LsArgs),
     /// Draw a folder and all below it
@@ -87,7 +91,7 @@ pub(crate) enum Verb {
     Rm(rm::RmArgs),
     /// See, restore and empty the trash
     Trash(trash::TrashArgs),
-    /// Show the CRC-32 of a file, from what the master knows
+    /// Show the CRC-32 of a file; what is open of it is sealed first
     Checksum(checksum::ChecksumArgs),
     /// Show where the chunks of a file are
     Locate(locate::LocateArgs),
@@ -116,6 +120,8 @@ impl Verb {
             Self::Put(_) => "put",
             Self::Get(_) => "get",
             Self::Cat(_) => "cat",
+            Self::Tail(_) => "tail",
+            Self::Records(_) => "records",
             Self::Ls(_) => "ls",
             Self::Tree(_) => "tree",
             Self::Stat(_) => "stat",

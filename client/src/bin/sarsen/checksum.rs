@@ -1,5 +1,5 @@
 //! `sarsen checksum`: the CRC-32 of a file, as gzip has it, combined from what is stored: no data
-//! moves.
+//! moves. A file that is open is sealed first.
 
 use clap::Args;
 use sarsen_edge::exit::{Exit, one_line};
@@ -21,7 +21,11 @@ pub(crate) async fn run(args: &ChecksumArgs, context: &Context) -> Result<Exit, 
     let at = context.at(&args.path);
     let path = cluster_path(&args.path).map_err(&at)?;
     let client = context.client().await.map_err(&at)?;
-    let crc = client.checksum(path).await.map_err(context.at(path))?;
+    let mut crc = client.checksum(path).await.map_err(context.at(path))?;
+    if crc.is_none() {
+        let node = client.seal(path).await.map_err(context.at(path))?;
+        crc = node.sealed.then_some(node.crc32);
+    }
     let crc = crc32(crc.ok_or_else(|| at(Problem::NotSealed))?);
     let document = json!({ "path": path, "crc32": crc });
     context.result(&document, &format!("{crc}  {}", one_line(path)))?;

@@ -1,9 +1,12 @@
-//! `sarsen fsck`: what is wrong in the cluster, from metadata and reports.
+//! `sarsen fsck`: what is wrong in the cluster, from metadata and reports; and the one way out for a
+//! chunk whose members are gone.
 
 use clap::Args;
-use sarsen_client::FsckReport;
+use sarsen_client::{Client, FsckReport};
 use sarsen_edge::exit::Exit;
 use sarsen_edge::json;
+use sarsen_protocol::id::ChunkHandle;
+use serde_json::json;
 
 use crate::context::{Context, cluster_path};
 use crate::failure::Failure;
@@ -12,6 +15,10 @@ use crate::table::table;
 /// What `sarsen fsck` is told.
 #[derive(Args, Debug)]
 pub(crate) struct FsckArgs {
+    /// Give up what is lost of an unavailable chunk, and go on with the best copy that there is
+    #[arg(long, value_name = "HANDLE", value_parser = handle, conflicts_with = "path")]
+    accept_loss: Option<ChunkHandle>,
+
     /// Only this file or folder; without it all, the trash too
     #[arg(default_value = "/")]
     path: String,
@@ -22,6 +29,9 @@ pub(crate) async fn run(args: &FsckArgs, context: &Context) -> Result<Exit, Fail
     let at = context.at(&args.path);
     let path = cluster_path(&args.path).map_err(&at)?;
     let client = context.client().await.map_err(&at)?;
+    if let Some(handle) = args.accept_loss {
+        return accept_loss(handle, client, context).await;
+    }
     let report = client.fsck(path).await.map_err(context.at(path))?;
     let document = json::fsck(report.files, report.chunks, &report.findings);
     context.result(&document, &text(&report))?;
@@ -29,6 +39,34 @@ pub(crate) async fn run(args: &FsckArgs, context: &Context) -> Result<Exit, Fail
         true => Ok(Exit::Done),
         false => Ok(Exit::Failed),
     }
+}
+
+/// A chunk's name, as `fsck` and `locate` write it.
+fn handle(text: &str) -> Result<ChunkHandle, &'static str> {
+    let is_handle = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = u64::from_str_radix(text, 16).ok().filter(|_| is_handle);
+    number.map(ChunkHandle).ok_or("a handle is 16 hex digits")
+}
+
+async fn accept_loss(
+    handle: ChunkHandle,
+    client: &Client,
+    context: &Context,
+) -> Result<Exit, Failure> {
+    let accepted = client.accept_loss(handle).await;
+    let accepted = accepted.map_err(context.at(&handle.to_string()))?;
+    let document = json!({
+        "handle": handle.to_string(),
+        "version": accepted.version.0,
+        "length": accepted.length,
+        "server": accepted.server.to_string(),
+    });
+    let text = format!(
+        "chunk {handle} goes on with the {} bytes that server {} has",
+        accepted.length, accepted.server
+    );
+    context.result(&document, &text)?;
+    Ok(Exit::Done)
 }
 
 fn text(report: &FsckReport) -> String {
@@ -59,4 +97,24 @@ fn text(report: &FsckReport) -> String {
         "{findings}\n{} findings in {looked_at}",
         report.findings.len()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_are_taken_as_they_are_shown() {
+        let shown = ChunkHandle(0x2a).to_string();
+        assert_eq!(handle(&shown), Ok(ChunkHandle(0x2a)));
+        for wrong in [
+            "",
+            "2a",
+            "+00000000000002a",
+            "000000000000002g",
+            "00000000000000002a",
+        ] {
+            assert!(handle(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -28,10 +28,12 @@ mod mv;
 mod progress;
 mod put;
 mod rate;
+mod records;
 mod report;
 mod rm;
 mod stat;
 mod table;
+mod tail;
 mod target;
 mod transfer;
 mod trash;
@@ -123,6 +125,8 @@ async fn run(verb: Verb, context: &Context) -> Result<Exit, Failure> {
         Verb::Put(args) => put::run(&args, context).await,
         Verb::Get(args) => get::run(&args, context).await,
         Verb::Cat(args) => cat::run(&args, context).await,
+        Verb::Tail(args) => tail::run(&args, context).await,
+        Verb::Records(args) => records::run(&args, context).await,
         Verb::Ls(args) => ls::run(&args, context).await,
         Verb::Tree(args) => tree::run(&args, context).await,
         Verb::Stat(args) => stat::run(&args, context).await,

@@ -280,18 +280,157 @@ fn a_ticket_that_is_out_of_date_is_renewed() {
     assert_eq!(fetches(&actions(&mut download, wake)), [(0, 1)]);
 }
 
-#[test]
-fn two_versions_are_never_mixed() {
-    let (mut download, first) = one_chunk(&[1]);
-    fail(&mut download, at(0), first, Fault::WrongVersion);
+/// The chunk after its replica failed when half of it was here, located again as `by_now`.
+fn located_again(
+    chunk: LocatedChunk,
+    fault: Fault,
+    by_now: Option<LocatedChunk>,
+    rewindable: bool,
+) -> Action {
+    let plan = Plan {
+        rewindable,
+        ..plan(0..u64::from(MIB), 4)
+    };
+    let mut download = Download::new(plan).unwrap();
+    actions(&mut download, at(0));
+    download.handle_located(0..1, vec![chunk]);
+    let first = fetches(&actions(&mut download, at(0)))[0].1;
+    let half = Verified {
+        reached: MIB / 2,
+        crc32: 9,
+    };
+    download.handle_failed(at(0), 0, ServerId(first), half, fault);
     actions(&mut download, at(0));
     let wake = download.wake_at().unwrap();
     assert_eq!(actions(&mut download, wake), [locate(0, 1)]);
-    let mut other = chunk(0, &[1]);
-    other.version = ChunkVersion(2);
-    download.handle_located(0..1, vec![other]);
-    let changed = GiveUp::Changed { index: 0 };
-    assert_eq!(actions(&mut download, wake), [Action::GiveUp(changed)]);
+    download.handle_located(0..1, by_now.into_iter().collect());
+    let mut acted = actions(&mut download, wake);
+    assert_eq!(acted.len(), 1);
+    acted.remove(0)
+}
+
+fn of_version(version: u64, state: ChunkState) -> LocatedChunk {
+    LocatedChunk {
+        version: ChunkVersion(version),
+        state,
+        ..chunk(0, &[1])
+    }
+}
+
+/// Where a fetch begins, and up to where what came before counts.
+fn begun(action: Action) -> (u32, u32) {
+    match action {
+        Action::Fetch(fetch) => (fetch.from, fetch.verified.reached),
+        other => panic!("{other:?} is no fetch"),
+    }
+}
+
+/// A pipe has what it has: the rest comes from the newer version.
+#[test]
+fn a_newer_version_is_begun_with_anew_where_that_can_be() {
+    let (open, sealed) = (ChunkState::Open, ChunkState::Sealed);
+    for (before, by_now) in [
+        (sealed, sealed),
+        (sealed, open),
+        (open, sealed),
+        (open, open),
+    ] {
+        let (chunk, newer) = (of_version(1, before), of_version(2, by_now));
+        let fault = Fault::OutOfDate;
+        let again = located_again(chunk.clone(), fault, Some(newer.clone()), true);
+        assert_eq!(begun(again), (0, 0), "{before:?}, {by_now:?}");
+        let on = located_again(chunk, fault, Some(newer), false);
+        assert_eq!(begun(on), (MIB / 2, MIB / 2), "{before:?}, {by_now:?}");
+    }
+    // The same sealed version goes on, and of an open one another state.
+    let same = of_version(1, sealed);
+    let on = located_again(same.clone(), Fault::OutOfDate, Some(same), true);
+    assert_eq!(begun(on), (0, MIB / 2));
+    let same = of_version(1, open);
+    let again = located_again(same.clone(), Fault::Behind, Some(same), true);
+    assert_eq!(begun(again), (0, 0));
+}
+
+#[test]
+fn another_chunk_or_a_shorter_one_is_none_of_the_file_that_was_read() {
+    let mut other = of_version(2, ChunkState::Sealed);
+    other.handle = ChunkHandle(7);
+    let mut shorter = of_version(2, ChunkState::Sealed);
+    shorter.length -= 1;
+    let older = of_version(0, ChunkState::Sealed);
+    let changed = Action::GiveUp(GiveUp::Changed { index: 0 });
+    for state in [ChunkState::Sealed, ChunkState::Open] {
+        for by_now in [Some(&other), Some(&shorter), Some(&older), None] {
+            let chunk = of_version(1, state);
+            let given_up = located_again(chunk, Fault::OutOfDate, by_now.cloned(), true);
+            assert_eq!(given_up, changed, "{state:?}, {by_now:?}");
+        }
+    }
+}
+
+/// How long it is, its members know: what the log has of it is not asked.
+#[test]
+fn an_open_chunk_is_read_whatever_the_log_says_of_its_length() {
+    let mut download = download(1, 4);
+    actions(&mut download, at(0));
+    let mut open = of_version(1, ChunkState::Open);
+    open.length = 0;
+    open.replicas = chunk(0, &[1, 2]).replicas;
+    download.handle_located(0..1, vec![open]);
+    let acted = actions(&mut download, at(0));
+    let [Action::Fetch(fetch)] = &acted[..] else {
+        panic!("{acted:?}");
+    };
+    assert_eq!((fetch.from, fetch.to), (0, MIB));
+    assert_eq!(fetch.other, None, "two at once could serve two states");
+    // Who has not heard of everything is not to blame, and may have heard later.
+    let server = fetch.replica.server;
+    download.handle_failed(at(0), 0, server, begin_at(0), Fault::Behind);
+    assert_eq!(fetches(&actions(&mut download, at(0))), [(0, 3 - server.0)]);
+    let other = ServerId(3 - server.0);
+    download.handle_failed(at(0), 0, other, begin_at(0), Fault::Shrank);
+    let changed = Action::GiveUp(GiveUp::Changed { index: 0 });
+    assert_eq!(actions(&mut download, at(0)), [changed]);
+}
+
+#[test]
+fn what_a_status_says_depends_on_what_was_asked_for() {
+    let handle = ChunkHandle(100);
+    let version = ChunkVersion(4);
+    let sealed = Wanted::Sealed(super::super::read_stream::Sealed {
+        handle,
+        version,
+        length: 1,
+        crc32: 0,
+    });
+    let plain = Wanted::Plain {
+        handle,
+        at_least: super::super::seen::State {
+            version,
+            serial: sarsen_protocol::id::Serial(1),
+        },
+        length: 1,
+    };
+    let says = |status, version, wanted| Fault::of_status(status, ChunkVersion(version), wanted);
+    assert_eq!(says(Status::Moved, 3, &sealed), Fault::WrongVersion);
+    assert_eq!(says(Status::Moved, 0, &sealed), Fault::WrongVersion);
+    assert_eq!(
+        says(Status::Moved, 5, &sealed),
+        Fault::OutOfDate,
+        "ours is old"
+    );
+    assert_eq!(
+        says(Status::Moved, 5, &plain),
+        Fault::OutOfDate,
+        "it was sealed"
+    );
+    assert_eq!(
+        says(Status::Moved, 3, &plain),
+        Fault::OutOfDate,
+        "not begun"
+    );
+    assert_eq!(says(Status::Behind, 4, &plain), Fault::Behind);
+    assert_eq!(says(Status::ChunkOpen, 0, &sealed), Fault::OutOfDate);
 }
 
 #[test]

@@ -1,0 +1,99 @@
+//! `sarsen records`: every record of a file once.
+
+use std::io::{self, BufWriter, Write as _};
+
+use clap::Args;
+use sarsen_client::ReadRecord;
+use sarsen_edge::exit::Exit;
+use serde_json::json;
+
+use crate::context::{Context, cluster_path};
+use crate::failure::{Failure, Problem};
+
+/// What `sarsen records` is told.
+#[derive(Args, Debug)]
+pub(crate) struct RecordsArgs {
+    /// A file in the cluster
+    path: String,
+}
+
+/// Runs the verb.
+pub(crate) async fn run(args: &RecordsArgs, context: &Context) -> Result<Exit, Failure> {
+    let at = context.at(&args.path);
+    let path = cluster_path(&args.path).map_err(&at)?;
+    let client = context.client().await.map_err(&at)?;
+    let mut records = client.records(path).await.map_err(context.at(path))?;
+    let mut output = BufWriter::with_capacity(1 << 20, io::stdout());
+    let stdout = |source| Problem::Stream {
+        name: "stdout",
+        source,
+    };
+    while let Some(record) = records.next().await.map_err(context.at(path))? {
+        let written = match context.globals.json {
+            true => writeln!(output, "{}", document(&record)),
+            false => output
+                .write_all(record.payload)
+                .and_then(|()| output.write_all(b"\n")),
+        };
+        written.map_err(stdout).map_err(context.at(""))?;
+    }
+    output.flush().map_err(stdout).map_err(context.at(""))?;
+    if records.leftover() > 0 {
+        let what = format!(
+            "{} bytes belong to no record and were passed over",
+            records.leftover()
+        );
+        context.warn(path, &what);
+    }
+    Ok(Exit::Done)
+}
+
+fn document(record: &ReadRecord<'_>) -> serde_json::Value {
+    json!({
+        "offset": record.offset,
+        "length": record.payload.len(),
+        "id": format!("{}:{}", record.session, record.number),
+        "data": base64(record.payload),
+    })
+}
+
+/// RFC 4648 section 4, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let byte = |place: usize| u32::from(group.get(place).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4 {
+            let is_there = digit <= group.len();
+            let value = (bits >> (18 - 6 * digit)) & 63;
+            text.push(match is_there {
+                true => char::from(DIGITS[value as usize]),
+                false => '=',
+            });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The vectors of RFC 4648 section 10.
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+        assert_eq!(base64(&[0xff, 0xfe, 0xfd]), "//79");
+    }
+}
