@@ -191,6 +191,42 @@ impl Member {
         (self.version, self.applied)
     }
 
+    /// Which chunk it is.
+    #[must_use]
+    pub const fn handle(&self) -> ChunkHandle {
+        self.handle
+    }
+
+    /// Where it is, and in which start.
+    #[must_use]
+    pub const fn me(&self) -> MemberState {
+        self.me
+    }
+
+    /// The highest version that it promised, or began.
+    #[must_use]
+    pub const fn promised(&self) -> ChunkVersion {
+        self.promised
+    }
+
+    /// Where the last version began: its serial, and the bytes that the chunk had there.
+    #[must_use]
+    pub const fn began_at(&self) -> (Serial, u32) {
+        (self.begin_serial, self.begin_length)
+    }
+
+    /// Whether a step of a version change is under way, or waits until no write is.
+    #[must_use]
+    pub const fn has_step(&self) -> bool {
+        self.step.is_some()
+    }
+
+    /// The last mutation that came; it may not be applied yet.
+    #[must_use]
+    pub const fn received(&self) -> Serial {
+        self.received
+    }
+
     /// Up to here it knows that mutations are committed.
     #[must_use]
     pub const fn commit_mark(&self) -> Serial {
@@ -242,22 +278,24 @@ impl Member {
         Ok(())
     }
 
-    /// A mutation came over the stream of a version.
+    /// Mutations came over the stream of a version: at least one, of the serials from `first` to
+    /// `last`.
     ///
     /// # Errors
     /// `promise_refused` if the version is over here, `out_of_order` over a gap. The stream ends.
-    pub fn handle_mutation(
+    pub fn handle_mutations(
         &mut self,
         version: ChunkVersion,
-        serial: Serial,
+        first: Serial,
+        last: Serial,
     ) -> Result<(), Refusal> {
         self.check_active(version)?;
-        if self.received.0.checked_add(1) != Some(serial.0) {
+        if self.received.0.checked_add(1) != Some(first.0) || last < first {
             self.handle_stream_ended(version);
             return Err(self.refusal(Status::OutOfOrder, "a serial that doesn't follow"));
         }
-        self.received = serial;
-        self.actions.push_back(Action::Apply(serial));
+        self.received = last;
+        self.actions.push_back(Action::Apply { first, last });
         Ok(())
     }
 
@@ -271,9 +309,15 @@ impl Member {
     /// never skipped, so those behind it are not applied either, and the stream ends.
     pub fn handle_not_applied(&mut self, serial: Serial) {
         self.handle_stream_ended(self.version);
-        self.received = self.received.min(Serial(serial.0.saturating_sub(1)));
-        let is_wanted = |action: &Action| !matches!(action, Action::Apply(at) if *at >= serial);
-        self.actions.retain(is_wanted);
+        let before = Serial(serial.0.saturating_sub(1));
+        self.received = self.received.min(before);
+        self.actions.retain_mut(|action| match action {
+            Action::Apply { first, last } => {
+                *last = before.min(*last);
+                *first <= before
+            }
+            _ => true,
+        });
         self.drained();
     }
 
@@ -394,7 +438,9 @@ impl Member {
             && self.applied == self.received
         {
             self.step = Some(Step::Promise(to, promise));
-            self.actions.push_back(Action::KeepPromise(promise.version));
+            let Promise { version, epoch, .. } = promise;
+            self.actions
+                .push_back(Action::KeepPromise { version, epoch });
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a member is ordered, what it wants done for that, and how it answers.
 
-use sarsen_protocol::id::{ChunkVersion, Serial, SessionId};
+use sarsen_protocol::id::{ChunkVersion, Epoch, Serial, SessionId};
 use sarsen_protocol::message::{
     Begin, Begun, ErrorBody, NewChunk, PrepareSeal, PreparedSeal, Promise, Promised, SealPrepared,
     Settle,
@@ -46,13 +46,23 @@ pub type Refusal = (Status, ErrorBody);
 /// [`Member::handle_failed`], and no two of them are under way at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Apply the mutation of this serial, behind those before it; answer with
+    /// Apply the mutations of these serials, behind those before them; answer with
     /// [`Member::handle_applied`] or [`Member::handle_not_applied`].
-    Apply(Serial),
+    Apply {
+        /// The first.
+        first: Serial,
+        /// The last.
+        last: Serial,
+    },
     /// End the stream that mutations come from.
     EndStream,
     /// Make this promise and everything that is applied stable.
-    KeepPromise(ChunkVersion),
+    KeepPromise {
+        /// The version.
+        version: ChunkVersion,
+        /// Of the master that asked.
+        epoch: Epoch,
+    },
     /// Make the chunk, or a clone of another, and begin with it.
     Make {
         /// The version.

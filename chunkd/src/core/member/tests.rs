@@ -48,6 +48,20 @@ fn promise(version: u64) -> Order {
     })
 }
 
+fn keep_promise(version: u64) -> Action {
+    Action::KeepPromise {
+        version: ChunkVersion(version),
+        epoch: EPOCH,
+    }
+}
+
+const fn apply(serial: Serial) -> Action {
+    Action::Apply {
+        first: serial,
+        last: serial,
+    }
+}
+
 fn begin_in(version: u64, serial: u64, start_number: StartNumber) -> Begin {
     Begin {
         epoch: EPOCH,
@@ -122,9 +136,9 @@ fn order(member: &mut Member, order: Order) -> Result<Answer, Status> {
     let mut answered = None;
     while let Some(action) = member.poll_action() {
         match action {
-            Action::Apply(serial) => member.handle_applied(serial),
+            Action::Apply { last, .. } => member.handle_applied(last),
             Action::EndStream => {}
-            Action::KeepPromise(_) => member.handle_done(Done::PromiseKept {
+            Action::KeepPromise { .. } => member.handle_done(Done::PromiseKept {
                 length: LENGTH,
                 ids: IDS,
             }),
@@ -156,9 +170,9 @@ fn serial_promised(answer: Result<Answer, Status>) -> u64 {
 /// Lets a mutation come, and be applied.
 fn mutate(member: &mut Member, version: u64, serial: u64) -> Result<(), Status> {
     member
-        .handle_mutation(ChunkVersion(version), Serial(serial))
+        .handle_mutations(ChunkVersion(version), Serial(serial), Serial(serial))
         .map_err(|(status, _)| status)?;
-    assert_eq!(actions(member), [Action::Apply(Serial(serial))]);
+    assert_eq!(actions(member), [apply(Serial(serial))]);
     member.handle_applied(Serial(serial));
     Ok(())
 }
@@ -203,7 +217,7 @@ fn restarted(member: &Member, server: u64) -> Member {
 fn from_sealed_to_active_step_by_step() {
     let mut member = sealed(1);
     member.handle_order(1, promise(2));
-    assert_eq!(actions(&mut member), [Action::KeepPromise(ChunkVersion(2))]);
+    assert_eq!(actions(&mut member), [keep_promise(2)]);
     member.handle_done(Done::PromiseKept {
         length: 4000,
         ids: IDS,
@@ -418,14 +432,14 @@ fn a_promise_waits_for_the_writes_that_are_under_way_and_orders_for_the_promise(
     let mut member = active(1, 5);
     let (six, seven) = (Serial(6), Serial(7));
     for serial in [six, seven] {
-        let came = member.handle_mutation(ChunkVersion(2), serial);
+        let came = member.handle_mutations(ChunkVersion(2), serial, serial);
         assert_eq!(came, Ok(()));
     }
     member.handle_order(1, promise(3));
     member.handle_order(2, begin(3, 7));
-    let expected = [Action::Apply(six), Action::Apply(seven), Action::EndStream];
+    let expected = [apply(six), apply(seven), Action::EndStream];
     assert_eq!(actions(&mut member), expected);
-    let late = member.handle_mutation(ChunkVersion(2), Serial(8));
+    let late = member.handle_mutations(ChunkVersion(2), Serial(8), Serial(8));
     assert_eq!(
         late.map_err(|(status, _)| status),
         Err(Status::PromiseRefused)
@@ -433,7 +447,7 @@ fn a_promise_waits_for_the_writes_that_are_under_way_and_orders_for_the_promise(
     member.handle_applied(six);
     assert_eq!(actions(&mut member), []);
     member.handle_applied(seven);
-    assert_eq!(actions(&mut member), [Action::KeepPromise(ChunkVersion(3))]);
+    assert_eq!(actions(&mut member), [keep_promise(3)]);
     member.handle_done(Done::PromiseKept {
         length: LENGTH,
         ids: IDS,
@@ -448,7 +462,7 @@ fn a_promise_waits_for_the_writes_that_are_under_way_and_orders_for_the_promise(
 fn what_can_not_be_applied_ends_the_stream_and_holds_up_no_promise() {
     let mut member = active(1, 5);
     let come = |member: &mut Member, serial| {
-        let came = member.handle_mutation(ChunkVersion(2), Serial(serial));
+        let came = member.handle_mutations(ChunkVersion(2), Serial(serial), Serial(serial));
         assert_eq!(came, Ok(()));
     };
     come(&mut member, 6);
@@ -464,7 +478,7 @@ fn what_can_not_be_applied_ends_the_stream_and_holds_up_no_promise() {
     member.handle_order(1, promise(3));
     assert_eq!(actions(&mut member), [], "6 is under way still");
     member.handle_applied(Serial(6));
-    assert_eq!(actions(&mut member), [Action::KeepPromise(ChunkVersion(3))]);
+    assert_eq!(actions(&mut member), [keep_promise(3)]);
     assert_eq!(member.has(), (ChunkVersion(2), Serial(6)));
 }
 

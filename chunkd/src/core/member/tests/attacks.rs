@@ -81,14 +81,14 @@ fn a_member_that_restarted_tells_its_new_start_and_begins_in_no_other() {
 fn a_promise_is_kept_only_behind_everything_that_came_before_it() {
     let mut member = active(1, 6);
     for serial in [7, 8] {
-        let came = member.handle_mutation(ChunkVersion(2), Serial(serial));
+        let came = member.handle_mutations(ChunkVersion(2), Serial(serial), Serial(serial));
         assert_eq!(came, Ok(()));
     }
     member.handle_applied(Serial(7));
     member.handle_order(1, promise(3));
-    assert!(!actions(&mut member).contains(&Action::KeepPromise(ChunkVersion(3))));
+    assert!(!actions(&mut member).contains(&keep_promise(3)));
     member.handle_applied(Serial(8));
-    assert_eq!(actions(&mut member), [Action::KeepPromise(ChunkVersion(3))]);
+    assert_eq!(actions(&mut member), [keep_promise(3)]);
 }
 
 /// What a change forgets is forgotten by name, so that a retry is done.
