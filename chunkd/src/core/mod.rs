@@ -7,7 +7,8 @@
 //! - [`pieces`]: whether what came is what was sent;
 //! - [`read_stream`]: which frames answer a read;
 //! - [`copy_stream`]: whether the answer to a read is the chunk that is to be copied;
-//! - [`member`]: what a member of an open chunk promised, began and prepared; nothing drives it yet;
+//! - [`member`]: what a member of an open chunk promised, began and prepared;
+//! - [`mutation`]: an open chunk on one member, with its streams, its lease and its clients;
 //! - [`tickets`]: whether a ticket opens the door;
 //! - [`turns`]: who is served next, so that clients are fair to each other;
 //! - [`machine`]: the chunkserver and its master: registration, heartbeats, orders, with
@@ -21,6 +22,8 @@ pub mod findings;
 pub mod inventory;
 pub mod machine;
 pub mod member;
+pub mod mutation;
+
 pub mod pieces;
 pub mod read_stream;
 pub mod replica_stream;
