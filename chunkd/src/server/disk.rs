@@ -17,13 +17,22 @@ use super::orders::{self, Verified};
 use crate::net::Chunkserver;
 use crate::net::chunkserver::wall_clock;
 use crate::net::health::{FULL_BELOW, Health};
-use crate::store::{BeatFile, Directory, Space, StoreError};
+use crate::store::{BeatFile, Directory, Space, StoreError, Trim};
 
 /// How long after a seal at `memory` its sync begins, together with those of its neighbours.
 const SYNC_DELAY: Duration = Duration::from_secs(1);
 
 /// How long after an order to delete the holding folder is emptied.
 const HOLD: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether the journal is to be trimmed.
+const TRIM_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long what trimming wrote has to become stable.
+const TRIM_PAUSE: Duration = Duration::from_millis(20);
+
+/// Segments of a journal beyond which it is trimmed: 256 MiB, which a start reads in a second or so.
+const SEGMENTS_KEPT: usize = 4;
 
 /// Time between two beats before a registration says otherwise.
 const BEAT_INTERVAL: Duration = Duration::from_secs(1);
@@ -277,6 +286,7 @@ struct Upkeep {
     doubted: Doubted,
     sync_due: Option<Instant>,
     empty_due: Option<Instant>,
+    trim_due: Instant,
 }
 
 impl Upkeep {
@@ -289,17 +299,15 @@ impl Upkeep {
             doubted,
             sync_due,
             empty_due: None,
+            trim_due: Instant::now() + TRIM_INTERVAL,
         }
     }
 
     fn run(mut self, jobs: &mpsc::Receiver<Job>) {
         loop {
-            let due = [self.sync_due, self.empty_due].into_iter().flatten().min();
-            let job = match due {
-                Some(due) => jobs.recv_timeout(due.saturating_duration_since(Instant::now())),
-                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            match job {
+            let due = [self.sync_due, self.empty_due].into_iter().flatten();
+            let due = due.fold(self.trim_due, Instant::min);
+            match jobs.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(job) => {
                     self.do_job(job);
                     // Jobs that go on coming must not keep from its turn what is due.
@@ -343,6 +351,23 @@ impl Upkeep {
             tracing::warn!(dir = %self.directory.root().display(), %error,
                 "deleted chunks could not be removed");
         }
+        if self.trim_due <= now {
+            self.trim();
+        }
+    }
+
+    /// One step: what has to be stable first is waited for while others have their turn.
+    fn trim(&mut self) {
+        let pause = match self.directory.trim(SEGMENTS_KEPT) {
+            Ok(Trim::Nothing) => TRIM_INTERVAL,
+            Ok(Trim::GoOn | Trim::Waits) => TRIM_PAUSE,
+            Err(error) => {
+                tracing::warn!(dir = %self.directory.root().display(), %error,
+                    "the journal could not be trimmed");
+                TRIM_INTERVAL
+            }
+        };
+        self.trim_due = Instant::now() + pause;
     }
 
     fn sync(&self) {

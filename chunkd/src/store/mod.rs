@@ -54,6 +54,7 @@ mod scan;
 mod seal;
 mod settle;
 mod table;
+mod trim;
 mod upkeep;
 
 pub use chunk_file::ReadBack;
@@ -71,6 +72,7 @@ pub use region::Space;
 pub use scan::{Problem, ProblemKind};
 pub use seal::{SealClaim, SealOutcome};
 pub use table::InventoryEntry;
+pub use trim::Trim;
 pub use upkeep::{BeatFile, ReadFrom};
 
 #[cfg(test)]

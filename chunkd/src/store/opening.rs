@@ -25,8 +25,8 @@ use super::header::Header;
 use super::journal::body::{Base, Body, Promised};
 use super::journal::segment::JOURNAL_FOLDER;
 use super::journal::{
-    AppendError, Appender, Author, Class, Entry, JournalEnd, JournalError, JournalLimits, Log,
-    Refused,
+    AppendError, Appender, Author, Class, Entry, Extent, JournalEnd, JournalError, JournalLimits,
+    Log, Refused,
 };
 use super::layout::{chunk_path, folder_of};
 use super::open_chunk::{
@@ -36,6 +36,7 @@ use super::pending::NewChunk;
 use super::recover::{Recovered, sealed_content, sealed_ids};
 use super::seal::{check_usable, write_first};
 use super::table::{Held, Turn, lock};
+use super::trim::Trimming;
 
 /// The open chunks of a directory, and its journal.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub(super) struct Opened {
     log: Arc<DirectoryLog>,
     /// What has to be done before the journal is begun; none when it is.
     before: Mutex<Option<Before>>,
+    /// The segment that is being made superfluous.
+    pub(super) trimming: Mutex<Option<Trimming>>,
 }
 
 #[derive(Debug)]
@@ -66,6 +69,16 @@ impl Log for DirectoryLog {
                 error: AppendError::Failed,
                 entry,
             }),
+        }
+    }
+
+    fn extent(&self) -> Extent {
+        self.0.get().map(|log| log.extent()).unwrap_or_default()
+    }
+
+    fn remove_oldest(&self, first_sequence: u64) {
+        if let Some(log) = self.0.get() {
+            log.remove_oldest(first_sequence);
         }
     }
 }
@@ -93,7 +106,17 @@ impl Opened {
                 void: recovered.void,
             })),
             log,
+            trimming: Mutex::default(),
         }
+    }
+
+    pub(super) fn log(&self) -> &dyn Log {
+        &*self.log
+    }
+
+    /// What a chunk promised that is not open.
+    pub(super) fn promised(&self, handle: ChunkHandle) -> Option<ChunkVersion> {
+        lock(&self.promised).get(&handle).copied()
     }
 
     pub(super) fn find(&self, handle: ChunkHandle) -> Option<Arc<OpenChunk>> {

@@ -20,8 +20,8 @@ use super::entry::{Entry, HEADER_LEN, Link, encode_entry, encode_mark};
 use super::error::JournalError;
 use super::reader::JournalEnd;
 use super::segment::{
-    Author, Position, SEGMENT_END_PAGE, SEGMENT_START, SegmentHeader, make_segment, reserve_next,
-    segment_path,
+    Author, JOURNAL_FOLDER, Position, SEGMENT_END_PAGE, SEGMENT_START, SegmentHeader, make_segment,
+    reserve_next, segment_path,
 };
 
 /// A mark stands at a multiple of this, so that no page holds both the last entry and its proof.
@@ -168,8 +168,8 @@ impl Appender {
 
     /// Removes the oldest segment, whose entries nobody needs any more. The last one stays.
     ///
-    /// The removal is not made stable: the segment may come back, with entries that are older than
-    /// what makes them void.
+    /// Made stable before another one can go: one that came back without its successor would look
+    /// like a journal with a hole.
     ///
     /// # Errors
     /// As [`Self::append`].
@@ -186,6 +186,9 @@ impl Appender {
                 .tree
                 .remove(&path)
                 .map_err(|source| io_error(&*journal.tree, Operation::Remove, &path, source))?;
+            journal.tree.sync_folder(JOURNAL_FOLDER).map_err(|source| {
+                io_error(&*journal.tree, Operation::Sync, JOURNAL_FOLDER, source)
+            })?;
             journal.segments.pop_front();
             Ok(())
         })

@@ -8,7 +8,7 @@
 //! was stable is found again by a start, or the start finds the journal damaged: it never takes
 //! an older state for the newest. What is cut off was never told to be stable.
 //!
-//! Left out so far: nothing in the data plane writes entries. Which segments may go (section 8) is for whoever knows the chunks;
+//! Which segments may go (section 8) is for whoever knows the chunks, see [`super::trim`];
 //! [`Appender::remove_oldest`] only removes.
 
 pub mod append;
@@ -27,7 +27,7 @@ pub use reader::{
     EntryReader, FoundEntry, JournalEnd, JournalReader, Location, named_chunks, settle,
 };
 pub use segment::{Author, Position};
-pub use writer::{AppendError, Class, JournalEvent, JournalWriter, Log, Refused};
+pub use writer::{AppendError, Class, Extent, JournalEvent, JournalWriter, Log, Refused};
 
 impl Entry {
     /// The entry that says this about a chunk.

@@ -131,6 +131,35 @@ impl<'t> JournalReader<'t> {
         })
     }
 
+    /// Reads one segment alone, the first of a journal that is being written. It has to be whole: what
+    /// follows it begins with `successor`.
+    ///
+    /// # Errors
+    /// [`JournalError::Damaged`] if an entry is missing, [`JournalError::Store`].
+    pub fn segment(
+        tree: &'t dyn Tree,
+        author: &Author,
+        first_sequence: u64,
+        successor: u64,
+    ) -> Result<Vec<FoundEntry>, JournalError> {
+        let mut reader = Self::open(tree, author.cluster_id, author.directory_id)?;
+        reader.segments = vec![first_sequence];
+        let mut entries = Vec::new();
+        while let Some(entry) = reader.next_entry()? {
+            entries.push(entry);
+        }
+        match reader.reached.sequence.checked_add(1) == Some(successor) {
+            true => Ok(entries),
+            false => Err(Damage {
+                file: segment_path(first_sequence),
+                position: 0,
+                sequence: reader.reached.sequence.saturating_add(1),
+                fault: EntryFault::OtherSequence,
+            }
+            .into()),
+        }
+    }
+
     /// The next entry; `None` at the end, when nothing is damaged.
     ///
     /// # Errors

@@ -9,7 +9,7 @@
 //! [`QUEUE_LEN_MAX`] bytes wait, and may be handed over again after the next
 //! [`JournalEvent::Stable`]. What ends mutations (a promise, a beginning, a seal) is always taken,
 //! so it goes with the next commit, however many mutations there are: it is small, and there is one
-//! a chunk.
+//! a chunk. Mutations find it full too while the journal has more than [`SEGMENTS_MAX`] segments.
 //!
 //! A failure is told once, and nothing is written after it: the directory is poisoned.
 
@@ -26,6 +26,10 @@ use super::error::{FormatError, JournalError};
 
 /// Bytes of entries that may wait before mutations are held back.
 pub const QUEUE_LEN_MAX: usize = 8 * 1024 * 1024;
+
+/// Segments of a journal with which it takes no mutation, until the oldest is gone: the rest of the last
+/// one, and the one that is reserved, are for what ends mutations (`spec/journal.md` sections 2 and 8).
+pub const SEGMENTS_MAX: usize = 16;
 
 /// What the writer's thread tells.
 #[derive(Debug)]
@@ -77,6 +81,33 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// # Errors
     /// See [`AppendError`]; the entry took no sequence then.
     fn offer(&self, entry: Entry, class: Class) -> Result<u64, Refused>;
+
+    /// How far the journal reaches, and which segments it has.
+    fn extent(&self) -> Extent;
+
+    /// Has the oldest segment removed, if it still is the one with this first sequence: nobody needs
+    /// its entries any more. It is gone some time later.
+    fn remove_oldest(&self, first_sequence: u64);
+}
+
+/// A journal from its first segment to what is stable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// First sequences of the segments, rising; the last one is being written.
+    pub segments: Vec<u64>,
+    /// Everything up to this sequence is stable.
+    pub stable: u64,
+}
+
+impl Extent {
+    /// Of an appender's journal.
+    #[must_use]
+    pub fn of(appender: &Appender) -> Self {
+        Self {
+            segments: appender.segments().collect(),
+            stable: appender.stable(),
+        }
+    }
 }
 
 /// Takes entries from any thread. Should the writer's own thread panic, appending fails and what
@@ -101,6 +132,10 @@ struct Queue {
     len: usize,
     /// The last sequence that was given out.
     last_sequence: u64,
+    /// What is on the disk, as of the last batch.
+    extent: Extent,
+    /// The segment to be removed.
+    remove: Option<u64>,
     closed: bool,
     failed: bool,
 }
@@ -118,6 +153,8 @@ impl JournalWriter {
             entries: Vec::new(),
             len: 0,
             last_sequence: appender.stable(),
+            extent: Extent::of(&appender),
+            remove: None,
             closed: false,
             failed: false,
         };
@@ -157,7 +194,8 @@ impl Log for JournalWriter {
             return refused(AppendError::Failed)(entry);
         }
         // One that is longer than the queue is taken when nothing else waits.
-        let has_room = queue.len == 0 || queue.len + len <= QUEUE_LEN_MAX;
+        let has_room = (queue.len == 0 || queue.len + len <= QUEUE_LEN_MAX)
+            && queue.extent.segments.len() <= SEGMENTS_MAX;
         if class == Class::Mutation && !has_room {
             return refused(AppendError::Full)(entry);
         }
@@ -166,6 +204,15 @@ impl Log for JournalWriter {
         queue.entries.push(entry);
         self.shared.work.notify_one();
         Ok(queue.last_sequence)
+    }
+
+    fn extent(&self) -> Extent {
+        self.shared.lock().extent.clone()
+    }
+
+    fn remove_oldest(&self, first_sequence: u64) {
+        self.shared.lock().remove = Some(first_sequence);
+        self.shared.work.notify_one();
     }
 }
 
@@ -193,14 +240,27 @@ impl Shared {
         std::mem::take(&mut queue.entries)
     }
 
-    /// Waits until there is something to take; false when there never will be.
+    /// Waits until there is something to take, or to remove; false when there never will be.
     fn wait(&self) -> bool {
-        let idle = |queue: &mut Queue| queue.entries.is_empty() && !queue.closed;
+        let has_work = |queue: &Queue| !queue.entries.is_empty() || queue.remove.is_some();
+        let idle = |queue: &mut Queue| !has_work(queue) && !queue.closed;
         let queue = self
             .work
             .wait_while(self.lock(), idle)
             .unwrap_or_else(PoisonError::into_inner);
-        !queue.entries.is_empty()
+        has_work(&queue)
+    }
+
+    /// Removes the segment that is to go, if that is the oldest.
+    fn remove(&self, appender: &mut Appender) -> Result<(), JournalError> {
+        let Some(wanted) = self.lock().remove.take() else {
+            return Ok(());
+        };
+        if appender.segments().next() == Some(wanted) {
+            appender.remove_oldest()?;
+            self.lock().extent = Extent::of(appender);
+        }
+        Ok(())
     }
 }
 
@@ -233,9 +293,12 @@ fn write_until_closed(
             if batch.is_empty() {
                 break;
             }
-            notify(JournalEvent::Stable(appender.append(&batch)?));
+            let stable = appender.append(&batch)?;
+            shared.lock().extent = Extent::of(appender);
+            notify(JournalEvent::Stable(stable));
         }
         appender.mark()?;
+        shared.remove(appender)?;
     }
     Ok(())
 }

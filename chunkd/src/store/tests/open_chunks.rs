@@ -4,6 +4,7 @@
 mod member;
 mod seals;
 mod starts;
+mod trimming;
 
 use std::sync::{Arc, LazyLock};
 

@@ -13,14 +13,14 @@ use sarsen_protocol::size::BLOCK_LEN;
 use super::super::super::chunk_file::ChunkFile;
 use super::super::super::journal::body::MutationKind;
 use super::super::super::journal::{
-    AppendError, Appender, Class, Entry, JournalError, JournalLimits, Log, Refused,
+    AppendError, Appender, Class, Entry, Extent, JournalError, JournalLimits, Log, Refused,
 };
 use super::super::super::open_chunk::{
     IdTable, Incoming, OpenChunk, OpenChunkError, Ordered, Told,
 };
 use super::super::super::recover::sealed_ids;
 use super::super::super::region::Tree;
-use super::super::super::{BeginOrder, Directory, InventoryEntry};
+use super::super::super::{BeginOrder, Directory, InventoryEntry, Trim};
 use super::super::scenario::{ADOPTION, START, Sample, piece_crcs};
 
 pub(super) const EPOCH: Epoch = Epoch {
@@ -30,7 +30,7 @@ pub(super) const EPOCH: Epoch = Epoch {
 
 /// So small that a handful of entries fill a segment.
 const LIMITS: JournalLimits = JournalLimits {
-    segment_len: 256 * 1024,
+    segment_len: 80 * 1024,
     grow_step: 16 * 1024,
 };
 
@@ -77,6 +77,17 @@ impl Log for Gather {
         gathered.last += 1;
         Ok(gathered.last)
     }
+
+    fn extent(&self) -> Extent {
+        Extent::of(&self.0.lock().unwrap().appender)
+    }
+
+    fn remove_oldest(&self, first_sequence: u64) {
+        let mut gathered = self.0.lock().unwrap();
+        assert_eq!(gathered.appender.segments().next(), Some(first_sequence));
+        // What fails here, every later write tells.
+        let _ = gathered.appender.remove_oldest();
+    }
 }
 
 impl Gather {
@@ -114,6 +125,8 @@ pub(super) enum Op {
     /// All but so many mutations are committed, if they are stable.
     Commit(u64),
     Checkpoint,
+    /// The journal is trimmed to its last segment, as far as that may be.
+    Trim,
     /// A new version, at so many serials below the last one or at the commit mark.
     Change(u64),
     /// A new version, with a sealed form of all bytes or of the first.
@@ -268,6 +281,7 @@ impl Member {
         match op {
             Op::Settle => return self.settle(handle, model),
             Op::Reopen => return self.reopen(handle, model),
+            Op::Trim => return self.trim(),
             _ => {}
         }
         let chunk = self.directory.open_chunk(handle)?;
@@ -300,7 +314,7 @@ impl Member {
                 self.change(&chunk, model, 0)?;
                 self.prepare(&chunk, model, *length)
             }
-            Op::Settle | Op::Reopen => None,
+            Op::Settle | Op::Reopen | Op::Trim => None,
         }
     }
 
@@ -367,6 +381,18 @@ impl Member {
         self.directory.begin(&order).ok()?;
         self.write().then_some(())?;
         (model.told_begun, model.told_stable) = (version, serial);
+        Some(())
+    }
+
+    /// Until nothing more may go, which takes a round for each segment.
+    fn trim(&self) -> Option<()> {
+        // What can't go stands behind what could, in the end, and would go round.
+        for _ in 0..12 {
+            if self.directory.trim(1).ok()? == Trim::Nothing {
+                break;
+            }
+            self.write().then_some(())?;
+        }
         Some(())
     }
 

@@ -105,7 +105,7 @@ fn settle_found(tree: &Arc<dyn Tree>, models: &Models, story: &str) {
     }
 }
 
-fn stop_everywhere(ops: &[(ChunkHandle, Op)]) {
+pub(super) fn stop_everywhere(ops: &[(ChunkHandle, Op)]) {
     let start = prepared();
     let whole = Arc::new(start.going_wrong(Faults::default()));
     let (models, is_whole) = run(&(whole.clone() as Arc<dyn Tree>), ops);

@@ -1,0 +1,202 @@
+//! The oldest segments of the journal go (`spec/journal.md` section 8), and whatever a start needs of
+//! them is found all the same, after a crash at any step too.
+
+use std::sync::Arc;
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
+use sarsen_protocol::message::{ChunkState, Level};
+
+use super::super::super::journal::Log as _;
+use super::super::super::region::Tree;
+use super::super::super::{Directory, Trim};
+use super::super::heap::HeapTree;
+use super::super::scenario::{self, START, Sample};
+use super::member::{EPOCH, Marks, Member, Model, Op, check};
+use super::{BASE, KIB, MADE, bytes, seals, stop_everywhere};
+
+/// Some segments of small mutations, trimmed in between: with mutations that are not committed, with
+/// forgotten ones, after a change of versions.
+fn trimmed() -> Vec<(ChunkHandle, Op)> {
+    let base = BASE.handle;
+    let ops = [
+        (MADE, Op::Append(bytes(1, 30 * KIB))),
+        (base, Op::Write(100, bytes(2, 40))),
+        (base, Op::Sync),
+        (MADE, Op::Append(bytes(3, 30 * KIB))),
+        (MADE, Op::Sync),
+        (MADE, Op::Commit(1)),
+        (base, Op::Append(bytes(4, 30 * KIB))),
+        (base, Op::Sync),
+        (MADE, Op::Trim),
+        (MADE, Op::Change(1)),
+        (MADE, Op::Append(bytes(5, 31 * KIB))),
+        (base, Op::Write(65_500, bytes(6, 31 * KIB))),
+        (base, Op::Sync),
+        (base, Op::Commit(1)),
+        (base, Op::Trim),
+        (base, Op::Change(1)),
+        (base, Op::Write(120, bytes(7, 20 * KIB))),
+        (MADE, Op::Append(bytes(8, 32 * KIB))),
+        (MADE, Op::Sync),
+        (base, Op::Sync),
+        (MADE, Op::Commit(0)),
+        (MADE, Op::Trim),
+        (base, Op::Sync),
+    ];
+    ops.into_iter().collect()
+}
+
+#[test]
+fn a_trimmed_journal_holds_all_that_counts_after_a_crash_at_any_step() {
+    stop_everywhere(&trimmed());
+}
+
+/// Trimmed before and behind each step of a seal, and when the chunk is open again.
+fn sealed() -> Vec<(ChunkHandle, Op)> {
+    let base = BASE.handle;
+    let fill = |seed| {
+        [
+            (MADE, Op::Append(bytes(seed, 31 * KIB))),
+            (MADE, Op::Sync),
+            (MADE, Op::Append(bytes(seed + 1, 31 * KIB))),
+            (MADE, Op::Sync),
+            (MADE, Op::Commit(0)),
+        ]
+    };
+    let mut ops = vec![
+        (base, Op::Write(100, bytes(1, 300))),
+        (base, Op::Append(bytes(2, 900))),
+        (base, Op::Sync),
+    ];
+    ops.extend(fill(10));
+    ops.extend([(base, Op::Trim), (base, Op::Prepare(None))]);
+    ops.extend(fill(20));
+    ops.extend([(base, Op::Trim), (base, Op::Settle)]);
+    ops.extend(fill(30));
+    ops.extend([(base, Op::Trim), (base, Op::Reopen)]);
+    ops.extend(fill(40));
+    ops.extend([
+        (base, Op::Trim),
+        (base, Op::Append(bytes(3, 70))),
+        (base, Op::Sync),
+        (MADE, Op::Prepare(None)),
+        (MADE, Op::Settle),
+        (base, Op::Trim),
+    ]);
+    ops
+}
+
+#[test]
+fn seals_and_trims_in_turn_leave_what_counts_after_a_crash_at_any_step() {
+    seals::stop_everywhere(&sealed());
+}
+
+/// What the chunks of the next test are.
+struct Chunks {
+    stuck: Model,
+    busy: Model,
+}
+
+fn open_all(member: &Member, unchanged: &Sample, promised: &Sample) -> Chunks {
+    let mut chunks = Chunks {
+        stuck: Model::default(),
+        busy: Model::default(),
+    };
+    let busy = BASE.handle;
+    member
+        .open(busy, &mut chunks.busy, 1000, Some(&BASE))
+        .unwrap();
+    member.open(MADE, &mut chunks.stuck, 2000, None).unwrap();
+    // Its chain is broken: what it has is stable and will not be committed.
+    for op in [
+        Op::Append(bytes(1, 3 * KIB)),
+        Op::Sync,
+        Op::Commit(0),
+        Op::Append(bytes(2, 5 * KIB)),
+        Op::Write(10, bytes(3, 100)),
+        Op::Sync,
+    ] {
+        member.run(MADE, &mut chunks.stuck, &op).unwrap();
+    }
+    // One that forgot all that it had.
+    let mut forgets = Model::default();
+    let handle = unchanged.handle;
+    member
+        .open(handle, &mut forgets, 3000, Some(unchanged))
+        .unwrap();
+    for op in [Op::Append(bytes(4, 100)), Op::Sync, Op::Change(9)] {
+        member.run(handle, &mut forgets, &op).unwrap();
+    }
+    let version = ChunkVersion(4000);
+    member
+        .directory
+        .promise(promised.handle, version, EPOCH)
+        .unwrap();
+    assert!(member.write());
+    chunks
+}
+
+/// Nothing was ever removed: a chunk that was written to filled the disk with its journal, and one
+/// that was stuck would have kept all the others' entries.
+#[test]
+fn a_journal_stays_short_whatever_a_stuck_chunk_does() {
+    let tree: Arc<dyn Tree> = Arc::new(HeapTree::new());
+    let (unchanged, promised) = (Sample::new(11, 70_000), Sample::new(12, 500));
+    let directory = scenario::open(&tree).unwrap();
+    for sample in [&*BASE, &unchanged, &promised] {
+        sample.store(&directory, Level::Disk).unwrap();
+    }
+    drop(directory);
+    let member = Member::start(&tree).unwrap();
+    let mut chunks = open_all(&member, &unchanged, &promised);
+    // A start finds the one that forgot all as the sealed chunk that it was, its older beginning says.
+    drop(member);
+    let member = Member::start(&tree).unwrap();
+    let change = Op::Change(0);
+    member.run(BASE.handle, &mut chunks.busy, &change).unwrap();
+    let busy = BASE.handle;
+    let mut longest = 0;
+    for round in 0..40_u32 {
+        for op in [
+            Op::Write(round * 7, bytes(round as usize, 20 * KIB)),
+            Op::Sync,
+            Op::Commit(0),
+        ] {
+            member.run(busy, &mut chunks.busy, &op).unwrap();
+        }
+        while member.directory.trim(2).unwrap() != Trim::Nothing {
+            assert!(member.write());
+        }
+        longest = longest.max(member.log.extent().segments.len());
+    }
+    assert!(longest <= 3, "{longest} segments");
+    let first = member.log.extent().segments[0];
+    assert!(first > 40, "nothing went: the first entry is {first}");
+    drop(member);
+
+    let directory = Directory::open_tree(Arc::clone(&tree), &START).unwrap();
+    assert!(!directory.is_poisoned());
+    check(
+        &directory,
+        busy,
+        &chunks.busy,
+        Some(&BASE),
+        Marks::None,
+        "busy",
+    );
+    check(&directory, MADE, &chunks.stuck, None, Marks::None, "stuck");
+    let told = directory.open_chunk(MADE).unwrap().told();
+    assert_eq!(told.serial, chunks.stuck.serial);
+    assert_eq!(told.commit_mark, Serial(told.serial.0 - 2));
+    // The promise stands.
+    drop(directory);
+    let member = Member::start(&tree).unwrap();
+    let lower = member
+        .directory
+        .promise(promised.handle, ChunkVersion(3999), EPOCH);
+    assert!(lower.is_err());
+    // And what was begun and came to nothing is still the sealed chunk that it was.
+    let entry = member.directory.entry(unchanged.handle).unwrap();
+    assert_eq!(entry.state, ChunkState::Sealed);
+    assert_eq!(unchanged.read(&member.directory).unwrap(), unchanged.bytes);
+}
