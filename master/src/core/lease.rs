@@ -121,10 +121,10 @@ impl Leases {
         })
     }
 
-    /// When the next chunk is due.
-    #[must_use]
-    pub fn next_due(&self) -> Option<Duration> {
-        self.leases.values().map(|lease| self.end_of(lease).0).min()
+    /// When each chunk is due.
+    pub fn ends(&self) -> impl Iterator<Item = (ChunkHandle, Duration)> {
+        let leases = self.leases.iter();
+        leases.map(|(&handle, lease)| (handle, self.end_of(lease).0))
     }
 
     /// Whether a primary with a working clock may still order mutations of the chunk: as long as
@@ -174,6 +174,10 @@ mod tests {
         })
     }
 
+    fn next_due(leases: &Leases) -> Option<Duration> {
+        leases.ends().map(|(_, at)| at).min()
+    }
+
     fn due(leases: &Leases, at: u64) -> Vec<Due> {
         leases.due(seconds(at)).map(|(_, _, why)| why).collect()
     }
@@ -182,13 +186,13 @@ mod tests {
     fn a_chunk_without_work_is_due_when_its_lease_is_over() {
         let mut leases = leases();
         leases.activate(H, V, false, seconds(0));
-        assert_eq!(leases.next_due(), Some(seconds(60)));
+        assert_eq!(next_due(&leases), Some(seconds(60)));
         assert_eq!(due(&leases, 59), []);
         assert_eq!(leases.extend(H, V, seconds(50)), Some(seconds(60)));
         assert_eq!(due(&leases, 109), []);
         assert_eq!(due(&leases, 110), [Due::Idle]);
         leases.forget(H);
-        assert_eq!((due(&leases, 110), leases.next_due()), (vec![], None));
+        assert_eq!((due(&leases, 110), next_due(&leases)), (vec![], None));
     }
 
     #[test]
@@ -198,7 +202,7 @@ mod tests {
         leases.activate(H, V, false, seconds(0));
         assert_eq!(leases.extend(H, ChunkVersion(19), seconds(1)), None);
         assert_eq!(leases.extend(H, V, seconds(60)), None);
-        assert_eq!(leases.next_due(), Some(seconds(60)));
+        assert_eq!(next_due(&leases), Some(seconds(60)));
     }
 
     #[test]
@@ -219,9 +223,9 @@ mod tests {
         let mut leases = leases();
         leases.activate(H, V, true, seconds(0));
         leases.activate(H, ChunkVersion(21), true, seconds(59));
-        assert_eq!(leases.next_due(), Some(seconds(60)));
+        assert_eq!(next_due(&leases), Some(seconds(60)));
         leases.activate(H, ChunkVersion(22), false, seconds(59));
-        assert_eq!(leases.next_due(), Some(seconds(119)));
+        assert_eq!(next_due(&leases), Some(seconds(119)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sarsen_protocol::id::{ChunkVersion, DirectoryId, FileId, ServerId};
+use sarsen_protocol::id::{ChunkVersion, DirectoryId, FileId, Serial, ServerId};
 use sarsen_protocol::message::{ChunkState, HeldChunk, HeldFlags};
 
 use super::chunk_table::{ChunkRecord, Sealed};
@@ -16,6 +16,8 @@ pub struct Replica {
     pub directory: DirectoryId,
     /// Its version.
     pub version: ChunkVersion,
+    /// The last mutation that it had when it was told of.
+    pub serial: Serial,
     /// Its bytes.
     pub len: u32,
     /// Their CRC, if it is sealed.
@@ -70,6 +72,7 @@ impl Replica {
             server,
             directory,
             version: held.version,
+            serial: held.serial,
             len: held.length,
             crc: held.crc32,
             state: held.state,
@@ -87,6 +90,7 @@ impl Replica {
             server,
             directory: DirectoryId::NONE,
             version: sealed.version,
+            serial: Serial::NONE,
             len: sealed.len,
             crc: sealed.crc,
             state: ChunkState::Sealed,
@@ -129,7 +133,6 @@ impl Replica {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sarsen_protocol::id::Serial;
 
     #[test]
     fn a_replica_is_worth_what_the_log_says() {

@@ -4,7 +4,7 @@
 //! without knowing the state (a malformed path, a field that no entry can hold, safe mode) is
 //! refused here; everything else is decided when the entry is applied.
 
-use sarsen_protocol::id::{ChunkHandle, FileId, RequestId, SessionId};
+use sarsen_protocol::id::{ChunkHandle, FileId, RequestId, ServerId, SessionId};
 use sarsen_protocol::message::{
     AbortPending, AnyMessage, CreatePending, EmptyTrash, FolderMade, MakeFolder, Node, NodeType,
     PendingAborted, PendingCreated, Publish, Published, Remove, Removed, Rename, Renamed,
@@ -41,8 +41,8 @@ pub(super) enum Asked {
     RestoreTrash,
     EmptyTrash,
     Truncate,
-    /// And of which chunk.
-    AcceptLoss(ChunkHandle),
+    /// Of which chunk, and whose copy is taken if that is known yet.
+    AcceptLoss(ChunkHandle, ServerId),
 }
 
 /// A change on its way into the log.
@@ -284,7 +284,9 @@ impl Machine {
                 node: published_node(file),
             }
             .into(),
-            (Asked::AcceptLoss(handle), Answer::File(_)) => self.loss_accepted(handle)?.into(),
+            (Asked::AcceptLoss(handle, holder), Answer::File(_)) => {
+                self.loss_accepted(handle, holder)?.into()
+            }
             (Asked::Publish, Answer::File(file)) => Published {
                 node: published_node(file),
             }

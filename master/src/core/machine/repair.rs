@@ -136,8 +136,9 @@ impl Machine {
         let in_doubt = self.examiner().in_doubt();
         for handle in dirty {
             let record = self.state.chunks.record(handle);
-            let need = record.map_or(Need::Beyond, |record| {
-                self.examiner().need(handle, record, &in_doubt)
+            let need = record.map_or(Need::Beyond, |record| match self.changing_until(handle) {
+                Some(until) => Need::Wait(until),
+                None => self.examiner().need(handle, record, &in_doubt),
             });
             let is_running = self.repairs.running(handle).is_some();
             match (need, self.repairs.held_back(handle, now)) {
@@ -192,6 +193,10 @@ impl Machine {
                 self.repairs.forget(handle);
                 continue;
             };
+            if let Some(until) = self.changing_until(handle) {
+                self.repairs.put_later(handle, until);
+                continue;
+            }
             let tried = self.repairs.tried(handle);
             let plan = self
                 .examiner()

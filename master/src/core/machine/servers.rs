@@ -408,7 +408,9 @@ impl Machine {
             self.servers
                 .mark_corrupt(corrupt.handle, corrupt.version, server);
         }
+        let was_live = self.is_live(server);
         self.servers.beat(server, beat.disks, self.now.elapsed);
+        self.changes_heard(server, was_live);
         Ok(HeartbeatReply { epoch: self.epoch })
     }
 
@@ -422,7 +424,7 @@ impl Machine {
         let taken = self.servers.take_inventory(server, inventory);
         for held in &inventory.held {
             self.check_given_out(server, held);
-            self.settle_if_logged(server, held);
+            self.settle_if_logged(server, inventory.directory_id, held);
             if self.state.chunks.record(held.handle).is_none() {
                 self.garbage.suspect(held.handle, self.now.elapsed);
             }

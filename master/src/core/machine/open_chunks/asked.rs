@@ -5,7 +5,6 @@ use sarsen_protocol::message::{ChunkOpened, OpenChunk, Slot};
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::Rights;
 
-use super::begin::unavailable;
 use super::{Goal, Machine, Subject, Then, Waiting};
 use crate::core::action::Failure;
 use crate::core::command::SLOTS_MAX;
@@ -102,9 +101,8 @@ impl Machine {
             let text = format!("chunk {handle} is shared with a snapshot, and can't be opened yet");
             return Err(Failure::new(Status::Unsupported, text));
         }
-        if self.open_chunks.is_differing(handle) {
-            let text = format!("the members of chunk {handle} differ: see `sarsen fsck`");
-            return Err(Failure::new(Status::Corrupt, text));
+        if let Some(failure) = self.dead_end(handle) {
+            return Err(failure);
         }
         let Some(active) = &record.active else {
             let drain = false;
@@ -119,11 +117,8 @@ impl Machine {
             return Ok(Aim::After(subject, goal));
         }
         if self.open_chunks.is_unavailable(handle) {
-            let is_member_back = active.members.iter().any(|it| self.is_usable(it.server));
-            return match is_member_back {
-                true => Ok(Aim::After(subject, goal)),
-                false => Err(unavailable(handle)),
-            };
+            let (memory, drain) = (memory || active.memory_allowed, false);
+            return Ok(Aim::After(subject, Goal::Active { memory, drain }));
         }
         let open = self.open_chunks.open.get(&handle);
         if after == handle && open.is_some_and(|open| open.is_full) {

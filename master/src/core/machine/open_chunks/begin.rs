@@ -8,7 +8,6 @@ use crate::core::action::Failure;
 use crate::core::chunk_table::Sealed;
 use crate::core::command::chunks::{Activation, ChunkSealed, Configuration, Member, PossibleLoss};
 use crate::core::command::{self, Command};
-use crate::core::machine::changes::Asked;
 use crate::core::machine::{Waiter, millis};
 use crate::core::placement::choose;
 use crate::core::replica::{Replica, Source, Standing};
@@ -49,6 +48,12 @@ impl Machine {
         if work.attempt.is_some() || work.next.is_some() || now < work.retry_at {
             return;
         }
+        if self.is_wanted_by_nobody(subject) {
+            return self.end_work(subject);
+        }
+        if !self.is_serving() {
+            return self.retry_later(subject);
+        }
         // Two versions, and two handles: a seal may bring a next chunk along.
         self.reserve_ranges(2);
         if self.check_writable().is_err() || !self.allocations.has(2) {
@@ -61,6 +66,20 @@ impl Machine {
         if let Err(failure) = begun {
             self.fail_work(subject, &failure);
         }
+    }
+
+    /// Whether a work is to open what no client waits for any more: what is open has to go on, but
+    /// what is at rest may stay so.
+    fn is_wanted_by_nobody(&self, subject: Subject) -> bool {
+        let is_open = match subject {
+            Subject::Chunk(handle) => self.active(handle).is_some(),
+            Subject::Slot(..) => false,
+        };
+        let work = self.open_chunks.works.get(&subject);
+        !is_open
+            && work.is_some_and(|work| {
+                matches!(work.goal, Goal::Active { .. }) && work.waiting.is_empty()
+            })
     }
 
     fn retry_later(&mut self, subject: Subject) {
@@ -83,7 +102,8 @@ impl Machine {
             Subject::Chunk(handle) => {
                 let record = self.state.chunks.record(handle);
                 let record = record.ok_or(Status::NotFound)?;
-                (handle, self.base_of(handle, goal)?, record.replicas)
+                let base = self.base_of(handle, goal, &failed)?;
+                (handle, base, record.replicas)
             }
             Subject::Slot(file, index) => {
                 let fresh = self.fresh(file, index, &failed)?;
@@ -207,7 +227,12 @@ impl Machine {
     }
 
     /// Where an attempt for a chunk that the log knows starts from.
-    fn base_of(&self, handle: ChunkHandle, goal: Goal) -> Result<Base, Failure> {
+    fn base_of(
+        &self,
+        handle: ChunkHandle,
+        goal: Goal,
+        failed: &[ServerId],
+    ) -> Result<Base, Failure> {
         let record = self.state.chunks.record(handle).ok_or(Status::NotFound)?;
         if let Goal::Accepted { holder } = goal {
             let replica = self.replica_on(handle, holder);
@@ -233,6 +258,8 @@ impl Machine {
         holders.dedup_by_key(|holder| holder.server);
         let turn = usize::try_from(handle.0).unwrap_or(0) % holders.len().max(1);
         holders.rotate_left(turn);
+        // Who failed before is asked last: it may be more than are needed.
+        holders.sort_by_key(|holder| failed.contains(&holder.server));
         holders.truncate(usize::from(record.replicas));
         Ok(Base::Sealed { sealed, holders })
     }
@@ -374,8 +401,8 @@ impl Machine {
             }
             .into(),
         };
-        let request = request.map(|(request, to)| {
-            waiters.push(Waiter::Request(to, Asked::Truncate));
+        let request = request.map(|(request, to, asked)| {
+            waiters.push(Waiter::Request(to, asked));
             request
         });
         if let Some(work) = self.open_chunks.works.get_mut(&subject) {
@@ -455,7 +482,14 @@ impl Machine {
                 return self.fail_work(subject, &failure);
             }
         }
-        self.retry_later(subject);
+        match self.open_chunks.works.get(&subject).map(|work| work.goal) {
+            // The person chooses again, with what is known then.
+            Some(Goal::Accepted { holder }) => {
+                let text = format!("server {holder} could not seal its copy of chunk {handle}");
+                self.fail_work(subject, &Failure::new(Status::Unavailable, text));
+            }
+            _ => self.retry_later(subject),
+        }
     }
 
     fn note_failed(&mut self, subject: Subject, servers: impl Iterator<Item = ServerId>) {
@@ -466,6 +500,22 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// Why nothing can be done now with a chunk, if that is known.
+    pub(super) fn dead_end(&self, handle: ChunkHandle) -> Option<Failure> {
+        if self.open_chunks.is_differing(handle) {
+            let text = format!("the members of chunk {handle} differ: see `sarsen fsck`");
+            return Some(Failure::new(Status::Corrupt, text));
+        }
+        let is_tried = self.open_chunks.works.contains_key(&Subject::Chunk(handle));
+        let members = self.active(handle).map(|active| active.members.iter());
+        let is_member_back = members
+            .into_iter()
+            .flatten()
+            .any(|member| self.is_usable(member.server));
+        let is_lost = self.open_chunks.is_unavailable(handle) && !is_tried && !is_member_back;
+        is_lost.then(|| unavailable(handle))
     }
 
     /// Members that prepared a seal count for readers until they tell of it themselves.
@@ -482,7 +532,7 @@ impl Machine {
 }
 
 /// What is said of a chunk none of whose members answers.
-pub(super) fn unavailable(handle: ChunkHandle) -> Failure {
+fn unavailable(handle: ChunkHandle) -> Failure {
     let text = format!(
         "no member of chunk {handle} can be heard: start its chunkservers again; if they are lost, \
          `sarsen fsck --accept-loss {handle}` takes the best other copy"

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, FileId, RequestId, ServerId};
-use sarsen_protocol::message::{AcceptLoss, FileSealed, LossAccepted, SealFile, Truncate};
+use sarsen_protocol::message::{
+    AcceptLoss, FileSealed, HeldFlags, LossAccepted, SealFile, Truncate,
+};
 use sarsen_protocol::status::Status;
 
 use super::{Goal, Machine, Subject, Then};
@@ -104,24 +106,39 @@ impl Machine {
             let text = format!("a file has at most {SLOTS_MAX} chunks of {chunk_size} bytes");
             return Err(Failure::new(Status::TooLarge, text));
         }
-        let first = asked.size / chunk_size;
+        let mut errands = self.open_chunks.errands.iter();
+        if errands.any(|it| it.holds_closed(id)) {
+            return Err(self.starting());
+        }
+        Ok((id, self.open_from(id, asked.size)))
+    }
+
+    /// The open chunks of a file from the one on that a new size lies in.
+    fn open_from(&self, id: FileId, size: u64) -> BTreeSet<ChunkHandle> {
+        let Some(file) = self.state.namespace.file(id) else {
+            return BTreeSet::new();
+        };
+        let first = size / u64::from(file.chunk_size);
         let from = file
             .chunks()
             .filter(|(index, _)| u64::from(*index) >= first);
         // The last chunk, too: while it is open nobody knows how long it is.
         let last = file.chunks().last();
         let handles = from.chain(last).map(|(_, handle)| handle);
-        let left = handles.filter(|handle| self.active(*handle).is_some());
-        let left = left.collect();
-        if self
-            .open_chunks
-            .errands
-            .iter()
-            .any(|it| it.holds_closed(id))
-        {
-            return Err(self.starting());
-        }
-        Ok((id, left))
+        let open = handles.filter(|handle| self.active(*handle).is_some());
+        open.collect()
+    }
+
+    /// Whether anything of a file is being changed: what is being logged may open a chunk yet.
+    fn is_changing(&self, id: FileId) -> bool {
+        let mut subjects = self.open_chunks.works.keys();
+        subjects.any(|subject| match *subject {
+            Subject::Slot(file, _) => file == id,
+            Subject::Chunk(handle) => {
+                let record = self.state.chunks.record(handle);
+                record.is_some_and(|record| record.file == id)
+            }
+        })
     }
 
     /// Whether a request was answered before, or is on its way: then whoever asked is told, or will
@@ -148,7 +165,7 @@ impl Machine {
             }
         }
         for work in self.open_chunks.works.values_mut() {
-            if let Some((it, waits)) = &mut work.request
+            if let Some((it, waits, _)) = &mut work.request
                 && *it == request
             {
                 *waits = to;
@@ -178,14 +195,26 @@ impl Machine {
     pub(super) fn look_after_errands(&mut self) {
         let errands = std::mem::take(&mut self.open_chunks.errands);
         for mut errand in errands {
-            errand.left.retain(|handle| self.active(*handle).is_some());
-            if let What::Cut(_, handle) = errand.what {
-                if self.open_chunks.works.contains_key(&Subject::Chunk(handle)) {
-                    self.open_chunks.errands.push(errand);
+            let is_held_up = match errand.what {
+                What::Cut(_, handle) => {
+                    if self.open_chunks.works.contains_key(&Subject::Chunk(handle)) {
+                        self.open_chunks.errands.push(errand);
+                    }
+                    continue;
                 }
-                continue;
-            }
-            if errand.left.is_empty() {
+                What::Truncate { file, size, .. } => {
+                    errand.left = self.open_from(file, size);
+                    self.is_changing(file)
+                }
+                What::Seal(_) => {
+                    errand.left.retain(|handle| self.active(*handle).is_some());
+                    false
+                }
+            };
+            let dead_end = errand.left.iter().find_map(|it| self.dead_end(*it));
+            if let Some(failure) = dead_end {
+                self.refuse(errand.to, failure);
+            } else if errand.left.is_empty() && !is_held_up {
                 self.finish_errand(&errand);
             } else if errand.until <= self.now.elapsed {
                 let failure = self.starting();
@@ -229,7 +258,7 @@ impl Machine {
                     });
                     self.begin_work(subject, Goal::Sealed(then));
                     if let Some(work) = self.open_chunks.works.get_mut(&subject) {
-                        work.request = Some((request, to));
+                        work.request = Some((request, to, Asked::Truncate));
                     }
                     self.begin_attempt_if_due(subject);
                 }
@@ -279,7 +308,7 @@ impl Machine {
     /// A person goes on without what nobody can be heard of.
     pub(in crate::core::machine) fn accept_loss(&mut self, to: Token, asked: &AcceptLoss) {
         let (request, handle) = (asked.request, asked.handle);
-        if self.is_taken(to, request, Asked::AcceptLoss(handle)) {
+        if self.is_taken(to, request, Asked::AcceptLoss(handle, ServerId::NONE)) {
             return;
         }
         match self.check_acceptance(asked) {
@@ -288,7 +317,7 @@ impl Machine {
                 let subject = Subject::Chunk(handle);
                 self.begin_work(subject, Goal::Accepted { holder });
                 if let Some(work) = self.open_chunks.works.get_mut(&subject) {
-                    work.request = Some((request, to));
+                    work.request = Some((request, to, Asked::AcceptLoss(handle, holder)));
                 }
                 self.begin_attempt_if_due(subject);
             }
@@ -313,29 +342,37 @@ impl Machine {
             return Err(Failure::new(Status::Overloaded, text).retry_after(wait));
         }
         let replicas = self.servers.replicas(handle).iter();
-        let usable = replicas
-            .filter(|replica| replica.source == Source::Reported && self.is_usable(replica.server));
-        let best = usable.max_by_key(|replica| (replica.version, replica.len));
+        let is_readable =
+            |flags: HeldFlags| !flags.has(HeldFlags::CORRUPT) && !flags.has(HeldFlags::POISONED);
+        let usable = replicas.filter(|replica| {
+            replica.source == Source::Reported
+                && is_readable(replica.flags)
+                && !replica.deleting
+                && self.is_usable(replica.server)
+        });
+        let best = usable.max_by_key(|replica| (replica.version, replica.serial));
         best.map(|replica| replica.server).ok_or_else(|| {
             let text = format!("no server that can be heard has any copy of chunk {handle}");
             Failure::new(Status::Unavailable, text)
         })
     }
 
-    /// What is told of a loss that was accepted.
+    /// What is told of a loss that was accepted, with `holder`'s copy if that is remembered.
     pub(in crate::core::machine) fn loss_accepted(
         &self,
         handle: ChunkHandle,
+        holder: ServerId,
     ) -> Result<LossAccepted, Failure> {
         let record = self.state.chunks.record(handle);
         let sealed = record.and_then(|record| record.sealed);
         let sealed = sealed.ok_or(Status::ChunkUnknown)?;
         let mut replicas = self.servers.replicas(handle).iter();
         let server = replicas.find(|replica| replica.version == sealed.version);
+        let server = server.map(|replica| replica.server).unwrap_or_default();
         Ok(LossAccepted {
             version: sealed.version,
             length: sealed.len,
-            server: server.map(|replica| replica.server).unwrap_or_default(),
+            server: if holder.is_some() { holder } else { server },
         })
     }
 }

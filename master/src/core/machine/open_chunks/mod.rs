@@ -41,6 +41,7 @@ use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, RequestId, ServerId
 use sarsen_protocol::message::OpenChunk;
 use sarsen_protocol::status::Status;
 
+use super::changes::Asked;
 use super::{Machine, Waiter};
 use crate::core::action::Failure;
 use crate::core::command::chunks::Configuration;
@@ -141,8 +142,8 @@ struct Work {
     /// When the next attempt begins, if none runs.
     retry_at: Duration,
     waiting: Vec<Waiting>,
-    /// The request that the entry carries out, and whom to tell of it.
-    request: Option<(RequestId, Token)>,
+    /// The request that the entry carries out, and whom to tell what of it.
+    request: Option<(RequestId, Token, Asked)>,
 }
 
 /// What is known of an open chunk beside the log.
@@ -171,6 +172,9 @@ pub(super) struct OpenChunks {
     unavailable: BTreeSet<ChunkHandle>,
     /// Members differ, and none has a block that doesn't match.
     differing: BTreeSet<ChunkHandle>,
+    /// Chunks that were sealed a moment ago, and until when their members are awaited to say that
+    /// they have settled: before that nothing is known of what has to be repaired.
+    settling: BTreeMap<ChunkHandle, Duration>,
     errands: Vec<Errand>,
 }
 
@@ -188,6 +192,7 @@ impl OpenChunks {
             attempts: BTreeMap::new(),
             unavailable: BTreeSet::new(),
             differing: BTreeSet::new(),
+            settling: BTreeMap::new(),
             errands: Vec::new(),
         };
         for (handle, record) in state.chunks.iter() {
@@ -293,9 +298,11 @@ impl Machine {
             waits.chain(open.granted_by)
         });
         let errands = all.errands.iter().map(Errand::until);
-        // What can't be sealed now is looked at with the next sweep.
-        let leases = self.check_writable().ok().and(all.leases.next_due());
-        let leases = leases.map(|due| due.max(self.now.elapsed.saturating_add(RETRY_MIN)));
+        // What can't be sealed now has its turn when something comes of it.
+        let is_writable = self.check_writable().is_ok();
+        let leases = all.leases.ends();
+        let leases = leases.filter(|(handle, _)| is_writable && self.may_be_sealed(*handle));
+        let leases = leases.map(|(_, due)| due).min();
         works.chain(grants).chain(errands).chain(leases).min()
     }
 
@@ -309,12 +316,31 @@ impl Machine {
             .leases
             .due(self.now.elapsed)
             .map(|(handle, ..)| handle)
-            .filter(|handle| !all.works.contains_key(&Subject::Chunk(*handle)))
-            .filter(|handle| !all.is_unavailable(*handle) && !all.is_differing(*handle))
+            .filter(|handle| self.may_be_sealed(*handle))
             .collect();
         for handle in due {
             self.begin_work(Subject::Chunk(handle), Goal::Sealed(Then::Nothing));
         }
+    }
+
+    /// Whether an open chunk may be sealed for lack of work: nothing is done for it now, and
+    /// something can be.
+    fn may_be_sealed(&self, handle: ChunkHandle) -> bool {
+        let all = &self.open_chunks;
+        !all.works.contains_key(&Subject::Chunk(handle))
+            && !all.is_unavailable(handle)
+            && !all.is_differing(handle)
+    }
+
+    /// Until when repair leaves a chunk alone: its version is being changed, or its members were
+    /// told a moment ago to settle its seal.
+    pub(super) fn changing_until(&self, handle: ChunkHandle) -> Option<Duration> {
+        let now = self.now.elapsed;
+        let all = &self.open_chunks;
+        if all.works.contains_key(&Subject::Chunk(handle)) {
+            return Some(now.saturating_add(self.config.suspect_after));
+        }
+        all.settling.get(&handle).copied().filter(|&at| now < at)
     }
 
     /// Tells those who have waited for long to ask again.
@@ -368,7 +394,8 @@ impl Machine {
         };
         let subject = Subject::Chunk(handle);
         let is_known = self.open_chunks.works.contains_key(&subject);
-        if is_known || self.open_chunks.is_differing(handle) || self.check_writable().is_err() {
+        // In safe mode the work waits; what was reported isn't forgotten.
+        if is_known || self.open_chunks.is_differing(handle) || self.is_read_only {
             return;
         }
         let memory = active.memory_allowed;
@@ -421,6 +448,7 @@ impl Machine {
                 Outcome::Active(active) => self.activated(handle, &active, is_for_trouble),
                 Outcome::Sealed { sealed, members } => {
                     self.open_chunks.leases.forget(handle);
+                    self.await_settled(handle);
                     let waiting = self.open_chunks.open.remove(&handle);
                     self.count_sealed(handle, sealed, &members);
                     if let Some(work) = self.open_chunks.works.get_mut(&subject) {
@@ -438,6 +466,14 @@ impl Machine {
             self.act_on(subject, Which::Next, actions);
         }
         self.act_on(subject, Which::Own, actions);
+    }
+
+    fn await_settled(&mut self, handle: ChunkHandle) {
+        let now = self.now.elapsed;
+        let until = now.saturating_add(self.config.suspect_after);
+        let settling = &mut self.open_chunks.settling;
+        settling.retain(|_, at| now < *at);
+        settling.insert(handle, until);
     }
 
     /// A version is active from now on.
@@ -476,10 +512,11 @@ impl Machine {
         for waiting in work.waiting {
             self.refuse(waiting.to, failure.clone());
         }
-        if let Some((_, to)) = work.request {
+        if let Some((_, to, _)) = work.request {
             self.refuse(to, failure.clone());
         }
         self.fail_errands(subject, failure);
+        self.look_after_errands();
     }
 
     /// Chunks have left the table.
@@ -488,6 +525,7 @@ impl Machine {
         all.leases.forget(handle);
         all.unavailable.remove(&handle);
         all.differing.remove(&handle);
+        all.settling.remove(&handle);
         let waiting = all.open.remove(&handle).map(|open| open.waiting);
         for waiting in waiting.unwrap_or_default() {
             self.refuse(waiting.to, Status::NotFound.into());

@@ -1,7 +1,7 @@
 //! The orders of version changes as messages, and their answers as words
 //! (`spec/messages.md` section 14.3).
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ServerId, SessionId};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, ServerId, SessionId};
 use sarsen_protocol::message::{
     AnyMessage, Begin, GrantLease, HeldFlags, Hop, MemberState, NewChunk, PrepareSeal, Promise,
     RevokeLease, Settle, VerifyChunk,
@@ -16,7 +16,7 @@ use crate::core::command::Member;
 use crate::core::command::chunks::Configuration;
 use crate::core::event::OrderFailure;
 use crate::core::machine::millis;
-use crate::core::version_change::words::{Answer, Order, Prepared, Promised, Step};
+use crate::core::version_change::words::{Answer, Base, Order, Plan, Prepared, Promised, Step};
 
 /// Which order of a version change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,8 @@ pub(in crate::core::machine) enum ChangeStep {
     /// One whose answer its attempt waits for.
     Of(Step),
     Grant,
-    Settle,
+    /// Of a preparation in this directory.
+    Settle(DirectoryId),
 }
 
 impl Machine {
@@ -43,8 +44,10 @@ impl Machine {
         let Some(attempt) = work.attempt(which) else {
             return;
         };
-        let (handle, version) = (attempt.plan().handle, attempt.plan().version);
-        let (step, message) = self.translate_order(handle, version, server, order);
+        let plan = attempt.plan();
+        let (handle, version) = (plan.handle, plan.version);
+        let directory = directory_of(plan, server);
+        let (step, message) = self.translate_order(handle, version, server, directory, order);
         self.send_change(server, handle, version, step, message);
     }
 
@@ -76,6 +79,7 @@ impl Machine {
         handle: ChunkHandle,
         version: ChunkVersion,
         server: ServerId,
+        directory: DirectoryId,
         order: &Order,
     ) -> (ChangeStep, AnyMessage) {
         let epoch = self.epoch;
@@ -147,7 +151,7 @@ impl Machine {
                     length: *len,
                     crc32: *crc,
                 };
-                (ChangeStep::Settle, message.into())
+                (ChangeStep::Settle(directory), message.into())
             }
         }
     }
@@ -231,8 +235,11 @@ impl Machine {
     ) {
         match step {
             ChangeStep::Grant => self.grant_answered(server, handle, version, reply.is_ok()),
+            ChangeStep::Settle(directory) if reply.is_ok() => {
+                self.settled(server, directory, handle, version);
+            }
             // One that is not done is asked for again when it is reported as prepared.
-            ChangeStep::Settle => {}
+            ChangeStep::Settle(_) => {}
             ChangeStep::Of(step) => {
                 let now_ms = self.now_ms();
                 let Some((subject, which, work)) = self.open_chunks.work_of(handle) else {
@@ -283,6 +290,23 @@ impl Machine {
         self.try_unavailable(server);
     }
 
+    /// A server has beaten. If it prepares a seal it is still at it, and if it was taken for dead
+    /// its chunks are asked for again.
+    pub(in crate::core::machine) fn changes_heard(&mut self, server: ServerId, was_live: bool) {
+        let (now, now_ms, lease) = (self.now.elapsed, self.now_ms(), self.config.lease);
+        for work in self.open_chunks.works.values_mut() {
+            // One that beats and never prepares is not waited for without an end.
+            if let Some(attempt) = &mut work.attempt
+                && now < work.began.saturating_add(lease)
+            {
+                attempt.handle_alive(server, now_ms);
+            }
+        }
+        if !was_live && self.is_serving() {
+            self.try_unavailable(server);
+        }
+    }
+
     /// Chunks that nobody could be heard of are asked for again when one of their members is back.
     fn try_unavailable(&mut self, server: ServerId) {
         let is_member = |handle: &ChunkHandle| {
@@ -308,6 +332,18 @@ impl Machine {
                 && directory.is_some_and(|it| it.start_number == member.start_number)
         })
     }
+}
+
+/// Where a member of an attempt has its replica.
+fn directory_of(plan: &Plan, server: ServerId) -> DirectoryId {
+    let members = match &plan.base {
+        Base::Open(active) => &active.members[..],
+        Base::Sealed { holders, .. } => holders,
+        Base::Accepted { holder, .. } => std::slice::from_ref(holder),
+        Base::Fresh(fresh) => &fresh.members,
+    };
+    let member = members.iter().find(|member| member.server == server);
+    member.map(|member| member.directory).unwrap_or_default()
 }
 
 /// An answer in the words of an attempt; none for one that fits no order.

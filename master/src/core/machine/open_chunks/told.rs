@@ -1,10 +1,10 @@
 //! What chunkservers tell of open chunks: leases to extend, trouble, seals that are prepared
 //! (`spec/messages.md` section 14.2, `spec/replication.md` sections 3.5, 4 and 5).
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ServerId};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, Serial, ServerId};
 use sarsen_protocol::message::{
-    ChainReported, ChainTrouble, ExtendLeases, ExtendedLease, HeldChunk, HeldFlags, LeasesExtended,
-    ReportChain, Settle,
+    ChainReported, ChainTrouble, ChunkState, ExtendLeases, ExtendedLease, HeldChunk, HeldFlags,
+    LeasesExtended, ReportChain, Settle,
 };
 
 use super::orders::ChangeStep;
@@ -12,6 +12,7 @@ use super::{Goal, Machine, Subject, Then};
 use crate::core::action::Failure;
 use crate::core::event::ConnectionId;
 use crate::core::machine::millis;
+use crate::core::replica::Replica;
 
 impl Machine {
     /// A chunkserver wants to go on as the primary of chunks. Those of its leases that are over,
@@ -103,13 +104,14 @@ impl Machine {
         Ok(ChainReported)
     }
 
-    /// Begins a work if changes are taken and the chunk can be changed at all, and its first attempt.
+    /// Begins a work if the chunk can be changed at all, and its first attempt if changes are taken;
+    /// in safe mode that waits.
     pub(super) fn begin_change(&mut self, subject: Subject, goal: Goal) {
         let is_differing = match subject {
             Subject::Chunk(handle) => self.open_chunks.is_differing(handle),
             Subject::Slot(..) => false,
         };
-        if self.check_writable().is_ok() && !is_differing {
+        if !self.is_read_only && !is_differing {
             self.begin_work(subject, goal);
             self.begin_attempt_if_due(subject);
         }
@@ -146,6 +148,7 @@ impl Machine {
     pub(in crate::core::machine) fn settle_if_logged(
         &mut self,
         server: ServerId,
+        directory: DirectoryId,
         held: &HeldChunk,
     ) {
         if !held.flags.has(HeldFlags::PREPARED) {
@@ -162,7 +165,38 @@ impl Machine {
                 length: sealed.len,
                 crc32: sealed.crc,
             };
-            self.send_change(server, handle, version, ChangeStep::Settle, settle.into());
+            let step = ChangeStep::Settle(directory);
+            self.send_change(server, handle, version, step, settle.into());
         }
+    }
+
+    /// A server has settled a seal: that is its report of the replica.
+    pub(super) fn settled(
+        &mut self,
+        server: ServerId,
+        directory: DirectoryId,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+    ) {
+        let Some(record) = self.state.chunks.record(handle) else {
+            return;
+        };
+        let sealed = record.at_rest().filter(|it| it.version == version);
+        let Some(sealed) = sealed else {
+            return;
+        };
+        let held = HeldChunk {
+            handle,
+            version,
+            serial: Serial::NONE,
+            length: sealed.len,
+            crc32: sealed.crc,
+            state: ChunkState::Sealed,
+            flags: HeldFlags::NONE,
+            file_id: record.file,
+            index: record.index,
+        };
+        let replica = Replica::reported(server, directory, &held);
+        self.servers.copied(handle, replica);
     }
 }

@@ -1,5 +1,7 @@
 //! Chunks that change: opened, gone on with without a member, sealed; asked for by clients.
 
+mod attacks;
+
 use std::collections::BTreeSet;
 
 use super::*;
@@ -15,6 +17,7 @@ struct Replica {
     serial: Serial,
     length: u32,
     sealed: Option<(ChunkVersion, u32, u32)>,
+    prepared: Option<(ChunkVersion, u32, u32)>,
 }
 
 /// Servers that do what they are ordered, but for those that don't.
@@ -23,6 +26,8 @@ struct Servers {
     replicas: BTreeMap<(u64, ChunkHandle), Replica>,
     /// Answer nothing.
     silent: BTreeSet<u64>,
+    /// Answer no orders, but beat.
+    deaf: BTreeSet<u64>,
     /// Promise and then refuse to begin or to prepare.
     unable: BTreeSet<u64>,
     /// Refuse leases.
@@ -33,7 +38,7 @@ struct Servers {
 impl Servers {
     fn obey(&mut self, server: u64, message: &AnyMessage) -> Option<Result<AnyMessage, Status>> {
         self.orders.push((server, message.kind().name()));
-        if self.silent.contains(&server) {
+        if self.silent.contains(&server) || self.deaf.contains(&server) {
             return None;
         }
         let member = |n: u64| MemberState {
@@ -83,6 +88,7 @@ impl Servers {
                 replica.version = order.version;
                 (replica.begin, replica.serial) = (order.serial, order.serial);
                 let length = order.length.unwrap_or(replica.length);
+                replica.prepared = Some((order.version, length, 4711 + length));
                 Ok(SealPrepared {
                     prepared: PreparedSeal {
                         version: order.version,
@@ -100,12 +106,19 @@ impl Servers {
                 let replica = self.replicas.entry((server, order.handle)).or_default();
                 replica.sealed = Some((order.version, order.length, order.crc32));
                 replica.length = order.length;
+                replica.prepared = None;
                 Ok(Settled.into())
             }
             AnyMessage::GrantLease(_) if self.stopped.contains(&server) => {
                 Err(Status::PromiseRefused)
             }
-            AnyMessage::GrantLease(_) => Ok(LeaseGranted.into()),
+            AnyMessage::GrantLease(order) => {
+                let replica = self.replicas.entry((server, order.handle)).or_default();
+                match replica.promised > order.version || replica.version != order.version {
+                    true => Err(Status::PromiseRefused),
+                    false => Ok(LeaseGranted.into()),
+                }
+            }
             AnyMessage::RevokeLease(_) => Ok(LeaseRevoked {
                 serial: Serial(1),
                 commit_mark: Serial(1),
@@ -122,6 +135,8 @@ impl Servers {
 struct Play {
     rig: Rig,
     servers: Servers,
+    /// Orders that nobody answered yet.
+    unanswered: Vec<(ConnectionId, OrderId, AnyMessage)>,
     /// Replies to clients, by token.
     replies: BTreeMap<Token, Result<AnyMessage, Failure>>,
 }
@@ -141,6 +156,7 @@ impl Play {
         Self {
             rig,
             servers: Servers::default(),
+            unanswered: Vec::new(),
             replies: BTreeMap::new(),
         }
     }
@@ -162,12 +178,13 @@ impl Play {
                         connection,
                         order,
                         message,
-                    } => {
-                        if let Some(reply) = self.servers.obey(connection.0, &message) {
+                    } => match self.servers.obey(connection.0, &message) {
+                        Some(reply) => {
                             let reply = reply.map_err(OrderFailure::from);
                             actions.extend(self.answer(connection, order, reply));
                         }
-                    }
+                        None => self.unanswered.push((connection, order, message)),
+                    },
                     Action::Reply { to, reply } => {
                         let twice = self.replies.insert(to, reply);
                         assert_eq!(twice, None, "a request is answered once");
