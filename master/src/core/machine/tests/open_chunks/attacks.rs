@@ -1,0 +1,417 @@
+//! What must not confuse a master that changes versions: many who ask at once, answers that come too
+//! late, its own end in every phase, servers that do only half of what they should.
+
+use super::*;
+
+impl Play {
+    /// Sends without waiting for an answer.
+    fn send(&mut self, message: impl Into<AnyMessage>) -> Token {
+        let token = self.rig.send(CLIENT, message);
+        let actions = self.rig.settle();
+        self.run(actions);
+        token
+    }
+
+    /// Those who were deaf answer what they were ordered so far; what follows they don't answer.
+    fn answer_late(&mut self, orders: Vec<(ConnectionId, OrderId, AnyMessage)>) {
+        for (connection, order, message) in orders {
+            let deaf = std::mem::take(&mut self.servers.deaf);
+            let reply = self.servers.obey(connection.0, &message);
+            self.servers.deaf = deaf;
+            let reply = reply.expect("it hears").map_err(OrderFailure::from);
+            let actions = self.answer(connection, order, reply);
+            self.run(actions);
+        }
+    }
+
+    /// The master ends and another begins on its log; all servers register with it.
+    fn restart(&mut self) {
+        self.rig = self.rig.restarted(settings());
+        self.unanswered.clear();
+        self.servers.orders.clear();
+        for n in 1..=4 {
+            let connection = ConnectionId(n);
+            let n = u8::try_from(n).unwrap();
+            self.rig
+                .machine
+                .handle_connected(connection, Role::Chunkserver);
+            let (reply, actions) = self.rig.exchange(connection, register(n));
+            assert!(matches!(reply, Ok(AnyMessage::Registered(_))), "{reply:?}");
+            self.run(actions);
+            let held = self.held_by(n);
+            let (_, actions) = self.rig.exchange(connection, inventory(n, 1, &held));
+            self.run(actions);
+        }
+    }
+
+    /// What a server reports when it has restarted.
+    fn held_by(&self, n: u8) -> Vec<HeldChunk> {
+        let replicas = self.servers.replicas.iter();
+        let its = replicas.filter(|((server, _), _)| *server == u64::from(n));
+        let held = its.map(|((_, handle), replica)| {
+            let is_sealed = replica
+                .sealed
+                .is_some_and(|sealed| sealed.0 == replica.version);
+            let (told, state, flags) = match (replica.prepared, is_sealed) {
+                (Some(prepared), _) => (prepared, ChunkState::Open, HeldFlags::PREPARED),
+                (None, true) => (replica.sealed.unwrap(), ChunkState::Sealed, HeldFlags::NONE),
+                (None, false) => (
+                    (replica.version, replica.length, 0),
+                    ChunkState::Open,
+                    HeldFlags::NONE,
+                ),
+            };
+            HeldChunk {
+                handle: *handle,
+                version: told.0,
+                serial: replica.serial,
+                length: told.1,
+                crc32: told.2,
+                state,
+                flags,
+                file_id: FileId(2),
+                index: 0,
+            }
+        });
+        held.collect()
+    }
+
+    fn versions_asked(&self) -> BTreeSet<ChunkVersion> {
+        let orders = self.unanswered.iter();
+        let versions = orders.filter_map(|(.., message)| match message {
+            AnyMessage::Promise(order) => Some(order.version),
+            AnyMessage::Begin(order) => Some(order.version),
+            AnyMessage::PrepareSeal(order) => Some(order.version),
+            _ => None,
+        });
+        versions.collect()
+    }
+
+    fn refused(&mut self, asked: impl Into<AnyMessage>) -> Status {
+        match self.ask(asked) {
+            Some(Err(failure)) => failure.status,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn whoever_asks_while_an_attempt_runs_joins_it() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let [primary, second, third] = [0, 1, 2].map(|at| first.chain[at].server.0);
+    play.servers.deaf.extend([primary, second, third]);
+    play.report(primary, &first, ChainTrouble::HopFailed, second);
+    let one = play.versions_asked();
+    assert_eq!(one.len(), 1);
+    play.report(second, &first, ChainTrouble::HopFailed, primary);
+    play.report(third, &first, ChainTrouble::PromiseRefused, 0);
+    play.report(primary, &first, ChainTrouble::Full, 0);
+    play.report(primary, &first, ChainTrouble::WantsSeal, 0);
+    play.report(primary, &first, ChainTrouble::WantsMemory, 0);
+    let failed = OpenChunk {
+        failed: first.version,
+        ..play.last(file)
+    };
+    let waits = play.send(failed);
+    let seal = SealFile {
+        path: "/f".to_owned(),
+    };
+    let seals = play.send(seal);
+    assert_eq!(play.versions_asked(), one, "two attempts never run at once");
+    assert_eq!(play.unanswered.len(), 3, "and each member is asked once");
+    play.servers.deaf.clear();
+    let orders = std::mem::take(&mut play.unanswered);
+    play.answer_late(orders);
+    // What was asked for is done one after the other.
+    play.wait(seconds(2));
+    assert!(matches!(
+        play.replies.remove(&waits),
+        Some(Ok(AnyMessage::ChunkOpened(_)))
+    ));
+    assert!(matches!(
+        play.replies.remove(&seals),
+        Some(Ok(AnyMessage::FileSealed(_)))
+    ));
+}
+
+#[test]
+fn answers_of_an_attempt_that_was_given_up_change_nothing() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let members: Vec<u64> = first.chain.iter().map(|hop| hop.server.0).collect();
+    play.mutate(first.handle, 4, 400);
+    play.servers.deaf.extend(&members);
+    play.report(members[0], &first, ChainTrouble::HopFailed, members[1]);
+    // Nobody promises for long: it is given up, and another is made when somebody asks.
+    play.wait(seconds(14));
+    let old = std::mem::take(&mut play.unanswered);
+    let waits = play.send(play.last(file));
+    let new = play.versions_asked();
+    assert_eq!(new.len(), 1);
+    let orders = play.servers.orders.len();
+    play.answer_late(old);
+    // The scripted servers obey one order each for the late answers themselves.
+    assert_eq!(play.versions_asked(), new);
+    let begun = play.servers.orders.iter().skip(orders);
+    assert!(
+        begun.clone().all(|(_, name)| *name == "Promise"),
+        "{begun:?}"
+    );
+    assert_eq!(play.active(first.handle).version, first.version);
+    // Those of the new one do.
+    play.servers.deaf.clear();
+    let orders = std::mem::take(&mut play.unanswered);
+    play.answer_late(orders);
+    let Some(Ok(AnyMessage::ChunkOpened(opened))) = play.replies.remove(&waits) else {
+        panic!("{:?}", play.replies)
+    };
+    assert_eq!(BTreeSet::from([opened.version]), new);
+    assert_eq!(opened.begin_serial, Serial(4));
+}
+
+/// A master that ends at each step of a seal, also with the entry lost: the next one starts from
+/// what the log says, and nothing that the members had is gone.
+#[test]
+fn a_master_may_end_in_every_phase_of_a_seal() {
+    for (steps, is_lost) in [(0, false), (1, false), (2, false), (3, false), (3, true)] {
+        let mut play = Play::new();
+        let file = play.touch("/f");
+        let first = play.open(play.last(file));
+        play.mutate(first.handle, 5, 500);
+        let members = first.chain.iter().map(|hop| hop.server.0);
+        play.servers.deaf.extend(members);
+        let seal = SealFile {
+            path: "/f".to_owned(),
+        };
+        play.send(seal);
+        let mut highest = first.version;
+        for _ in 0..steps {
+            highest = highest.max(play.versions_asked().last().copied().unwrap_or_default());
+            let orders = std::mem::take(&mut play.unanswered);
+            play.answer_late(orders);
+        }
+        let is_sealed = steps == 3 && !is_lost;
+        if is_lost {
+            play.rig.log.pop();
+        }
+        play.servers.deaf.clear();
+        play.restart();
+        assert_eq!(
+            play.sealed(first.handle).map(|sealed| sealed.1),
+            is_sealed.then_some(500),
+            "{steps}"
+        );
+        let settled = play.servers.orders.iter();
+        let settled = settled.filter(|(_, name)| *name == "Settle").count();
+        assert_eq!(settled, if is_sealed { 3 } else { 0 }, "{steps} {is_lost}");
+        // A work that began in safe mode has its turn a moment later.
+        let waits = play.send(play.last(file));
+        play.wait(seconds(2));
+        let reply = play.replies.remove(&waits);
+        let Some(Ok(AnyMessage::ChunkOpened(again))) = reply else {
+            panic!("{steps} {is_lost}: {reply:?}")
+        };
+        assert_eq!(again.handle, first.handle);
+        // What nobody was asked to promise goes on as it was.
+        let begin = if steps > 1 { 5 } else { 1 };
+        assert_eq!(again.begin_serial, Serial(begin), "{steps} {is_lost}");
+        assert!(again.version >= highest, "{steps} {is_lost}");
+    }
+}
+
+#[test]
+fn a_loss_is_accepted_when_no_lease_can_run_and_the_best_copy_is_taken_once() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let handle = first.handle;
+    play.mutate(handle, 9, 900);
+    play.send(SealFile {
+        path: "/f".to_owned(),
+    });
+    let (old, len) = play.sealed(handle).expect("it is sealed");
+    let open = play.open(play.last(file));
+    let members: Vec<u64> = open.chain.iter().map(|hop| hop.server.0).collect();
+    let other = (1..=4).find(|n| !members.contains(n)).unwrap();
+    let accept = AcceptLoss {
+        request: play.rig.request(),
+        handle,
+    };
+    assert_eq!(play.refused(accept.clone()), Status::InvalidArgument);
+    play.servers.silent.extend(&members);
+    play.report(members[0], &open, ChainTrouble::HopFailed, members[1]);
+    play.wait(seconds(15));
+    assert_eq!(play.refused(accept.clone()), Status::Overloaded);
+    play.wait(seconds(60));
+    assert_eq!(play.refused(accept.clone()), Status::Unavailable, "no copy");
+    // A server that was away has the chunk as it was before.
+    let copy = Replica {
+        version: old,
+        serial: Serial(9),
+        begin: Serial(9),
+        length: len,
+        sealed: Some((old, len, 4711 + len)),
+        ..Replica::default()
+    };
+    play.servers.replicas.insert((other, handle), copy);
+    play.tell(handle, file);
+    let reply = play.ask(accept.clone());
+    let Some(Ok(AnyMessage::LossAccepted(accepted))) = reply else {
+        panic!("{reply:?}")
+    };
+    assert_eq!((accepted.length, accepted.server.0), (900, other));
+    let (version, _) = play.sealed(handle).expect("it is sealed");
+    assert_eq!(accepted.version, version);
+    assert!(version > open.version);
+    let record = play.rig.machine.state.chunks.record(handle).unwrap();
+    assert_eq!(record.losses.len(), 1);
+    let again = play.ask(accept);
+    assert_eq!(again, Some(Ok(AnyMessage::LossAccepted(accepted))));
+}
+
+/// Truncate looked only at what was open: an activation on its way into the log opened the chunk
+/// under it, and the cut was hung onto the work that had done so and never answered.
+#[test]
+fn a_truncate_waits_for_what_is_being_logged() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    play.mutate(first.handle, 7, 1000);
+    play.send(SealFile {
+        path: "/f".to_owned(),
+    });
+    let opens = play.rig.send(CLIENT, play.last(file));
+    let mut appended = false;
+    while !appended {
+        for action in play.rig.actions() {
+            match action {
+                Action::Order {
+                    connection,
+                    order,
+                    message,
+                } => {
+                    let reply = play.servers.obey(connection.0, &message).unwrap();
+                    let reply = reply.map_err(OrderFailure::from);
+                    let now = play.rig.now;
+                    play.rig
+                        .machine
+                        .handle_order_reply(connection, order, reply, now);
+                }
+                Action::Append(_) => appended = true,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let truncate = Truncate {
+        request: play.rig.request(),
+        path: "/f".to_owned(),
+        size: 400,
+    };
+    let cuts = play.send(truncate);
+    play.wait(seconds(2));
+    let Some(Ok(AnyMessage::Truncated(truncated))) = play.replies.remove(&cuts) else {
+        panic!("{:?}", play.replies)
+    };
+    assert_eq!(truncated.node.size, 400);
+    assert_eq!(play.sealed(first.handle).map(|sealed| sealed.1), Some(400));
+    assert!(play.replies.remove(&opens).is_some());
+}
+
+/// Reopening waited for the next inventory of two servers, and the copies that repair made in the
+/// meantime were of nobody's use.
+#[test]
+fn who_has_settled_counts_at_once_and_repair_waits_for_the_others() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let third = first.chain[2].server.0;
+    play.mutate(first.handle, 3, 300);
+    play.servers
+        .deaf
+        .extend(first.chain.iter().map(|hop| hop.server.0));
+    play.send(SealFile {
+        path: "/f".to_owned(),
+    });
+    for _ in 0..3 {
+        let orders = std::mem::take(&mut play.unanswered);
+        play.answer_late(orders);
+    }
+    assert!(play.sealed(first.handle).is_some());
+    let is_late = |order: &(ConnectionId, OrderId, AnyMessage)| order.0.0 == third;
+    let (late, others): (Vec<_>, Vec<_>) = std::mem::take(&mut play.unanswered)
+        .into_iter()
+        .partition(is_late);
+    play.answer_late(others);
+    play.servers.deaf.clear();
+    let copies = |play: &Play| {
+        let orders = play.servers.orders.iter();
+        orders.filter(|(_, name)| *name == "CopyChunk").count()
+    };
+    play.wait(seconds(1));
+    assert_eq!(copies(&play), 0);
+    play.answer_late(late);
+    play.wait(seconds(8));
+    assert_eq!(copies(&play), 0);
+    let again = play.open(play.last(file));
+    assert_eq!((again.handle, again.chain.len()), (first.handle, 3));
+}
+
+/// A chunk that can't be sealed was due at every moment, and the master woke a hundred times a
+/// second for it.
+#[test]
+fn a_chunk_that_nobody_has_does_not_keep_the_master_awake() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let members: Vec<u64> = first.chain.iter().map(|hop| hop.server.0).collect();
+    play.servers.silent.extend(&members);
+    play.wait(seconds(90));
+    assert_eq!(play.refused(play.last(file)), Status::Unavailable);
+    let now = play.rig.now.elapsed;
+    let due = play.rig.machine.next_timeout();
+    assert!(due > now + Duration::from_millis(100), "{now:?} {due:?}");
+    // Whoever wants it sealed is told at once.
+    let seal = SealFile {
+        path: "/f".to_owned(),
+    };
+    assert_eq!(play.refused(seal), Status::Unavailable);
+}
+
+/// What a member reported while the master was in safe mode was answered and forgotten.
+#[test]
+fn trouble_that_is_told_in_safe_mode_is_acted_on_afterwards() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let [primary, second, third] = [0, 1, 2].map(|at| first.chain[at].server.0);
+    play.rig = play.rig.restarted(settings());
+    play.servers.orders.clear();
+    let silent = (1..=4)
+        .find(|n| ![primary, second, third].contains(n))
+        .unwrap();
+    for n in [primary, second] {
+        let connection = ConnectionId(n);
+        let n = u8::try_from(n).unwrap();
+        play.rig
+            .machine
+            .handle_connected(connection, Role::Chunkserver);
+        let (_, actions) = play.rig.exchange(connection, register(n));
+        play.run(actions);
+    }
+    play.servers.silent.extend([third, silent]);
+    if !play.rig.machine.is_safe_mode() {
+        return assert!(play.rig.machine.is_serving(), "there was none to test with");
+    }
+    play.report(primary, &first, ChainTrouble::HopFailed, third);
+    assert_eq!(play.active(first.handle).version, first.version);
+    play.wait(settings().safe_mode_max + seconds(10));
+    assert!(!play.rig.machine.is_safe_mode());
+    assert_eq!(
+        servers_of(&play.active(first.handle)),
+        [primary, second],
+        "it goes on without whom nobody hears"
+    );
+}
