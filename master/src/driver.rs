@@ -19,7 +19,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use sarsen_edge::connection::{CallError, Connection};
 use sarsen_edge::daemon::Drain;
 use sarsen_protocol::id::ClusterId;
-use sarsen_protocol::message::{AnyMessage, CopyChunk, DeleteChunk, Kind, Role, VerifyChunk};
+use sarsen_protocol::message::{AnyMessage, Kind, Request, Role};
 use sarsen_protocol::status::Status;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
@@ -310,19 +310,16 @@ impl Driver {
             return;
         };
         tokio::spawn(async move {
-            let answer = match message {
-                AnyMessage::DeleteChunk(order) => connection
-                    .call::<DeleteChunk>(&order)
-                    .await
-                    .map(AnyMessage::from),
-                AnyMessage::VerifyChunk(order) => connection
-                    .call::<VerifyChunk>(&order)
-                    .await
-                    .map(AnyMessage::from),
-                AnyMessage::CopyChunk(order) => connection
-                    .call::<CopyChunk>(&order)
-                    .await
-                    .map(AnyMessage::from),
+            let answer = match &message {
+                AnyMessage::DeleteChunk(order) => ask(&connection, order).await,
+                AnyMessage::VerifyChunk(order) => ask(&connection, order).await,
+                AnyMessage::CopyChunk(order) => ask(&connection, order).await,
+                AnyMessage::Promise(order) => ask(&connection, order).await,
+                AnyMessage::Begin(order) => ask(&connection, order).await,
+                AnyMessage::PrepareSeal(order) => ask(&connection, order).await,
+                AnyMessage::Settle(order) => ask(&connection, order).await,
+                AnyMessage::GrantLease(order) => ask(&connection, order).await,
+                AnyMessage::RevokeLease(order) => ask(&connection, order).await,
                 other => unreachable!("{} is not an order", other.kind().name()),
             };
             // Fails only when the master ends.
@@ -377,6 +374,14 @@ fn sound(alarm: &Alarm) {
         "a part of the operation log is lost: nothing is changed or deleted any more; start from \
          a newer copy of --dir"
     );
+}
+
+/// Gives an order, and waits for what becomes of it.
+async fn ask<R: Request>(connection: &Connection, order: &R) -> Result<AnyMessage, CallError>
+where
+    AnyMessage: From<R::Reply>,
+{
+    connection.call(order).await.map(AnyMessage::from)
 }
 
 #[cfg(test)]
