@@ -97,19 +97,9 @@ impl Replica {
             if is_coming && !was_coming {
                 self.long.push_back(stream);
             } else if was_coming && !is_coming {
-                self.end_long(now, stream);
+                self.long.retain(|waits| *waits != stream);
             }
             self.taken(stream, taken);
-        }
-    }
-
-    /// The record of a stream is whole, or will never be: another one's may come.
-    fn end_long(&mut self, now: Duration, stream: StreamId) {
-        self.long.retain(|waits| *waits != stream);
-        if let Some(next) = self.long.get(LONG_MAX - 1)
-            && let Some(client) = self.clients.get_mut(next)
-        {
-            client.part_came = now;
         }
     }
 
@@ -216,7 +206,7 @@ impl Replica {
     }
 
     /// Has the edge take frames of those streams that hold less than their share.
-    pub(super) fn share_memory(&mut self) {
+    pub(super) fn share_memory(&mut self, now: Duration) {
         let streams = self.clients.len().max(1) as u64;
         let share = (self.config.client_bytes / streams).max(u64::from(PAYLOAD_LEN_MAX));
         for (&stream, client) in &mut self.clients {
@@ -228,6 +218,9 @@ impl Replica {
             };
             if is_wanted != client.is_taken {
                 client.is_taken = is_wanted;
+                if is_wanted {
+                    client.part_came = now;
+                }
                 self.actions.push_back(Action::Take { stream, is_wanted });
             }
         }
@@ -238,7 +231,10 @@ impl Replica {
         let patience = self.config.suspect_after;
         let is_stalled = |stream: &&StreamId| {
             let client = self.clients.get(stream);
-            client.is_some_and(|client| now.saturating_sub(client.part_came) >= patience)
+            // One that was not told yet that it may go on has all its time before it.
+            client.is_some_and(|client| {
+                client.is_taken && now.saturating_sub(client.part_came) >= patience
+            })
         };
         let stalled: Vec<StreamId> = self
             .long
@@ -248,7 +244,6 @@ impl Replica {
             .copied()
             .collect();
         for stream in stalled {
-            self.end_long(now, stream);
             self.fail_client(
                 stream,
                 Status::Overloaded,
@@ -259,7 +254,10 @@ impl Replica {
 
     /// When the first of them is one.
     pub(super) fn stalled_at(&self) -> Option<Duration> {
-        let came = |stream: &StreamId| self.clients.get(stream).map(|client| client.part_came);
+        let came = |stream: &StreamId| {
+            let client = self.clients.get(stream).filter(|client| client.is_taken);
+            client.map(|client| client.part_came)
+        };
         let first = self.long.iter().take(LONG_MAX).filter_map(came).min();
         first.map(|came| came + self.config.suspect_after)
     }

@@ -26,8 +26,11 @@ use super::words::{Action, Config, Frame, Ids, Mutations};
 /// Bytes that a stream has ordered before it is the next one's turn.
 pub(super) const TURN_BYTES: u64 = 64 << 10;
 
-/// Room is made so far ahead of the chunk's length that orders seldom wait for it.
-const RESERVE_AHEAD: u32 = 4 << 20;
+/// Room is made so far ahead of the chunk's end that orders seldom wait for it, and so little that a
+/// small chunk takes little.
+fn reserve_ahead(end: u32) -> u32 {
+    (end / 8).clamp(256 << 10, 4 << 20)
+}
 
 /// What became of a client's next mutation.
 #[derive(Debug)]
@@ -276,11 +279,11 @@ impl Orderer<'_> {
 
     /// Whether there is room on this disk up to `end`; more is asked for before it runs out.
     fn is_reserved(&mut self, end: u32) -> bool {
-        let ahead = end.saturating_add(RESERVE_AHEAD / 2);
+        let ahead = end.saturating_add(reserve_ahead(end) / 2);
         let ahead = ahead.min(self.config.chunk_size);
         if ahead > self.primary.reserved && !self.primary.is_reserving {
             let end = end
-                .saturating_add(RESERVE_AHEAD)
+                .saturating_add(reserve_ahead(end))
                 .min(self.config.chunk_size);
             self.primary.is_reserving = true;
             self.actions.push_back(Action::Reserve { end });

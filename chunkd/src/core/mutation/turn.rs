@@ -37,7 +37,7 @@ impl Replica {
             self.send_results();
             self.ask_newest();
             self.check_drained(now);
-            self.share_memory();
+            self.share_memory(now);
         } else {
             self.ack_up(reached);
         }
@@ -90,11 +90,12 @@ impl Replica {
     fn flush(&mut self, now: Duration) {
         let received = self.member.received();
         let is_idle = self.stable >= self.flush_asked;
-        if self.flush_wanted > self.flush_asked && is_idle {
+        let has = self.flush_asked.max(self.stable);
+        if self.flush_wanted > has && is_idle {
             self.flush_asked = received;
             self.flush_due = None;
             self.actions.push_back(Action::Flush);
-        } else if received > self.flush_asked.max(self.flush_wanted) && self.flush_due.is_none() {
+        } else if received > has.max(self.flush_wanted) && self.flush_due.is_none() {
             // What nobody waits for doesn't stay in memory for long either: a promise needs it stable.
             self.flush_due = Some(now + self.config.suspect_after / 3);
         }
@@ -124,7 +125,9 @@ impl Replica {
             let Some(client) = self.clients.get_mut(&stream) else {
                 continue;
             };
-            client.credit += TURN_BYTES;
+            // Waiting for acks saves up no turns.
+            let most = client.next_length().map_or(0, u64::from).max(TURN_BYTES);
+            client.credit = (client.credit + TURN_BYTES).min(most);
             let is_alone = orderer.primary.turns.is_empty();
             while let Some(length) = client.next_length() {
                 let length = u64::from(length);

@@ -39,13 +39,15 @@ fn a_grant_opens_the_chain_and_orders_only_when_it_is_open() {
     ask(&mut replica, Level::Memory, &[(1, b"abc")]);
     assert_eq!(actions(&mut replica), []);
     replica.handle_next_opened(NOW, V);
-    let reserve = Action::Reserve { end: 3 + (4 << 20) };
+    let reserve = Action::Reserve {
+        end: 3 + (256 << 10),
+    };
     assert_eq!(
         actions(&mut replica),
         [reserve],
         "nothing is ordered without room"
     );
-    replica.handle_reserved(NOW, 3 + (4 << 20));
+    replica.handle_reserved(NOW, 3 + (256 << 10));
     let one = batch(5, 4, Level::Memory, &[1]);
     assert_eq!(actions(&mut replica), [sent_on(&one), applied_of(&one)]);
 }
@@ -496,4 +498,41 @@ fn a_client_that_sends_more_than_its_share_is_left_in_its_socket() {
         told.extend(actions(&mut replica));
     }
     assert_eq!(takes(&told), [take(true)]);
+}
+
+/// A stream that waited with the first part of its record, since others had the places, was ended as
+/// stalled as soon as a place was free: the time that it had waited was counted.
+#[test]
+fn a_record_that_waited_for_its_place_has_all_its_time_to_come() {
+    let mut replica = primary(2, true);
+    let bytes = vec![1; 1 << 20];
+    let part = Some(sarsen_protocol::message::Part {
+        offset: 0,
+        whole_length: 2 << 20,
+    });
+    for stream in 1..=5 {
+        if stream > 1 {
+            open_client(&mut replica, stream);
+        }
+        let (mut append, payload) = append(Level::Memory, 1, &[(stream, &bytes)]);
+        append.part = part;
+        replica.handle_append(NOW, StreamId(stream), append, payload);
+    }
+    let take = |is_wanted| Action::Take {
+        stream: StreamId(5),
+        is_wanted,
+    };
+    assert_eq!(actions(&mut replica), [take(false)]);
+    let late = NOW + config().suspect_after;
+    replica.handle_next_ack(late, V, &ack(4, 4, Level::Memory, 1));
+    replica.handle_stream_gone(late, StreamId(1));
+    replica.handle_timeout(late);
+    let all = turn_at(&mut replica, late);
+    let stalled = [2, 3, 4].map(|stream| (StreamId(stream), Status::Overloaded));
+    assert_eq!(failures(&all), stalled);
+    assert_eq!(all.last(), Some(&take(true)));
+    let soon = late + config().suspect_after - Duration::from_millis(1);
+    replica.handle_next_ack(soon, V, &ack(4, 4, Level::Memory, 1));
+    replica.handle_timeout(soon);
+    assert_eq!(failures(&turn_at(&mut replica, soon)), []);
 }
