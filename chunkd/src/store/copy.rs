@@ -3,6 +3,7 @@
 //! 1. [`Directory::begin_copy`] looks at what is there. If it is the chunk already,
 //!    [`Directory::confirm_held`] says whether it is as good as its header tells;
 //! 2. else the bytes are written through [`ChunkCopy::pending`], as those of an upload;
+//!    [`ChunkCopy::put_ids`] takes the id table;
 //! 3. [`Directory::finish_copy`] seals, reads back, and puts the copy in its place.
 //!
 //! Until the last step what was under the chunk's name stays, served or not as before: it may be
@@ -16,12 +17,16 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, Serial};
+use sarsen_protocol::id_row::decode_table;
 use sarsen_protocol::message::{ChunkState, Level};
 
 use super::chunk_file::ChunkFile;
 use super::directory::{Directory, io_error};
 use super::error::{Operation, StoreError};
-use super::layout::{chunk_path, copy_path, folder_of, room_for, sealed_file_len};
+use super::journal::body::Body;
+use super::layout::{
+    chunk_path, copy_path, folder_of, id_table_position, room_for, sealed_file_len,
+};
 use super::pending::{NewChunk, PendingChunk};
 use super::region::Tree;
 use super::scan::ProblemKind;
@@ -51,6 +56,9 @@ pub struct NewCopy {
 pub struct ChunkCopy {
     pending: PendingChunk,
     new: NewCopy,
+    /// Rows of the id table, encoded.
+    id_table: Vec<u8>,
+    id_table_crc32: u32,
     tree: Arc<dyn Tree>,
     making: Arc<Mutex<BTreeSet<ChunkHandle>>>,
     is_in_place: bool,
@@ -82,6 +90,20 @@ impl ChunkCopy {
         &self.pending
     }
 
+    /// Takes the id table of the replica that is copied, whole; without this it has no rows. It is
+    /// written when the copy is sealed (`spec/records.md` section 5).
+    ///
+    /// # Errors
+    /// [`StoreError::IdTableInvalid`], and nothing is changed.
+    pub fn put_ids(&mut self, table: Vec<u8>, crc32: u32) -> Result<(), StoreError> {
+        let handle = self.new.handle;
+        decode_table(&table, crc32)
+            .map_err(|error| StoreError::IdTableInvalid { handle, error })?;
+        self.id_table = table;
+        self.id_table_crc32 = crc32;
+        Ok(())
+    }
+
     /// What it is to become.
     #[must_use]
     pub fn new_copy(&self) -> &NewCopy {
@@ -107,7 +129,8 @@ impl Directory {
     /// # Errors
     /// [`StoreError::OtherVersion`] if a newer version is here; [`StoreError::AlreadyExists`] if
     /// the chunk is being written, copied or deleted, or its name is taken by a file that is nobody's to
-    /// replace; [`StoreError::OtherState`] if it is open; [`StoreError::NoSpace`],
+    /// replace; [`StoreError::OtherState`] if it is open and its version or promise is not below the
+    /// copy's; [`StoreError::NoSpace`],
     /// [`StoreError::NotAdopted`], [`StoreError::DirectoryPoisoned`], [`StoreError::HeaderInvalid`]
     /// for a handle or version of 0, those of the medium. Nothing is left behind then.
     pub fn begin_copy(&self, new: &NewCopy) -> Result<Option<ChunkCopy>, StoreError> {
@@ -151,6 +174,8 @@ impl Directory {
             Ok(file) => Ok(Some(ChunkCopy {
                 pending: PendingChunk::new(&file, new.length, reserved),
                 new: *new,
+                id_table: Vec::new(),
+                id_table_crc32: 0,
                 tree: Arc::clone(&self.tree),
                 making: Arc::clone(&self.copies.making),
                 is_in_place: false,
@@ -221,6 +246,7 @@ impl Directory {
         if self.is_held(&turn, &new)? {
             return Err(StoreError::AlreadyExists { handle });
         }
+        let was_open = self.is_in_journal(&turn);
         let from = copy_path(handle);
         self.tree
             .rename(&from, &chunk_path(handle))
@@ -231,6 +257,11 @@ impl Directory {
         self.forget_readable(handle);
         lock(&self.problems).retain(|problem| problem.handle != Some(handle));
         self.sync_folder(&folder_of(handle))?;
+        if was_open {
+            // Until this is stable, the file of a higher version tells a start the same.
+            self.opened.end(handle, new.version, &Body::Settled);
+            self.remove_journaled(handle);
+        }
         Ok(outcome_of(&held))
     }
 
@@ -255,7 +286,19 @@ impl Directory {
         if turn.pending().is_some() {
             return Err(StoreError::AlreadyExists { handle });
         }
-        self.check_not_open(handle)?;
+        let opened = self.opened.find(handle).map(|chunk| {
+            let told = chunk.told();
+            (told.version.max(told.promised_version), chunk.was_changed())
+        });
+        let open = StoreError::OtherState {
+            handle,
+            state: ChunkState::Open,
+        };
+        // Below the order in version and promise it can't be a member of anything as new.
+        let may_replace = opened.is_none_or(|(highest, _)| highest < new.version);
+        if !may_replace && opened.is_some_and(|(_, was_changed)| was_changed) {
+            return Err(open);
+        }
         let Some(held) = turn.held() else {
             return match self.problem_of(handle) {
                 None | Some(ProblemKind::Header(_)) => Ok(false),
@@ -270,17 +313,18 @@ impl Directory {
                 asked: new.version,
             });
         }
-        if entry.state == ChunkState::Open {
-            return Err(StoreError::OtherState {
-                handle,
-                state: entry.state,
-            });
+        if entry.state == ChunkState::Open && entry.version == new.version {
+            return Err(open);
         }
         let is_marked = entry.flags.poisoned || entry.flags.corrupt;
-        Ok(entry.state == ChunkState::Sealed
+        let is_wanted = entry.state == ChunkState::Sealed
             && entry.version == new.version
             && (entry.length, entry.crc32) == (new.length, new.crc32)
-            && !is_marked)
+            && !is_marked;
+        match is_wanted || may_replace {
+            true => Ok(is_wanted),
+            false => Err(open),
+        }
     }
 
     fn problem_of(&self, handle: ChunkHandle) -> Option<ProblemKind> {
@@ -322,6 +366,18 @@ fn seal_copy(copy: &ChunkCopy, serial: Serial) -> Result<ChunkFile, StoreError> 
     file.region
         .set_len(sealed_file_len(length))
         .map_err(|source| file.error(Operation::Write, source))?;
+    if !copy.id_table.is_empty() {
+        let position = id_table_position(file.header.chunk_size);
+        file.region
+            .reserve(position, copy.id_table.len() as u64)
+            .map_err(|source| file.error(Operation::Reserve, source))?;
+        file.region
+            .write_at(&copy.id_table, position)
+            .map_err(|source| file.error(Operation::Write, source))?;
+        // Said by the header that is written next, behind the sync of what it speaks of.
+        file.header.id_table_length = u32::try_from(copy.id_table.len()).unwrap_or(u32::MAX);
+        file.header.id_table_crc32 = copy.id_table_crc32;
+    }
     let claim = SealClaim {
         length,
         crc32,

@@ -5,6 +5,9 @@
 //! against what memory says of it. Orders come in batches, so that one sync of a folder serves
 //! all chunks that left it.
 //!
+//! Of an open chunk the journal says `dropped` when its file can't come back, and the patch file and
+//! sealed form go (`spec/journal.md` section 6).
+//!
 //! A delete may wait for its disk for long, and nobody may count on the chunk meanwhile: it is told as
 //! gone from [`Directory::begin_delete`] to [`Directory::end_delete`].
 
@@ -12,10 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
+use sarsen_protocol::message::ChunkState;
 
 use super::chunk_file::ChunkFile;
 use super::directory::{Directory, io_error};
 use super::error::{Operation, StoreError};
+use super::journal::body::Body;
 use super::layout::{DELETED_FOLDER, chunk_path, deleted_path, folder_of};
 use super::table::{Turn, lock};
 
@@ -51,9 +56,9 @@ impl Directory {
     /// Readers that have a chunk open keep it.
     ///
     /// # Errors
-    /// One by one: [`StoreError::NotFound`], [`StoreError::OtherVersion`], [`StoreError::OtherState`]
-    /// if it is open, what is wrong with the header, those of the medium. After [`StoreError::Io`] of a sync the chunk is gone, but
-    /// might come back after a power cut.
+    /// One by one: [`StoreError::NotFound`], [`StoreError::OtherVersion`] than the one that is told, what
+    /// is wrong with the header, those of the medium. After [`StoreError::Io`] of a sync the chunk is
+    /// gone, but might come back after a power cut.
     pub fn delete(&self, orders: &[(ChunkHandle, ChunkVersion)]) -> Vec<Result<(), StoreError>> {
         let moved: Vec<_> = orders
             .iter()
@@ -120,8 +125,11 @@ impl Directory {
     /// Checks one order and renames the file; not durable yet.
     fn put_aside(&self, handle: ChunkHandle, asked: ChunkVersion) -> Result<(), StoreError> {
         let mut turn = self.table.turn(handle);
-        self.check_not_open(handle)?;
-        let held = self.version_of(&turn)?;
+        let is_open = self.is_in_journal(&turn);
+        let held = match self.entry(handle).filter(|_| is_open) {
+            Some(entry) => entry.version,
+            None => self.version_of(&turn)?,
+        };
         if held != asked {
             return Err(StoreError::OtherVersion {
                 handle,
@@ -133,7 +141,22 @@ impl Directory {
         turn.remove();
         self.forget_readable(handle);
         lock(&self.problems).retain(|problem| problem.handle != Some(handle));
+        if is_open {
+            // Only a file that can't come back is called dropped: one that does, with no word on it in
+            // the journal, would be nobody's.
+            self.sync_folder(DELETED_FOLDER)?;
+            self.sync_folder(&folder_of(handle))?;
+            self.opened.end(handle, held, &Body::Dropped);
+            self.remove_journaled(handle);
+        }
         Ok(())
+    }
+
+    /// Whether the journal has a word on the chunk that says what it is.
+    pub(super) fn is_in_journal(&self, turn: &Turn<'_>) -> bool {
+        let handle = turn.handle();
+        let is_told_open = |held: super::table::Held| held.entry.state == ChunkState::Open;
+        self.opened.find(handle).is_some() || turn.held().is_some_and(is_told_open)
     }
 
     /// The version that a chunk's file says; that which it said before, if its header has rotted

@@ -8,6 +8,7 @@ use std::io;
 use std::path::PathBuf;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ClusterId, Epoch, ServerId};
+use sarsen_protocol::id_row::IdTableError;
 use sarsen_protocol::message::ChunkState;
 use thiserror::Error;
 
@@ -100,6 +101,14 @@ pub enum StoreError {
         claimed_length: u32,
         /// The CRC that the seal claims.
         claimed_crc32: u32,
+    },
+    /// The id table that came with a copy is none, or not the one that it was said to be.
+    #[error("the id table for chunk {handle} can't be used: {error}")]
+    IdTableInvalid {
+        /// The chunk.
+        handle: ChunkHandle,
+        /// The check that it failed.
+        error: IdTableError,
     },
     /// A file whose header is in order is only deleted by its version.
     #[error("chunk {handle} is not damaged")]

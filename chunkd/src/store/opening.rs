@@ -9,8 +9,7 @@
 //! Invariants: what an open chunk is, its journal says; its file's header stays as it was. A chunk
 //! that was begun and not changed is told and read as the sealed one that its file still is.
 //!
-//! Left out so far: nobody gives these orders, and open chunks are neither deleted nor replaced by a
-//! copy.
+//! Left out so far: nobody gives these orders.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -126,6 +125,21 @@ impl Opened {
     /// The chunk is open no more.
     pub(super) fn forget(&self, handle: ChunkHandle) {
         lock(&self.chunks).remove(&handle);
+    }
+
+    /// The file that was the open chunk's is gone, or another has its name: the journal's last word on
+    /// what it was. `version` is the one that was told of it. Whoever calls has the chunk's turn, and
+    /// has made the names stable; if the journal takes nothing any more the next start sees the same.
+    pub(super) fn end(&self, handle: ChunkHandle, version: ChunkVersion, last: &Body) {
+        lock(&self.promised).remove(&handle);
+        let opened = lock(&self.chunks).remove(&handle);
+        let _ = match opened {
+            Some(chunk) => chunk.close(version, last).is_ok(),
+            None => {
+                let entry = Entry::new(handle, version, last);
+                self.log.offer(entry, Class::Control).is_ok()
+            }
+        };
     }
 
     /// A chunk that is not open has promised this.

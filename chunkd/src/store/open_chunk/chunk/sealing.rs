@@ -11,8 +11,8 @@ use sarsen_protocol::id::{ChunkVersion, SessionId};
 use sarsen_protocol::message::PreparedSeal;
 
 use super::super::super::error::StoreError;
-use super::super::super::journal::Entry;
 use super::super::super::journal::body::{Body, Prepared, Promised, SealForm};
+use super::super::super::journal::{Class, Entry};
 use super::super::super::table::lock;
 use super::super::error::OpenChunkError;
 use super::super::sealed_form::{SealedForm, told_of};
@@ -143,16 +143,24 @@ impl OpenChunk {
         let mut books = lock(&self.books);
         let handle = writer.files.whose().handle;
         let promised_version = books.standing.promised_version;
-        let mut offered = self.offer_in(&mut books, Entry::new(handle, version, last));
-        if matches!(last, Body::Settled) && promised_version > version && offered.is_ok() {
-            let promise = Body::Promised(Promised {
-                promised_version,
-                epoch: books.promise_epoch,
-            });
-            offered = self.offer_in(&mut books, Entry::new(handle, version, &promise));
+        if books.is_closed {
+            return Err(OpenChunkError::Closed);
         }
         books.is_closed = true;
-        offered
+        let promise = Body::Promised(Promised {
+            promised_version,
+            epoch: books.promise_epoch,
+        });
+        let keeps_promise = matches!(last, Body::Settled) && promised_version > version;
+        let mut sequence = 0;
+        for body in [Some(last), keeps_promise.then_some(&promise)] {
+            let Some(body) = body else { continue };
+            // Of a poisoned chunk too: it is the word that makes all others void.
+            let entry = Entry::new(handle, version, body);
+            let offered = self.log.offer(entry, Class::Control);
+            sequence = offered.map_err(|refused| refused.error)?;
+        }
+        Ok(sequence)
     }
 }
 

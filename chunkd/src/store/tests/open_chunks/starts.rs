@@ -267,17 +267,19 @@ fn a_chunk_is_told_as_what_it_is() {
         )
     };
     assert!(is_open(BASE.read(directory).map(|_| ())));
-    assert!(is_open(
-        directory.delete(&[(BASE.handle, BASE.version)]).remove(0)
-    ));
+    let refused = directory.delete(&[(BASE.handle, BASE.version)]).remove(0);
+    assert!(
+        matches!(refused, Err(StoreError::OtherVersion { held, .. }) if held == ChunkVersion(1000)),
+        "{refused:?}"
+    );
     let copy = Sample {
-        version: ChunkVersion(9000),
+        version: ChunkVersion(1000),
         ..BASE.clone()
     };
     let begun = directory.begin_copy(&copy.new_copy()).map(|_| ());
     assert!(
         is_open(begun),
-        "an open replica is replaced when that is built"
+        "a copy replaces what is older, and nothing else"
     );
 
     // What a promise refuses, now and after a restart.
@@ -300,6 +302,50 @@ fn a_chunk_is_told_as_what_it_is() {
             "{refused:?}"
         );
     }
+}
+
+/// A checkpoint stands for all that was said before it: also for where the version began, by which
+/// mutations that it forgot are told from its own.
+#[test]
+fn a_checkpoint_says_all_that_trimmed_entries_did() {
+    let heap = Arc::new(HeapTree::new());
+    let tree: Arc<dyn Tree> = heap.clone();
+    let (member, _, mut made) = opened(&tree);
+    for op in [
+        Op::Append(bytes(4, 10)),
+        Op::Change(1),
+        Op::Append(bytes(5, 20)),
+        Op::Write(3, bytes(6, 500)),
+        Op::Sync,
+        Op::Commit(0),
+    ] {
+        member.run(MADE, &mut made, &op).unwrap();
+    }
+    let before = member.directory.open_chunk(MADE).unwrap().told();
+    assert!(before.begin_serial < before.serial && before.commit_mark == before.serial);
+    drop(member);
+
+    let member = Member::start(&tree).unwrap();
+    let chunk = member.directory.open_chunk(MADE).unwrap();
+    chunk.commit_to(before.serial).unwrap();
+    chunk.checkpoint().unwrap();
+    assert!(member.write());
+    drop((chunk, member));
+    let names = heap.list(JOURNAL_FOLDER).unwrap();
+    let mut segments: Vec<_> = names
+        .iter()
+        .filter(|name| name.ends_with(".journal"))
+        .collect();
+    segments.sort();
+    segments.pop();
+    assert!(!segments.is_empty());
+    for segment in segments {
+        heap.remove(&format!("{JOURNAL_FOLDER}/{segment}")).unwrap();
+    }
+    let directory = reopen(&tree);
+    assert!(!directory.is_poisoned());
+    assert_eq!(directory.open_chunk(MADE).unwrap().told(), before);
+    check(&directory, MADE, &made, None, Marks::None, "trimmed");
 }
 
 /// A full disk refuses the mutation that needs room, the sealed form's too, and changes nothing.

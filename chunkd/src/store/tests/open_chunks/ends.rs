@@ -1,0 +1,253 @@
+//! Open replicas go, by order or because a copy takes their place (`spec/journal.md` sections 6 and 9,
+//! `spec/replication.md` section 13).
+
+use std::sync::Arc;
+
+use sarsen_protocol::crc::crc32;
+use sarsen_protocol::id::{ChunkVersion, Serial};
+use sarsen_protocol::id_row::encode_table;
+use sarsen_protocol::message::ChunkState;
+
+use super::super::super::chunk_file::ChunkFile;
+use super::super::super::layout::{patch_path, sealing_path};
+use super::super::super::open_chunk::{IdTable, OpenChunkError};
+use super::super::super::recover::sealed_ids;
+use super::super::super::region::Tree;
+use super::super::super::{Directory, StoreError};
+use super::super::faulty::{Faults, FaultyTree, Survives};
+use super::super::scenario::{START, Sample};
+use super::member::{EPOCH, Marks, Member, Model, Op, check};
+use super::{BASE, bytes, prepared, reopen};
+
+/// What the chunk is sealed as elsewhere, while the replica here was away.
+fn newer() -> Sample {
+    Sample {
+        version: ChunkVersion(5000),
+        ..Sample::new(BASE.handle.0, 70_000)
+    }
+}
+
+/// A replica that is open in version 1000, patched and appended to.
+fn opened(tree: &Arc<dyn Tree>, model: &mut Model) -> Option<Member> {
+    let member = Member::start(tree)?;
+    member.open(BASE.handle, model, 1000, Some(&BASE))?;
+    for op in [
+        Op::Append(bytes(2, 3000)),
+        Op::Write(70_000, bytes(1, 500)),
+        Op::Sync,
+        Op::Commit(1),
+    ] {
+        member.run(BASE.handle, model, &op)?;
+    }
+    Some(member)
+}
+
+/// How the replica goes, and what is here then.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Deleted,
+    Replaced,
+}
+
+impl End {
+    fn run(self, tree: &Arc<dyn Tree>, model: &mut Model) -> Option<()> {
+        let member = opened(tree, model)?;
+        match self {
+            Self::Deleted => {
+                let order = [(BASE.handle, ChunkVersion(1000))];
+                member.directory.delete(&order).remove(0).ok()?;
+            }
+            Self::Replaced => newer().copy(&member.directory).ok()?,
+        }
+        // The last word may be stable or not.
+        let _ = member.write();
+        Some(())
+    }
+
+    /// Whether it has come to that.
+    fn is_reached(self, directory: &Directory) -> bool {
+        let entry = directory.entry(BASE.handle);
+        match self {
+            Self::Deleted => entry.is_none(),
+            Self::Replaced => {
+                let is_newer = entry.is_some_and(|entry| entry.version == newer().version);
+                is_newer && newer().read(directory).unwrap() == newer().bytes
+            }
+        }
+    }
+}
+
+/// Either it is still the open replica, or it is gone for good; and a copy can be opened in its turn.
+#[test]
+fn an_open_replica_goes_whole_or_not_at_all_at_every_crash() {
+    for end in [End::Deleted, End::Replaced] {
+        let start = prepared();
+        let whole = Arc::new(start.going_wrong(Faults::default()));
+        let mut model = Model::default();
+        end.run(&(whole.clone() as Arc<dyn Tree>), &mut model)
+            .unwrap();
+        let steps = whole.counts().steps;
+        for stop in 0..steps {
+            let faulty = Arc::new(start.going_wrong(Faults {
+                stop_at: Some(stop),
+                ..Faults::default()
+            }));
+            let mut model = Model::default();
+            let was_done = end.run(&(faulty.clone() as Arc<dyn Tree>), &mut model);
+            let cuts = [
+                Survives::Nothing,
+                Survives::Everything,
+                Survives::Sectors { seed: stop as u64 },
+            ];
+            let left = cuts.map(|cut| {
+                (
+                    format!("{end:?} {stop} {cut:?}"),
+                    faulty.after_power_cut(cut),
+                )
+            });
+            let killed = (format!("{end:?} {stop} killed"), faulty.after_kill());
+            for (story, tree) in left.into_iter().chain([killed]) {
+                check_left(end, tree, &model, was_done.is_some(), &story);
+            }
+        }
+    }
+}
+
+fn check_left(end: End, tree: FaultyTree, model: &Model, was_done: bool, story: &str) {
+    let (tree, directory) = reopen(tree, story);
+    let is_reached = end.is_reached(&directory);
+    assert!(is_reached || !was_done, "{story}: came back");
+    if !is_reached {
+        check(
+            &directory,
+            BASE.handle,
+            model,
+            Some(&BASE),
+            Marks::None,
+            story,
+        );
+        return;
+    }
+    assert!(directory.open_chunk(BASE.handle).is_none(), "{story}");
+    drop(directory);
+    let tree: Arc<dyn Tree> = tree;
+    for path in [patch_path(BASE.handle), sealing_path(BASE.handle)] {
+        assert!(tree.open(&path).is_err(), "{story}: {path} is nobody's");
+    }
+    let member = Member::start(&tree).unwrap();
+    open_newer(&member, story);
+    drop(member);
+    let directory = Directory::open_tree(tree, &START).unwrap();
+    assert!(!directory.is_poisoned(), "{story}");
+    let chunk = directory.open_chunk(BASE.handle);
+    assert_eq!(chunk.unwrap().told().version, ChunkVersion(6000), "{story}");
+}
+
+/// The newer chunk is copied here if it is not, opened, and appended to.
+fn open_newer(member: &Member, story: &str) {
+    let sample = newer();
+    if member.directory.entry(sample.handle).is_none() {
+        sample.copy(&member.directory).unwrap();
+    }
+    let mut model = Model::default();
+    let opened = member.open(sample.handle, &mut model, 6000, Some(&sample));
+    assert!(opened.is_some(), "{story}: can't be opened");
+    for op in [Op::Append(bytes(3, 10)), Op::Sync] {
+        member.run(sample.handle, &mut model, &op).unwrap();
+    }
+}
+
+/// In the same start, also of a replica that was poisoned: its entries are void although nothing of
+/// it is written any more. They were not once, and what the copy was opened with was taken for a
+/// history with a hole, which poisons the directory.
+#[test]
+fn a_copy_takes_the_place_of_a_poisoned_open_replica() {
+    for end in [End::Deleted, End::Replaced] {
+        let tree: Arc<dyn Tree> = Arc::new(prepared());
+        let mut model = Model::default();
+        let member = opened(&tree, &mut model).unwrap();
+        let stale = member.directory.open_chunk(BASE.handle).unwrap();
+        stale.poison();
+        match end {
+            End::Deleted => {
+                let order = [(BASE.handle, ChunkVersion(1000))];
+                member.directory.delete(&order).remove(0).unwrap();
+                assert_eq!(member.directory.entry(BASE.handle), None);
+            }
+            End::Replaced => newer().copy(&member.directory).unwrap(),
+        }
+        assert!(tree.open(&patch_path(BASE.handle)).is_err());
+        assert!(matches!(stale.checkpoint(), Err(OpenChunkError::Closed)));
+        open_newer(&member, "in the same start");
+        drop((member, stale));
+        let directory = Directory::open_tree(tree, &START).unwrap();
+        assert!(!directory.is_poisoned(), "{end:?}");
+        let entry = directory.entry(BASE.handle).unwrap();
+        let told = (entry.state, entry.version, entry.flags.poisoned);
+        assert_eq!(told, (ChunkState::Open, ChunkVersion(6000), false));
+    }
+}
+
+/// What promised as much as the copy's version may be a member of something newer.
+#[test]
+fn a_copy_replaces_no_replica_that_may_be_newer() {
+    let tree: Arc<dyn Tree> = Arc::new(prepared());
+    let mut model = Model::default();
+    let member = opened(&tree, &mut model).unwrap();
+    let directory = &member.directory;
+    directory
+        .promise(BASE.handle, newer().version, EPOCH)
+        .unwrap();
+    let refused = newer().copy(directory);
+    assert!(
+        matches!(refused, Err(StoreError::OtherState { .. })),
+        "{refused:?}"
+    );
+    check_still_open(directory);
+}
+
+fn check_still_open(directory: &Directory) {
+    let chunk = directory.open_chunk(BASE.handle).unwrap();
+    assert_eq!(chunk.told().version, ChunkVersion(1000));
+}
+
+/// The ids that the chunk's file has.
+fn ids_of(directory: &Directory) -> IdTable {
+    let (tree, owner) = (&*directory.tree, directory.owner());
+    let file = ChunkFile::open(tree, BASE.handle, owner, true).unwrap();
+    sealed_ids(&file).unwrap()
+}
+
+/// A copy without them would call *never seen* what was done, and have it done once more.
+#[test]
+fn a_copy_brings_the_ids_along() {
+    let source: Arc<dyn Tree> = Arc::new(prepared());
+    let mut model = Model::default();
+    let member = opened(&source, &mut model).unwrap();
+    for op in [Op::Prepare(None), Op::Settle] {
+        member.run(BASE.handle, &mut model, &op).unwrap();
+    }
+    let version = model.version;
+    let sealed = Sample {
+        version,
+        bytes: model.preparations[&version].bytes.clone(),
+        ..BASE.clone()
+    };
+    let ids = &model.preparations[&version].ids;
+    assert_eq!(ids_of(&member.directory), *ids);
+
+    let table = encode_table(&ids.rows());
+    let target: Arc<dyn Tree> = Arc::new(FaultyTree::new());
+    let directory = super::super::scenario::open(&target).unwrap();
+    let mut copy = directory.begin_copy(&sealed.new_copy()).unwrap().unwrap();
+    sealed.fill(&copy).unwrap();
+    let refused = copy.put_ids(table.clone(), !crc32(&table));
+    assert!(matches!(refused, Err(StoreError::IdTableInvalid { .. })));
+    copy.put_ids(table.clone(), crc32(&table)).unwrap();
+    directory.finish_copy(copy, Serial(9), 7_000).unwrap();
+    assert_eq!(sealed.read(&directory).unwrap(), sealed.bytes);
+    assert_eq!(ids_of(&directory), *ids);
+    drop(directory);
+    let directory = Directory::open_tree(target, &START).unwrap();
+    assert_eq!(ids_of(&directory), *ids);
+}
