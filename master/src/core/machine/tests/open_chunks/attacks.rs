@@ -240,13 +240,13 @@ fn a_loss_is_accepted_when_no_lease_can_run_and_the_best_copy_is_taken_once() {
         request: play.rig.request(),
         handle,
     };
-    assert_eq!(play.refused(accept.clone()), Status::InvalidArgument);
+    assert_eq!(play.refused(accept), Status::InvalidArgument);
     play.servers.silent.extend(&members);
     play.report(members[0], &open, ChainTrouble::HopFailed, members[1]);
     play.wait(seconds(15));
-    assert_eq!(play.refused(accept.clone()), Status::Overloaded);
+    assert_eq!(play.refused(accept), Status::Overloaded);
     play.wait(seconds(60));
-    assert_eq!(play.refused(accept.clone()), Status::Unavailable, "no copy");
+    assert_eq!(play.refused(accept), Status::Unavailable, "no copy");
     // A server that was away has the chunk as it was before.
     let copy = Replica {
         version: old,
@@ -258,7 +258,7 @@ fn a_loss_is_accepted_when_no_lease_can_run_and_the_best_copy_is_taken_once() {
     };
     play.servers.replicas.insert((other, handle), copy);
     play.tell(handle, file);
-    let reply = play.ask(accept.clone());
+    let reply = play.ask(accept);
     let Some(Ok(AnyMessage::LossAccepted(accepted))) = reply else {
         panic!("{reply:?}")
     };
