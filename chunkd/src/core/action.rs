@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ClusterId, DirectoryId, Epoch, ServerId};
 use sarsen_protocol::message::{
-    AnyMessage, CopyChunk, Heartbeat, Inventory, Kind, Register, TicketKey,
+    AnyMessage, CopyChunk, Heartbeat, Inventory, Kind, Register, ReportChain, TicketKey,
 };
 use sarsen_protocol::status::Status;
 
 use super::event::{ConnectionId, Refusal};
+use super::{member, mutation};
 
 /// What a master may order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,17 +30,33 @@ pub enum Order {
     },
     /// Make a replica by pull from another chunkserver.
     Copy(Box<CopyChunk>),
+    /// Something for a member of an open chunk, or one that is to be opened.
+    Chunk(Box<mutation::Order>),
 }
 
 impl Order {
     /// The request that it came as.
     #[must_use]
-    pub const fn kind(&self) -> Kind {
+    pub fn kind(&self) -> Kind {
         match self {
             Self::Delete { .. } => Kind::DeleteChunk,
             Self::Verify { .. } => Kind::VerifyChunk,
             Self::Copy(_) => Kind::CopyChunk,
+            Self::Chunk(order) => kind_of(order),
         }
+    }
+}
+
+/// The request that an order to a member of an open chunk came as.
+#[must_use]
+pub const fn kind_of(order: &mutation::Order) -> Kind {
+    match order {
+        mutation::Order::Change(member::Order::Promise(_)) => Kind::Promise,
+        mutation::Order::Change(member::Order::Begin(_)) => Kind::Begin,
+        mutation::Order::Change(member::Order::PrepareSeal(_)) => Kind::PrepareSeal,
+        mutation::Order::Change(member::Order::Settle(_)) => Kind::Settle,
+        mutation::Order::Grant(_) => Kind::GrantLease,
+        mutation::Order::Revoke(_) => Kind::RevokeLease,
     }
 }
 
@@ -119,6 +136,8 @@ pub enum Action {
         heartbeat: Duration,
         /// Silence after which a next hop is given up.
         suspect_after: Duration,
+        /// Silence after which a member of a chain serves no reads.
+        dead_after: Duration,
     },
     /// Send a heartbeat; its heat and load are the sender's to fill in, who counts them.
     SendHeartbeat {
@@ -166,6 +185,22 @@ pub enum Action {
         order: Box<CopyChunk>,
         /// How long a source may take for a frame.
         silence_max: Duration,
+    },
+    /// Hand an order to its chunk.
+    OrderChunk {
+        /// Over which connection it came.
+        connection: ConnectionId,
+        /// The number that its answer must carry.
+        request_id: u64,
+        /// What.
+        order: Box<mutation::Order>,
+    },
+    /// Tell the master of an open chunk.
+    ReportChain {
+        /// Over which connection.
+        connection: ConnectionId,
+        /// What.
+        report: ReportChain,
     },
     /// Answer an order.
     Answer {

@@ -2,7 +2,8 @@
 
 use sarsen_protocol::id::{ChunkHandle, ClusterId, DirectoryId, Epoch};
 use sarsen_protocol::message::{
-    ChunkCopied, ChunkVerified, DiskBeat, ErrorBody, HeldChunk, Registered,
+    AnyMessage, ChunkCopied, ChunkVerified, DiskBeat, ErrorBody, HeldChunk, Kind, Registered,
+    ReportChain,
 };
 use sarsen_protocol::status::Status;
 
@@ -134,6 +135,26 @@ pub enum Event {
         request_id: u64,
         /// What was found.
         answer: Result<ChunkVerified, Refusal>,
+    },
+    /// A member of an open chunk has carried out an order, or refused it.
+    ChunkOrderAnswered {
+        /// Over which connection it came.
+        connection: ConnectionId,
+        /// The number that the answer must carry.
+        request_id: u64,
+        /// The request that it came as.
+        asked: Kind,
+        /// What came of it.
+        answer: Box<Result<AnyMessage, Refusal>>,
+    },
+    /// A member of an open chunk has something for the master to act on.
+    ChainTrouble(ReportChain),
+    /// The master has answered such a report.
+    ChainReported {
+        /// Over which connection.
+        connection: ConnectionId,
+        /// Which.
+        report: ReportChain,
     },
     /// An order to copy ran.
     Copied {

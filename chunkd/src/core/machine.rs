@@ -21,8 +21,9 @@
 //! has passed since some moment; the seed spreads the back-offs of many servers.
 //!
 //! Left out on purpose: the data plane, which goes on with the keys that it has while no master
-//! is reached; leases, which come with open chunks.
+//! is reached; what an open chunk does with an order ([`super::mutation`]), and its lease.
 
+mod chunks;
 mod orders;
 mod registration;
 
@@ -35,6 +36,7 @@ use sarsen_protocol::message::{
 };
 use sarsen_protocol::status::Status;
 
+use self::chunks::WaitingReport;
 use super::action::{Action, Order};
 use super::event::{ConnectionId, Event};
 use super::findings::{Change, Findings};
@@ -146,6 +148,10 @@ pub struct Machine {
     copies_max: usize,
     /// Silence after which a source is as good as dead.
     silence_max: Duration,
+    /// Orders to members of open chunks.
+    chunk_orders: VecDeque<WaitingOrder>,
+    /// What members of open chunks told, and the master has not answered.
+    reports: VecDeque<WaitingReport>,
     actions: VecDeque<Action>,
 }
 
@@ -179,6 +185,8 @@ impl Machine {
             copies_running: BTreeSet::new(),
             copies_max: 1,
             silence_max: Duration::ZERO,
+            chunk_orders: VecDeque::new(),
+            reports: VecDeque::new(),
             actions: VecDeque::new(),
         }
     }
@@ -197,6 +205,12 @@ impl Machine {
     #[must_use]
     pub fn is_registered(&self) -> bool {
         matches!(self.link, Link::Registered(_))
+    }
+
+    /// The epoch that is obeyed.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.config.epoch
     }
 
     /// The next thing to do.
@@ -296,6 +310,7 @@ impl Machine {
                     Order::Delete { .. } => self.deletes.push_back(waiting),
                     Order::Verify { .. } => self.verifies.push_back(waiting),
                     Order::Copy(_) => self.copies.push_back(waiting),
+                    Order::Chunk(_) => self.chunk_orders.push_back(waiting),
                 }
             }
             Event::Deleted(answers) => {
@@ -313,6 +328,16 @@ impl Machine {
                 self.verifies_running = self.verifies_running.saturating_sub(1);
                 let answer = answer.map(Into::into);
                 self.answer(connection, request_id, Kind::VerifyChunk, answer);
+            }
+            Event::ChunkOrderAnswered {
+                connection,
+                request_id,
+                asked,
+                answer,
+            } => self.answer(connection, request_id, asked, *answer),
+            Event::ChainTrouble(report) => self.take_report(report),
+            Event::ChainReported { connection, report } => {
+                self.report_answered(connection, &report);
             }
             Event::Copied {
                 connection,
@@ -341,6 +366,7 @@ impl Machine {
                 let connection = session.connection;
                 self.advance_heartbeat();
                 self.advance_inventories(connection);
+                self.advance_reports();
             }
             _ => {}
         }
@@ -349,6 +375,7 @@ impl Machine {
             self.advance_deletes();
             self.advance_verifies();
             self.advance_copies();
+            self.advance_chunk_orders();
         }
     }
 

@@ -105,19 +105,17 @@ fn check(
         (ChunkState::Open, Want::Sealed) => {
             return refuse(Status::ChunkOpen, "the chunk is not sealed");
         }
-        (ChunkState::Open, _) => {
-            return refuse(
-                Status::Unsupported,
-                "this server does not serve open chunks",
-            );
-        }
         (ChunkState::Sealed, Want::Sealed) if replica.version != version => {
             return refuse(Status::Moved, "the chunk has another version");
         }
-        (ChunkState::Sealed, _) if (replica.version, replica.serial) < (version, serial) => {
+        // Who has seen an open state asks the master, and goes on under the version of the seal.
+        (ChunkState::Sealed, _) if replica.version > version => {
+            return refuse(Status::Moved, "the chunk was sealed in a higher version");
+        }
+        _ if (replica.version, replica.serial) < (version, serial) => {
             return refuse(Status::Behind, "this replica is older than what is wanted");
         }
-        (ChunkState::Sealed, _) => {}
+        _ => {}
     }
     Ok(())
 }
@@ -241,16 +239,17 @@ mod tests {
             (ChunkState::Sealed, 4, Want::Sealed, Status::Moved),
             (ChunkState::Sealed, 6, Want::Sealed, Status::Moved),
             (ChunkState::Sealed, 4, Want::Plain, Status::Behind),
+            (ChunkState::Sealed, 6, Want::Plain, Status::Moved),
+            (ChunkState::Open, 4, Want::Plain, Status::Behind),
         ] {
             let refused = ReadStream::new(&read(0, 1, want), &replica(version, MIB, state));
             let (status, error) = refused.expect_err("refused");
             assert_eq!(status, expected, "{state:?} {version} {want:?}");
             assert_eq!((error.version.0, error.serial.0), (version, 7));
         }
-        let newer = ReadStream::new(
-            &read(0, 1, Want::Plain),
-            &replica(6, MIB, ChunkState::Sealed),
-        );
-        assert!(newer.is_ok());
+        for version in [5, 6] {
+            let open = replica(version, MIB, ChunkState::Open);
+            assert!(ReadStream::new(&read(0, 1, Want::Plain), &open).is_ok());
+        }
     }
 }

@@ -61,6 +61,38 @@ impl TicketKeys {
         self.check(ticket, rights, handle, version, now)
     }
 
+    /// Checks the ticket of a question that who writes may ask as well as who reads.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_question(
+        &self,
+        ticket: &Ticket,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        now: u64,
+    ) -> Result<(), TicketError> {
+        let rights = match ticket.unverified_claims().rights.allow(Rights::READ) {
+            true => Rights::READ,
+            false => Rights::WRITE,
+        };
+        self.check(ticket, rights, handle, version, now)
+    }
+
+    /// Checks the ticket of who copies a chunk.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_copy(
+        &self,
+        ticket: &Ticket,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        now: u64,
+    ) -> Result<(), TicketError> {
+        self.check(ticket, Rights::COPY, handle, version, now)
+    }
+
     fn check(
         &self,
         ticket: &Ticket,
@@ -180,5 +212,22 @@ mod tests {
         assert_eq!(check(Rights::READ), Ok(()));
         assert_eq!(check(Rights::COPY), Ok(()));
         assert_eq!(check(Rights::WRITE), Err(TicketError::NotForThis));
+    }
+
+    #[test]
+    fn a_question_takes_a_read_or_a_write_ticket_and_a_copy_its_own() {
+        let keys = TicketKeys::new(&[KEY]);
+        let check = |rights| {
+            let ticket = open(rights, 4).ticket;
+            let (handle, version) = (ChunkHandle(5), ChunkVersion(6));
+            let question = keys.check_question(&ticket, handle, version, 0).is_ok();
+            (
+                question,
+                keys.check_copy(&ticket, handle, version, 0).is_ok(),
+            )
+        };
+        assert_eq!(check(Rights::READ), (true, false));
+        assert_eq!(check(Rights::WRITE), (true, false));
+        assert_eq!(check(Rights::COPY), (false, true));
     }
 }

@@ -13,13 +13,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use sarsen_protocol::handshake::Identity;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ClusterId, DirectoryId, ServerId};
 use sarsen_protocol::key::SecretKey;
-use sarsen_protocol::message::{Heat, Role, Start};
+use sarsen_protocol::message::{Heat, ReportChain, Role, Start};
 use sarsen_protocol::status::Status;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::counters::Counters;
 use super::health::{Fitness, Health};
+use super::members::Members;
 use crate::core::tickets::TicketKeys;
 use crate::store::{Directory, NewChunk, Operation, PendingChunk, Problem, StoreError};
 
@@ -51,6 +52,8 @@ pub enum Notice {
         /// Its version.
         version: ChunkVersion,
     },
+    /// A member of an open chunk has something for the master to act on.
+    ChainTrouble(ReportChain),
 }
 
 /// A directory, and whether the master lets it count.
@@ -74,6 +77,8 @@ pub struct Chunkserver {
     /// Handles that somebody is making a chunk of, in whichever directory.
     in_the_making: Arc<Mutex<HashSet<ChunkHandle>>>,
     notices: mpsc::UnboundedSender<Notice>,
+    /// The open chunks.
+    pub members: Members,
     /// What is counted.
     pub counters: Counters,
 }
@@ -108,6 +113,7 @@ impl Chunkserver {
             heat: Mutex::default(),
             in_the_making: Arc::default(),
             notices,
+            members: Members::new(),
             counters: Counters::default(),
         };
         chunkserver.learn_identity();
@@ -316,6 +322,7 @@ impl Chunkserver {
 
     /// Tells that the inventory's entry of a chunk has changed.
     pub fn changed(&self, directory: &Directory, handle: ChunkHandle) {
+        self.members.look_again(handle);
         let directory = directory.identity().directory_id;
         self.notify(Notice::Changed { directory, handle });
     }
@@ -329,6 +336,11 @@ impl Chunkserver {
             handle,
             version,
         });
+    }
+
+    /// Tells what the master is to act on.
+    pub fn chain_trouble(&self, report: ReportChain) {
+        self.notify(Notice::ChainTrouble(report));
     }
 
     fn notify(&self, notice: Notice) {

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use sarsen_protocol::deframe::error_frame;
+use sarsen_protocol::deframe::{Frame, error_frame};
 use sarsen_protocol::error::FrameError;
 use sarsen_protocol::header::Header;
 use sarsen_protocol::message::{ErrorBody, Kind, Message, Plane, WRITE_DATA_LEN};
@@ -25,6 +25,9 @@ use crate::io::pool::Buffer;
 
 /// Header and body of a `WriteData`.
 const HEAD_LEN: usize = HEADER_LEN + WRITE_DATA_LEN;
+
+/// Bytes that are received with one request where whole frames are wanted.
+const READ_AHEAD_LEN: usize = 64 * 1024;
 
 /// How long the rest of what a peer sends is taken and thrown away before its connection closes.
 const LINGER_MAX: Duration = Duration::from_secs(5);
@@ -125,6 +128,38 @@ impl Link {
         let head = Head { header, bytes };
         header.check_body(head.body())?;
         Ok(Some(head))
+    }
+
+    /// The next frame with its payload; `None` if the peer closed between two frames. What came of
+    /// the following ones is kept, so the connection is of no use for anything else afterwards.
+    ///
+    /// Waits up to `rest_max` for the frame to begin.
+    pub(super) async fn next_frame(
+        &mut self,
+        rest_max: Duration,
+    ) -> Result<Option<Frame>, LinkError> {
+        let begin = Instant::now() + rest_max;
+        if !self.fill(HEADER_LEN, READ_AHEAD_LEN, begin).await? {
+            return Ok(None);
+        }
+        let Some(bytes) = self.stash.first_chunk() else {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        };
+        let header = Header::decode(bytes, Plane::Data, true)?;
+        // Both lengths were compared with their limits.
+        let head_len = HEADER_LEN + header.body_len as usize;
+        let len = head_len + header.payload_len as usize;
+        let deadline = Instant::now() + PAYLOAD_TIME_MAX;
+        self.fill(len, len.max(READ_AHEAD_LEN), deadline).await?;
+        let mut bytes = self.stash.split_to(len).freeze();
+        let payload = bytes.split_off(head_len);
+        let body = bytes.split_off(HEADER_LEN);
+        header.check_body(&body)?;
+        Ok(Some(Frame {
+            header,
+            body,
+            payload,
+        }))
     }
 
     /// Receives until `wanted` bytes are here, taking at most `at_most`. False if the peer closed

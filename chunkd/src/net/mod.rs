@@ -7,10 +7,11 @@
 //! - [`health`]: how the directories' disks are, as their watchers saw it last;
 //! - [`link`]: frames from a connection;
 //! - [`write_stream`]: a member's side of a chain, with [`next_hop`] for the way on;
+//! - [`members`]: open chunks, and the streams of mutations to them;
 //! - [`read`]: stored CRCs and bytes to a reader;
 //! - [`turns`]: who is served next, where several clients want something.
 //!
-//! Invariants: nothing is served without a ticket; no chunk byte is copied in user space; memory
+//! Invariants: nothing is served without a ticket; no byte of a sealed chunk is copied in user space; memory
 //! does not grow with the number or the slowness of peers ([`crate::io::pool`]). Whatever a peer
 //! sends, only its own connection ends.
 //!
@@ -22,6 +23,7 @@ pub mod chunkserver;
 pub mod counters;
 pub mod health;
 mod link;
+pub mod members;
 mod next_hop;
 mod plane;
 mod read;

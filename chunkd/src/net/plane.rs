@@ -18,12 +18,13 @@ use sarsen_protocol::id::StartNonce;
 use sarsen_protocol::message::{Kind, Role};
 use sarsen_protocol::status::Status;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 
 use super::chunkserver::Chunkserver;
 use super::link::{Head, Link, LinkError};
+use super::members::Actor;
 use super::next_hop::NextHops;
 use super::turns::{Member, Turns};
 use super::write_stream::StreamEnd;
@@ -59,6 +60,7 @@ pub struct PlaneConfig {
 #[derive(Debug)]
 pub struct DataPlane {
     address: SocketAddr,
+    listener: std::net::TcpListener,
     stop: watch::Sender<Stop>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -127,7 +129,8 @@ impl DataPlane {
                     stop: stopped.clone(),
                 });
                 let listener = listener.try_clone()?;
-                crate::io::run(mode, accept(thread, listener)).and_then(|accepted| accepted)
+                let actors = chunkserver.members.host();
+                crate::io::run(mode, accept(thread, listener, actors)).and_then(|accepted| accepted)
             };
             let serve = move || keep_serving(number, config.mode, &stop, serve);
             let builder = std::thread::Builder::new().name(format!("data-{number}"));
@@ -135,6 +138,7 @@ impl DataPlane {
         }
         Ok(Self {
             address,
+            listener,
             stop,
             threads,
         })
@@ -149,6 +153,8 @@ impl DataPlane {
     /// Accepts nothing more and lets streams come to their end, for at most `grace`; then ends.
     /// Blocks.
     pub fn drain(mut self, grace: Duration) {
+        // Before anybody is told: whoever hears of it and dials again is to be refused.
+        self.close_port();
         self.stop.send_replace(Stop::Drain);
         let deadline = std::time::Instant::now() + grace;
         while std::time::Instant::now() < deadline
@@ -159,7 +165,15 @@ impl DataPlane {
         self.end();
     }
 
+    /// All threads have the same socket, to begin anew with.
+    fn close_port(&self) {
+        if let Err(error) = socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both) {
+            tracing::debug!(%error, "the data port was closed already");
+        }
+    }
+
     fn end(&mut self) {
+        self.close_port();
         self.stop.send_replace(Stop::Now);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -176,6 +190,11 @@ impl Drop for DataPlane {
 }
 
 impl Thread {
+    /// Returns when streams are to come to their end.
+    pub(super) async fn draining(&self) {
+        self.stopped(Stop::Drain).await;
+    }
+
     /// Returns when the data plane is to stop this far.
     async fn stopped(&self, how: Stop) {
         let mut stop = self.stop.clone();
@@ -224,15 +243,24 @@ fn connections_max() -> usize {
 }
 
 /// Accepts until told to stop, then waits for the connections that are left.
-async fn accept(thread: Rc<Thread>, listener: std::net::TcpListener) -> io::Result<()> {
+async fn accept(
+    thread: Rc<Thread>,
+    listener: std::net::TcpListener,
+    mut actors: mpsc::UnboundedReceiver<Actor>,
+) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let mut connections = JoinSet::new();
+    let mut working = JoinSet::new();
     let mut sweep = interval(SWEEP_INTERVAL);
     loop {
         tokio::select! {
             () = thread.stopped(Stop::Drain) => break,
             _ = sweep.tick() => thread.next_hops.sweep(),
             Some(_) = connections.join_next() => {}
+            Some(_) = working.join_next() => {}
+            Some(actor) = actors.recv() => {
+                working.spawn_local(actor.run(Rc::clone(&thread)));
+            }
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let (thread, stranger) = (Rc::clone(&thread), thread.strangers.enter());
@@ -240,15 +268,15 @@ async fn accept(thread: Rc<Thread>, listener: std::net::TcpListener) -> io::Resu
                     connections.spawn_local(serve);
                 }
                 Err(error) => {
+                    tokio::select! {
+                        biased;
+                        () = thread.stopped(Stop::Drain) => break,
+                        () = sleep(ACCEPT_PAUSE) => {}
+                    }
                     tracing::warn!(%error, "a connection could not be accepted");
-                    sleep(ACCEPT_PAUSE).await;
                 }
             },
         }
-    }
-    // The thread has the same socket still, to begin anew with; whoever dials now is to be refused.
-    if let Err(error) = socket2::SockRef::from(&listener).shutdown(Shutdown::Both) {
-        tracing::debug!(%error, "the data port was closed already");
     }
     drop(listener);
     tokio::select! {
@@ -257,6 +285,7 @@ async fn accept(thread: Rc<Thread>, listener: std::net::TcpListener) -> io::Resu
     }
     // io_uring waits for every request, so nothing may be left that has one.
     connections.shutdown().await;
+    working.shutdown().await;
     Ok(())
 }
 

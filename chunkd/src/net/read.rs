@@ -29,6 +29,7 @@ use tokio::time::timeout;
 use super::IDLE_MAX;
 use super::chunkserver::{status_of, wall_clock};
 use super::link::{Head, Link, LinkError};
+use super::members::reading;
 use super::plane::Thread;
 use super::turns::Member;
 use crate::core::read_stream::{self, Part, ReadStream, Refusal, ReplicaFacts};
@@ -53,6 +54,11 @@ pub(super) async fn serve(
     let request_id = head.header.request_id;
     let counters = &thread.chunkserver.counters;
     let _counted = counters.read_streams.count();
+    match reading::serve(thread, link, request_id, &read).await? {
+        Ok(true) => return Ok(()),
+        Ok(false) => {}
+        Err(refusal) => return refuse(thread, link, Kind::ReadData, request_id, refusal).await,
+    }
     let decide = |facts: &ReplicaFacts| ReadStream::new(&read, facts);
     let result = match open(thread, &read.ticket, read.handle, decide).await {
         Ok((directory, chunk, parts)) => {
@@ -89,6 +95,11 @@ pub(super) async fn serve_cut(
     let request_id = head.header.request_id;
     let counters = &thread.chunkserver.counters;
     let _counted = counters.read_streams.count();
+    match reading::serve_cut(thread, link, request_id, &read).await? {
+        Ok(true) => return Ok(()),
+        Ok(false) => {}
+        Err(refusal) => return refuse(thread, link, Kind::CutData, request_id, refusal).await,
+    }
     let decide = |facts: &ReplicaFacts| read_stream::cut(&read, facts);
     let _turn = member.turn(read.length, &counters.turns_held).await;
     let answer = match open(thread, &read.ticket, read.handle, decide).await {

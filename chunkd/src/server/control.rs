@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use sarsen_edge::connection::Connection;
 use sarsen_edge::random_u64;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId};
-use sarsen_protocol::message::{ChunkVerified, CopyChunk, DirectoryReport, ErrorBody, Heartbeat};
+use sarsen_protocol::message::{
+    ChunkVerified, CopyChunk, DirectoryReport, ErrorBody, ExtendLeases, Heartbeat,
+};
 use sarsen_protocol::size::HEAT_MAX;
 use sarsen_protocol::status::Status;
 use tokio::net::TcpListener;
@@ -20,7 +22,7 @@ use super::disk::{DiskThreads, Job, VerifyDone};
 use super::master_link::{self, Input, Inputs, tell};
 use super::orders::Deletes;
 use super::start::{Server, StartError};
-use super::{inventory, keep, orders, pull, questions};
+use super::{inventory, keep, leases, orders, pull, questions};
 use crate::core::action::{Action, DeleteOrder, ToKeep};
 use crate::core::event::{ConnectionId, Event, Refusal};
 use crate::core::machine::{Machine, MachineConfig};
@@ -223,6 +225,7 @@ impl Control {
                 // What comes of it is told as a change of the chunk.
                 disk.doubt(handle, version, VerifyDone(Box::new(drop)));
             }
+            Notice::ChainTrouble(report) => self.handle(Event::ChainTrouble(report)),
         }
     }
 
@@ -248,11 +251,12 @@ impl Control {
                 directories,
                 heartbeat,
                 suspect_after,
+                dead_after,
             } => {
                 let keys = TicketKeys::new(&ticket_keys);
-                self.server
-                    .chunkserver
-                    .register(keys, &directories, suspect_after);
+                let chunkserver = &self.server.chunkserver;
+                chunkserver.register(keys, &directories, suspect_after);
+                chunkserver.members.set_dead_after(dead_after);
                 for disk in &self.disks {
                     disk.beat_every(heartbeat);
                 }
@@ -266,6 +270,7 @@ impl Control {
                 self.over(connection, |link, inputs| {
                     master_link::heartbeat(link, heartbeat, inputs)
                 });
+                self.extend_leases(connection);
             }
             Action::ReadSlice {
                 connection,
@@ -319,6 +324,21 @@ impl Control {
                     connection.reply(request_id, asked, answer);
                 }
             }
+            Action::OrderChunk {
+                connection,
+                request_id,
+                order,
+            } => leases::order(
+                &self.server.chunkserver,
+                &self.inputs,
+                (connection, request_id),
+                *order,
+            ),
+            Action::ReportChain { connection, report } => {
+                self.over(connection, |link, inputs| {
+                    leases::report(link, report, inputs)
+                });
+            }
             Action::Unserved {
                 directory_id,
                 status,
@@ -326,6 +346,22 @@ impl Control {
             Action::Warn(text) => tracing::warn!("not registered, trying again: {text}"),
             Action::Stop(_) => unreachable!("the loop has taken it out"),
         }
+    }
+
+    /// Behind each heartbeat, while there is work.
+    fn extend_leases(&self, connection: ConnectionId) {
+        let leases = self.server.chunkserver.members.wanted_leases();
+        if leases.is_empty() {
+            return;
+        }
+        let request = ExtendLeases {
+            epoch: self.machine.epoch(),
+            leases,
+        };
+        let chunkserver = self.chunkserver();
+        self.over(connection, |link, _| {
+            leases::extend(link, request, chunkserver)
+        });
     }
 
     /// A directory that the master does not count; whoever runs the server is to see it.

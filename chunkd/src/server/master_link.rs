@@ -15,7 +15,7 @@ use sarsen_protocol::status::Status;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::questions;
+use super::{leases, questions};
 use crate::core::action::Order;
 use crate::core::event::Event;
 use crate::net::Chunkserver;
@@ -106,6 +106,9 @@ pub(super) async fn listen(
                 },
             ),
             AnyMessage::CopyChunk(asked) => (asked.epoch, Order::Copy(Box::new(asked.clone()))),
+            message if let Some((epoch, order)) = leases::order_of(message) => {
+                (epoch, Order::Chunk(Box::new(order)))
+            }
             _ => {
                 questions::answer(&connection, request, &chunkserver).await;
                 continue;
@@ -182,7 +185,7 @@ pub(super) async fn inventory(connection: Connection, inventory: Inventory, inpu
 }
 
 /// The master's answer; `None` if its connection has ended, which is told elsewhere.
-async fn ask<R: Asks>(
+pub(super) async fn ask<R: Asks>(
     connection: &Connection,
     request: &R,
 ) -> Option<Result<R::Reply, (Status, ErrorBody)>> {

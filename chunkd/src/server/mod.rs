@@ -4,6 +4,7 @@
 //! - [`control`]: the loop around the core's machine: the connection to the master;
 //! - [`master_link`]: what the loop has to do over that connection;
 //! - [`keep`]: what a registration asks to be kept durably, in each directory;
+//! - [`leases`]: what open chunks want of the master, and what it orders their members;
 //! - [`orders`], [`copies`]: what the master ordered, done on the disks;
 //! - [`pull`]: a chunk's bytes from another chunkserver, for a copy;
 //! - [`inventory`]: what the store holds, as the master is told;
@@ -19,6 +20,7 @@ pub mod copies;
 mod disk;
 pub mod inventory;
 mod keep;
+mod leases;
 mod master_link;
 pub mod orders;
 mod pull;

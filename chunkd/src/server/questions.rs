@@ -1,13 +1,16 @@
 //! The control port: what clients and other chunkservers ask about chunks
-//! (`spec/messages.md` section 11).
+//! (`spec/messages.md` sections 11 and 14.4).
 
 use std::sync::Arc;
 
 use sarsen_edge::connection::{Connection, Request};
 use sarsen_edge::strangers::{Stranger, Strangers};
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
+use sarsen_protocol::id_row::{ID_ROW_LEN, IdRowKind, encode_table};
 use sarsen_protocol::message::{
-    AnyMessage, ChunkCrcs, ChunkCrcsReply, ChunkState, ChunkStatus, ChunkStatusReply, ErrorBody,
+    AnyMessage, ChunkCrcs, ChunkCrcsReply, ChunkIds, ChunkIdsReply, ChunkState, ChunkStatus,
+    ChunkStatusReply, ErrorBody, FindRequests, FoundKind, FoundRequest, Kind, Newest,
+    RequestsFound,
 };
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::Ticket;
@@ -15,12 +18,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Duration, sleep};
 
+use super::leases;
 use super::orders::refusal;
 use crate::core::event::Refusal;
 use crate::core::tickets;
 use crate::net::Chunkserver;
 use crate::net::chunkserver::wall_clock;
-use crate::store::Directory;
+use crate::store::open_chunk::Lookup;
+use crate::store::{Directory, SealedIds};
 
 /// Connections to the control port.
 const CONNECTIONS_MAX: usize = 4096;
@@ -88,6 +93,13 @@ pub(super) async fn answer(connection: &Connection, request: Request, chunkserve
     let answer = match request.message {
         AnyMessage::ChunkStatus(asked) => chunk_status(chunkserver, &asked).map(Into::into),
         AnyMessage::ChunkCrcs(asked) => chunk_crcs(chunkserver, &asked).await.map(Into::into),
+        AnyMessage::FindRequests(asked) => find_requests(chunkserver, &asked).await.map(Into::into),
+        AnyMessage::ChunkIds(asked) => chunk_ids(chunkserver, &asked).await.map(Into::into),
+        AnyMessage::Newest(asked) => match newest(chunkserver, asked, connection, request.id) {
+            // It is answered when the chain has said so; other questions don't wait for that.
+            Ok(()) => return,
+            Err(refusal) => Err(refusal),
+        },
         _ => {
             let text = format!("a chunkserver does not answer {}", kind.name());
             Err((Status::Unsupported, ErrorBody::new(text)))
@@ -116,6 +128,100 @@ fn unknown(handle: ChunkHandle) -> Refusal {
         Status::ChunkUnknown,
         ErrorBody::new(format!("no chunk {handle} is here")),
     )
+}
+
+/// Asks a chunk's machine, which answers over the connection.
+fn newest(
+    chunkserver: &Chunkserver,
+    asked: Newest,
+    connection: &Connection,
+    request_id: u64,
+) -> Result<(), Refusal> {
+    let handle = asked.handle;
+    // An older ticket opens a newer version too.
+    let version = asked.ticket.unverified_claims().version;
+    let keys = chunkserver.ticket_keys();
+    keys.check_question(&asked.ticket, handle, version, wall_clock())
+        .map_err(|error| (tickets::status_of(error), ErrorBody::new(error.to_string())))?;
+    let connection = connection.clone();
+    let answer = move |answer: Result<_, Refusal>| {
+        connection.reply(request_id, Kind::Newest, answer.map(leases::message_of));
+    };
+    let told = chunkserver.members.newest(chunkserver, asked, answer);
+    told.map_err(|_| unknown(handle))
+}
+
+async fn find_requests(
+    chunkserver: &Chunkserver,
+    asked: &FindRequests,
+) -> Result<RequestsFound, Refusal> {
+    let keys = chunkserver.ticket_keys();
+    keys.check_question(&asked.ticket, asked.handle, asked.version, wall_clock())
+        .map_err(|error| (tickets::status_of(error), ErrorBody::new(error.to_string())))?;
+    let ids = sealed_ids(chunkserver, asked.handle, asked.version).await?;
+    let mut found = Vec::new();
+    for &number in &asked.numbers {
+        let (kind, offset, length) = match ids.table.find(asked.session, number) {
+            Lookup::SessionEnded => {
+                let text = "ids of that session were dropped: it is over";
+                return Err((Status::SessionUnknown, ErrorBody::new(text)));
+            }
+            Lookup::Unknown => continue,
+            Lookup::Forgotten => (FoundKind::Floor, 0, 0),
+            Lookup::Row(row) if row.kind == IdRowKind::Append => {
+                (FoundKind::Append, row.offset, row.length)
+            }
+            Lookup::Row(row) => (FoundKind::Write, row.offset, row.length),
+        };
+        found.push(FoundRequest {
+            number,
+            kind,
+            offset,
+            length,
+        });
+    }
+    Ok(RequestsFound { found })
+}
+
+async fn chunk_ids(chunkserver: &Chunkserver, asked: &ChunkIds) -> Result<ChunkIdsReply, Refusal> {
+    let keys = chunkserver.ticket_keys();
+    keys.check_copy(&asked.ticket, asked.handle, asked.version, wall_clock())
+        .map_err(|error| (tickets::status_of(error), ErrorBody::new(error.to_string())))?;
+    let ids = sealed_ids(chunkserver, asked.handle, asked.version).await?;
+    let table = encode_table(&ids.rows());
+    let (rows, _) = table.as_chunks::<ID_ROW_LEN>();
+    let wanted = rows.iter().skip(asked.first_row as usize);
+    Ok(ChunkIdsReply {
+        table_length: u32::try_from(table.len()).unwrap_or(u32::MAX),
+        table_crc32: ids.crc32,
+        rows: wanted.take(asked.count as usize).copied().collect(),
+    })
+}
+
+/// The ids of a chunk that is sealed in exactly this version.
+async fn sealed_ids(
+    chunkserver: &Chunkserver,
+    handle: ChunkHandle,
+    version: ChunkVersion,
+) -> Result<SealedIds, Refusal> {
+    if chunkserver.members.is_open(chunkserver, handle) {
+        return Err((Status::ChunkOpen, ErrorBody::new("the chunk is open")));
+    }
+    let directory = chunkserver.directory_of(handle);
+    let directory = Arc::clone(directory.ok_or_else(|| unknown(handle))?);
+    let reading = tokio::task::spawn_blocking(move || directory.sealed_ids(handle)).await;
+    let read = reading.map_err(|error| (Status::Internal, ErrorBody::new(error.to_string())))?;
+    let ids = read.map_err(|error| refusal(&error))?;
+    match ids.version == version {
+        true => Ok(ids),
+        false => {
+            let error = ErrorBody {
+                version: ids.version,
+                ..ErrorBody::new("another version")
+            };
+            Err((Status::Moved, error))
+        }
+    }
 }
 
 fn chunk_status(

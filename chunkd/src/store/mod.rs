@@ -12,11 +12,11 @@
 //! - [`chunk_file`]: one file and its two header slots; [`table`]: all of them in memory;
 //! - [`directory`], [`scan`]: opening a directory;
 //! - [`pending`], [`seal`]: a chunk comes into being; [`readable`], [`cut`], [`cache`], [`map`]: it is read;
-//!   [`upkeep`]: it is verified; [`copy`]: it is made anew from another server's; [`delete`]: it
+//!   [`id_table`]: what it says of mutations; [`upkeep`]: it is verified; [`copy`]: it is made anew from another server's; [`delete`]: it
 //!   goes;
 //! - [`journal`], [`open_chunk`]: what makes mutations of open chunks stable, and where the bytes of
 //!   their states are; [`opening`]: chunks are promised and begun; [`recover`]: a start finds them
-//!   again; [`settle`]: they are sealed. No program opens a chunk yet.
+//!   again; [`settle`]: they are sealed.
 //!
 //! Invariants: sealed data never changes. A header slot is overwritten only when the other is
 //! valid and stable. A failed sync is never tried again: it poisons what it covered. Nothing is
@@ -40,6 +40,7 @@ mod direct;
 mod directory;
 mod error;
 pub mod header;
+mod id_table;
 pub mod identity;
 pub mod journal;
 pub mod layout;
@@ -63,6 +64,7 @@ pub use cut::{Around, Wait};
 pub use directory::{Directory, Start};
 pub use error::{Operation, StoreError};
 pub use header::Flags;
+pub use id_table::SealedIds;
 pub use identity::{Adoption, Identity};
 pub use map::{Mapping, View};
 pub use opening::BeginOrder;

@@ -251,6 +251,12 @@ impl Directory {
         }
     }
 
+    /// The highest version that a chunk which is not open has promised.
+    #[must_use]
+    pub fn promised_version(&self, handle: ChunkHandle) -> Option<ChunkVersion> {
+        lock(&self.opened.promised).get(&handle).copied()
+    }
+
     /// A chunk that was begun, be it still as it was sealed.
     #[must_use]
     pub fn open_chunk(&self, handle: ChunkHandle) -> Option<Arc<OpenChunk>> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sarsen_chunkd::core::tickets::TicketKeys;
 use sarsen_chunkd::io::{Choice, Mode};
 use sarsen_chunkd::net::{Chunkserver, DataPlane, Notice, PlaneConfig};
-use sarsen_chunkd::store::{Adoption, Directory, Start};
+use sarsen_chunkd::store::{Adoption, Directory, Start, StoreError};
 use sarsen_protocol::id::{
     ChunkHandle, ChunkVersion, ClusterId, DirectoryId, FileId, ServerId, SessionId, StartNonce,
 };
@@ -54,19 +54,44 @@ pub(crate) struct Server {
     pub(crate) notices: UnboundedReceiver<Notice>,
     address: SocketAddr,
     plane: Option<DataPlane>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Server {
     fn start(mode: Mode, number: u64, suspect_after: Duration) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
+        Self::start_in(folder, mode, number, number, suspect_after)
+    }
+
+    /// Ends it and starts it again on what it has on its disk.
+    pub(crate) fn restart(self, mode: Mode, suspect_after: Duration) -> Self {
+        let Self {
+            id,
+            chunkserver,
+            directory,
+            notices,
+            plane,
+            folder,
+            ..
+        } = self;
+        drop((plane, notices, chunkserver, directory));
+        Self::start_in(folder, mode, id.0, id.0 + 100, suspect_after)
+    }
+
+    fn start_in(
+        folder: TempDir,
+        mode: Mode,
+        number: u64,
+        nonce: u64,
+        suspect_after: Duration,
+    ) -> Self {
         let start = Start {
-            nonce: StartNonce(number),
+            nonce: StartNonce(nonce),
             new_directory_id: DirectoryId([number as u8; 16]),
             scan_threads: 1,
             open_chunks_max: 16,
         };
-        let directory = Directory::open(&folder.path().join("d"), &start).expect("opens");
+        let directory = open_when_free(&folder.path().join("d"), &start);
         let id = ServerId(number);
         let adoption = Adoption {
             cluster_id: CLUSTER,
@@ -93,7 +118,7 @@ impl Server {
             notices,
             address: plane.address(),
             plane: Some(plane),
-            _folder: folder,
+            folder,
         }
     }
 
@@ -123,6 +148,18 @@ impl Server {
             .join("chunks")
             .join(folder)
             .join(format!("{name}.chunk"))
+    }
+}
+
+/// Opens a directory that threads of an earlier start may be about to let go of.
+fn open_when_free(path: &std::path::Path, start: &Start) -> Directory {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Directory::open(path, start) {
+            Ok(directory) => return directory,
+            Err(StoreError::InUse { .. }) if Instant::now() < deadline => std::thread::yield_now(),
+            Err(error) => panic!("the directory does not open: {error}"),
+        }
     }
 }
 
@@ -183,11 +220,21 @@ pub(crate) fn ticket_until(
     chain: &[Hop],
     expiry: u64,
 ) -> Ticket {
+    ticket_of(rights, (handle, VERSION), chain, expiry)
+}
+
+/// A ticket for one version of a chunk.
+pub(crate) fn ticket_of(
+    rights: Rights,
+    (handle, version): (ChunkHandle, ChunkVersion),
+    chain: &[Hop],
+    expiry: u64,
+) -> Ticket {
     let claims = Claims {
         rights,
         key_id: TICKET_KEY.key_id,
         handle,
-        version: VERSION,
+        version,
         expiry,
         file_id: FILE,
         session: SessionId(1),

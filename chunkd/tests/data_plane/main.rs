@@ -7,6 +7,7 @@ mod cluster;
 mod crowds;
 mod hangs;
 mod hostile;
+mod mutations;
 mod peer;
 mod reads;
 mod writes;

@@ -12,8 +12,8 @@ use sarsen_protocol::header::Header;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ClusterId, Epoch, FileId, Serial, SessionId};
 use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{
-    ChunkCrcs, ChunkState, ChunkStatus, Crcs, DeleteChunk, HeldFlags, Hop, Kind, Level, Message,
-    Plane, RevokeLease, Role, Start, VerifyChunk, WriteData, WriteOpen, WriteSeal,
+    Begin, ChunkCrcs, ChunkState, ChunkStatus, Crcs, DeleteChunk, HeldFlags, Hop, Kind, Level,
+    Message, Plane, Promise, Role, SealFile, Start, VerifyChunk, WriteData, WriteOpen, WriteSeal,
 };
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::{Claims, Rights, Ticket, chain_crc};
@@ -186,13 +186,56 @@ fn a_chunk_is_deleted_only_in_its_version_and_in_the_epoch() {
 #[test]
 fn an_order_that_it_does_not_know_is_unsupported_and_others_go_on() {
     let (mut master, _process) = with_chunk(Level::Disk);
-    let revoke = RevokeLease {
+    let of_clients = SealFile {
+        path: "/f".to_owned(),
+    };
+    assert_eq!(master.call(&of_clients), Err(Status::Unsupported));
+    assert!(master.call(&verify(EPOCH, VERSION.0)).is_ok());
+}
+
+#[test]
+fn a_sealed_chunk_promises_and_begins_by_order_and_is_read_as_before() {
+    let (mut master, process) = with_chunk(Level::Disk);
+    let promise = |epoch, version| Promise {
+        epoch,
+        handle: CHUNK,
+        version: ChunkVersion(version),
+    };
+    let refused = master.call(&promise(OLD, 9));
+    assert_eq!(refused, Err(Status::StaleEpoch));
+    let refused = master.call(&promise(EPOCH, VERSION.0));
+    assert_eq!(refused, Err(Status::PromiseRefused));
+    let unknown = Promise {
+        handle: ChunkHandle(1),
+        ..promise(EPOCH, 9)
+    };
+    assert_eq!(master.call(&unknown), Err(Status::ChunkUnknown));
+    let promised = master.call(&promise(EPOCH, 9)).expect("promised");
+    let told = (promised.version, promised.length, promised.state);
+    assert_eq!(told, (VERSION, CONTENT.len() as u32, ChunkState::Sealed));
+    assert_eq!(promised.base_crc32, crc32(CONTENT));
+    let begin = |version| Begin {
         epoch: EPOCH,
         handle: CHUNK,
-        version: VERSION,
+        version: ChunkVersion(version),
+        serial: promised.serial,
+        start_number: promised.member.start_number,
+        directory_id: promised.member.directory_id,
+        memory: false,
+        create: None,
     };
-    assert_eq!(master.call(&revoke), Err(Status::Unsupported));
+    assert_eq!(master.call(&begin(8)), Err(Status::PromiseRefused));
+    let begun = master.call(&begin(9)).expect("begun");
+    assert_eq!(
+        (begun.serial, begun.length),
+        (promised.serial, CONTENT.len() as u32)
+    );
+    assert_eq!(master.call(&begin(9)), Ok(begun), "asked again");
+    // Nobody has told that the version is active.
+    let held = master.held(CHUNK).expect("held");
+    assert_eq!((held.version, held.state), (VERSION, ChunkState::Sealed));
     assert!(master.call(&verify(EPOCH, VERSION.0)).is_ok());
+    drop(process);
 }
 
 #[test]

@@ -245,6 +245,7 @@ impl Process {
                 directories,
                 heartbeat,
                 suspect_after,
+                ..
             } => {
                 let keys = TicketKeys::new(&ticket_keys);
                 self.server.register(keys, &directories, suspect_after);
@@ -296,6 +297,8 @@ impl Process {
                 asked,
                 answer,
             } => self.answer_order(world, ConnId(connection), request_id, asked, answer),
+            // No simulated master orders anything of open chunks.
+            Action::OrderChunk { .. } | Action::ReportChain { .. } => {}
             Action::Unserved {
                 directory_id,
                 status,

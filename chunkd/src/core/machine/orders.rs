@@ -17,7 +17,7 @@ const VERIFIES_MAX: usize = 2;
 
 impl Machine {
     /// Whether an order may run now. One that may not is answered, if there is anybody to answer.
-    fn may_run(&mut self, waiting: &WaitingOrder) -> bool {
+    pub(super) fn may_run(&mut self, waiting: &WaitingOrder) -> bool {
         if !is_in_force(Check::OrderSession) {
             return true;
         }

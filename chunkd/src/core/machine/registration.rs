@@ -192,6 +192,7 @@ impl Machine {
             directories,
             heartbeat,
             suspect_after: Duration::from_millis(u64::from(registered.suspect_after)),
+            dead_after: self.silence_max,
         });
     }
 

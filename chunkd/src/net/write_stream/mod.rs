@@ -40,6 +40,7 @@ use self::store::{Store, StoreJob};
 use super::STALL_MAX;
 use super::chunkserver::wall_clock;
 use super::link::{Head, Link, LinkError};
+use super::members;
 use super::plane::Thread;
 use crate::core::replica_stream::{Action, Due, ReplicaStream};
 use crate::core::tickets;
@@ -115,6 +116,9 @@ async fn tell(events: &Events, event: Event) {
 pub(super) async fn serve(thread: &Thread, link: &mut Link, head: &Head) -> Result<(), StreamEnd> {
     let open: WriteOpen = head.message()?;
     let request_id = head.header.request_id;
+    if thread.chunkserver.members.takes(&thread.chunkserver, &open) {
+        return members::stream::serve(thread, link, request_id, open).await;
+    }
     let counters = &thread.chunkserver.counters;
     let result = match admit(thread, link, request_id, &open).await? {
         Ok(buffers) => {
@@ -151,10 +155,6 @@ async fn admit(
     let keys = thread.chunkserver.ticket_keys();
     if let Err(error) = keys.check_write(open, thread.chunkserver.me(), wall_clock()) {
         return Ok(Err((tickets::status_of(error), error.to_string())));
-    }
-    if open.begin_serial != Serial::NONE || open.lock_token != 0 {
-        let text = "this server writes pending chunks only".to_owned();
-        return Ok(Err((Status::Unsupported, text)));
     }
     let early = ReplicaStream::new(thread.chunkserver.me(), open.clone());
     let joining = timeout(

@@ -19,7 +19,7 @@ mod sealing;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, FileId, Serial};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, FileId, Serial, SessionId};
 use sarsen_protocol::id_row::ID_ROW_LEN;
 use sarsen_protocol::message::PreparedSeal;
 
@@ -30,6 +30,7 @@ use super::super::table::lock;
 use super::batch::{Batch, parts_of};
 use super::error::OpenChunkError;
 use super::files::{ChunkFiles, Places, Unsynced};
+use super::ids::Lookup;
 use super::plan::Incoming;
 use super::sealed_form::told_of;
 use super::snapshot::Snapshot;
@@ -217,6 +218,31 @@ impl OpenChunk {
         lock(&self.books).was_changed
     }
 
+    /// What it is beside its states.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        lock(&self.books).standing
+    }
+
+    /// What the applied state's id table says of a request.
+    #[must_use]
+    pub fn find(&self, session: SessionId, number: u64) -> Lookup {
+        lock(&self.books).state.ids().find(session, number)
+    }
+
+    /// Rows of the applied state's id table.
+    #[must_use]
+    pub fn id_rows(&self) -> usize {
+        lock(&self.books).state.ids().len()
+    }
+
+    /// Up to where mutations are stable here, and of which version that is.
+    #[must_use]
+    pub fn stable(&self) -> (ChunkVersion, Serial) {
+        let books = lock(&self.books);
+        (books.state.version(), books.stable_serial)
+    }
+
     /// Up to where mutations are stable here.
     #[must_use]
     pub fn stable_serial(&self) -> Serial {
@@ -273,13 +299,14 @@ impl OpenChunk {
         result.map(|()| !writer.waiting.is_empty())
     }
 
-    /// Syncs what has to be stable before its entries are written, and hands those over. A journal
-    /// that is full takes them later.
+    /// Syncs what has to be stable before its entries are written, and hands those over. Whether
+    /// some wait all the same, since they came later or the journal is full, is the answer.
     ///
     /// # Errors
     /// A failed sync poisons the chunk.
-    pub fn flush(&self) -> Result<(), OpenChunkError> {
-        self.flush_as(Class::Mutation)
+    pub fn flush(&self) -> Result<bool, OpenChunkError> {
+        self.flush_as(Class::Mutation)?;
+        Ok(!lock(&self.writer).waiting.is_empty())
     }
 
     /// Everything up to `mark` is committed: readers see it.

@@ -1,6 +1,8 @@
 //! Orders: which ones run, when, and how many at a time.
 
 use super::*;
+use crate::core::{member, mutation};
+use sarsen_protocol::message::{ChainTrouble, Promise, ReportChain};
 
 fn order(request_id: u64, epoch: Epoch, order: Order) -> Event {
     Event::Ordered {
@@ -241,4 +243,113 @@ fn copies_keep_to_the_masters_limit_and_a_chunk_is_copied_once_at_a_time() {
     );
     assert_eq!(after(&mut machine, Duration::ZERO, copied(3, 7)), []);
     assert_eq!(after(&mut machine, Duration::ZERO, copied(4, 8)), []);
+}
+
+fn promise(handle: u64) -> Promise {
+    Promise {
+        epoch: EPOCH,
+        handle: ChunkHandle(handle),
+        version: ChunkVersion(2),
+    }
+}
+
+fn chunk_order(handle: u64) -> Order {
+    let order = mutation::Order::Change(member::Order::Promise(promise(handle)));
+    Order::Chunk(Box::new(order))
+}
+
+#[test]
+fn orders_to_open_chunks_go_there_at_once_and_are_compared_as_all_are() {
+    let mut machine = registered();
+    let old = Epoch {
+        number: 4,
+        incarnation: 40,
+    };
+    let actions = after(&mut machine, Duration::ZERO, order(6, old, chunk_order(1)));
+    let is_refusal = |action: &Action| {
+        matches!(action, Action::Answer { request_id: 6, asked: Kind::Promise, answer: Err((status, _)), .. }
+            if *status == Status::StaleEpoch)
+    };
+    assert!(
+        actions.iter().all(is_refusal) && actions.len() == 1,
+        "{actions:?}"
+    );
+    for request_id in 7..10 {
+        let ordered = order(request_id, EPOCH, chunk_order(1));
+        let passed_on = Action::OrderChunk {
+            connection: 1,
+            request_id,
+            order: Box::new(mutation::Order::Change(member::Order::Promise(promise(1)))),
+        };
+        assert_eq!(after(&mut machine, Duration::ZERO, ordered), [passed_on]);
+    }
+    let answered = |connection| Event::ChunkOrderAnswered {
+        connection,
+        request_id: 8,
+        asked: Kind::RevokeLease,
+        answer: Box::new(Ok(ChunkDeleted.into())),
+    };
+    let answer = Action::Answer {
+        connection: 1,
+        request_id: 8,
+        asked: Kind::RevokeLease,
+        answer: Ok(ChunkDeleted.into()),
+    };
+    assert_eq!(after(&mut machine, Duration::ZERO, answered(1)), [answer]);
+    let late = after(&mut machine, Duration::ZERO, answered(7));
+    assert_eq!(late, [], "it came over a connection that is gone");
+}
+
+#[test]
+fn what_a_chain_tells_is_kept_until_a_master_has_it() {
+    let mut machine = registered();
+    let report = |version| ReportChain {
+        handle: ChunkHandle(1),
+        version: ChunkVersion(version),
+        serial: Serial(3),
+        what: ChainTrouble::HopFailed,
+        blamed: ServerId(2),
+        status: 0,
+    };
+    let told = |report| Action::ReportChain {
+        connection: 1,
+        report,
+    };
+    let tell =
+        |machine: &mut Machine, report| after(machine, Duration::ZERO, Event::ChainTrouble(report));
+    assert_eq!(tell(&mut machine, report(1)), [told(report(1))]);
+    assert_eq!(tell(&mut machine, report(1)), [], "it is on its way");
+    assert_eq!(tell(&mut machine, report(2)), [told(report(2))]);
+    let answered = Event::ChainReported {
+        connection: 1,
+        report: report(1),
+    };
+    assert_eq!(after(&mut machine, Duration::ZERO, answered), []);
+    // The second was not answered when the master went away.
+    let gone = Event::Disconnected { connection: 1 };
+    after(&mut machine, Duration::ZERO, gone);
+    assert_eq!(tell(&mut machine, report(3)), []);
+    after(&mut machine, seconds(60), Event::Tick);
+    let dialled = Event::Dialled {
+        connection: 2,
+        cluster_id: CLUSTER,
+    };
+    after(&mut machine, seconds(60), dialled);
+    let welcomed = Event::Registered {
+        connection: 2,
+        answer: Ok(welcome(EPOCH, [Status::Ok; 2])),
+    };
+    after(&mut machine, seconds(60), welcomed);
+    let kept = after(&mut machine, seconds(60), Event::Kept { connection: 2 });
+    let told_again: Vec<_> = kept
+        .iter()
+        .filter_map(|action| match action {
+            Action::ReportChain {
+                connection: 2,
+                report,
+            } => Some(report.version.0),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told_again, [2, 3]);
 }

@@ -53,6 +53,7 @@ fn a_registration_is_kept_durably_before_anything_is_served_or_said() {
     );
     let actions = after(&mut machine, Duration::ZERO, Event::Kept { connection: 1 });
     let serve = Action::Serve {
+        dead_after: seconds(10),
         ticket_keys: vec![KEY],
         directories: vec![DIRECTORY],
         heartbeat: seconds(1),

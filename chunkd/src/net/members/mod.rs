@@ -1,0 +1,323 @@
+//! Open chunks at work (`spec/replication.md`, `spec/wire.md` section 12.3): each has one machine,
+//! [`crate::core::mutation::Replica`], and one [`actor`] that drives it.
+//!
+//! - [`lane`]: what the machine wants of the store, without a runtime;
+//! - [`actor`]: the task of a chunk, on a thread of the data plane; [`inbox`]: its queues;
+//! - [`stream`]: mutation streams that come in; [`hop`]: the way on to the next member;
+//! - [`journal`]: a directory's journal and its thread;
+//! - [`reading`]: reads of the committed state.
+//!
+//! Nothing about one chunk is decided in two places, and two chunks never wait for each other.
+//!
+//! An actor is made when something is told to a chunk that this server has, or is to make, and goes
+//! when the chunk is sealed and at rest. Where its thread has panicked, the next one begins from what
+//! the store has, as after a restart: it takes no mutation of the version that it was in.
+
+mod actor;
+mod hop;
+mod inbox;
+mod journal;
+pub mod lane;
+pub(super) mod reading;
+pub(super) mod stream;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, Serial};
+use sarsen_protocol::message::{HeldLease, MemberState, Newest, WriteOpen};
+use sarsen_protocol::size::LEASES_MAX;
+use tokio::sync::{mpsc, oneshot};
+
+pub(super) use self::actor::Actor;
+use self::inbox::{Inbox, Input, ReadAsked, Readable, lock};
+use self::journal::Journal;
+use super::chunkserver::Chunkserver;
+use crate::core::member::{Member, Refusal};
+use crate::core::mutation::{Answer, Config, Order, Replica, StreamId, WantedLease};
+use crate::store::Directory;
+
+/// Milliseconds of silence after which a member serves no reads, until the master has told its own.
+const DEAD_AFTER_DEFAULT: u64 = 10_000;
+
+/// The open chunks of a chunkserver.
+#[derive(Debug)]
+pub struct Members {
+    began: Instant,
+    places: Mutex<HashMap<ChunkHandle, Arc<Place>>>,
+    /// The data plane's threads, which run actors.
+    hosts: Mutex<Vec<mpsc::UnboundedSender<Actor>>>,
+    journals: Mutex<HashMap<DirectoryId, Arc<Journal>>>,
+    last_stream: AtomicU64,
+    /// In milliseconds, as the master told it.
+    dead_after: AtomicU64,
+}
+
+/// What others see of a chunk's actor.
+#[derive(Debug)]
+struct Place {
+    inbox: Arc<Inbox>,
+    journal: Arc<Journal>,
+    /// The chunk is not read as a sealed one.
+    is_open: AtomicBool,
+    lease: Mutex<Option<WantedLease>>,
+}
+
+impl Members {
+    pub(super) fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            places: Mutex::default(),
+            hosts: Mutex::default(),
+            journals: Mutex::default(),
+            last_stream: AtomicU64::new(0),
+            dead_after: AtomicU64::new(DEAD_AFTER_DEFAULT),
+        }
+    }
+
+    /// Silence of a chain after which its members serve no reads (`spec/replication.md` section 12).
+    pub fn set_dead_after(&self, dead_after: Duration) {
+        let millis = u64::try_from(dead_after.as_millis()).unwrap_or(u64::MAX);
+        self.dead_after.store(millis.max(1), Ordering::Relaxed);
+    }
+
+    /// A thread that runs actors from now on, until it drops the other end.
+    pub(super) fn host(&self) -> mpsc::UnboundedReceiver<Actor> {
+        let (host, hosted) = mpsc::unbounded_channel();
+        lock(&self.hosts).push(host);
+        hosted
+    }
+
+    /// Hands an order of the master to its chunk, whose epoch and connection were compared. `answer` is
+    /// called once, on a thread that must not wait.
+    pub fn order(
+        &self,
+        chunkserver: &Chunkserver,
+        order: Order,
+        answer: impl FnOnce(Result<Answer, Refusal>) + Send + 'static,
+    ) -> Result<(), UnknownChunk> {
+        let (handle, directory) = whose(&order);
+        let input = Input::Order(order, Box::new(answer));
+        self.tell(chunkserver, handle, directory, input).map(drop)
+    }
+
+    /// Which state of a chunk is the newest. The ticket was compared.
+    ///
+    /// # Errors
+    /// [`UnknownChunk`], if nothing of the chunk is here.
+    pub fn newest(
+        &self,
+        chunkserver: &Chunkserver,
+        newest: Newest,
+        answer: impl FnOnce(Result<Answer, Refusal>) + Send + 'static,
+    ) -> Result<(), UnknownChunk> {
+        let handle = newest.handle;
+        let input = Input::Newest(newest, Box::new(answer));
+        self.tell(chunkserver, handle, None, input).map(drop)
+    }
+
+    /// The leases that are to go on: of primaries with work.
+    #[must_use]
+    pub fn wanted_leases(&self) -> Vec<HeldLease> {
+        let places = lock(&self.places);
+        let wanted = places.iter().filter_map(|(&handle, place)| {
+            let lease = (*lock(&place.lease))?;
+            Some(HeldLease {
+                handle,
+                version: lease.version,
+                length: lease.length,
+                serial: lease.serial,
+            })
+        });
+        wanted.take(LEASES_MAX).collect()
+    }
+
+    /// A lease goes on until so long after [`Self::now`] was 0.
+    pub fn lease_extended(&self, handle: ChunkHandle, version: ChunkVersion, until: Duration) {
+        if let Some(place) = self.find(handle) {
+            // An actor that has ended orders nothing.
+            let _ = place.inbox.push(Input::LeaseExtended(version, until));
+        }
+    }
+
+    /// What the machines measure time by.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Something of a chunk has changed in its directory: a copy may have taken its place, or it was
+    /// deleted.
+    pub(super) fn look_again(&self, handle: ChunkHandle) {
+        if let Some(place) = self.find(handle) {
+            // One that has ended begins from what is there now.
+            let _ = place.inbox.push(Input::LookAgain);
+        }
+    }
+
+    /// Whether a chunk is not read as a sealed one.
+    #[must_use]
+    pub fn is_open(&self, chunkserver: &Chunkserver, handle: ChunkHandle) -> bool {
+        if let Some(place) = self.find(handle) {
+            return place.is_open.load(Ordering::Acquire);
+        }
+        // One that a start found open, and that nobody has asked for yet.
+        let directory = chunkserver.directory_of(handle);
+        let chunk = directory.and_then(|directory| directory.open_chunk(handle));
+        chunk.is_some_and(|chunk| chunk.was_changed())
+    }
+
+    /// Whether a stream is one of mutations: a pending chunk begins at serial 0, and is not here yet.
+    pub(super) fn takes(&self, chunkserver: &Chunkserver, open: &WriteOpen) -> bool {
+        let handle = open.handle;
+        let is_open_here = || {
+            let directory = chunkserver.directory_of(handle);
+            directory.is_some_and(|directory| directory.open_chunk(handle).is_some())
+        };
+        open.begin_serial.is_some() || open.lock_token != 0 || is_open_here()
+    }
+
+    /// Lets a plain read of at least this state in.
+    async fn read(
+        &self,
+        chunkserver: &Chunkserver,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        serial: Serial,
+    ) -> Result<Result<Readable, Refusal>, UnknownChunk> {
+        let (answer, answered) = oneshot::channel();
+        let asked = ReadAsked {
+            version,
+            serial,
+            answer,
+        };
+        self.tell(chunkserver, handle, None, Input::Read(Box::new(asked)))?;
+        // An actor that ends drops what it has not answered.
+        answered.await.map_err(|_| UnknownChunk)
+    }
+
+    pub(super) fn next_stream(&self) -> StreamId {
+        StreamId(self.last_stream.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// Tells a chunk's actor, which is made if the chunk is here, or is to be made in `directory`.
+    fn tell(
+        &self,
+        chunkserver: &Chunkserver,
+        handle: ChunkHandle,
+        directory: Option<DirectoryId>,
+        mut input: Input,
+    ) -> Result<Arc<Inbox>, UnknownChunk> {
+        loop {
+            let place = self.place(chunkserver, handle, directory)?;
+            match place.inbox.push(input) {
+                Ok(()) => return Ok(Arc::clone(&place.inbox)),
+                Err(given_back) => {
+                    // It has ended this moment.
+                    self.forget(handle, &place);
+                    input = given_back;
+                }
+            }
+        }
+    }
+
+    fn find(&self, handle: ChunkHandle) -> Option<Arc<Place>> {
+        lock(&self.places).get(&handle).cloned()
+    }
+
+    /// Takes an actor that has ended from the books.
+    fn forget(&self, handle: ChunkHandle, ended: &Arc<Place>) {
+        let mut places = lock(&self.places);
+        if places
+            .get(&handle)
+            .is_some_and(|place| Arc::ptr_eq(place, ended))
+        {
+            places.remove(&handle);
+        }
+    }
+
+    fn place(
+        &self,
+        chunkserver: &Chunkserver,
+        handle: ChunkHandle,
+        directory: Option<DirectoryId>,
+    ) -> Result<Arc<Place>, UnknownChunk> {
+        let mut places = lock(&self.places);
+        if let Some(place) = places.get(&handle) {
+            return Ok(Arc::clone(place));
+        }
+        let is_it = |it: &&Arc<Directory>| Some(it.identity().directory_id) == directory;
+        let holder = chunkserver.directory_of(handle);
+        let holder = holder.or_else(|| chunkserver.served().find(is_it));
+        let holder = Arc::clone(holder.ok_or(UnknownChunk)?);
+        let identity = holder.identity();
+        let me = MemberState {
+            server: chunkserver.me(),
+            directory_id: identity.directory_id,
+            start_number: identity.start_number,
+        };
+        let found = lane::found(&holder, handle);
+        let place = Arc::new(Place {
+            inbox: Arc::default(),
+            journal: self.journal(identity.directory_id),
+            is_open: AtomicBool::new(found.is_open),
+            lease: Mutex::default(),
+        });
+        place.journal.listen(&place.inbox);
+        let chunk_size = identity.adoption.map_or(0, |adoption| adoption.chunk_size);
+        let dead_after = Duration::from_millis(self.dead_after.load(Ordering::Relaxed));
+        let config = Config::new(chunkserver.suspect_after(), dead_after, chunk_size);
+        let replica = Replica::new(Member::recovered(handle, me, &found), config);
+        let actor = Actor::new(handle, holder, Arc::clone(&place), replica, self.began);
+        self.give_to_host(handle, actor)?;
+        places.insert(handle, Arc::clone(&place));
+        Ok(place)
+    }
+
+    fn journal(&self, id: DirectoryId) -> Arc<Journal> {
+        Arc::clone(lock(&self.journals).entry(id).or_default())
+    }
+
+    fn give_to_host(&self, handle: ChunkHandle, mut actor: Actor) -> Result<(), UnknownChunk> {
+        let mut hosts = lock(&self.hosts);
+        loop {
+            let count = hosts.len() as u64;
+            let index = handle.0.checked_rem(count).ok_or(UnknownChunk)?;
+            let index = usize::try_from(index).unwrap_or(0);
+            let Some(host) = hosts.get(index) else {
+                return Err(UnknownChunk);
+            };
+            match host.send(actor) {
+                Ok(()) => return Ok(()),
+                Err(given_back) => {
+                    // The thread has ended, and begins anew as another host.
+                    hosts.remove(index);
+                    actor = given_back.0;
+                }
+            }
+        }
+    }
+}
+
+/// Nothing of the chunk is here, or nobody may work at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no such chunk is here")]
+pub struct UnknownChunk;
+
+/// Which chunk an order is for, and where that is to be made.
+fn whose(order: &Order) -> (ChunkHandle, Option<DirectoryId>) {
+    use crate::core::member::Order as Change;
+    match order {
+        Order::Change(Change::Promise(order)) => (order.handle, None),
+        Order::Change(Change::Begin(order)) => {
+            let is_new = order.create.is_some();
+            (order.handle, is_new.then_some(order.directory_id))
+        }
+        Order::Change(Change::PrepareSeal(order)) => (order.handle, None),
+        Order::Change(Change::Settle(order)) => (order.handle, None),
+        Order::Grant(order) => (order.handle, None),
+        Order::Revoke(order) => (order.handle, None),
+    }
+}

@@ -1,0 +1,313 @@
+//! Reads of an open chunk's committed state (`spec/replication.md` section 12, `spec/messages.md`
+//! section 13).
+//!
+//! A read is let in by the chunk's machine and then served from one snapshot: all its frames are of
+//! the same version, serial and length. Bytes are copied, on blocking threads: what `sendfile` has queued
+//! of a place in the patch file may leave the machine when that place holds something else
+//! (`spec/journal.md` section 4). They are not looked at, the reader verifies.
+//!
+//! Memory is bounded by [`FRAMES_MAX`]: a read waits for its turn, and who takes nothing of its frame
+//! for [`STALL_MAX`] is left.
+
+use std::io;
+use std::sync::Arc;
+
+use sarsen_protocol::crc::crc32;
+use sarsen_protocol::header::Header;
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
+use sarsen_protocol::message::{
+    ChunkState, Crcs, CutData, ErrorBody, Kind, Message as _, Newest, Read, ReadCut, ReadData, Want,
+};
+use sarsen_protocol::size::{BLOCK_LEN, HEADER_LEN};
+use sarsen_protocol::status::Status;
+use sarsen_protocol::ticket::Ticket;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
+
+use super::super::STALL_MAX;
+use super::super::chunkserver::{status_of, wall_clock};
+use super::super::link::{Link, LinkError};
+use super::super::plane::Thread;
+use super::Readable;
+use crate::core::mutation::Answer;
+use crate::core::read_stream::{self, Part, ReadStream, Refusal, ReplicaFacts};
+use crate::core::tickets;
+use crate::store::open_chunk::Snapshot;
+
+/// Frames of open chunks that are on their way at a time, of a mebibyte at most.
+const FRAMES_MAX: usize = 64;
+
+/// Bounds what reads of open chunks hold in memory.
+pub(super) static FRAMES: Semaphore = Semaphore::const_new(FRAMES_MAX);
+
+/// What a read asks for, whichever way.
+struct Asked<'a> {
+    ticket: &'a Ticket,
+    handle: ChunkHandle,
+    version: ChunkVersion,
+    serial: Serial,
+    want: Want,
+}
+
+/// Answers a `Read`, if the chunk is open; false if it is to be read as a sealed one.
+///
+/// # Errors
+/// When the connection is of no use any more.
+pub(in super::super) async fn serve(
+    thread: &Thread,
+    link: &Link,
+    request_id: u64,
+    read: &Read,
+) -> Result<Result<bool, Refusal>, LinkError> {
+    let asked = Asked {
+        ticket: &read.ticket,
+        handle: read.handle,
+        version: read.version,
+        serial: read.serial,
+        want: read.want,
+    };
+    let snapshot = match open(thread, &asked).await {
+        Ok(Some(snapshot)) => Arc::new(snapshot),
+        Ok(None) => return Ok(Ok(false)),
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let mut parts = match ReadStream::new(read, &facts_of(&snapshot)) {
+        Ok(parts) => parts,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    thread.chunkserver.count_read(read.handle);
+    while let Some(part) = parts.next_part() {
+        let snapshot = Arc::clone(&snapshot);
+        let make = move || frame_of(&snapshot, request_id, part);
+        if let Err(refusal) = send(thread, link, part.len, make).await? {
+            return Ok(Err(refusal));
+        }
+    }
+    Ok(Ok(true))
+}
+
+/// Answers a `ReadCut`, as [`serve`].
+///
+/// # Errors
+/// As [`serve`].
+pub(in super::super) async fn serve_cut(
+    thread: &Thread,
+    link: &Link,
+    request_id: u64,
+    read: &ReadCut,
+) -> Result<Result<bool, Refusal>, LinkError> {
+    let asked = Asked {
+        ticket: &read.ticket,
+        handle: read.handle,
+        version: read.version,
+        serial: read.serial,
+        want: read.want,
+    };
+    let snapshot = match open(thread, &asked).await {
+        Ok(Some(snapshot)) => snapshot,
+        Ok(None) => return Ok(Ok(false)),
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let part = match read_stream::cut(read, &facts_of(&snapshot)) {
+        Ok(part) => part,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    thread.chunkserver.count_read(read.handle);
+    let make = move || cut_frame_of(&snapshot, request_id, part);
+    let sent = send(thread, link, part.len, make).await?;
+    Ok(sent.map(|()| true))
+}
+
+/// Lets a read in; `None` if the chunk is sealed, or none is here.
+async fn open(thread: &Thread, asked: &Asked<'_>) -> Result<Option<Snapshot>, Refusal> {
+    let (chunkserver, handle) = (&thread.chunkserver, asked.handle);
+    let members = &chunkserver.members;
+    if !members.is_open(chunkserver, handle) {
+        return Ok(None);
+    }
+    // An older ticket opens a newer version too.
+    let version = asked.ticket.unverified_claims().version;
+    chunkserver
+        .ticket_keys()
+        .check_read(asked.ticket, handle, version, wall_clock())
+        .map_err(|error| refuse(tickets::status_of(error), &error.to_string()))?;
+    let (mut version, mut serial) = (asked.version, asked.serial);
+    match asked.want {
+        Want::Sealed => return Err(refuse(Status::ChunkOpen, "the chunk is not sealed")),
+        Want::Plain => {}
+        Want::Newest => {
+            let newest = Newest {
+                ticket: asked.ticket.clone(),
+                handle,
+                version,
+            };
+            let confirmed = confirm(thread, newest).await?;
+            (version, serial) = (confirmed.0.max(version), confirmed.1.max(serial));
+        }
+    }
+    let let_in = members.read(chunkserver, handle, version, serial).await;
+    let let_in = let_in.map_err(|error| refuse(Status::ChunkUnknown, &error.to_string()))?;
+    match let_in? {
+        Readable::Open(snapshot) => Ok(Some(snapshot)),
+        Readable::Sealed => Ok(None),
+    }
+}
+
+/// Asks the primary, which has to be here, for the newest state.
+async fn confirm(thread: &Thread, newest: Newest) -> Result<(ChunkVersion, Serial), Refusal> {
+    let chunkserver = &thread.chunkserver;
+    let (answer, answered) = oneshot::channel();
+    let told = move |confirmed| {
+        // Who asked may have gone.
+        let _ = answer.send(confirmed);
+    };
+    let gone = || refuse(Status::ChunkUnknown, "no such chunk is here");
+    let asked = chunkserver.members.newest(chunkserver, newest, told);
+    asked.map_err(|_| gone())?;
+    match answered.await.map_err(|_| gone())?? {
+        Answer::Newest(reply) => Ok((reply.version, reply.serial)),
+        _ => Err(refuse(Status::Internal, "another question was answered")),
+    }
+}
+
+/// Makes a frame on a blocking thread and sends it.
+async fn send(
+    thread: &Thread,
+    link: &Link,
+    len: u32,
+    make: impl FnOnce() -> Result<Vec<u8>, Refusal> + Send + 'static,
+) -> Result<Result<(), Refusal>, LinkError> {
+    // It is never closed.
+    let _turn = FRAMES.acquire().await;
+    let made = tokio::task::spawn_blocking(make).await;
+    let made = made.unwrap_or_else(|error| Err(refuse(Status::Internal, &error.to_string())));
+    let frame = match made {
+        Ok(frame) => frame,
+        Err(refusal) => {
+            thread.chunkserver.counters.medium_errors.add(1);
+            return Ok(Err(refusal));
+        }
+    };
+    let sent = timeout(STALL_MAX, link.socket().send(frame)).await;
+    sent.map_err(|_| LinkError::Silent)??;
+    thread.chunkserver.counters.bytes_out.add(u64::from(len));
+    Ok(Ok(()))
+}
+
+fn facts_of(snapshot: &Snapshot) -> ReplicaFacts {
+    ReplicaFacts {
+        version: snapshot.version,
+        serial: snapshot.serial,
+        length: snapshot.content().length(),
+        state: ChunkState::Open,
+    }
+}
+
+fn refuse(status: Status, text: &str) -> Refusal {
+    (status, ErrorBody::new(text))
+}
+
+/// Blocks that a range touches: of each its number, where the bytes begin in it, and how many.
+fn blocks_of(offset: u32, len: u32) -> impl Iterator<Item = (usize, u32, u32)> {
+    let end = offset.saturating_add(len);
+    let mut at = offset;
+    std::iter::from_fn(move || {
+        let inside = at % BLOCK_LEN;
+        let some = (BLOCK_LEN - inside).min(end - at);
+        let block = (at / BLOCK_LEN) as usize;
+        at += some;
+        (some > 0).then_some((block, inside, some))
+    })
+}
+
+/// Puts bytes of a state behind `frame`.
+fn put_bytes(
+    snapshot: &Snapshot,
+    frame: &mut Vec<u8>,
+    offset: u32,
+    len: u32,
+) -> Result<(), Refusal> {
+    for (index, inside, some) in blocks_of(offset, len) {
+        let block = snapshot.content().block(index);
+        let block = block.ok_or_else(|| refuse(Status::Internal, "a block is missing"))?;
+        let from = frame.len();
+        frame.resize(from + some as usize, 0);
+        let place = frame.get_mut(from..).unwrap_or_default();
+        let read = snapshot.places().read(index, block.place, inside, place);
+        let read = read.and_then(|read| match read == some as usize {
+            true => Ok(()),
+            false => Err(crate::store::StoreError::io(
+                crate::store::Operation::Read,
+                format!("chunk {}", snapshot.places().handle()).into(),
+                io::ErrorKind::UnexpectedEof.into(),
+            )),
+        });
+        read.map_err(|error| {
+            tracing::error!(%error, "the medium failed under a read of an open chunk");
+            refuse(status_of(&error), &error.to_string())
+        })?;
+    }
+    Ok(())
+}
+
+fn frame_of(snapshot: &Snapshot, request_id: u64, part: Part) -> Result<Vec<u8>, Refusal> {
+    let content = snapshot.content();
+    let blocks = blocks_of(part.offset, part.len).map(|(index, _, _)| content.block(index));
+    let crcs: Option<Vec<u32>> = blocks.map(|block| Some(block?.crc32)).collect();
+    let crcs = crcs.and_then(|crcs| Crcs::new(&crcs));
+    let body = ReadData {
+        handle: snapshot.places().handle(),
+        version: snapshot.version,
+        serial: snapshot.serial,
+        chunk_length: content.length(),
+        offset: part.offset,
+        state: ChunkState::Open,
+        last: part.last,
+        crcs: crcs.ok_or_else(|| refuse(Status::Internal, "a block is missing"))?,
+    }
+    .to_body();
+    let mut frame = head_of(Kind::ReadData, request_id, &body, part.len);
+    put_bytes(snapshot, &mut frame, part.offset, part.len)?;
+    Ok(frame)
+}
+
+fn cut_frame_of(snapshot: &Snapshot, request_id: u64, part: Part) -> Result<Vec<u8>, Refusal> {
+    let content = snapshot.content();
+    let (block_crc, block, from, to) = match part.len {
+        0 => (0, Vec::new(), 0, 0),
+        len => {
+            let index = (part.offset / BLOCK_LEN) as usize;
+            let start = part.offset - part.offset % BLOCK_LEN;
+            let block_len = (content.length() - start).min(BLOCK_LEN);
+            let mut block = Vec::with_capacity(block_len as usize);
+            put_bytes(snapshot, &mut block, start, block_len)?;
+            let crc = content.block(index).map_or(0, |block| block.crc32);
+            let from = (part.offset - start) as usize;
+            (crc, block, from, from + len as usize)
+        }
+    };
+    let of = |range: std::ops::Range<usize>| crc32(block.get(range).unwrap_or_default());
+    let body = CutData {
+        handle: snapshot.places().handle(),
+        version: snapshot.version,
+        serial: snapshot.serial,
+        chunk_length: content.length(),
+        offset: part.offset,
+        block_crc,
+        before: of(0..from),
+        behind: of(to..block.len()),
+        state: ChunkState::Open,
+    }
+    .to_body();
+    let mut frame = head_of(Kind::CutData, request_id, &body, part.len);
+    frame.extend_from_slice(block.get(from..to).unwrap_or_default());
+    Ok(frame)
+}
+
+fn head_of(kind: Kind, request_id: u64, body: &[u8], payload_len: u32) -> Vec<u8> {
+    let header = Header::new(kind, Status::Ok, request_id, body, payload_len);
+    let mut frame = Vec::with_capacity(HEADER_LEN + body.len() + payload_len as usize);
+    frame.extend_from_slice(&header.encode());
+    frame.extend_from_slice(body);
+    frame
+}

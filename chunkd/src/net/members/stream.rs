@@ -1,0 +1,187 @@
+//! A mutation stream that comes in: from a client to the primary, or from the hop before
+//! (`spec/wire.md` section 12.3).
+//!
+//! It moves frames and decides nothing but whether the ticket opens the door. What a client may send
+//! and what a member may is told apart by the position in the `WriteOpen`. Payloads are not looked at
+//! here; they stay where they were received, in pieces that many frames share.
+//!
+//! When the actor ends the stream, what it has said before is sent, and the connection closes with
+//! care. When the peer ends it, the actor is told.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sarsen_protocol::deframe::{Frame, error_frame};
+use sarsen_protocol::error::FrameError;
+use sarsen_protocol::message::{
+    Append, ErrorBody, Kind, Message, WriteBatch, WriteData, WriteOpen,
+};
+use sarsen_protocol::status::Status;
+use tokio::time::timeout;
+
+use super::super::chunkserver::wall_clock;
+use super::super::link::{Link, LinkError};
+use super::super::plane::Thread;
+use super::super::write_stream::StreamEnd;
+use super::super::{IDLE_MAX, STALL_MAX};
+use super::inbox::{Inbox, Input, Port};
+use crate::core::mutation::StreamId;
+use crate::core::tickets;
+use crate::io::Socket;
+
+/// How long a client may have nothing to write before it has to open its stream again. Of the hop
+/// before the machine knows better.
+const REST_MAX: Duration = IDLE_MAX;
+
+/// Serves a mutation stream, which `open` begins, to its end.
+///
+/// # Errors
+/// How it ended; it always ends with its connection.
+pub(in super::super) async fn serve(
+    thread: &Thread,
+    link: &mut Link,
+    request_id: u64,
+    open: WriteOpen,
+) -> Result<(), StreamEnd> {
+    let chunkserver = &thread.chunkserver;
+    let _counted = chunkserver.counters.write_streams.count();
+    let keys = chunkserver.ticket_keys();
+    if let Err(error) = keys.check_write(&open, chunkserver.me(), wall_clock()) {
+        let refusal = (tickets::status_of(error), error.to_string());
+        return refuse(thread, link, request_id, refusal).await;
+    }
+    let from_client = open.position == 0;
+    let port = Arc::new(Port::new(request_id));
+    let stream = chunkserver.members.next_stream();
+    let handle = open.handle;
+    let begun = Input::Open(stream, Box::new(open), Arc::clone(&port));
+    let inbox = match chunkserver.members.tell(chunkserver, handle, None, begun) {
+        Ok(inbox) => inbox,
+        Err(_) => {
+            let text = format!("no chunk {handle} is here");
+            return refuse(thread, link, request_id, (Status::ChunkUnknown, text)).await;
+        }
+    };
+    let socket = Rc::clone(link.socket());
+    let receiving = Receiving {
+        link,
+        stream,
+        from_client,
+        port: &port,
+        inbox: &inbox,
+        thread,
+    };
+    let end = tokio::select! {
+        biased;
+        end = send(&socket, &port) => end,
+        end = receiving.run() => end,
+        () = thread.draining() => StreamEnd::Draining,
+    };
+    // Which it knows if it was the actor who ended it.
+    let _ = inbox.push(Input::Gone(stream));
+    Err(end)
+}
+
+async fn refuse(
+    thread: &Thread,
+    link: &Link,
+    request_id: u64,
+    (status, text): (Status, String),
+) -> Result<(), StreamEnd> {
+    thread.chunkserver.counters.write_failures.add(1);
+    let error = ErrorBody {
+        server: thread.chunkserver.me(),
+        ..ErrorBody::new(text)
+    };
+    let frame = error_frame(Kind::WriteOpened, request_id, status, &error);
+    link.send(frame).await?;
+    Err(StreamEnd::Told)
+}
+
+/// Sends what the actor says, until it has said all.
+async fn send(socket: &Socket, port: &Port) -> StreamEnd {
+    while let Some(pieces) = port.outbox.next().await {
+        for piece in pieces {
+            match timeout(STALL_MAX, socket.send(piece)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return error.into(),
+                Err(_) => return LinkError::Silent.into(),
+            }
+        }
+    }
+    StreamEnd::Told
+}
+
+/// The half that faces the peer's frames.
+struct Receiving<'a> {
+    link: &'a mut Link,
+    stream: StreamId,
+    from_client: bool,
+    port: &'a Port,
+    inbox: &'a Inbox,
+    thread: &'a Thread,
+}
+
+impl Receiving<'_> {
+    async fn run(self) -> StreamEnd {
+        loop {
+            self.port.may_read().await;
+            let frame = match self.link.next_frame(REST_MAX).await {
+                Ok(Some(frame)) => frame,
+                Ok(None) => {
+                    let closed = std::io::Error::from(std::io::ErrorKind::ConnectionAborted);
+                    return closed.into();
+                }
+                Err(error) => return error.into(),
+            };
+            let input = match self.input(&frame) {
+                Ok(input) => input,
+                Err(error) => return error.into(),
+            };
+            let len = frame.payload.len();
+            self.thread.chunkserver.counters.bytes_in.add(len as u64);
+            self.port.hand_over(len);
+            if self.inbox.push(input).is_err() {
+                return StreamEnd::Told;
+            }
+        }
+    }
+
+    fn input(&self, frame: &Frame) -> Result<Input, FrameError> {
+        let (kind, stream) = (frame.header.kind, self.stream);
+        let is_of_stream =
+            frame.header.request_id == self.port.request_id && frame.header.status.is_ok();
+        let payload_len = frame.header.payload_len;
+        let payload = frame.payload.clone();
+        match kind {
+            _ if !is_of_stream => Err(FrameError::OutOfTurn { kind }),
+            Kind::WriteData if self.from_client => {
+                let write: WriteData = frame.message()?;
+                checked::<WriteData>(write.check_payload(payload_len))?;
+                Ok(Input::Write(stream, write, payload))
+            }
+            Kind::Append if self.from_client => {
+                let append: Append = frame.message()?;
+                checked::<Append>(append.check_payload(payload_len))?;
+                Ok(Input::Append(stream, append, payload))
+            }
+            Kind::WriteBatch if !self.from_client => {
+                let batch: WriteBatch = frame.message()?;
+                checked::<WriteBatch>(batch.check_payload(payload_len))?;
+                Ok(Input::Batch(stream, batch, payload))
+            }
+            Kind::Mark if !self.from_client => Ok(Input::Mark(stream, frame.message()?)),
+            _ => Err(FrameError::OutOfTurn { kind }),
+        }
+    }
+}
+
+fn checked<M: Message>(
+    result: Result<(), sarsen_protocol::error::BodyError>,
+) -> Result<(), FrameError> {
+    result.map_err(|source| FrameError::Body {
+        kind: M::KIND,
+        source,
+    })
+}

@@ -1,0 +1,105 @@
+//! Open chunks and the master (`spec/replication.md` sections 3 and 5, `spec/messages.md` sections
+//! 14.2 and 14.3): its orders go to the chunks' machines, whose answers, reports and wishes for their
+//! leases go to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sarsen_edge::connection::Connection;
+use sarsen_protocol::id::Epoch;
+use sarsen_protocol::message::{
+    AnyMessage, ErrorBody, ExtendLeases, LeaseGranted, ReportChain, Settled,
+};
+use sarsen_protocol::status::Status;
+
+use super::master_link::{Inputs, ask, tell};
+use crate::core::action;
+use crate::core::event::{ConnectionId, Event, Refusal};
+use crate::core::member;
+use crate::core::mutation::{Answer, Order};
+use crate::net::Chunkserver;
+
+/// The order that a message is, if it is one to a member of an open chunk; with its epoch.
+pub(super) fn order_of(message: &AnyMessage) -> Option<(Epoch, Order)> {
+    use member::Order as Change;
+    Some(match message {
+        AnyMessage::Promise(order) => (order.epoch, Order::Change(Change::Promise(*order))),
+        AnyMessage::Begin(order) => (order.epoch, Order::Change(Change::Begin(*order))),
+        AnyMessage::PrepareSeal(order) => (order.epoch, Order::Change(Change::PrepareSeal(*order))),
+        AnyMessage::Settle(order) => (order.epoch, Order::Change(Change::Settle(*order))),
+        AnyMessage::GrantLease(order) => (order.epoch, Order::Grant(Box::new(order.clone()))),
+        AnyMessage::RevokeLease(order) => (order.epoch, Order::Revoke(*order)),
+        _ => return None,
+    })
+}
+
+/// Hands an order to its chunk; the control loop is told of the answer.
+pub(super) fn order(
+    chunkserver: &Chunkserver,
+    inputs: &Inputs,
+    (connection, request_id): (ConnectionId, u64),
+    order: Order,
+) {
+    let asked = action::kind_of(&order);
+    let answered = move |answer| Event::ChunkOrderAnswered {
+        connection,
+        request_id,
+        asked,
+        answer: Box::new(answer),
+    };
+    let to = inputs.clone();
+    let answer = move |answer: Result<Answer, Refusal>| tell(&to, answered(answer.map(message_of)));
+    if let Err(error) = chunkserver.members.order(chunkserver, order, answer) {
+        let refusal = (Status::ChunkUnknown, ErrorBody::new(error.to_string()));
+        tell(inputs, answered(Err(refusal)));
+    }
+}
+
+/// An answer as it is sent.
+pub(super) fn message_of(answer: Answer) -> AnyMessage {
+    match answer {
+        Answer::Change(member::Answer::Promised(promised)) => promised.into(),
+        Answer::Change(member::Answer::Begun(begun)) => begun.into(),
+        Answer::Change(member::Answer::Prepared(prepared)) => prepared.into(),
+        Answer::Change(member::Answer::Settled) => Settled.into(),
+        Answer::Granted => LeaseGranted.into(),
+        Answer::Revoked(revoked) => revoked.into(),
+        Answer::Newest(newest) => newest.into(),
+    }
+}
+
+/// Tells the master of an open chunk.
+pub(super) async fn report(connection: Connection, report: ReportChain, inputs: Inputs) {
+    let Some(answer) = ask(&connection, &report).await else {
+        return;
+    };
+    if let Err((status, error)) = answer {
+        tracing::warn!(handle = %report.handle, %status, text = error.text,
+            "the master refuses to hear of a chain");
+    }
+    let connection = connection.id();
+    tell(&inputs, Event::ChainReported { connection, report });
+}
+
+/// Asks for leases to go on, from now.
+pub(super) async fn extend(
+    connection: Connection,
+    request: ExtendLeases,
+    chunkserver: Arc<Chunkserver>,
+) {
+    let members = &chunkserver.members;
+    let sent = members.now();
+    match ask(&connection, &request).await {
+        Some(Ok(answer)) => {
+            for lease in answer.extended {
+                let until = sent + Duration::from_millis(u64::from(lease.lease));
+                members.lease_extended(lease.handle, lease.version, until);
+            }
+        }
+        // A lease that is not extended ends by itself.
+        Some(Err((status, error))) => {
+            tracing::warn!(%status, text = error.text, "the master extends no leases");
+        }
+        None => {}
+    }
+}
