@@ -431,6 +431,8 @@ impl Process {
                 };
                 self.tell(world, event);
             }
+            // No simulated chunk is open.
+            Notice::ChainTrouble(_) => {}
             Notice::Doubtful {
                 directory,
                 handle,

@@ -113,6 +113,10 @@ impl std::fmt::Debug for Waiting {
 
 impl Inbox {
     /// Hands something over; gives it back if the actor has ended.
+    #[expect(
+        clippy::result_large_err,
+        reason = "it is given back once in a chunk's life, and moved once a frame"
+    )]
     pub(super) fn push(&self, input: Input) -> Result<(), Input> {
         let was_empty = {
             let mut waiting = lock(&self.waiting);

@@ -137,7 +137,7 @@ async fn open(thread: &Thread, asked: &Asked<'_>) -> Result<Option<Snapshot>, Re
         Want::Plain => {}
         Want::Newest => {
             let newest = Newest {
-                ticket: asked.ticket.clone(),
+                ticket: *asked.ticket,
                 handle,
                 version,
             };
