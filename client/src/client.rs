@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use sarsen_edge::address::HostPort;
 use sarsen_protocol::error::{BodyError, FrameError};
 use sarsen_protocol::id::{ChunkHandle, FileId};
@@ -11,9 +12,10 @@ use sarsen_protocol::message::{
     AcceptLoss, Capacity, CapacityReply, EmptyTrash, Fsck, FsckFinding, Kind, List, ListEntry,
     ListReply, ListTrash, Locate, LocateReply, LossAccepted, MakeFolder, Node, NodeType, Remove,
     Removed, Rename, Report, ReportReply, RestoreTrash, SealFile, ServerState, Stat, TrashEmptied,
-    TrashEntry, Usage, UsageReply,
+    TrashEntry, Truncate, Usage, UsageReply,
 };
 use sarsen_protocol::size::{CHUNK_LEN_MAX, CHUNK_LEN_MIN, LOCATE_COUNT_MAX, PAGE_LEN_MAX};
+use sarsen_protocol::status::Status;
 use tokio::time::sleep;
 
 use crate::buffer::Buffers;
@@ -37,6 +39,9 @@ use crate::session::Sessions;
 use crate::sink::GetTarget;
 use crate::source::PutSource;
 use crate::tree::{GetItem, PutItem, TreeEvent, TreeOptions, TreeSums, get_tree, put_tree};
+use crate::writer::file::FileWriter;
+use crate::writer::record::{Appended, RecordWriter};
+use crate::writer::{WriteOptions, of_a_file};
 
 /// How long a request may take, unless asked otherwise.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -414,6 +419,95 @@ impl Client {
         renamed.await.map(|_| ())
     }
 
+    /// Makes an empty file, and the folders above it; one that is there stays what it is.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn touch(&self, path: &str) -> Result<Node, Error> {
+        let empty = PutSource::Reader(Box::new(&[][..]));
+        match self.put(path, empty, PutOptions::default()).await {
+            Ok(put) => Ok(put.node),
+            Err(Error::Refused {
+                status: Status::AlreadyExists | Status::IsAFolder,
+                ..
+            }) => self.stat(path).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Appends records to a file, many at a time.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchFile`], [`Error::FolderHasNoBytes`].
+    pub async fn record_writer(
+        &self,
+        path: &str,
+        options: WriteOptions,
+    ) -> Result<RecordWriter, Error> {
+        RecordWriter::open(&self.shared, path, options).await
+    }
+
+    /// Appends one record. Whoever appends more than one better keeps a
+    /// [writer](Client::record_writer).
+    ///
+    /// # Errors
+    /// As [`Client::record_writer`], [`RecordWriter::append`] and [`Receipt`](crate::Receipt).
+    pub async fn append(
+        &self,
+        path: &str,
+        payload: &[u8],
+        options: WriteOptions,
+    ) -> Result<Appended, Error> {
+        let mut writer = self.record_writer(path, options).await?;
+        writer.append(payload).await?.await
+    }
+
+    /// Writes over a file's bytes, in many places.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchFile`], [`Error::FolderHasNoBytes`].
+    pub async fn file_writer(
+        &self,
+        path: &str,
+        options: WriteOptions,
+    ) -> Result<FileWriter, Error> {
+        FileWriter::open(&self.shared, path, options).await
+    }
+
+    /// Writes bytes over those of a file from `offset` on, and beyond its end. What lies between
+    /// its end and `offset` becomes zeros. Whoever writes more than once better keeps a
+    /// [writer](Client::file_writer).
+    ///
+    /// # Errors
+    /// As [`Client::file_writer`], [`FileWriter::write_at`] and [`FileWriter::flush`].
+    pub async fn write_at(
+        &self,
+        path: &str,
+        offset: u64,
+        bytes: &[u8],
+        options: WriteOptions,
+    ) -> Result<(), Error> {
+        let mut writer = self.file_writer(path, options).await?;
+        writer
+            .write_at(offset, Bytes::copy_from_slice(bytes))
+            .await?;
+        writer.flush().await
+    }
+
+    /// Gives a file another size: what lies beyond is cut off, what it lacks reads as zeros.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchFile`], [`Error::FolderHasNoBytes`]; [`Error::Refused`] with `too_large`.
+    pub async fn truncate(&self, path: &str, size: u64) -> Result<Node, Error> {
+        path::check(path)?;
+        let truncated = self.shared.sessions.mutate(|request| Truncate {
+            request,
+            path: path.to_owned(),
+            size,
+        });
+        Ok(truncated.await.map_err(of_a_file)?.node)
+    }
+
     /// Removes a file or folder: into the trash, or for good with `purge`.
     ///
     /// # Errors
@@ -611,6 +705,7 @@ mod tests {
     fn calls_can_move_between_threads() {
         fn is_send<T: Send>(_: T) {}
         // Compiled, and never run.
+        let _ = |mut writer: RecordWriter| is_send(writer.append(b""));
         let _ = |client: Client| {
             let source = PutSource::Path("/a".into());
             is_send(client.put("/a", source, PutOptions::default()));
@@ -621,6 +716,9 @@ mod tests {
             is_send(client.read_range("/a", 0, 1));
             is_send(client.rename("/a", "/b"));
             is_send(client.fsck("/"));
+            is_send(client.append("/a", b"", WriteOptions::default()));
+            is_send(client.write_at("/a", 0, b"", WriteOptions::default()));
+            is_send(client.truncate("/a", 0));
             is_send(client.follow("/a"));
             is_send(async move { client.follow_records("/a").await?.wait().await });
         };

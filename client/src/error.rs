@@ -196,6 +196,48 @@ pub enum Error {
         /// Where.
         index: u32,
     },
+    /// There is no file to change.
+    #[error("there is no such file")]
+    NoSuchFile,
+    /// A file's bytes were to be changed, and a folder is there.
+    #[error("it is a folder, and has no bytes to change")]
+    FolderHasNoBytes,
+    /// The file was removed, or another took its place, while it was changed.
+    #[error("the file was removed or replaced meanwhile")]
+    FileGone,
+    /// A record that no chunk would take.
+    #[error("a record of {bytes} bytes, where at most {bytes_max} are allowed")]
+    RecordTooLarge {
+        /// Its bytes.
+        bytes: u64,
+        /// A quarter of a chunk, without the record's header.
+        bytes_max: u64,
+    },
+    /// A change surely was not made: no primary could be reached in time.
+    #[error("it can't be written (waited {waited:?}): {}", cause.as_ref().map_or_else(|| "nobody answered".into(), ToString::to_string))]
+    NotWritten {
+        /// How long was nothing done.
+        waited: Duration,
+        /// How the last try ended, if there was one.
+        cause: Option<Box<StreamError>>,
+    },
+    /// A change was sent, and nobody could tell in time what became of it.
+    #[error("it was sent, and may have been written or not (waited {waited:?}): {}", cause.as_ref().map_or_else(|| "nobody answered".into(), ToString::to_string))]
+    WriteInDoubt {
+        /// How long was asked.
+        waited: Duration,
+        /// How the last try ended, if there was one.
+        cause: Option<Box<StreamError>>,
+    },
+    /// A change was sent to a chunk that has left its file since.
+    #[error("it was sent, and may have been written or not: its chunk has left the file")]
+    ChunkGone,
+    /// Some of what was sent since the last flush was not written.
+    #[error("{failed} of the writes failed")]
+    WritesFailed {
+        /// How many.
+        failed: u64,
+    },
     /// Fewer chunkservers than waited for.
     #[error("{live} of {wanted} chunkservers are live after {waited:?}{}", if *safe_mode { ", and the master is in safe mode" } else { "" })]
     StillWaiting {
@@ -286,6 +328,30 @@ pub enum StreamError {
         /// What.
         cause: crate::core::write::WriteFault,
     },
+    /// It answered mutations as it could not have.
+    #[error("server {server} ({addr}): {cause}")]
+    Mutation {
+        /// Which.
+        server: ServerId,
+        /// Its address.
+        addr: String,
+        /// How.
+        cause: crate::core::mutation::flow::FlowFault,
+    },
+    /// The master does not let a chunk be changed for now.
+    #[error("{text}")]
+    NotOpened {
+        /// Its status.
+        status: Status,
+        /// Its words.
+        text: String,
+    },
+    /// No master could be asked.
+    #[error("{cause}")]
+    NoMaster {
+        /// Why.
+        cause: Box<Error>,
+    },
     /// Its replica is bad.
     #[error("server {server} ({addr}): {cause}")]
     Read {
@@ -342,7 +408,9 @@ impl Explain for Error {
         match self {
             Self::NoMasterNamed | Self::MasterAddress { .. } | Self::Path(_) => Exit::Usage,
             Self::Key(error) => error.exit(),
+            Self::NoSuchFile | Self::FileGone => Exit::NotFound,
             Self::NoMaster { .. }
+            | Self::NotWritten { .. }
             | Self::Connect(_)
             | Self::NoReplica { .. }
             | Self::StillWaiting { .. }
@@ -365,6 +433,11 @@ impl Explain for Error {
             Self::Corrupt { .. } | Self::FileMismatch { .. } => Exit::Corrupt,
             Self::Hello(_)
             | Self::OutcomeUnknown
+            | Self::FolderHasNoBytes
+            | Self::RecordTooLarge { .. }
+            | Self::WriteInDoubt { .. }
+            | Self::ChunkGone
+            | Self::WritesFailed { .. }
             | Self::Protocol(_)
             | Self::SourceShrank { .. }
             | Self::Skipped { .. }
@@ -396,6 +469,21 @@ impl Explain for Error {
                 Some("look with `sarsen stat` whether it was done, and repeat it if not".into())
             }
             Self::SessionLost => Some("repeat the upload".into()),
+            Self::NoSuchFile => Some("`sarsen touch PATH` makes an empty file".into()),
+            Self::FolderHasNoBytes => {
+                Some("name a file in it; `sarsen touch PATH` makes an empty one".into())
+            }
+            Self::FileGone => Some("look with `sarsen stat` what is there now".into()),
+            Self::RecordTooLarge { .. } => {
+                Some("cut it into several records, or use `sarsen write`".into())
+            }
+            Self::NotWritten { .. } => Some(
+                "`sarsen report` shows which servers are live; give more --timeout to wait for them"
+                    .into(),
+            ),
+            Self::WriteInDoubt { .. } | Self::ChunkGone => {
+                Some("read the file to see whether it is there, and repeat it if not".into())
+            }
             Self::Path(PathError::NotAbsolute) => {
                 Some("write it with a `/` in front, as in /folder/name".into())
             }

@@ -9,7 +9,8 @@
 //!   the local end of a transfer;
 //! - `put`, `get`, `open_file`: the drivers that join machines, streams and files or memory;
 //! - `newest`, `live_file`, `record_reader`, `follower`: files that others append to meanwhile;
-//! - `tree`: many of these at a time, and what finds the files.
+//! - `writer`: changes of files that are there: records appended, bytes written over;
+//! - `tree`: many transfers at a time, and what finds the files.
 //!
 //! Every byte that goes up carries a CRC computed here, and every byte that comes down was
 //! verified here: nothing in between has to be trusted. The API is `Send` and knows nothing of
@@ -65,6 +66,8 @@ mod sink;
 mod source;
 #[cfg(feature = "edge")]
 mod tree;
+#[cfg(feature = "edge")]
+mod writer;
 
 #[cfg(feature = "edge")]
 pub use client::{Client, ClientConfig, FsckReport, MASTER_DEFAULT, TIMEOUT_DEFAULT};
@@ -90,3 +93,9 @@ pub use sink::GetTarget;
 pub use source::PutSource;
 #[cfg(feature = "edge")]
 pub use tree::{FILES_DEFAULT, GetItem, PutItem, TreeEvent, TreeOptions, TreeSums};
+#[cfg(feature = "edge")]
+pub use writer::WriteOptions;
+#[cfg(feature = "edge")]
+pub use writer::file::FileWriter;
+#[cfg(feature = "edge")]
+pub use writer::record::{Appended, Receipt, RecordWriter};

@@ -335,6 +335,7 @@ const fn is_change(kind: Kind) -> bool {
             | Kind::Remove
             | Kind::RestoreTrash
             | Kind::EmptyTrash
+            | Kind::Truncate
     )
 }
 

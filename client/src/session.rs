@@ -110,7 +110,7 @@ impl Sessions {
     }
 
     /// The next change opens another session.
-    async fn forget(&self, session: &Arc<Session>) {
+    pub(crate) async fn forget(&self, session: &Arc<Session>) {
         let mut current = self.current.lock().await;
         current.take_if(|it| Arc::ptr_eq(it, session));
     }
@@ -166,17 +166,26 @@ impl Session {
         loop {
             // Made before the look, so that no answer after it is missed.
             let answered = self.answered.notified();
-            if let Some(number) = self.draw() {
-                let session = self.clone();
-                return Outstanding { session, number };
+            if let Some(number) = self.try_begin() {
+                return number;
             }
             answered.await;
         }
     }
 
-    fn draw(&self) -> Option<u64> {
-        let mut numbers = self.numbers();
-        numbers.has_room().then(|| numbers.begin())
+    /// The same, if it is near enough by now.
+    pub(crate) fn try_begin(self: &Arc<Self>) -> Option<Outstanding> {
+        let number = {
+            let mut numbers = self.numbers();
+            numbers.has_room().then(|| numbers.begin())?
+        };
+        let session = self.clone();
+        Some(Outstanding { session, number })
+    }
+
+    /// Ends when the next answer comes: another number may be near enough then.
+    pub(crate) async fn answered(&self) {
+        self.answered.notified().await;
     }
 
     fn numbers(&self) -> MutexGuard<'_, Numbers> {
@@ -193,13 +202,14 @@ impl Drop for Session {
 
 /// A request's number while its answer is waited for.
 #[derive(Debug)]
-struct Outstanding {
+pub(crate) struct Outstanding {
     session: Arc<Session>,
     number: u64,
 }
 
 impl Outstanding {
-    fn id(&self) -> RequestId {
+    /// The id under which it is sent now.
+    pub(crate) fn id(&self) -> RequestId {
         self.session.numbers().id(self.session.id, self.number)
     }
 }

@@ -6,6 +6,7 @@
 //! before it is used, and what fails on a used connection before any answer is nobody's fault.
 
 mod control;
+mod mutate;
 mod read;
 mod write;
 
@@ -22,6 +23,7 @@ use sarsen_protocol::id::ServerId;
 use tokio::net::TcpStream;
 
 pub(crate) use control::Controls;
+pub(crate) use mutate::{Ended, Heard, MutationJob, Sending, mutate};
 pub(crate) use read::{Outgoing, Pacer, ReadFailure, read_chunk};
 pub(crate) use write::{WriteFailure, WriteJob, write_chunk};
 

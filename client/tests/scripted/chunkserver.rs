@@ -22,6 +22,7 @@ use sarsen_protocol::status::Status;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::open_chunks::OpenChunks;
 use crate::{CHUNK_SIZE, identity};
 
 /// Bytes of a `ReadData`'s payload: several frames a chunk.
@@ -65,10 +66,12 @@ pub(crate) struct Chunkserver {
     pub(crate) frames: AtomicUsize,
     /// Write streams that were begun.
     pub(crate) opened: Mutex<Vec<WriteOpen>>,
+    /// What is open, of all servers together.
+    open: Arc<OpenChunks>,
 }
 
 impl Chunkserver {
-    pub(crate) async fn start(key: SecretKey) -> Arc<Self> {
+    pub(crate) async fn start(key: SecretKey, open: Arc<OpenChunks>) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Arc::new(Self {
             address: listener.local_addr().unwrap().to_string(),
@@ -77,6 +80,7 @@ impl Chunkserver {
             reads: AtomicUsize::default(),
             frames: AtomicUsize::default(),
             opened: Mutex::default(),
+            open,
         });
         let serving = server.clone();
         tokio::spawn(async move {
@@ -137,6 +141,10 @@ impl Chunkserver {
     async fn write(&self, stream: &mut TcpStream, deframer: &mut Deframer, first: &Frame) -> bool {
         let id = first.header.request_id;
         let open: WriteOpen = first.message().unwrap();
+        if open.begin_serial.is_some() {
+            self.open.serve(stream, deframer, first).await;
+            return false;
+        }
         self.opened.lock().unwrap().push(open.clone());
         send(stream, &frame(&WriteOpened, id)).await;
         let mut bytes = Vec::new();
@@ -355,7 +363,7 @@ async fn send_data(stream: &mut TcpStream, id: u64, data: &ReadData, payload: &[
 }
 
 /// Sends; a client that has gone meanwhile is its own affair.
-async fn send(stream: &mut TcpStream, bytes: &[u8]) {
+pub(crate) async fn send(stream: &mut TcpStream, bytes: &[u8]) {
     let _ = stream.write_all(bytes).await;
 }
 

@@ -21,6 +21,10 @@ const ON_A_PATH: &[&[&str]] = &[
     &["tail", "/no"],
     &["tail", "-f", "-c", "5", "/no"],
     &["records", "/no"],
+    &["write", "--offset", "0", "/no"],
+    &["append", "/no"],
+    &["append", "--lines", "/no"],
+    &["truncate", "--size", "0", "/no"],
     &["ls", "/no"],
     &["tree", "/no"],
     &["stat", "/no"],
@@ -37,6 +41,7 @@ const ON_A_PATH: &[&[&str]] = &[
 /// Each verb that needs a cluster and no path.
 const ON_NO_PATH: &[&[&str]] = &[
     &["put", "/dev/null", "/x"],
+    &["touch", "/x"],
     &["df"],
     &["report"],
     &["trash", "ls"],

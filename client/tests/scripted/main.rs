@@ -8,7 +8,9 @@ mod command;
 mod download;
 mod growing;
 mod master;
+mod mutation;
 mod open_chunk;
+mod open_chunks;
 mod open_file;
 mod upload;
 
@@ -23,6 +25,7 @@ use sarsen_protocol::message::{Role, Start};
 
 use crate::chunkserver::Chunkserver;
 use crate::master::Master;
+use crate::open_chunks::OpenChunks;
 
 /// Bytes of a chunk: the fewest that a cluster may have.
 const CHUNK_SIZE: usize = 1024 * 1024;
@@ -31,6 +34,8 @@ const CHUNK_SIZE: usize = 1024 * 1024;
 struct Cluster {
     master: Arc<Master>,
     servers: Vec<Arc<Chunkserver>>,
+    /// What is open.
+    chunks: Arc<OpenChunks>,
     /// Where the master listens.
     address: String,
 }
@@ -38,15 +43,18 @@ struct Cluster {
 impl Cluster {
     /// A cluster whose servers have the ids from 1 on.
     async fn start(servers: usize) -> Self {
+        let chunks = Arc::new(OpenChunks::default());
+        chunks.clone().listen(key()).await;
         let mut started = Vec::new();
         for _ in 0..servers {
-            started.push(Chunkserver::start(key()).await);
+            started.push(Chunkserver::start(key(), chunks.clone()).await);
         }
-        let master = Arc::new(Master::new(&started));
+        let master = Arc::new(Master::new(&started, chunks.clone()));
         let address = master.clone().listen(key()).await;
         Self {
             master,
             servers: started,
+            chunks,
             address,
         }
     }

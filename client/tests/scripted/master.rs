@@ -21,6 +21,7 @@ use sarsen_protocol::ticket::{Claims, Rights, Ticket};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::chunkserver::Chunkserver;
+use crate::open_chunks::OpenChunks;
 use crate::{CHUNK_SIZE, identity};
 
 /// What the master does otherwise than it should, once.
@@ -47,12 +48,15 @@ type Answer = Result<AnyMessage, (Status, ErrorBody)>;
 #[derive(Debug)]
 pub(crate) struct Master {
     servers: Vec<Arc<Chunkserver>>,
+    open: Arc<OpenChunks>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     slips: Vec<Slip>,
+    /// What is refused whenever it is asked.
+    always: Option<(Kind, Status)>,
     last_id: u64,
     /// Servers that hold no chunk from now on.
     down: Vec<ServerId>,
@@ -79,9 +83,10 @@ pub(crate) struct Asked {
 }
 
 impl Master {
-    pub(crate) fn new(servers: &[Arc<Chunkserver>]) -> Self {
+    pub(crate) fn new(servers: &[Arc<Chunkserver>], open: Arc<OpenChunks>) -> Self {
         Self {
             servers: servers.to_vec(),
+            open,
             state: Mutex::default(),
         }
     }
@@ -100,6 +105,11 @@ impl Master {
 
     pub(crate) fn slip(&self, slip: Slip) {
         self.state.lock().unwrap().slips.push(slip);
+    }
+
+    /// From now on every request of this kind is refused.
+    pub(crate) fn always_refuse(&self, refused: Option<(Kind, Status)>) {
+        self.state.lock().unwrap().always = refused;
     }
 
     /// A server is gone: no chain has it, and no location names it.
@@ -169,6 +179,9 @@ impl Master {
 
     fn take_slip(&self, kind: Kind) -> Option<Slip> {
         let mut state = self.state.lock().unwrap();
+        if let Some((refused, status)) = state.always.filter(|it| it.0 == kind) {
+            return Some(Slip::Refuse(refused, status));
+        }
         let is_due = |slip: &Slip| match slip {
             Slip::Refuse(due, _) | Slip::LoseAnswer(due) => *due == kind,
             Slip::ForgetChunk | Slip::HideReplicas => kind == Kind::Locate,
@@ -230,6 +243,10 @@ impl Master {
                 let file = state.files.get(&asked.path);
                 let (node, _) = file.ok_or_else(not_found)?;
                 StatReply { node: *node }.into()
+            }
+            AnyMessage::OpenChunk(asked) => {
+                let chain = self.hops(&state);
+                self.open.open(asked, chain).into()
             }
             AnyMessage::Locate(asked) => self.locate(&state, &asked)?.into(),
             // Enough for what the verbs say of a path that isn't there.
@@ -346,13 +363,17 @@ impl Master {
         let wanted = asked.first_index..asked.first_index + asked.count;
         let hops = self.hops(state);
         let located = chunks.iter().filter(|it| wanted.contains(&it.index));
+        let located = located.map(|chunk| located_chunk(chunk, &hops));
+        let open = hops.first().map(|hop| self.open.located(node.file_id, hop));
+        let open = open.into_iter().flatten();
+        let open = open.filter(|it| wanted.contains(&it.index));
         Ok(LocateReply {
             node: *node,
             chunk_size: u32::try_from(CHUNK_SIZE).unwrap(),
             slots: node.chunks,
             suspect_after: SUSPECT_AFTER,
             lease: state.lease.unwrap_or(LEASE),
-            chunks: located.map(|chunk| located_chunk(chunk, &hops)).collect(),
+            chunks: located.chain(open).collect(),
         })
     }
 }
@@ -408,7 +429,7 @@ pub(crate) fn readable(handle: ChunkHandle) -> Ticket {
     ticket(Rights::READ, handle)
 }
 
-fn ticket(rights: Rights, handle: ChunkHandle) -> Ticket {
+pub(crate) fn ticket(rights: Rights, handle: ChunkHandle) -> Ticket {
     let claims = Claims {
         rights,
         key_id: 1,

@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use sarsen_client::MASTER_DEFAULT;
 
 use crate::{
-    cat, checksum, completions, du, fsck, get, keygen, locate, ls, mkdir, mv, put, records, rm,
-    stat, tail, trash, tree, wait,
+    append, cat, checksum, completions, du, fsck, get, keygen, locate, ls, mkdir, mv, put, records,
+    rm, stat, tail, touch, trash, tree, truncate, wait, write,
 };
 
 /// The command line of a Sarsen cluster.
@@ -73,6 +73,14 @@ pub(crate) enum Verb {
     Tail(tail::TailArgs),
     /// Write every record of a file to stdout
     Records(records::RecordsArgs),
+    /// Write stdin over a file's bytes
+    Write(write::WriteArgs),
+    /// Append records to a file
+    Append(append::AppendArgs),
+    /// Give a file another size
+    Truncate(truncate::TruncateArgs),
+    /// Make an empty file
+    Touch(touch::TouchArgs),
     /// List a folder
     Ls(ls::LsArgs),
     /// Draw a folder and all below it
@@ -122,6 +130,10 @@ impl Verb {
             Self::Cat(_) => "cat",
             Self::Tail(_) => "tail",
             Self::Records(_) => "records",
+            Self::Write(_) => "write",
+            Self::Append(_) => "append",
+            Self::Truncate(_) => "truncate",
+            Self::Touch(_) => "touch",
             Self::Ls(_) => "ls",
             Self::Tree(_) => "tree",
             Self::Stat(_) => "stat",
@@ -162,6 +174,10 @@ mod tests {
             (&["sarsen", "put", "a", "/b"][..], "put"),
             (&["sarsen", "df", "--json"], "df"),
             (&["sarsen", "trash", "ls"], "trash"),
+            (&["sarsen", "write", "--offset", "7", "/b"], "write"),
+            (&["sarsen", "append", "--lines", "/b", "a"], "append"),
+            (&["sarsen", "truncate", "--size", "0", "/b"], "truncate"),
+            (&["sarsen", "touch", "/b"], "touch"),
             (
                 &["sarsen", "wait", "--chunkservers", "3", "--timeout", "5s"],
                 "wait",

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod append;
 mod args;
 mod cat;
 mod checksum;
@@ -17,6 +18,7 @@ mod context;
 mod demo;
 mod df;
 mod du;
+mod durability;
 mod failure;
 mod fsck;
 mod get;
@@ -35,12 +37,15 @@ mod stat;
 mod table;
 mod tail;
 mod target;
+mod touch;
 mod transfer;
 mod trash;
 mod tree;
+mod truncate;
 #[cfg(feature = "cluster")]
 mod up;
 mod wait;
+mod write;
 
 use std::env;
 use std::io::{self, Write as _};
@@ -127,6 +132,10 @@ async fn run(verb: Verb, context: &Context) -> Result<Exit, Failure> {
         Verb::Cat(args) => cat::run(&args, context).await,
         Verb::Tail(args) => tail::run(&args, context).await,
         Verb::Records(args) => records::run(&args, context).await,
+        Verb::Write(args) => write::run(&args, context).await,
+        Verb::Append(args) => append::run(&args, context).await,
+        Verb::Truncate(args) => truncate::run(&args, context).await,
+        Verb::Touch(args) => touch::run(&args, context).await,
         Verb::Ls(args) => ls::run(&args, context).await,
         Verb::Tree(args) => tree::run(&args, context).await,
         Verb::Stat(args) => stat::run(&args, context).await,

@@ -3,18 +3,19 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use sarsen_client::{
     FILES_DEFAULT, PutItem, PutOptions, PutReport, PutSource, STREAMS_DEFAULT, TreeEvent,
     TreeOptions, path,
 };
 use sarsen_edge::exit::Exit;
-use sarsen_protocol::message::{Level, NodeType};
+use sarsen_protocol::message::NodeType;
 use sarsen_protocol::size::REPLICAS_MAX;
 use sarsen_protocol::status::Status;
 use serde_json::{Value, json};
 
 use crate::context::{Context, as_progress, cluster_path, stream, text};
+use crate::durability::DurabilityArgs;
 use crate::failure::{Failure, Problem};
 use crate::progress::Bar;
 use crate::rate::RateArgs;
@@ -55,9 +56,8 @@ pub(crate) struct PutArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=JOBS_MAX))]
     jobs: Option<u8>,
 
-    /// What is acknowledged has reached this on every copy
-    #[arg(long, value_enum, default_value_t = Durability::Disk)]
-    durability: Durability,
+    #[command(flatten)]
+    durability: DurabilityArgs,
 
     #[command(flatten)]
     rate: RateArgs,
@@ -69,14 +69,6 @@ pub(crate) struct PutArgs {
     /// The target in the cluster: a folder, a path that ends in `/`, or the copy's own path
     #[arg(value_name = "DST")]
     target: PathBuf,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Durability {
-    /// Stable storage
-    Disk,
-    /// Memory
-    Memory,
 }
 
 /// Runs the verb.
@@ -236,10 +228,7 @@ fn put_options(args: &PutArgs) -> PutOptions {
     options.force = args.force;
     options.purge = args.purge;
     options.limit.clone_from(&args.rate.limit_rate);
-    options.level = match args.durability {
-        Durability::Disk => Level::Disk,
-        Durability::Memory => Level::Memory,
-    };
+    options.level = args.durability.level();
     options
 }
 

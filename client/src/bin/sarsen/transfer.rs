@@ -176,7 +176,7 @@ impl Exits {
 }
 
 /// Megabytes a second; zero for what took no time.
-fn mb_per_s(bytes: u64, elapsed: Duration) -> f64 {
+pub(crate) fn mb_per_s(bytes: u64, elapsed: Duration) -> f64 {
     #[expect(
         clippy::cast_precision_loss,
         reason = "a speed is shown with a few digits"

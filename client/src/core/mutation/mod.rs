@@ -29,8 +29,8 @@
 //! are answered.
 //!
 //! Left out on purpose: numbers and the lowest outstanding one, which belong to the whole session
-//! (`super::session`), and bytes, which the edge has by number. A session that is over ends its
-//! machine, whose unsent mutations another may send under new numbers.
+//! (`super::session`), and bytes, which the edge has by number. A session that is over ends all
+//! that was added; what was not sent may be added again under the next session's numbers.
 //!
 //! Order of calls: [`Mutations::add`] and the `handle_*` as things happen, then
 //! [`Mutations::poll`] until that is `None`; [`Mutations::wake_at`] says when to poll again.
@@ -285,12 +285,17 @@ impl Failing {
 
     /// It failed: the first failure is tried again at once, unless a time was asked for.
     fn fail(&mut self, now: Duration, retry_after: Duration) {
+        self.fail_since(now, now, retry_after);
+    }
+
+    /// What was begun at `since` failed.
+    fn fail_since(&mut self, since: Duration, now: Duration, retry_after: Duration) {
         let delay = match self.since {
             Some(_) => self.backoff.delay().max(retry_after),
             None => retry_after,
         };
         self.not_before = now.saturating_add(delay);
-        self.since.get_or_insert(now);
+        self.since.get_or_insert(since);
     }
 
     fn succeed(&mut self) {
@@ -394,7 +399,7 @@ impl Mutations {
         if let Slot::At(wanted) = slot
             && wanted != index
         {
-            self.handle_open_failed(now, slot, Status::Internal, Duration::ZERO);
+            self.handle_open_failed(now, slot, None, Duration::ZERO);
             return;
         }
         let hold = is_hasty.then(|| self.last.failing.backoff.delay());
@@ -406,15 +411,15 @@ impl Mutations {
         self.check_last();
     }
 
-    /// The master refused [`Action::Open`].
+    /// The master refused [`Action::Open`] with `status`, or did not answer.
     pub fn handle_open_failed(
         &mut self,
         now: Duration,
         slot: Slot,
-        status: Status,
+        status: Option<Status>,
         retry_after: Duration,
     ) {
-        if status == Status::SessionUnknown {
+        if status == Some(Status::SessionUnknown) {
             return self.end_session();
         }
         match slot {
@@ -424,16 +429,16 @@ impl Mutations {
                 }
             }
             Slot::Last { .. } => {
-                if !matches!(self.last.state, LastState::Asked(_)) {
+                let LastState::Asked(since) = self.last.state else {
                     return;
-                }
+                };
                 self.last.state = LastState::Unknown;
-                match is_final(status) {
-                    true => {
+                match status.filter(|&it| is_final(it)) {
+                    Some(status) => {
                         let appends = std::mem::take(&mut self.all.appends);
                         self.all.end_all(appends, Outcome::Refused(status));
                     }
-                    false => self.last.failing.fail(now, retry_after),
+                    None => self.last.failing.fail_since(since, now, retry_after),
                 }
             }
         }

@@ -649,7 +649,7 @@ fn a_session_that_is_over_ends_all_and_tells_what_was_sent() {
     machine.add(2, append(10));
     machine.handle_located(at(101), 0, located(HANDLE, 1, ChunkState::Open));
     all(&mut machine, at(101));
-    let unknown = Status::SessionUnknown;
+    let unknown = Some(Status::SessionUnknown);
     machine.handle_open_failed(at(102), Slot::At(0), unknown, Duration::ZERO);
     let both = [ended(1, over(true)), ended(2, over(false))];
     assert_eq!(all(&mut machine, at(102)), both);
@@ -658,7 +658,7 @@ fn a_session_that_is_over_ends_all_and_tells_what_was_sent() {
     let mut machine = in_doubt(plan(), 1);
     machine.handle_located(at(101), 0, located(HANDLE, 2, ChunkState::Sealed));
     all(&mut machine, at(101));
-    machine.handle_find_failed(at(102), 0, Some(unknown));
+    machine.handle_find_failed(at(102), 0, unknown);
     assert_eq!(all(&mut machine, at(102)), [ended(1, over(true))]);
 }
 
@@ -682,7 +682,7 @@ fn what_may_pass_is_asked_again_until_the_patience_is_over() {
     // The one that waits was held up by it, and has its own time.
     assert_eq!(ends, [ended(1, Outcome::InDoubt), open(TAIL, 1)]);
     let ends = loop {
-        let busy = Status::TooFewServers;
+        let busy = Some(Status::TooFewServers);
         machine.handle_open_failed(now, TAIL, busy, Duration::ZERO);
         let actions = all(&mut machine, now);
         match actions.first() {
@@ -701,14 +701,14 @@ fn a_final_refusal_ends_what_was_not_sent_and_nothing_else() {
     let mut machine = in_doubt(plan(), 1);
     machine.handle_located(at(101), 0, located(HANDLE, 1, ChunkState::Open));
     all(&mut machine, at(101));
-    machine.handle_open_failed(at(102), Slot::At(0), Status::NotFound, Duration::ZERO);
+    machine.handle_open_failed(at(102), Slot::At(0), Some(Status::NotFound), Duration::ZERO);
     let now = machine.wake_at(at(102)).unwrap();
     assert_eq!(all(&mut machine, now), [Action::Locate { index: 0 }]);
     machine.handle_located(now, 0, located(HANDLE, 2, ChunkState::Sealed));
     assert_eq!(all(&mut machine, now), [find(2, 4, &[1])]);
     machine.handle_found(now, 0, &found(&[]));
     assert_eq!(all(&mut machine, now), [open(TAIL, 1)]);
-    machine.handle_open_failed(now, TAIL, Status::NotFound, Duration::ZERO);
+    machine.handle_open_failed(now, TAIL, Some(Status::NotFound), Duration::ZERO);
     let outcome = Outcome::Refused(Status::NotFound);
     assert_eq!(all(&mut machine, now), [ended(1, outcome)]);
 }

@@ -47,7 +47,8 @@ enum State {
     Opening(Duration),
     Known(Box<Known>),
     Streaming(Box<Streaming>),
-    Locating,
+    /// The master was asked what the chunk is by now, at this time.
+    Locating(Duration),
     Finding(Box<Finding>),
 }
 
@@ -121,7 +122,7 @@ impl Way {
         let is_at_rest = match &self.state {
             State::Idle | State::Known(_) => true,
             State::Streaming(streaming) => streaming.flow.in_flight() == 0,
-            State::Opening(_) | State::Locating | State::Finding(_) => false,
+            State::Opening(_) | State::Locating(_) | State::Finding(_) => false,
         };
         is_at_rest && self.writes.is_empty() && self.doubts.is_empty()
     }
@@ -196,7 +197,7 @@ impl Way {
             return false;
         }
         match &self.state {
-            State::Opening(_) | State::Locating | State::Finding(_) => return false,
+            State::Opening(_) | State::Locating(_) | State::Finding(_) => return false,
             State::Streaming(_) => return self.send(now, takes_appends, all),
             State::Idle | State::Known(_) => {}
         }
@@ -210,7 +211,7 @@ impl Way {
         } else if self.doubts.is_empty() {
             self.open(now, all);
         } else {
-            self.state = State::Locating;
+            self.state = State::Locating(now);
             let index = self.index;
             all.actions.push_back(Action::Locate { index });
         }
@@ -286,20 +287,20 @@ impl Way {
     pub(super) fn handle_open_failed(
         &mut self,
         now: Duration,
-        status: Status,
+        status: Option<Status>,
         retry_after: Duration,
         all: &mut All,
     ) {
-        if !matches!(self.state, State::Opening(_)) {
+        let State::Opening(since) = self.state else {
             return;
-        }
+        };
         self.state = State::Idle;
-        if is_final(status) {
+        if let Some(status) = status.filter(|&it| is_final(it)) {
             let writes = std::mem::take(&mut self.writes);
             all.end_all(writes, Outcome::Refused(status));
         }
         // What is in doubt may still be found, when the chunk is sealed.
-        self.failing.fail(now, retry_after);
+        self.failing.fail_since(since, now, retry_after);
     }
 
     pub(super) fn handle_located(
@@ -308,7 +309,7 @@ impl Way {
         chunk: Option<LocatedChunk>,
         all: &mut All,
     ) {
-        if !matches!(self.state, State::Locating) {
+        if !matches!(self.state, State::Locating(_)) {
             return;
         }
         self.state = State::Idle;
@@ -364,9 +365,9 @@ impl Way {
 
     /// The master could not be asked where the chunk is.
     pub(super) fn handle_settling_failed(&mut self, now: Duration, retry_after: Duration) {
-        if matches!(self.state, State::Locating) {
+        if let State::Locating(since) = self.state {
             self.state = State::Idle;
-            self.failing.fail(now, retry_after);
+            self.failing.fail_since(since, now, retry_after);
         }
     }
 

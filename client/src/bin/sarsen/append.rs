@@ -1,0 +1,167 @@
+//! `sarsen append`: records to the end of a file.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+
+use clap::Args;
+use sarsen_client::{Appended, Error, Receipt, RecordWriter, WriteOptions};
+use sarsen_edge::exit::Exit;
+use serde_json::json;
+use tokio::fs::File;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+
+use crate::context::{Context, cluster_path, stream};
+use crate::durability::DurabilityArgs;
+use crate::failure::{Failure, Problem};
+
+/// Records on their way, of which none was told.
+const RECEIPTS_MAX: usize = 4_096;
+
+/// What `sarsen append` is told.
+#[derive(Args, Debug)]
+pub(crate) struct AppendArgs {
+    /// Each line becomes a record, without its newline, in their order
+    #[arg(long)]
+    lines: bool,
+
+    #[command(flatten)]
+    durability: DurabilityArgs,
+
+    /// A file in the cluster; `sarsen touch` makes an empty one
+    path: String,
+
+    /// A local file; stdin if not given, or `-`
+    file: Option<PathBuf>,
+}
+
+/// Runs the verb: the offset of each record, where its header begins, is told in their order.
+pub(crate) async fn run(args: &AppendArgs, context: &Context) -> Result<Exit, Failure> {
+    let at = context.at(&args.path);
+    let path = cluster_path(&args.path).map_err(&at)?;
+    let input = open(args).await.map_err(&at)?;
+    let client = context.client().await.map_err(&at)?;
+    let mut options = WriteOptions::default();
+    options.level = args.durability.level();
+    options.ordered = true;
+    let writer = client.record_writer(path, options).await;
+    let mut appending = Appending {
+        writer: writer.map_err(context.at(path))?,
+        receipts: VecDeque::new(),
+        context,
+    };
+    let taken = match args.lines {
+        true => appending.take_lines(input).await,
+        false => appending.take_all(input).await,
+    };
+    // What was taken before a failure is on its way, and may be there.
+    let told = appending.tell_rest().await;
+    taken.and(told).map_err(context.at(path))?;
+    Ok(Exit::Done)
+}
+
+async fn open(args: &AppendArgs) -> Result<File, Problem> {
+    match &args.file {
+        Some(path) if path.as_os_str() != "-" => {
+            let opened = File::open(path).await;
+            let local = |source| Error::Local {
+                doing: "read",
+                path: path.clone(),
+                source,
+            };
+            Ok(opened.map_err(local)?)
+        }
+        _ => Ok(File::from_std(stream("stdin", io::stdin())?)),
+    }
+}
+
+struct Appending<'a> {
+    writer: RecordWriter,
+    /// In the order of the records.
+    receipts: VecDeque<Receipt>,
+    context: &'a Context,
+}
+
+impl Appending<'_> {
+    async fn take_all(&mut self, input: File) -> Result<(), Problem> {
+        let most = self.writer.payload_len_max();
+        let mut bytes = Vec::new();
+        // A byte more than a record may have tells that there are too many.
+        let mut input = input.take(most as u64 + 1);
+        input.read_to_end(&mut bytes).await.map_err(unreadable)?;
+        self.append(&bytes).await
+    }
+
+    async fn take_lines(&mut self, input: File) -> Result<(), Problem> {
+        let most = self.writer.payload_len_max() as u64;
+        let mut input = BufReader::new(input);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            // With its newline; a line that is longer is no record.
+            let mut limited = (&mut input).take(most + 2);
+            if limited
+                .read_until(b'\n', &mut line)
+                .await
+                .map_err(unreadable)?
+                == 0
+            {
+                return Ok(());
+            }
+            let record = line.strip_suffix(b"\n").unwrap_or(&line);
+            self.append(record).await?;
+            self.tell_answered().await?;
+        }
+    }
+
+    async fn append(&mut self, record: &[u8]) -> Result<(), Problem> {
+        let receipt = self.writer.append(record).await?;
+        self.receipts.push_back(receipt);
+        Ok(())
+    }
+
+    /// Tells what is known by now; waits if too much is not.
+    async fn tell_answered(&mut self) -> Result<(), Problem> {
+        loop {
+            let is_much = self.receipts.len() >= RECEIPTS_MAX;
+            let first = match self.receipts.front_mut() {
+                Some(first) if is_much => Some(first.await),
+                Some(first) => first.now(),
+                None => None,
+            };
+            let Some(appended) = first else {
+                return Ok(());
+            };
+            self.receipts.pop_front();
+            self.tell(&appended?)?;
+        }
+    }
+
+    /// Waits for all that is under way, and tells each; the first failure, if there is one.
+    async fn tell_rest(&mut self) -> Result<(), Problem> {
+        let mut first = Ok(());
+        while let Some(receipt) = self.receipts.pop_front() {
+            let told = match receipt.await {
+                Ok(appended) => self.tell(&appended),
+                Err(error) => Err(error.into()),
+            };
+            first = first.and(told);
+        }
+        first
+    }
+
+    fn tell(&self, appended: &Appended) -> Result<(), Problem> {
+        let document = json!({
+            "offset": appended.offset,
+            "length": appended.length,
+            "chunk": appended.chunk,
+        });
+        let text = appended.offset.to_string();
+        let told = self.context.result(&document, &text);
+        told.map_err(|failure| failure.problem)
+    }
+}
+
+fn unreadable(source: io::Error) -> Problem {
+    Error::Source { source }.into()
+}

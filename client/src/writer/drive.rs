@@ -1,0 +1,686 @@
+//! The task behind a [`Writer`](super::Writer).
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sarsen_protocol::crc::crc32;
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, Serial, SessionId};
+use sarsen_protocol::message::{
+    Append, AppendItem, ChunkOpened, FindRequests, Level, Locate, LocatedChunk, OpenChunk, Part,
+    RequestsFound, Slot, WriteData,
+};
+use sarsen_protocol::record::{RECORD_HEADER_LEN, Record};
+use sarsen_protocol::size::{BLOCK_LEN, PAYLOAD_LEN_MAX};
+use sarsen_protocol::status::Status;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::{Change, Command, Job, WriteOptions, Written};
+use crate::client::Shared;
+use crate::core::mutation::{Action, Done, Find, Mutations, Outcome, Plan, StreamId, What};
+use crate::core::pieces::crcs_of;
+use crate::core::seen::State;
+use crate::error::{Error, StreamError};
+use crate::master::Unanswered;
+use crate::net::{Ended, Heard, MutationJob, Sending, mutate};
+use crate::session::{Outstanding, Session};
+
+/// Events and commands that are taken at a time, so that what comes together is sent together.
+const TAKEN_MAX: usize = 512;
+
+/// What a task of the driver tells.
+enum Event {
+    /// Asked within this session.
+    Answered(SessionId, Answer),
+    Heard(StreamId, Heard),
+    Ended(StreamId, Ended),
+    Renewed(Result<Arc<Session>, Error>),
+}
+
+/// What somebody was asked.
+enum Answer {
+    Opened(Slot, Result<ChunkOpened, Failed>),
+    Located(u32, Result<Option<LocatedChunk>, Failed>),
+    Found(u32, Result<RequestsFound, Option<Status>>),
+}
+
+/// Why the master gave no answer that can be used.
+struct Failed {
+    status: Option<Status>,
+    retry_after: Duration,
+    error: StreamError,
+}
+
+/// A change under way.
+struct Entry {
+    job: Job,
+    /// The bytes that are sent; of a record with its header.
+    bytes: Bytes,
+    number: Outstanding,
+}
+
+/// A stream with a primary.
+struct Stream {
+    handle: ChunkHandle,
+    version: ChunkVersion,
+    frames: mpsc::UnboundedSender<Sending>,
+}
+
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    file_id: FileId,
+    options: WriteOptions,
+    session: Arc<Session>,
+    machine: Mutations,
+    /// What is under way, by number.
+    entries: BTreeMap<u64, Entry>,
+    /// What has no number yet.
+    waiting: VecDeque<Job>,
+    /// What goes before that, once another session is open.
+    renewed: Vec<Job>,
+    is_renewing: bool,
+    streams: HashMap<StreamId, Stream>,
+    tasks: JoinSet<()>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    told: mpsc::UnboundedSender<Event>,
+    events: mpsc::UnboundedReceiver<Event>,
+    flushes: Vec<oneshot::Sender<u64>>,
+    /// Since the last flush.
+    failed: u64,
+    last_failure: Option<StreamError>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        session: Arc<Session>,
+        file_id: FileId,
+        options: WriteOptions,
+        commands: mpsc::UnboundedReceiver<Command>,
+    ) -> Self {
+        let (told, events) = mpsc::unbounded_channel();
+        Self {
+            machine: machine(&shared, &session, options),
+            shared,
+            file_id,
+            options,
+            session,
+            entries: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            renewed: Vec::new(),
+            is_renewing: false,
+            streams: HashMap::new(),
+            tasks: JoinSet::new(),
+            commands,
+            told,
+            events,
+            flushes: Vec::new(),
+            failed: 0,
+            last_failure: None,
+        }
+    }
+
+    /// Does what the machine says, until the writer is dropped.
+    pub(super) async fn run(mut self) {
+        let clock = self.shared.clock;
+        let (mut events, mut commands) = (Vec::new(), Vec::new());
+        loop {
+            self.number_what_waits();
+            while let Some(action) = self.machine.poll(clock.now()) {
+                self.act(action);
+            }
+            self.answer_flushes();
+            while self.tasks.try_join_next().is_some() {}
+            let wake_at = self.machine.wake_at(clock.now());
+            let session = self.session.clone();
+            let wants_number = !self.waiting.is_empty() && !self.is_renewing;
+            tokio::select! {
+                // What came counts before what is late: this task may have been late itself.
+                biased;
+                _ = self.events.recv_many(&mut events, TAKEN_MAX) => {
+                    events.drain(..).for_each(|event| self.handle(event));
+                }
+                taken = self.commands.recv_many(&mut commands, TAKEN_MAX) => {
+                    if taken == 0 {
+                        return;
+                    }
+                    commands.drain(..).for_each(|command| self.take(command));
+                }
+                () = session.answered(), if wants_number => {}
+                () = clock.wait_until(wake_at) => {}
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Job(job) => self.waiting.push_back(job),
+            Command::Flush(reply) => self.flushes.push(reply),
+        }
+    }
+
+    fn answer_flushes(&mut self) {
+        let is_idle = self.entries.is_empty() && self.waiting.is_empty() && self.renewed.is_empty();
+        if is_idle && !self.flushes.is_empty() {
+            let failed = std::mem::take(&mut self.failed);
+            for reply in self.flushes.drain(..) {
+                // Who asked may have gone.
+                let _ = reply.send(failed);
+            }
+        }
+    }
+
+    /// Numbers jobs in their order, as far as the session's window goes.
+    fn number_what_waits(&mut self) {
+        while !self.is_renewing
+            && !self.waiting.is_empty()
+            && let Some(number) = self.session.try_begin()
+            && let Some(job) = self.waiting.pop_front()
+        {
+            let bytes = match job.change {
+                Change::Record => with_header(&job.bytes, &number),
+                Change::Write { .. } => job.bytes.clone(),
+            };
+            // No job is longer than a record may be.
+            let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            let what = match job.change {
+                Change::Record => What::Append { len },
+                Change::Write { index, offset } => What::Write { index, offset, len },
+            };
+            let name = number.id().number;
+            self.machine.add(name, what);
+            let entry = Entry { job, bytes, number };
+            self.entries.insert(name, entry);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Open { slot, failed } => self.ask_to_open(slot, failed),
+            Action::Locate { index } => self.locate(index),
+            Action::Find(find) => self.find(*find),
+            Action::Connect { stream, opened } => self.connect(stream, *opened),
+            Action::Write {
+                stream,
+                number,
+                serial,
+            } => self.send_write(stream, number, serial),
+            Action::Append { stream, numbers } => self.send_records(stream, &numbers),
+            Action::Close { stream } => {
+                self.streams.remove(&stream);
+            }
+            Action::End { number, outcome } => self.end(number, outcome),
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.shared.clock.now();
+        match event {
+            // What an earlier session was told is of no use to this one.
+            Event::Answered(session, answer) if session == self.session.id => {
+                self.handle_answer(now, answer);
+            }
+            Event::Answered(..) => {}
+            Event::Heard(stream, heard) => {
+                let handled = match heard {
+                    Heard::Opened => self.machine.handle_stream_opened(now, stream),
+                    Heard::Ack(ack) => self.machine.handle_ack(now, stream, &ack),
+                    Heard::Appended(appended) => {
+                        self.machine.handle_appended(now, stream, &appended)
+                    }
+                };
+                if let Err(fault) = handled {
+                    tracing::warn!(%fault, "a primary was left");
+                }
+            }
+            Event::Ended(stream, ended) => {
+                tracing::info!(error = %ended.error, "a stream with a primary ended");
+                self.machine
+                    .handle_stream_ended(now, stream, ended.status, ended.retry_after);
+                self.last_failure = Some(ended.error);
+            }
+            Event::Renewed(Ok(session)) => {
+                self.session = session;
+                self.is_renewing = false;
+                for job in self.renewed.drain(..).rev() {
+                    self.waiting.push_front(job);
+                }
+            }
+            Event::Renewed(Err(error)) => {
+                tracing::warn!(%error, "no other session was opened");
+                self.is_renewing = false;
+                self.last_failure = Some(no_master(error));
+                let renewed = std::mem::take(&mut self.renewed).into_iter();
+                for job in renewed.chain(std::mem::take(&mut self.waiting)) {
+                    let error = self.not_written();
+                    self.answer(job, Err(error));
+                }
+            }
+        }
+    }
+
+    fn handle_answer(&mut self, now: Duration, answer: Answer) {
+        match answer {
+            Answer::Opened(slot, Ok(opened)) => self.machine.handle_opened(now, slot, opened),
+            Answer::Opened(slot, Err(failed)) => {
+                let (status, retry_after) = self.note(failed);
+                self.machine
+                    .handle_open_failed(now, slot, status, retry_after);
+            }
+            Answer::Located(index, Ok(chunk)) => self.machine.handle_located(now, index, chunk),
+            Answer::Located(index, Err(failed)) => {
+                let (_, retry_after) = self.note(failed);
+                self.machine.handle_locate_failed(now, index, retry_after);
+            }
+            Answer::Found(index, Ok(found)) => self.machine.handle_found(now, index, &found),
+            Answer::Found(index, Err(status)) => {
+                self.machine.handle_find_failed(now, index, status);
+            }
+        }
+    }
+
+    fn note(&mut self, failed: Failed) -> (Option<Status>, Duration) {
+        tracing::info!(error = %failed.error, "the master was asked in vain");
+        self.last_failure = Some(failed.error);
+        (failed.status, failed.retry_after)
+    }
+
+    fn ask_to_open(&mut self, slot: Slot, failed: ChunkVersion) {
+        let request = OpenChunk {
+            session: self.session.id,
+            file_id: self.file_id,
+            slot,
+            failed,
+            memory: self.options.level == Level::Memory,
+            lock_token: 0,
+        };
+        let shared = self.shared.clone();
+        self.ask_beside(async move {
+            let mut retry = shared.master.begin();
+            let opened = shared.master.run(&request, &mut retry, Status::ALL).await;
+            Answer::Opened(slot, opened.map_err(of_the_master))
+        });
+    }
+
+    fn locate(&mut self, index: u32) {
+        let request = Locate {
+            path: String::new(),
+            file_id: self.file_id,
+            first_index: index,
+            count: 1,
+        };
+        let shared = self.shared.clone();
+        self.ask_beside(async move {
+            let mut retry = shared.master.begin();
+            let located = shared.master.run(&request, &mut retry, Status::ALL).await;
+            let located = match located.map_err(of_the_master) {
+                Ok(reply) => Ok(reply.chunks.into_iter().find(|it| it.index == index)),
+                Err(failed) if failed.status == Some(Status::NotFound) => Ok(None),
+                Err(failed) => Err(failed),
+            };
+            Answer::Located(index, located)
+        });
+    }
+
+    fn find(&mut self, find: Find) {
+        let request = FindRequests {
+            ticket: find.ticket,
+            handle: find.handle,
+            version: find.version,
+            session: self.session.id,
+            numbers: find.numbers,
+        };
+        let shared = self.shared.clone();
+        self.ask_beside(async move {
+            let time_max = shared.links.suspect_after();
+            let (server, addr) = (find.replica.server, find.replica.control_addr);
+            let found = shared
+                .controls
+                .call(server, &addr, &request, time_max)
+                .await;
+            let found = found.map_err(|error| {
+                tracing::info!(%error, "a holder could not say");
+                match error {
+                    StreamError::Status { status, .. } => Some(status),
+                    _ => None,
+                }
+            });
+            Answer::Found(find.index, found)
+        });
+    }
+
+    fn connect(&mut self, stream: StreamId, opened: ChunkOpened) {
+        let (frames, queue) = mpsc::unbounded_channel();
+        let known = Stream {
+            handle: opened.handle,
+            version: opened.version,
+            frames,
+        };
+        self.streams.insert(stream, known);
+        let job = MutationJob {
+            file_id: self.file_id,
+            opened,
+            level: self.options.level,
+        };
+        let (shared, told) = (self.shared.clone(), self.told.clone());
+        self.tasks.spawn(async move {
+            // The driver may have ended.
+            let heard = |heard| drop(told.send(Event::Heard(stream, heard)));
+            if let Err(ended) = run_stream(&shared, &job, queue, &heard).await {
+                drop(told.send(Event::Ended(stream, ended)));
+            }
+        });
+    }
+
+    fn send_write(&self, stream: StreamId, number: u64, serial: Serial) {
+        let (Some(to), Some(entry)) = (self.streams.get(&stream), self.entries.get(&number)) else {
+            return;
+        };
+        let Change::Write { offset, .. } = entry.job.change else {
+            return;
+        };
+        // A write is at most a payload.
+        let Some(crcs) = crcs_of(offset, &entry.bytes) else {
+            return;
+        };
+        let data = WriteData {
+            handle: to.handle,
+            version: to.version,
+            serial,
+            commit_mark: Serial::NONE,
+            request: Some(entry.number.id()),
+            offset,
+            level: self.options.level,
+            crcs,
+        };
+        // A stream that has just ended tells so itself.
+        let _ = to.frames.send(Sending::Write(data, entry.bytes.clone()));
+    }
+
+    fn send_records(&self, stream: StreamId, numbers: &[u64]) {
+        let Some(to) = self.streams.get(&stream) else {
+            return;
+        };
+        let records: Vec<&Entry> = numbers
+            .iter()
+            .filter_map(|it| self.entries.get(it))
+            .collect();
+        let Some(first) = records.first() else {
+            return;
+        };
+        let id = first.number.id();
+        let append = |part, items, crcs| Append {
+            handle: to.handle,
+            version: to.version,
+            session: id.session,
+            lowest_outstanding: id.lowest_outstanding,
+            level: self.options.level,
+            part,
+            items,
+            crcs,
+        };
+        if first.bytes.len() > PAYLOAD_LEN_MAX as usize {
+            for (part, bytes) in parts(&first.bytes) {
+                let items = vec![item(id.number, &bytes)];
+                let message = append(Some(part), items, crcs(&bytes).collect());
+                let _ = to.frames.send(Sending::Append(message, vec![bytes]));
+            }
+            return;
+        }
+        let items = records
+            .iter()
+            .map(|it| item(it.number.id().number, &it.bytes));
+        let crcs = records.iter().flat_map(|it| crcs(&it.bytes));
+        let message = append(None, items.collect(), crcs.collect());
+        let payload = records.iter().map(|it| it.bytes.clone()).collect();
+        let _ = to.frames.send(Sending::Append(message, payload));
+    }
+
+    fn end(&mut self, number: u64, outcome: Outcome) {
+        let Some(entry) = self.entries.remove(&number) else {
+            return;
+        };
+        let result = match outcome {
+            Outcome::Done(done) => Ok(self.written(&done)),
+            Outcome::Refused(Status::NotFound) => Err(Error::FileGone),
+            Outcome::Refused(Status::IsAFolder) => Err(Error::FolderHasNoBytes),
+            Outcome::Refused(status) => Err(self.refused(status)),
+            Outcome::NotNow => Err(self.not_written()),
+            Outcome::InDoubt => Err(Error::WriteInDoubt {
+                waited: self.shared.timeout,
+                cause: self.last_failure.take().map(Box::new),
+            }),
+            Outcome::ChunkGone => Err(Error::ChunkGone),
+            Outcome::SessionOver { sent } => {
+                self.renew();
+                if !sent {
+                    // It goes on under another number.
+                    self.renewed.push(entry.job);
+                    return;
+                }
+                Err(Error::OutcomeUnknown)
+            }
+        };
+        self.answer(entry.job, result);
+    }
+
+    fn answer(&mut self, job: Job, result: Result<Written, Error>) {
+        self.failed += u64::from(result.is_err());
+        // Who gave it may not wait for it.
+        let _ = job.reply.send(result);
+    }
+
+    /// Opens another session for what comes from now on.
+    fn renew(&mut self) {
+        if !std::mem::replace(&mut self.is_renewing, true) {
+            let (shared, over) = (self.shared.clone(), self.session.clone());
+            self.spawn(async move {
+                shared.sessions.forget(&over).await;
+                Event::Renewed(shared.sessions.current().await)
+            });
+        }
+    }
+
+    fn written(&self, done: &Done) -> Written {
+        // A reader of this client sees what it wrote.
+        let (version, serial) = (done.version, done.serial);
+        if serial.is_some() {
+            self.shared
+                .note_seen(done.handle, State { version, serial });
+        }
+        let start = u64::from(done.index) * u64::from(self.session.chunk_size);
+        Written {
+            offset: start + u64::from(done.offset),
+            index: done.index,
+            level: done.level,
+            copies: done.copies,
+        }
+    }
+
+    fn refused(&self, status: Status) -> Error {
+        let text = match &self.last_failure {
+            Some(StreamError::NotOpened { status: last, text }) if *last == status => text.clone(),
+            Some(StreamError::Status {
+                status: last, text, ..
+            }) if *last == status => text.clone(),
+            _ => status.meaning().to_owned(),
+        };
+        Error::Refused { status, text }
+    }
+
+    fn not_written(&mut self) -> Error {
+        let waited = self.shared.timeout;
+        match self.last_failure.take() {
+            Some(StreamError::NotOpened { status, text }) => Error::NotNow {
+                status,
+                text,
+                waited,
+            },
+            Some(StreamError::NoMaster { cause }) => *cause,
+            cause => Error::NotWritten {
+                waited,
+                cause: cause.map(Box::new),
+            },
+        }
+    }
+
+    fn ask_beside(&mut self, asking: impl Future<Output = Answer> + Send + 'static) {
+        let session = self.session.id;
+        self.spawn(async move { Event::Answered(session, asking.await) });
+    }
+
+    fn spawn(&mut self, task: impl Future<Output = Event> + Send + 'static) {
+        let told = self.told.clone();
+        self.tasks.spawn(async move {
+            // The driver may have ended.
+            let _ = told.send(task.await);
+        });
+    }
+}
+
+fn machine(shared: &Shared, session: &Session, options: WriteOptions) -> Mutations {
+    shared.links.learn(session.suspect_after);
+    Mutations::new(Plan {
+        level: options.level,
+        ordered: options.ordered,
+        patience: shared.timeout,
+        suspect_after: shared.links.suspect_after(),
+        seed: shared.master.draw_seed(),
+    })
+}
+
+async fn run_stream(
+    shared: &Shared,
+    job: &MutationJob,
+    queue: mpsc::UnboundedReceiver<Sending>,
+    heard: &(impl Fn(Heard) + Sync),
+) -> Result<(), Ended> {
+    let suspect_after = shared.links.suspect_after();
+    // A chain has at least one member, as it was decoded.
+    let Some(primary) = job.opened.chain.first() else {
+        return Ok(());
+    };
+    let taken = shared
+        .links
+        .take(primary.server, &primary.data_addr, suspect_after);
+    let link = taken.await.map_err(|error| Ended {
+        status: None,
+        retry_after: Duration::ZERO,
+        error,
+    })?;
+    mutate(link, job, queue, heard).await
+}
+
+fn of_the_master(unanswered: Unanswered) -> Failed {
+    match unanswered {
+        Unanswered::HandedBack {
+            status,
+            text,
+            retry_after,
+        } => Failed {
+            status: Some(status),
+            retry_after,
+            error: StreamError::NotOpened { status, text },
+        },
+        Unanswered::SessionUnknown => Failed {
+            status: Some(Status::SessionUnknown),
+            retry_after: Duration::ZERO,
+            error: no_master(Error::SessionLost),
+        },
+        Unanswered::Failed(error) => Failed {
+            status: None,
+            retry_after: Duration::ZERO,
+            error: no_master(error),
+        },
+    }
+}
+
+fn no_master(error: Error) -> StreamError {
+    let cause = Box::new(error);
+    StreamError::NoMaster { cause }
+}
+
+/// A record as it is sent: its header in the room in front.
+fn with_header(bytes: &Bytes, number: &Outstanding) -> Bytes {
+    let id = number.id();
+    let payload = bytes.get(RECORD_HEADER_LEN..).unwrap_or_default();
+    let record = Record {
+        session: id.session,
+        number: id.number,
+        payload,
+    };
+    // Checked before it was handed over, so there is a header.
+    let header = record.header().unwrap_or([0; RECORD_HEADER_LEN]);
+    let mut whole = Vec::with_capacity(bytes.len());
+    whole.extend_from_slice(&header);
+    whole.extend_from_slice(payload);
+    Bytes::from(whole)
+}
+
+fn item(number: u64, bytes: &Bytes) -> AppendItem {
+    // No longer than a payload.
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    AppendItem { number, length }
+}
+
+/// CRCs of an item, cut from its own start.
+fn crcs(bytes: &Bytes) -> impl Iterator<Item = u32> {
+    bytes.chunks(BLOCK_LEN as usize).map(crc32)
+}
+
+/// A long record, a payload at a time.
+fn parts(bytes: &Bytes) -> impl Iterator<Item = (Part, Bytes)> {
+    let payload = PAYLOAD_LEN_MAX as usize;
+    // A record is at most a quarter of a chunk.
+    let whole_length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    (0..bytes.len()).step_by(payload).map(move |start| {
+        let part = Part {
+            offset: u32::try_from(start).unwrap_or(u32::MAX),
+            whole_length,
+        };
+        let end = bytes.len().min(start + payload);
+        (part, bytes.slice(start..end))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sarsen_protocol::message::Message as _;
+    use sarsen_protocol::record::RECORD_LEN_MAX;
+
+    /// Every part is one that a primary takes, and together they are the record.
+    #[test]
+    fn a_long_record_goes_in_parts() {
+        let payload = PAYLOAD_LEN_MAX as usize;
+        for (len, count) in [
+            (payload + 1, 2),
+            (2 * payload, 2),
+            (2 * payload + 70_000, 3),
+            (RECORD_LEN_MAX, 16),
+        ] {
+            let record = Bytes::from(vec![7; len]);
+            let mut end = 0;
+            let parts: Vec<_> = parts(&record).collect();
+            assert_eq!(parts.len(), count);
+            for (part, bytes) in parts {
+                assert_eq!(part.offset as usize, end);
+                end += bytes.len();
+                let message = Append {
+                    handle: ChunkHandle(1),
+                    version: ChunkVersion(1),
+                    session: SessionId(1),
+                    lowest_outstanding: 1,
+                    level: Level::Disk,
+                    part: Some(part),
+                    items: vec![item(1, &bytes)],
+                    crcs: crcs(&bytes).collect(),
+                };
+                assert_eq!(Append::from_body(&message.to_body()), Ok(message));
+            }
+            assert_eq!(end, len);
+        }
+    }
+}

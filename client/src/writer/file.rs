@@ -1,0 +1,109 @@
+//! Writes at an offset from the caller's side (`spec/replication.md` section 10).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sarsen_protocol::size::{PAYLOAD_LEN_MAX, PUBLISH_CHUNKS_MAX};
+
+use super::{Change, Pending, WriteOptions, Writer};
+use crate::client::Shared;
+use crate::error::Error;
+
+/// Chunks that a file may have.
+const CHUNKS_MAX: u64 = PUBLISH_CHUNKS_MAX as u64;
+
+/// Writes over the bytes of one file, and beyond its end, as many at a time as there is room for.
+///
+/// Bytes are cut at the edges of chunks and into mutations of at most a mebibyte, each of which is
+/// done as a whole and once, in no order with the others. Where they overlap, flush between. A
+/// writer that is dropped leaves what is under way wherever it is.
+#[derive(Debug)]
+pub struct FileWriter {
+    writer: Writer,
+    /// What is under way, in order.
+    pending: VecDeque<Pending>,
+}
+
+impl FileWriter {
+    pub(crate) async fn open(
+        shared: &Arc<Shared>,
+        path: &str,
+        options: WriteOptions,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            writer: Writer::open(shared, path, options).await?,
+            pending: VecDeque::new(),
+        })
+    }
+
+    /// Whether so many bytes at an offset lie within the largest file.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`].
+    pub fn check(&self, offset: u64, len: u64) -> Result<(), Error> {
+        let bytes = offset.saturating_add(len);
+        match bytes <= CHUNKS_MAX * u64::from(self.writer.chunk_size) {
+            true => Ok(()),
+            false => Err(Error::TooLarge { bytes }),
+        }
+    }
+
+    /// How many bytes at an offset best go with one call: up to the next edge of mutations.
+    #[must_use]
+    pub fn len_at(&self, offset: u64) -> usize {
+        let payload = u64::from(PAYLOAD_LEN_MAX);
+        // Chunks are whole mebibytes, so an edge of a chunk is one of mutations too.
+        usize::try_from(payload - offset % payload).unwrap_or(0)
+    }
+
+    /// Takes bytes as soon as there is room for them.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] before anything is sent; how an earlier write failed.
+    pub async fn write_at(&mut self, offset: u64, bytes: Bytes) -> Result<(), Error> {
+        self.check(offset, bytes.len() as u64)?;
+        let (mut offset, mut rest) = (offset, bytes);
+        while !rest.is_empty() {
+            self.take_answered()?;
+            let piece = rest.split_to(rest.len().min(self.len_at(offset)));
+            let len = piece.len() as u64;
+            let chunk_size = u64::from(self.writer.chunk_size);
+            let place = u32::try_from(offset / chunk_size);
+            let within = u32::try_from(offset % chunk_size);
+            let (Ok(index), Ok(within)) = (place, within) else {
+                return Err(Error::TooLarge { bytes: offset });
+            };
+            let change = Change::Write {
+                index,
+                offset: within,
+            };
+            let pending = self.writer.begin(change, piece).await?;
+            self.pending.push_back(pending);
+            offset += len;
+        }
+        Ok(())
+    }
+
+    /// Waits until all was written.
+    ///
+    /// # Errors
+    /// How the first write failed that did; the others may have been done.
+    pub async fn flush(&mut self) -> Result<(), Error> {
+        while let Some(pending) = self.pending.pop_front() {
+            pending.await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the answers that are there, so that a failure ends a long write.
+    fn take_answered(&mut self) -> Result<(), Error> {
+        while let Some(first) = self.pending.front_mut()
+            && let Some(answer) = first.now()
+        {
+            self.pending.pop_front();
+            answer?;
+        }
+        Ok(())
+    }
+}
