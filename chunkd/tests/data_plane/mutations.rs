@@ -305,7 +305,7 @@ fn read_as(
         let is_last = data.last;
         let first = first.get_or_insert(data);
         if is_last {
-            return Ok((first.clone(), bytes));
+            return Ok((*first, bytes));
         }
     }
 }
