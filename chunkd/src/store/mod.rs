@@ -22,7 +22,7 @@
 //! valid and stable. A failed sync is never tried again: it poisons what it covered. Nothing is
 //! deleted without an order. No lock is held over data I/O.
 //!
-//! Left out so far: the journal is not trimmed. Left out on purpose:
+//! Left out so far:
 //! clones. Their fields are in the format. What a crash leaves at each step stands in the spec, section 10.
 
 #![cfg_attr(

@@ -9,7 +9,7 @@
 //! Invariants: what an open chunk is, its journal says; its file's header stays as it was. A chunk
 //! that was begun and not changed is told and read as the sealed one that its file still is.
 //!
-//! Left out so far: nobody gives these orders.
+//! Left out so far: clones.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};

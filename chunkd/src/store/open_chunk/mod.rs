@@ -1,13 +1,11 @@
-//! The states of an open chunk, as bookkeeping (`spec/journal.md` sections 3 and 4).
+//! An open chunk: its states, their files, and the journal's word (`spec/journal.md` sections 3, 4
+//! and 7).
 //!
 //! Read in this order: [`slots`], which places are free; [`ids`], which mutations are in the chunk;
 //! [`plan`], where a mutation's bytes go; [`patch`], the patch file's layout; [`state`], all states from the committed one to the newest;
-//! [`history`], what a journal says of them after a crash.
-//!
-//! Nothing here reads or writes a file, so everything is tested against plain bytes in memory.
-//!
-//! Left out so far: nothing carries a plan out on files, and no start rebuilds a state from the
-//! journal. The data plane opens no chunk.
+//! [`history`], what a journal says of them after a crash; [`sealed_form`], what a sealed file of a state
+//! says. None of these reads or writes a file, so they are tested against plain bytes in memory.
+//! Then [`files`], which carries plans out; [`chunk`], all of it together; [`snapshot`], reads.
 
 mod batch;
 pub mod chunk;
