@@ -72,6 +72,25 @@ fn hello(samples: &mut Samples) {
     );
     put(
         samples,
+        "Hello of a client that tells its number",
+        Hello {
+            version_min: 1,
+            version_max: 1,
+            role: Role::Client,
+            plane: Plane::Data,
+            features: 0,
+            cluster_id: ClusterId::NONE,
+            start: Start {
+                server_id: ServerId::NONE,
+                directory_id: DirectoryId::NONE,
+                start_number: StartNumber::NONE,
+                start_nonce: StartNonce(0x0102_0304_0506_0708),
+            },
+            nonce: counting(0x90),
+        },
+    );
+    put(
+        samples,
         "HelloReply",
         HelloReply {
             version: 1,
