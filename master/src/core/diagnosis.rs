@@ -364,7 +364,7 @@ impl Examiner<'_> {
             let directory = self.servers.directory_of(old)?;
             let is_replaceable = held.next().is_none()
                 && !old.deleting
-                && old.state != ChunkState::Open
+                && (old.state != ChunkState::Open || old.version < record.version())
                 && old.standing(record) != Standing::Ahead
                 && directory.disk.state == DiskState::Ok
                 && directory.disk.free >= room
