@@ -1,0 +1,182 @@
+//! A file is read while others append to it (`spec/replication.md` section 12, `spec/records.md`
+//! section 3): every record in order, none twice, and no reader goes back in time.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use sarsen_client::{Client, ClientConfig};
+use sarsen_edge::key;
+use serde_json::Value;
+
+use crate::harness::Cluster;
+
+/// Records that are appended, of about a kilobyte: more than one chunk of a mebibyte takes.
+const RECORDS: usize = 2500;
+
+/// Nothing takes so long.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a record says: its number, and enough to fill it.
+fn line(number: usize) -> String {
+    format!("record {number} {}", "x".repeat(400 + number % 700))
+}
+
+/// Lines `from` on, as `append --lines` takes them.
+fn lines(from: usize, count: usize) -> String {
+    let lines = (from..from + count).map(|number| line(number) + "\n");
+    lines.collect()
+}
+
+fn append(cluster: &Cluster, from: usize, count: usize) -> Vec<u64> {
+    let args = ["append", "--lines", "/log"];
+    let done = cluster.sarsen_with_input(&args, lines(from, count).as_bytes());
+    let offsets: Vec<u64> = done
+        .text()
+        .lines()
+        .map(|it| it.parse().expect("an offset"))
+        .collect();
+    assert_eq!(offsets.len(), count);
+    offsets
+}
+
+/// Ended when it is dropped.
+struct Tail(Child);
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Follows a file by the program; the lines that it shows, each when it comes.
+fn tail(cluster: &Cluster) -> (Tail, mpsc::Receiver<Vec<u8>>) {
+    let mut command = cluster.command();
+    command.args([
+        "--master",
+        &cluster.control,
+        "tail",
+        "-c",
+        "0",
+        "-f",
+        "/log",
+    ]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let stdout = BufReader::with_capacity(1 << 16, child.stdout.take().expect("piped"));
+    let (shown, lines) = mpsc::channel();
+    // Records end where the next header begins; what is looked for are their words.
+    thread::spawn(move || {
+        for part in stdout.split(b' ') {
+            let Ok(part) = part else { return };
+            if shown.send(part).is_err() {
+                return;
+            }
+        }
+    });
+    (Tail(child), lines)
+}
+
+#[test]
+fn tail_sees_every_record_in_order_and_records_each_once() {
+    let cluster = Cluster::start(3);
+    assert_eq!(cluster.sarsen(&["touch", "/log"]).code, Some(0));
+    let (_tail, shown) = tail(&cluster);
+    let mut offsets = append(&cluster, 0, RECORDS / 2);
+    offsets.extend(append(&cluster, RECORDS / 2, RECORDS - RECORDS / 2));
+    assert!(offsets.is_sorted(), "one writer, in order");
+    // Of "record N xxx…" the number is the part behind one that ends with "record".
+    let mut next = 0;
+    let mut is_number = false;
+    while next < RECORDS {
+        let part = shown
+            .recv_timeout(PATIENCE)
+            .expect("the next record is shown");
+        if is_number {
+            assert_eq!(part, next.to_string().as_bytes(), "in order, none left out");
+            next += 1;
+        }
+        is_number = part.ends_with(b"record");
+    }
+    let done = cluster.sarsen(&["--json", "records", "/log"]);
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    let text = String::from_utf8(done.stdout).expect("text");
+    let read: Vec<Value> = text
+        .lines()
+        .map(|it| serde_json::from_str(it).expect("JSON"))
+        .collect();
+    let found: Vec<u64> = read
+        .iter()
+        .map(|it| it["offset"].as_u64().expect("a number"))
+        .collect();
+    assert_eq!(found, offsets);
+    let plain = cluster.sarsen(&["records", "/log"]).text();
+    assert_eq!(plain, lines(0, RECORDS));
+    let stat = cluster.sarsen(&["--json", "stat", "/log"]).json();
+    let end = offsets[RECORDS - 1] + 32 + line(RECORDS - 1).len() as u64;
+    assert_eq!(stat["size"], end);
+    assert_eq!(cluster.bytes("/log").len() as u64, end);
+    let sum = cluster.sarsen(&["--json", "checksum", "/log"]).json();
+    let bytes = cluster.bytes("/log");
+    let crc = sarsen_protocol::crc::crc32(&bytes);
+    assert_eq!(sum["crc32"], format!("{crc:08x}"), "it was sealed first");
+    // And opened again.
+    let more = append(&cluster, RECORDS, 3);
+    assert!(more[0] >= end);
+    let plain = cluster.sarsen(&["records", "/log"]).text();
+    assert_eq!(plain, lines(0, RECORDS + 3));
+}
+
+/// Records appear one after the other to whoever looks again and again: never fewer than before,
+/// and at least what was acknowledged before the look began.
+#[test]
+fn a_reader_beside_a_writer_never_goes_back() {
+    let cluster = Cluster::start(3);
+    assert_eq!(cluster.sarsen(&["touch", "/log"]).code, Some(0));
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let client = runtime.block_on(connect(&cluster));
+    thread::scope(|scope| {
+        let (acknowledged, told) = mpsc::channel();
+        let cluster = &cluster;
+        scope.spawn(move || {
+            for round in 0..12 {
+                append(cluster, round * 20, 20);
+                if acknowledged.send((round + 1) * 20).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut before = 0;
+        while before < 240 {
+            let at_least = told.try_iter().last().unwrap_or(0).max(before);
+            let count = runtime.block_on(count_records(&client));
+            assert!(
+                count >= at_least,
+                "{count} records, and {at_least} were there"
+            );
+            before = count;
+        }
+    });
+}
+
+async fn count_records(client: &Client) -> usize {
+    let mut records = client.records("/log").await.expect("the file");
+    let mut count = 0;
+    while let Some(record) = records.next().await.expect("a record") {
+        assert_eq!(record.payload, line(count).as_bytes());
+        count += 1;
+    }
+    count
+}
+
+async fn connect(cluster: &Cluster) -> Client {
+    let mut config = ClientConfig::default();
+    config.masters = vec![cluster.control.clone()];
+    config.key = Some(key::load(&cluster.path("master").join("cluster.key")).expect("a key"));
+    Client::connect(config).await.expect("connects")
+}
