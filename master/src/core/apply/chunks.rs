@@ -26,8 +26,14 @@ pub(super) fn activate_if_sound(
 fn check_activation(state: &State, body: &Activation) -> Result<(), Refusal> {
     let file = state.namespace.file(body.file).ok_or(Refusal::NotFound)?;
     let version = body.configuration.version;
+    // What a slot names alone would be gone. Only a shared chunk gives its slot to a clone.
+    let is_the_last = |named| {
+        let record = state.chunks.record(named);
+        named != body.handle && record.is_some_and(|record| record.references < 2)
+    };
     let is_sound = body.handle < state.handles_end
         && version < state.versions_end
+        && !file.slot(body.index).is_some_and(is_the_last)
         && state.chunks.record(body.handle).is_none_or(|record| {
             file.slot(body.index) == Some(body.handle)
                 && record.references == 1

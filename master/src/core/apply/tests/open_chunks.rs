@@ -86,6 +86,22 @@ fn the_life_of_an_open_chunk() {
     );
 }
 
+/// A chunk was told to be full a second time when another had followed it, and the seal gave the slot
+/// of that one to a fresh chunk: what was acknowledged there was gone.
+#[test]
+fn a_slot_is_never_taken_from_the_only_chunk_that_has_its_bytes() {
+    let mut script = Script::new();
+    let file = script.upload("/f", &[(1, MIB), (2, 20)]);
+    script.internal(activation(1, 600, file, 0));
+    let refused = refused(Refusal::InvalidArgument);
+    let next = Then::Next(activation(3, 602, file, 1));
+    assert_eq!(script.internal(sealed(1, 601, MIB, next)).answer, refused);
+    assert_eq!(script.internal(activation(3, 602, file, 1)).answer, refused);
+    let slots = &script.state.namespace.file(file).unwrap().slots;
+    assert_eq!(slots[..], [ChunkHandle(1), ChunkHandle(2)]);
+    assert!(script.state.chunks.record(ChunkHandle(2)).is_some());
+}
+
 #[test]
 fn a_write_beyond_the_end_leaves_holes() {
     let mut script = Script::new();

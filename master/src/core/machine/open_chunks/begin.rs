@@ -172,8 +172,9 @@ impl Machine {
         };
         let record = self.state.chunks.record(full).ok_or(Status::NotFound)?;
         let (file, index, replicas) = (record.file, record.index + 1, record.replicas);
-        if self.is_slot_taken(file, index) {
-            // It is not the last one any more, and what comes next is there already.
+        let next = self.state.namespace.file(file);
+        if next.is_some_and(|file| file.slot(index).is_some()) {
+            // It was told to be full before, and is not the last one any more.
             if let Some(work) = self.open_chunks.works.get_mut(&subject) {
                 work.goal = Goal::Sealed(Then::Nothing);
             }
@@ -218,12 +219,6 @@ impl Machine {
         }
         self.act_on(subject, Which::Next, actions);
         Ok(())
-    }
-
-    /// Whether a slot names a chunk: it must not be taken from it.
-    fn is_slot_taken(&self, file: FileId, index: u32) -> bool {
-        let file = self.state.namespace.file(file);
-        file.is_some_and(|file| file.slot(index).is_some())
     }
 
     fn patience_of_changes(&self) -> Patience {
@@ -371,8 +366,7 @@ impl Machine {
             return;
         }
         let (handle, request) = (work.handle, work.request);
-        let (goal, next) = (work.goal, work.next.clone());
-        let then = match (&goal, &next) {
+        let then = match (&work.goal, &work.next) {
             (Goal::Sealed(Then::Cut { file, size, .. }), _) => command::Then::Cut {
                 file: *file,
                 size: *size,
@@ -380,14 +374,12 @@ impl Machine {
             (Goal::Sealed(Then::Next), Some(next)) => {
                 let file = self.state.chunks.record(handle).map(|record| record.file);
                 match (&next.begun, file) {
-                    (Some(begun), Some(file)) if !self.is_slot_taken(file, next.index) => {
-                        command::Then::Next(Activation {
-                            handle: next.handle,
-                            file,
-                            index: next.index,
-                            configuration: begun.clone(),
-                        })
-                    }
+                    (Some(begun), Some(file)) => command::Then::Next(Activation {
+                        handle: next.handle,
+                        file,
+                        index: next.index,
+                        configuration: begun.clone(),
+                    }),
                     _ => command::Then::Nothing,
                 }
             }

@@ -469,6 +469,32 @@ fn a_full_chunk_is_sealed_with_the_next_one_in_the_same_entry_once_however_many_
     assert_eq!(play.rig.get(stat("/f")).node.size, u64::from(MIB));
 }
 
+/// An append in doubt goes to the chunk that it was sent to first, also when that was full: its
+/// primary says so again. A fresh chunk took the slot of the one behind it then.
+#[test]
+fn a_full_chunk_that_is_not_the_last_is_sealed_without_a_next_one() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let full = play.open(play.last(file));
+    play.mutate(full.handle, 5, 700);
+    play.report(full.chain[0].server.0, &full, ChainTrouble::Full, 0);
+    let next = play.open(play.last(file));
+    play.tell(full.handle, file);
+    let again = play.open(OpenChunk {
+        slot: Slot::At(0),
+        ..play.last(file)
+    });
+    assert_eq!(again.handle, full.handle);
+    play.report(again.chain[0].server.0, &again, ChainTrouble::Full, 0);
+    assert!(
+        play.sealed(full.handle)
+            .is_some_and(|it| it.0 > again.version)
+    );
+    let record = play.rig.machine.state.namespace.file(file).unwrap();
+    assert_eq!(record.slots[..], [full.handle, next.handle]);
+    assert_eq!(play.open(play.last(file)).handle, next.handle);
+}
+
 #[test]
 fn acks_from_memory_take_another_version() {
     let mut play = Play::new();
