@@ -336,6 +336,7 @@ const fn is_change(kind: Kind) -> bool {
             | Kind::RestoreTrash
             | Kind::EmptyTrash
             | Kind::Truncate
+            | Kind::AcceptLoss
     )
 }
 

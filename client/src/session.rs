@@ -11,6 +11,7 @@ use sarsen_edge::random;
 use sarsen_protocol::id::{RequestId, SessionId};
 use sarsen_protocol::message::{CloseSession, KeepSession, OpenSession, Request, SessionOpened};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
@@ -183,9 +184,9 @@ impl Session {
         Some(Outstanding { session, number })
     }
 
-    /// Ends when the next answer comes: another number may be near enough then.
-    pub(crate) async fn answered(&self) {
-        self.answered.notified().await;
+    /// Ends when an answer has come since this was called: another number may be near enough then.
+    pub(crate) fn answered(&self) -> Notified<'_> {
+        self.answered.notified()
     }
 
     fn numbers(&self) -> MutexGuard<'_, Numbers> {

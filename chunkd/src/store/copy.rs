@@ -246,7 +246,8 @@ impl Directory {
         if self.is_held(&turn, &new)? {
             return Err(StoreError::AlreadyExists { handle });
         }
-        let was_open = self.is_in_journal(&turn);
+        // Of a file that no start could read the journal may speak too.
+        let was_open = self.is_in_journal(&turn) || self.problem_of(handle).is_some();
         let from = copy_path(handle);
         self.tree
             .rename(&from, &chunk_path(handle))
@@ -327,7 +328,7 @@ impl Directory {
         }
     }
 
-    fn problem_of(&self, handle: ChunkHandle) -> Option<ProblemKind> {
+    pub(super) fn problem_of(&self, handle: ChunkHandle) -> Option<ProblemKind> {
         let problems = lock(&self.problems);
         let problem = problems
             .iter()

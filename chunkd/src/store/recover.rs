@@ -191,20 +191,20 @@ fn store_error(error: JournalError) -> StoreError {
 
 /// The entry that makes the journal's word on a handle void, if what lies under its name does.
 fn void_word(found: &Found, handle: ChunkHandle, outcome: &Outcome) -> Option<Body> {
-    let (highest, prepared) = match outcome {
-        Outcome::Nothing => return None,
-        Outcome::Promised(version) => (*version, None),
-        Outcome::Open(history) => {
-            let prepared = history.prepared.map(|_| history.version);
-            (history.promised_version, prepared)
-        }
-    };
+    if matches!(outcome, Outcome::Nothing) {
+        return None;
+    }
     let Some(held) = place_of(found, handle).and_then(|place| found.held.get(place)) else {
         let is_there = found.problems.iter().any(|p| p.handle == Some(handle));
         return (!is_there).then_some(Body::Dropped);
     };
     let entry = &held.entry;
-    let is_newer = entry.version > highest || Some(entry.version) == prepared;
+    let is_newer = match outcome {
+        Outcome::Nothing => false,
+        Outcome::Promised(version) => entry.version > *version,
+        // What a version was begun from is older: this is its settling, or a copy.
+        Outcome::Open(history) => entry.version >= history.version,
+    };
     (entry.state == ChunkState::Sealed && is_newer).then_some(Body::Settled)
 }
 

@@ -96,11 +96,17 @@ impl Directory {
     /// Step 6 of form 2.
     fn settle_by_rename(&self, handle: ChunkHandle) -> Result<ChunkFile, StoreError> {
         let from = sealing_path(handle);
+        // Read first: behind the rename nothing may fail that could not be asked for again.
+        let region = self
+            .tree
+            .open(&from)
+            .map_err(|source| io_error(&*self.tree, Operation::Open, &from, source))?;
+        let file = ChunkFile::read(region, &*self.tree, handle, self.owner(), true)?;
         self.tree
             .rename(&from, &chunk_path(handle))
             .map_err(|source| io_error(&*self.tree, Operation::Rename, &from, source))?;
         self.sync_folder(&folder_of(handle))?;
-        ChunkFile::open(&*self.tree, handle, self.owner(), true)
+        Ok(file)
     }
 
     /// Removes the patch file and the sealed form of a chunk that is open no more. What stays, a start

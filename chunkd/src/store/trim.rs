@@ -87,9 +87,9 @@ impl Directory {
             if extent.stable < under_way.wait_for {
                 return Ok(Trim::Waits);
             }
-            *trimming = None;
+            // Its place is kept until it is gone: what was written for it is not written again.
             log.remove_oldest(oldest);
-            return Ok(Trim::GoOn);
+            return Ok(Trim::Waits);
         }
         let said = match self.read_segment(oldest, successor) {
             Err(JournalError::Store(error)) => return Err(error),
@@ -175,7 +175,7 @@ impl Directory {
         if let Some(promised) = self.opened.promised(handle) {
             return Ok(said.promise(promised));
         }
-        let is_told_otherwise = self.problems().iter().any(|it| it.handle == Some(handle));
+        let is_told_otherwise = self.problem_of(handle).is_some();
         let end = match held.map(|held| &held.entry) {
             None if !is_told_otherwise => Some((said.version(), Body::Dropped)),
             Some(entry) if entry.state == ChunkState::Sealed && !is_marked(entry) => {

@@ -69,7 +69,6 @@ pub struct Records {
     following: bool,
     ids: Ids,
     leftover: u64,
-    repeated: u64,
 }
 
 impl Records {
@@ -86,7 +85,6 @@ impl Records {
             following,
             ids: Ids::default(),
             leftover: 0,
-            repeated: 0,
         }
     }
 
@@ -190,12 +188,6 @@ impl Records {
         self.leftover
     }
 
-    /// Records whose id had been yielded before.
-    #[must_use]
-    pub const fn repeated(&self) -> u64 {
-        self.repeated
-    }
-
     /// What is here from the position on.
     fn bytes(&self) -> &[u8] {
         let passed = usize::try_from(self.position - self.base).unwrap_or(usize::MAX);
@@ -249,7 +241,6 @@ impl Records {
         let offset = self.position;
         self.position += len as u64;
         if !self.ids.insert(session, number) {
-            self.repeated += 1;
             return None;
         }
         Some(Found {

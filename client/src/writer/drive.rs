@@ -127,6 +127,9 @@ impl Driver {
         let clock = self.shared.clock;
         let (mut events, mut commands) = (Vec::new(), Vec::new());
         loop {
+            // Before the look, so that no number that comes free meanwhile is missed.
+            let session = self.session.clone();
+            let answered = session.answered();
             self.number_what_waits();
             while let Some(action) = self.machine.poll(clock.now()) {
                 self.act(action);
@@ -134,7 +137,6 @@ impl Driver {
             self.answer_flushes();
             while self.tasks.try_join_next().is_some() {}
             let wake_at = self.machine.wake_at(clock.now());
-            let session = self.session.clone();
             let wants_number = !self.waiting.is_empty() && !self.is_renewing;
             tokio::select! {
                 // What came counts before what is late: this task may have been late itself.
@@ -148,7 +150,7 @@ impl Driver {
                     }
                     commands.drain(..).for_each(|command| self.take(command));
                 }
-                () = session.answered(), if wants_number => {}
+                () = answered, if wants_number => {}
                 () = clock.wait_until(wake_at) => {}
             }
         }
@@ -484,12 +486,11 @@ impl Driver {
     }
 
     fn written(&self, done: &Done) -> Written {
-        // A reader of this client sees what it wrote.
+        // A reader of this client sees what it wrote. Of what was found in a sealed chunk no serial
+        // is known, and none is needed: that version has it.
         let (version, serial) = (done.version, done.serial);
-        if serial.is_some() {
-            self.shared
-                .note_seen(done.handle, State { version, serial });
-        }
+        self.shared
+            .note_seen(done.handle, State { version, serial });
         let start = u64::from(done.index) * u64::from(self.session.chunk_size);
         Written {
             offset: start + u64::from(done.offset),

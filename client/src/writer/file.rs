@@ -88,12 +88,17 @@ impl FileWriter {
     /// Waits until all was written.
     ///
     /// # Errors
-    /// How the first write failed that did; the others may have been done.
+    /// How the first write failed that did, or [`Error::WritesFailed`] if some failed since the last
+    /// flush and were told by [`Self::write_at`]; the others may have been done.
     pub async fn flush(&mut self) -> Result<(), Error> {
+        let mut first = None;
         while let Some(pending) = self.pending.pop_front() {
-            pending.await?;
+            if let Err(error) = pending.await {
+                first.get_or_insert(error);
+            }
         }
-        Ok(())
+        let all = self.writer.flush().await;
+        first.map_or(all, Err)
     }
 
     /// Takes the answers that are there, so that a failure ends a long write.

@@ -48,7 +48,8 @@ pub struct WriteOptions {
     /// What counts as done has reached this on every copy.
     pub level: Level,
     /// Records keep the order in which they were given, over the ends of chunks too, where the
-    /// answers of one chunk are then waited for before the next is begun.
+    /// answers of one chunk are then waited for before the next is begun. One that a primary refuses
+    /// for now, in the middle of others, may still come to lie behind those.
     pub ordered: bool,
 }
 

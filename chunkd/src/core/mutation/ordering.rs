@@ -244,8 +244,7 @@ impl Orderer<'_> {
         }
         self.check_room(candidate)?;
         let under_way = u64::from(self.building.bytes()) + u64::from(candidate.length);
-        let is_alone = self.building.is_empty() && self.chain.flight_bytes == 0;
-        if !is_alone && !self.chain.has_room(under_way, self.config.window_bytes) {
+        if !self.chain.has_room(under_way, self.config.window_bytes) {
             return Err(Not::Waits);
         }
         let end = candidate.end(self.primary.length).max(self.primary.length);

@@ -462,10 +462,10 @@ impl Actor {
             self.flush.bytes = 0;
             self.flush.due = None;
             let (directory, handle) = (Arc::clone(&self.directory), self.handle);
-            let inbox = Arc::clone(&self.inbox);
+            let report = FlushReport::new(&self.inbox);
             spawn_blocking(move || {
-                // The actor may have ended.
-                let _ = inbox.push(Input::Flushed(lane::flush(&directory, handle)));
+                let mut report = report;
+                report.outcome = lane::flush(&directory, handle);
             });
         }
     }
@@ -582,12 +582,30 @@ impl Actor {
                 sequence,
                 applied: (version, serial),
             } => {
-                self.replica.handle_applied(now, version, serial);
+                // Only what comes further shows that the disk works.
+                if serial > self.replica.member().has().1 {
+                    self.replica.handle_applied(now, version, serial);
+                }
+                if self.replica.member().state() != State::Active {
+                    return self.give_up_places(now, version, serial);
+                }
                 self.work.queue.push_front(action);
                 self.work.again = Some((sequence, Instant::now() + RETRY_DELAY));
             }
             Outcome::Failed(failure) => self.failed(now, &failure),
         }
+    }
+
+    /// Mutations that found no place are over with their version: none becomes free any more, and a
+    /// promise would wait for them for ever.
+    fn give_up_places(&mut self, now: Duration, version: ChunkVersion, applied: Serial) {
+        self.work
+            .queue
+            .retain(|action| !is_apply_of(action, version));
+        let first = Serial(applied.0.saturating_add(1));
+        let text = "no place is free for a mutation";
+        self.replica
+            .handle_not_applied(now, version, first, Status::Overloaded, text, false);
     }
 
     // Rest.
@@ -650,7 +668,7 @@ impl Drop for Actor {
     /// However it ends: nobody is to wait for answers that don't come.
     fn drop(&mut self) {
         self.inbox.close();
-        self.place.is_open.store(false, Ordering::Release);
+        // `is_open` stays as it was published: after a panic the chunk is no sealed one.
         *lock(&self.place.lease) = None;
         for port in self.streams.values() {
             port.outbox.end();
@@ -690,6 +708,29 @@ impl Drop for LaneReport {
             // The actor may have ended.
             let _ = self.inbox.push(Input::LaneDone(done));
         }
+    }
+}
+
+/// Tells the actor what became of a flush, be it a panic.
+struct FlushReport {
+    inbox: Arc<Inbox>,
+    outcome: Outcome,
+}
+
+impl FlushReport {
+    fn new(inbox: &Arc<Inbox>) -> Self {
+        Self {
+            inbox: Arc::clone(inbox),
+            outcome: Outcome::Failed(internal("the store has panicked")),
+        }
+    }
+}
+
+impl Drop for FlushReport {
+    fn drop(&mut self) {
+        let outcome = std::mem::replace(&mut self.outcome, Outcome::Nothing);
+        // The actor may have ended.
+        let _ = self.inbox.push(Input::Flushed(outcome));
     }
 }
 

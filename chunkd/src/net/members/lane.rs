@@ -399,7 +399,11 @@ impl Lane {
 #[must_use]
 pub fn flush(directory: &Directory, handle: ChunkHandle) -> Outcome {
     let flushed = match directory.open_chunk(handle) {
-        Some(chunk) => chunk.flush(),
+        Some(chunk) => match chunk.flush() {
+            // It was settled a moment ago.
+            Err(OpenChunkError::Closed) => Ok(false),
+            flushed => flushed,
+        },
         // It was settled, which made all of it stable.
         None => Ok(false),
     };

@@ -18,7 +18,7 @@ use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
 use sarsen_protocol::message::{
     ChunkState, Crcs, CutData, ErrorBody, Kind, Message as _, Newest, Read, ReadCut, ReadData, Want,
 };
-use sarsen_protocol::size::{BLOCK_LEN, HEADER_LEN};
+use sarsen_protocol::size::{BLOCK_LEN, HEADER_LEN, pieces_in};
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::Ticket;
 use tokio::sync::{Semaphore, oneshot};
@@ -33,6 +33,7 @@ use crate::core::mutation::Answer;
 use crate::core::read_stream::{self, Part, ReadStream, Refusal, ReplicaFacts};
 use crate::core::tickets;
 use crate::store::open_chunk::Snapshot;
+use crate::store::{Operation, StoreError};
 
 /// Frames of open chunks that are on their way at a time, of a mebibyte at most.
 const FRAMES_MAX: usize = 64;
@@ -207,19 +208,6 @@ fn refuse(status: Status, text: &str) -> Refusal {
     (status, ErrorBody::new(text))
 }
 
-/// Blocks that a range touches: of each its number, where the bytes begin in it, and how many.
-fn blocks_of(offset: u32, len: u32) -> impl Iterator<Item = (usize, u32, u32)> {
-    let end = offset.saturating_add(len);
-    let mut at = offset;
-    std::iter::from_fn(move || {
-        let inside = at % BLOCK_LEN;
-        let some = (BLOCK_LEN - inside).min(end - at);
-        let block = (at / BLOCK_LEN) as usize;
-        at += some;
-        (some > 0).then_some((block, inside, some))
-    })
-}
-
 /// Puts bytes of a state behind `frame`.
 fn put_bytes(
     snapshot: &Snapshot,
@@ -227,33 +215,31 @@ fn put_bytes(
     offset: u32,
     len: u32,
 ) -> Result<(), Refusal> {
-    for (index, inside, some) in blocks_of(offset, len) {
-        let block = snapshot.content().block(index);
-        let block = block.ok_or_else(|| refuse(Status::Internal, "a block is missing"))?;
-        let from = frame.len();
-        frame.resize(from + some as usize, 0);
-        let place = frame.get_mut(from..).unwrap_or_default();
-        let read = snapshot.places().read(index, block.place, inside, place);
-        let read = read.and_then(|read| match read == some as usize {
-            true => Ok(()),
-            false => Err(crate::store::StoreError::io(
-                crate::store::Operation::Read,
-                format!("chunk {}", snapshot.places().handle()).into(),
-                io::ErrorKind::UnexpectedEof.into(),
-            )),
-        });
-        read.map_err(|error| {
-            tracing::error!(%error, "the medium failed under a read of an open chunk");
-            refuse(status_of(&error), &error.to_string())
-        })?;
-    }
-    Ok(())
+    let from = frame.len();
+    frame.resize(from + len as usize, 0);
+    let place = frame.get_mut(from..).unwrap_or_default();
+    let read = snapshot.read_at(place, offset);
+    let read = read.and_then(|read| match read == len as usize {
+        true => Ok(()),
+        false => Err(StoreError::io(
+            Operation::Read,
+            format!("chunk {}", snapshot.places().handle()).into(),
+            io::ErrorKind::UnexpectedEof.into(),
+        )),
+    });
+    read.map_err(|error| {
+        tracing::error!(%error, "the medium failed under a read of an open chunk");
+        refuse(status_of(&error), &error.to_string())
+    })
 }
 
 fn frame_of(snapshot: &Snapshot, request_id: u64, part: Part) -> Result<Vec<u8>, Refusal> {
     let content = snapshot.content();
-    let blocks = blocks_of(part.offset, part.len).map(|(index, _, _)| content.block(index));
-    let crcs: Option<Vec<u32>> = blocks.map(|block| Some(block?.crc32)).collect();
+    let first = part.offset / BLOCK_LEN;
+    let blocks = first..first + pieces_in(part.offset, part.len);
+    let crcs: Option<Vec<u32>> = blocks
+        .map(|index| snapshot.block_crc(index as usize))
+        .collect();
     let crcs = crcs.and_then(|crcs| Crcs::new(&crcs));
     let body = ReadData {
         handle: snapshot.places().handle(),
@@ -281,7 +267,7 @@ fn cut_frame_of(snapshot: &Snapshot, request_id: u64, part: Part) -> Result<Vec<
             let block_len = (content.length() - start).min(BLOCK_LEN);
             let mut block = Vec::with_capacity(block_len as usize);
             put_bytes(snapshot, &mut block, start, block_len)?;
-            let crc = content.block(index).map_or(0, |block| block.crc32);
+            let crc = snapshot.block_crc(index).unwrap_or_default();
             let from = (part.offset - start) as usize;
             (crc, block, from, from + len as usize)
         }

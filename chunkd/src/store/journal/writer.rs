@@ -27,8 +27,9 @@ use super::error::{FormatError, JournalError};
 /// Bytes of entries that may wait before mutations are held back.
 pub const QUEUE_LEN_MAX: usize = 8 * 1024 * 1024;
 
-/// Segments of a journal with which it takes no mutation, until the oldest is gone: the rest of the last
-/// one, and the one that is reserved, are for what ends mutations (`spec/journal.md` sections 2 and 8).
+/// Segments of a journal with more than which it takes no mutation, until the oldest is gone: the one
+/// that is reserved is for what ends mutations (`spec/journal.md` sections 2 and 8). What waited when it
+/// was begun, at most a queue, is in it too.
 pub const SEGMENTS_MAX: usize = 16;
 
 /// What the writer's thread tells.

@@ -204,14 +204,18 @@ impl Flow {
     /// # Errors
     /// What the primary could not have said.
     pub fn handle_appended(&mut self, now: Duration, appended: &Appended) -> Result<(), FlowFault> {
+        // Of a frame that breaks the protocol nothing is taken: what was left of it would be lost.
         for result in &appended.results {
             let number = result.number;
             let Some(len) = self.appends.get(&number).copied() else {
                 return Err(FlowFault::UnknownRecord { number });
             };
             self.check(appended.version, len, result)?;
-            self.appends.remove(&number);
-            self.bytes -= u64::from(len);
+        }
+        for result in &appended.results {
+            if let Some(len) = self.appends.remove(&result.number) {
+                self.bytes -= u64::from(len);
+            }
         }
         self.answered = true;
         self.hear(now);

@@ -374,6 +374,9 @@ impl Mutations {
     pub fn handle_opened(&mut self, now: Duration, slot: Slot, opened: ChunkOpened) {
         let index = opened.index;
         let (asked, is_hasty) = match slot {
+            Slot::At(wanted) if wanted != index => {
+                return self.handle_open_failed(now, slot, None, Duration::ZERO);
+            }
             Slot::At(_) => (self.way(index).opening_since(), false),
             Slot::Last { .. } => {
                 let LastState::Asked(asked) = self.last.state else {
@@ -396,12 +399,6 @@ impl Mutations {
         let Some(asked) = asked else {
             return;
         };
-        if let Slot::At(wanted) = slot
-            && wanted != index
-        {
-            self.handle_open_failed(now, slot, None, Duration::ZERO);
-            return;
-        }
         let hold = is_hasty.then(|| self.last.failing.backoff.delay());
         self.way(index);
         if let Some(way) = self.ways.get_mut(&index) {
