@@ -13,8 +13,7 @@ use sarsen_protocol::error::FrameError;
 use sarsen_protocol::header::Header;
 use sarsen_protocol::id::{FileId, ServerId};
 use sarsen_protocol::message::{
-    Append, Appended, ChunkOpened, Kind, Level, Message, Plane, WriteAck, WriteData, WriteOpen,
-    WriteOpened,
+    Append, Appended, ChunkOpened, Kind, Level, Message, Plane, WriteAck, WriteData, WriteOpened,
 };
 use sarsen_protocol::size::HEADER_LEN;
 use sarsen_protocol::status::Status;
@@ -24,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::Link;
+use crate::core::mutation::frames::write_open;
 use crate::error::StreamError;
 
 /// How long an answer that explains a broken connection is waited for.
@@ -122,7 +122,8 @@ impl Names {
         job: &MutationJob,
         outgoing: &mut mpsc::UnboundedReceiver<Sending>,
     ) -> io::Result<()> {
-        put(write, &frame(&job.open_message(), self.id)).await?;
+        let open = write_open(job.file_id, &job.opened, job.level);
+        put(write, &frame(&open, self.id)).await?;
         let mut frames = Vec::with_capacity(GATHERED_MAX);
         let mut bytes = Vec::new();
         while outgoing.recv_many(&mut frames, GATHERED_MAX).await > 0 {
@@ -212,24 +213,6 @@ impl Names {
             Kind::Appended => Heard::Appended(frame.message()?),
             kind => return Err(FrameError::OutOfTurn { kind }.into()),
         })
-    }
-}
-
-impl MutationJob {
-    fn open_message(&self) -> WriteOpen {
-        WriteOpen {
-            ticket: self.opened.ticket,
-            handle: self.opened.handle,
-            version: self.opened.version,
-            file_id: self.file_id,
-            index: self.opened.index,
-            room: 0,
-            begin_serial: self.opened.begin_serial,
-            lock_token: 0,
-            level: self.level,
-            position: 0,
-            chain: self.opened.chain.clone(),
-        }
     }
 }
 

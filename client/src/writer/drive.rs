@@ -5,22 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sarsen_protocol::crc::crc32;
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, Serial, SessionId};
+use sarsen_protocol::id::{ChunkVersion, FileId, RequestId, Serial, SessionId};
 use sarsen_protocol::message::{
-    Append, AppendItem, ChunkOpened, FindRequests, Level, Locate, LocatedChunk, OpenChunk, Part,
-    RequestsFound, Slot, WriteData,
+    ChunkOpened, FindRequests, Level, Locate, LocatedChunk, OpenChunk, RequestsFound, Slot,
 };
-use sarsen_protocol::record::{RECORD_HEADER_LEN, Record};
-use sarsen_protocol::size::{BLOCK_LEN, PAYLOAD_LEN_MAX};
+use sarsen_protocol::record::RECORD_HEADER_LEN;
+use sarsen_protocol::size::PAYLOAD_LEN_MAX;
 use sarsen_protocol::status::Status;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::{Change, Command, Job, WriteOptions, Written};
 use crate::client::Shared;
+use crate::core::mutation::frames::{Names, parts, record};
 use crate::core::mutation::{Action, Done, Find, Mutations, Outcome, Plan, StreamId, What};
-use crate::core::pieces::crcs_of;
 use crate::core::seen::State;
 use crate::error::{Error, StreamError};
 use crate::master::Unanswered;
@@ -63,8 +61,7 @@ struct Entry {
 
 /// A stream with a primary.
 struct Stream {
-    handle: ChunkHandle,
-    version: ChunkVersion,
+    names: Names,
     frames: mpsc::UnboundedSender<Sending>,
 }
 
@@ -182,7 +179,10 @@ impl Driver {
             && let Some(job) = self.waiting.pop_front()
         {
             let bytes = match job.change {
-                Change::Record => with_header(&job.bytes, &number),
+                Change::Record => {
+                    let payload = job.bytes.get(RECORD_HEADER_LEN..).unwrap_or_default();
+                    Bytes::from(record(number.id(), payload))
+                }
                 Change::Write { .. } => job.bytes.clone(),
             };
             // No job is longer than a record may be.
@@ -355,11 +355,12 @@ impl Driver {
 
     fn connect(&mut self, stream: StreamId, opened: ChunkOpened) {
         let (frames, queue) = mpsc::unbounded_channel();
-        let known = Stream {
+        let names = Names {
             handle: opened.handle,
             version: opened.version,
-            frames,
+            level: self.options.level,
         };
+        let known = Stream { names, frames };
         self.streams.insert(stream, known);
         let job = MutationJob {
             file_id: self.file_id,
@@ -384,59 +385,35 @@ impl Driver {
             return;
         };
         // A write is at most a payload.
-        let Some(crcs) = crcs_of(offset, &entry.bytes) else {
-            return;
-        };
-        let data = WriteData {
-            handle: to.handle,
-            version: to.version,
-            serial,
-            commit_mark: Serial::NONE,
-            request: Some(entry.number.id()),
-            offset,
-            level: self.options.level,
-            crcs,
-        };
-        // A stream that has just ended tells so itself.
-        let _ = to.frames.send(Sending::Write(data, entry.bytes.clone()));
+        let id = entry.number.id();
+        if let Some(data) = to.names.write(id, serial, offset, &entry.bytes) {
+            // A stream that has just ended tells so itself.
+            let _ = to.frames.send(Sending::Write(data, entry.bytes.clone()));
+        }
     }
 
     fn send_records(&self, stream: StreamId, numbers: &[u64]) {
         let Some(to) = self.streams.get(&stream) else {
             return;
         };
-        let records: Vec<&Entry> = numbers
-            .iter()
-            .filter_map(|it| self.entries.get(it))
+        let entries = numbers.iter().filter_map(|it| self.entries.get(it));
+        let records: Vec<(RequestId, Bytes)> = entries
+            .map(|it| (it.number.id(), it.bytes.clone()))
             .collect();
-        let Some(first) = records.first() else {
+        let Some((id, first)) = records.first() else {
             return;
         };
-        let id = first.number.id();
-        let append = |part, items, crcs| Append {
-            handle: to.handle,
-            version: to.version,
-            session: id.session,
-            lowest_outstanding: id.lowest_outstanding,
-            level: self.options.level,
-            part,
-            items,
-            crcs,
-        };
-        if first.bytes.len() > PAYLOAD_LEN_MAX as usize {
-            for (part, bytes) in parts(&first.bytes) {
-                let items = vec![item(id.number, &bytes)];
-                let message = append(Some(part), items, crcs(&bytes).collect());
+        if first.len() > PAYLOAD_LEN_MAX as usize {
+            for (part, range) in parts(first.len()) {
+                let bytes = first.slice(range);
+                let message = to.names.append_part(*id, part, &bytes);
                 let _ = to.frames.send(Sending::Append(message, vec![bytes]));
             }
             return;
         }
-        let items = records
-            .iter()
-            .map(|it| item(it.number.id().number, &it.bytes));
-        let crcs = records.iter().flat_map(|it| crcs(&it.bytes));
-        let message = append(None, items.collect(), crcs.collect());
-        let payload = records.iter().map(|it| it.bytes.clone()).collect();
+        let items = records.iter().map(|(id, bytes)| (id.number, &bytes[..]));
+        let message = to.names.append(id.session, id.lowest_outstanding, items);
+        let payload = records.into_iter().map(|(_, bytes)| bytes).collect();
         let _ = to.frames.send(Sending::Append(message, payload));
     }
 
@@ -601,87 +578,4 @@ fn of_the_master(unanswered: Unanswered) -> Failed {
 fn no_master(error: Error) -> StreamError {
     let cause = Box::new(error);
     StreamError::NoMaster { cause }
-}
-
-/// A record as it is sent: its header in the room in front.
-fn with_header(bytes: &Bytes, number: &Outstanding) -> Bytes {
-    let id = number.id();
-    let payload = bytes.get(RECORD_HEADER_LEN..).unwrap_or_default();
-    let record = Record {
-        session: id.session,
-        number: id.number,
-        payload,
-    };
-    // Checked before it was handed over, so there is a header.
-    let header = record.header().unwrap_or([0; RECORD_HEADER_LEN]);
-    let mut whole = Vec::with_capacity(bytes.len());
-    whole.extend_from_slice(&header);
-    whole.extend_from_slice(payload);
-    Bytes::from(whole)
-}
-
-fn item(number: u64, bytes: &Bytes) -> AppendItem {
-    // No longer than a payload.
-    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    AppendItem { number, length }
-}
-
-/// CRCs of an item, cut from its own start.
-fn crcs(bytes: &Bytes) -> impl Iterator<Item = u32> {
-    bytes.chunks(BLOCK_LEN as usize).map(crc32)
-}
-
-/// A long record, a payload at a time.
-fn parts(bytes: &Bytes) -> impl Iterator<Item = (Part, Bytes)> {
-    let payload = PAYLOAD_LEN_MAX as usize;
-    // A record is at most a quarter of a chunk.
-    let whole_length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    (0..bytes.len()).step_by(payload).map(move |start| {
-        let part = Part {
-            offset: u32::try_from(start).unwrap_or(u32::MAX),
-            whole_length,
-        };
-        let end = bytes.len().min(start + payload);
-        (part, bytes.slice(start..end))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use sarsen_protocol::message::Message as _;
-    use sarsen_protocol::record::RECORD_LEN_MAX;
-
-    /// Every part is one that a primary takes, and together they are the record.
-    #[test]
-    fn a_long_record_goes_in_parts() {
-        let payload = PAYLOAD_LEN_MAX as usize;
-        for (len, count) in [
-            (payload + 1, 2),
-            (2 * payload, 2),
-            (2 * payload + 70_000, 3),
-            (RECORD_LEN_MAX, 16),
-        ] {
-            let record = Bytes::from(vec![7; len]);
-            let mut end = 0;
-            let parts: Vec<_> = parts(&record).collect();
-            assert_eq!(parts.len(), count);
-            for (part, bytes) in parts {
-                assert_eq!(part.offset as usize, end);
-                end += bytes.len();
-                let message = Append {
-                    handle: ChunkHandle(1),
-                    version: ChunkVersion(1),
-                    session: SessionId(1),
-                    lowest_outstanding: 1,
-                    level: Level::Disk,
-                    part: Some(part),
-                    items: vec![item(1, &bytes)],
-                    crcs: crcs(&bytes).collect(),
-                };
-                assert_eq!(Append::from_body(&message.to_body()), Ok(message));
-            }
-            assert_eq!(end, len);
-        }
-    }
 }

@@ -29,13 +29,15 @@
 //! are answered.
 //!
 //! Left out on purpose: numbers and the lowest outstanding one, which belong to the whole session
-//! (`super::session`), and bytes, which the edge has by number. A session that is over ends all
+//! (`super::session`), and bytes, which the edge has by number and sends behind the heads that
+//! [`frames`] makes. A session that is over ends all
 //! that was added; what was not sent may be added again under the next session's numbers.
 //!
 //! Order of calls: [`Mutations::add`] and the `handle_*` as things happen, then
 //! [`Mutations::poll`] until that is `None`; [`Mutations::wake_at`] says when to poll again.
 
 pub mod flow;
+pub mod frames;
 mod way;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
