@@ -17,8 +17,8 @@ use sarsen_protocol::message::{ChunkState, LocatedChunk};
 
 use crate::client::Shared;
 use crate::core::locations::page_start;
+use crate::core::newest::size;
 use crate::error::Error;
-use crate::newest::size;
 use crate::open_file::{DIRECT_LEN_MAX, OpenFile};
 
 /// How long a follower waits before it asks again; twice as long each time that nothing was new.

@@ -10,7 +10,7 @@ use sarsen_protocol::message::{
 
 use crate::client::Shared;
 use crate::core::locations::page_start;
-use crate::core::newest::{Action, Confirm};
+use crate::core::newest::{Action, Confirm, size};
 use crate::core::read::PAGE_LEN;
 use crate::error::{Error, StreamError};
 use crate::fetch;
@@ -60,21 +60,6 @@ pub(crate) async fn locate(
         located.chunks = confirm(shared, file_id, chunks, patience).await?;
     }
     Ok(located)
-}
-
-/// How long a file is of which the last chunks are known as they are by now: what the log has, or
-/// more, up to the end of an open chunk.
-pub(crate) fn size(page: &LocateReply) -> u64 {
-    let ends = page.chunks.iter().map(|chunk| end(chunk, page.chunk_size));
-    ends.fold(page.node.size, u64::max)
-}
-
-/// Up to where a chunk makes its file reach.
-fn end(chunk: &LocatedChunk, chunk_size: u32) -> u64 {
-    match chunk.length {
-        0 => 0,
-        length => u64::from(chunk.index) * u64::from(chunk_size) + u64::from(length),
-    }
 }
 
 /// A page of a file's chunks.

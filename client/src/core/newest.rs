@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use sarsen_protocol::id::ChunkHandle;
-use sarsen_protocol::message::{ChunkState, LocatedChunk, NewestReply, Replica};
+use sarsen_protocol::message::{ChunkState, LocateReply, LocatedChunk, NewestReply, Replica};
 
 use super::retry::Backoff;
 use super::seen::State;
@@ -181,6 +181,22 @@ impl Confirm {
     pub fn into_known(self) -> (Vec<LocatedChunk>, VecDeque<(ChunkHandle, State)>) {
         let chunks = self.places.into_values().map(|place| place.chunk);
         (chunks.collect(), self.confirmed)
+    }
+}
+
+/// How long a file is of which the last chunks are known as they are by now: what the log has, or
+/// more, up to the end of an open chunk.
+#[must_use]
+pub fn size(page: &LocateReply) -> u64 {
+    let ends = page.chunks.iter().map(|chunk| end(chunk, page.chunk_size));
+    ends.fold(page.node.size, u64::max)
+}
+
+/// Up to where a chunk makes its file reach.
+fn end(chunk: &LocatedChunk, chunk_size: u32) -> u64 {
+    match chunk.length {
+        0 => 0,
+        length => u64::from(chunk.index) * u64::from(chunk_size) + u64::from(length),
     }
 }
 
