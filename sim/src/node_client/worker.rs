@@ -175,7 +175,7 @@ fn outcome(answer: Result<Done, Unanswered>) -> Outcome {
     match answer {
         Ok(done) => Outcome::Done(done),
         Err(Unanswered::Refused(status)) => Outcome::Refused(status),
-        Err(Unanswered::NotNow | Unanswered::HandedBack(..) | Unanswered::SessionUnknown) => {
+        Err(Unanswered::NotNow | Unanswered::HandedBack(_) | Unanswered::SessionUnknown) => {
             Outcome::NotNow
         }
         Err(Unanswered::Unknown) => Outcome::Unknown,
