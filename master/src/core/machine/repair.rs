@@ -159,6 +159,26 @@ impl Machine {
         }
     }
 
+    /// Whether a chunk is short of replicas and there is somebody who could make one, now or as soon
+    /// as a stream is free; a moment after its seal that is not known yet.
+    pub(super) fn may_be_copied_now(&self, handle: ChunkHandle) -> bool {
+        let Some(record) = self.state.chunks.record(handle) else {
+            return false;
+        };
+        if self.changing_until(handle).is_some() {
+            return true;
+        }
+        let examiner = self.examiner();
+        let need = examiner.need(handle, record, &examiner.in_doubt());
+        let is_held_back = self.repairs.held_back(handle, self.now.elapsed).is_some();
+        if !matches!(need, Need::Copy { .. }) || is_held_back {
+            return false;
+        }
+        let (streams, tried) = (self.repairs.streams(), self.repairs.tried(handle));
+        let plan = examiner.plan(handle, record, streams, &tried);
+        !matches!(plan, Err(NoPlan::Nobody))
+    }
+
     /// Orders the deletion of a replica that is not wanted.
     fn tidy(&mut self, server: ServerId, handle: ChunkHandle, version: ChunkVersion) {
         match self.give_order(server, handle, version, Plain::Delete) {

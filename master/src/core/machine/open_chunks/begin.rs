@@ -54,6 +54,9 @@ impl Machine {
         if !self.is_serving() {
             return self.retry_later(subject);
         }
+        if matches!(goal, Goal::Active { .. }) && self.is_repair_awaited(subject) {
+            return self.retry_later(subject);
+        }
         // Two versions, and two handles: a seal may bring a next chunk along.
         self.reserve_ranges(2);
         if self.check_writable().is_err() || !self.allocations.has(2) {

@@ -44,7 +44,7 @@ use sarsen_protocol::status::Status;
 use super::changes::Asked;
 use super::{Machine, Waiter};
 use crate::core::action::Failure;
-use crate::core::command::chunks::Configuration;
+use crate::core::command::chunks::{Configuration, Member};
 use crate::core::config::Config;
 use crate::core::event::Token;
 use crate::core::lease::{Leases, Spans};
@@ -160,6 +160,13 @@ struct Open {
     waiting: Vec<Waiting>,
 }
 
+/// Members that are awaited to say that they have settled a seal.
+#[derive(Clone, Debug)]
+struct Settling {
+    members: BTreeSet<ServerId>,
+    until: Duration,
+}
+
 /// All that changes.
 #[derive(Debug)]
 pub(super) struct OpenChunks {
@@ -172,9 +179,12 @@ pub(super) struct OpenChunks {
     unavailable: BTreeSet<ChunkHandle>,
     /// Members differ, and none has a block that doesn't match.
     differing: BTreeSet<ChunkHandle>,
-    /// Chunks that were sealed a moment ago, and until when their members are awaited to say that
-    /// they have settled: before that nothing is known of what has to be repaired.
-    settling: BTreeMap<ChunkHandle, Duration>,
+    /// Chunks that were sealed a moment ago: before their members have settled nothing is known of
+    /// what has to be repaired.
+    settling: BTreeMap<ChunkHandle, Settling>,
+    /// Chunks that were sealed with fewer members than copies are wanted, and when: repair has its
+    /// chance before they are opened again.
+    mending: BTreeMap<ChunkHandle, Duration>,
     errands: Vec<Errand>,
 }
 
@@ -193,6 +203,7 @@ impl OpenChunks {
             unavailable: BTreeSet::new(),
             differing: BTreeSet::new(),
             settling: BTreeMap::new(),
+            mending: BTreeMap::new(),
             errands: Vec::new(),
         };
         for (handle, record) in state.chunks.iter() {
@@ -337,10 +348,35 @@ impl Machine {
     pub(super) fn changing_until(&self, handle: ChunkHandle) -> Option<Duration> {
         let now = self.now.elapsed;
         let all = &self.open_chunks;
-        if all.works.contains_key(&Subject::Chunk(handle)) {
+        let work = all.works.get(&Subject::Chunk(handle));
+        // One that waits for repair is not in its way.
+        let is_waiting = |work: &Work| work.attempt.is_none() && work.next.is_none();
+        let is_mending = all.mending.contains_key(&handle);
+        if work.is_some_and(|work| !(is_mending && is_waiting(work))) {
             return Some(now.saturating_add(self.config.suspect_after));
         }
-        all.settling.get(&handle).copied().filter(|&at| now < at)
+        let settling = all.settling.get(&handle).map(|it| it.until);
+        settling.filter(|&at| now < at)
+    }
+
+    /// Whether a sealed chunk that is to be opened is left to repair first: it was sealed with too
+    /// few members, and somebody can make a copy, or does (`spec/replication.md` sections 13 and 16).
+    fn is_repair_awaited(&mut self, subject: Subject) -> bool {
+        let Subject::Chunk(handle) = subject else {
+            return false;
+        };
+        let Some(&since) = self.open_chunks.mending.get(&handle) else {
+            return false;
+        };
+        let age = self.now.elapsed.saturating_sub(since);
+        let is_awaited = match self.repairs.running(handle).is_some() {
+            true => age < self.config.dead_after,
+            false => age < self.config.suspect_after && self.may_be_copied_now(handle),
+        };
+        if !is_awaited {
+            self.open_chunks.mending.remove(&handle);
+        }
+        is_awaited
     }
 
     /// Tells those who have waited for long to ask again.
@@ -448,7 +484,7 @@ impl Machine {
                 Outcome::Active(active) => self.activated(handle, &active, is_for_trouble),
                 Outcome::Sealed { sealed, members } => {
                     self.open_chunks.leases.forget(handle);
-                    self.await_settled(handle);
+                    self.await_settled(handle, &members);
                     let waiting = self.open_chunks.open.remove(&handle);
                     self.count_sealed(handle, sealed, &members);
                     if let Some(work) = self.open_chunks.works.get_mut(&subject) {
@@ -468,12 +504,24 @@ impl Machine {
         self.act_on(subject, Which::Own, actions);
     }
 
-    fn await_settled(&mut self, handle: ChunkHandle) {
-        let now = self.now.elapsed;
-        let until = now.saturating_add(self.config.suspect_after);
-        let settling = &mut self.open_chunks.settling;
-        settling.retain(|_, at| now < *at);
-        settling.insert(handle, until);
+    fn await_settled(&mut self, handle: ChunkHandle, members: &[Member]) {
+        let (now, config) = (self.now.elapsed, &self.config);
+        let (suspect_after, dead_after) = (config.suspect_after, config.dead_after);
+        let record = self.state.chunks.record(handle);
+        let wanted = record.map_or(0, |record| usize::from(record.replicas));
+        let OpenChunks {
+            settling, mending, ..
+        } = &mut self.open_chunks;
+        settling.retain(|_, it| now < it.until);
+        mending.retain(|_, since| now < since.saturating_add(dead_after));
+        let awaited = Settling {
+            members: members.iter().map(|member| member.server).collect(),
+            until: now.saturating_add(suspect_after),
+        };
+        settling.insert(handle, awaited);
+        if members.len() < wanted {
+            mending.insert(handle, now);
+        }
     }
 
     /// A version is active from now on.
@@ -526,6 +574,7 @@ impl Machine {
         all.unavailable.remove(&handle);
         all.differing.remove(&handle);
         all.settling.remove(&handle);
+        all.mending.remove(&handle);
         let waiting = all.open.remove(&handle).map(|open| open.waiting);
         for waiting in waiting.unwrap_or_default() {
             self.refuse(waiting.to, Status::NotFound.into());

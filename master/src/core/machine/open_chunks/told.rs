@@ -198,5 +198,13 @@ impl Machine {
         };
         let replica = Replica::reported(server, directory, &held);
         self.servers.copied(handle, replica);
+        let settling = &mut self.open_chunks.settling;
+        if let Some(it) = settling.get_mut(&handle) {
+            it.members.remove(&server);
+            if it.members.is_empty() {
+                settling.remove(&handle);
+                self.repairs.touch(handle);
+            }
+        }
     }
 }

@@ -531,6 +531,87 @@ fn a_member_that_promises_and_never_begins_is_left_out_in_the_end() {
     );
 }
 
+/// A chunk that lost a member and was sealed a moment ago; whether there is another server to copy
+/// it to.
+fn sealed_short(is_spare_there: bool) -> (Play, FileId, ChunkHandle) {
+    let mut play = Play::new();
+    if !is_spare_there {
+        play.servers.silent.insert(4);
+        play.wait(settings().dead_after + seconds(1));
+    }
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let members: Vec<u64> = first.chain.iter().map(|hop| hop.server.0).collect();
+    play.servers.silent.insert(members[2]);
+    let now = play.rig.now;
+    let lost = ConnectionId(members[2]);
+    play.rig.machine.handle_disconnected(lost, now);
+    play.wait(seconds(3));
+    play.report(members[0], &first, ChainTrouble::HopFailed, members[2]);
+    for _ in 0..600 {
+        if play.sealed(first.handle).is_some() {
+            return (play, file, first.handle);
+        }
+        play.wait(Duration::from_millis(100));
+    }
+    panic!("it is not sealed");
+}
+
+#[test]
+fn a_chunk_that_was_sealed_short_is_copied_before_it_is_opened_again() {
+    let (mut play, file, handle) = sealed_short(true);
+    let sealed = play.sealed(handle);
+    let token = play.rig.send(CLIENT, play.last(file));
+    let actions = play.rig.settle();
+    play.run(actions);
+    // However long a client wants it: who is to copy it has not answered yet.
+    play.wait(Duration::from_millis(1500));
+    assert_eq!(play.replies.get(&token), None);
+    assert_eq!(play.sealed(handle), sealed);
+    let is_copy = |message: &AnyMessage| matches!(message, AnyMessage::CopyChunk(_));
+    let copy = play.unanswered.iter().position(|it| is_copy(&it.2));
+    let (connection, order, copy) = play.unanswered.remove(copy.expect("it is being copied"));
+    let AnyMessage::CopyChunk(copy) = copy else {
+        panic!("{copy:?}")
+    };
+    let server = connection.0;
+    let replica = Replica {
+        sealed: Some((copy.version, copy.length, copy.crc32)),
+        version: copy.version,
+        length: copy.length,
+        ..Replica::default()
+    };
+    play.servers.replicas.insert((server, handle), replica);
+    let copied = ChunkCopied {
+        directory_id: DirectoryId([u8::try_from(server).unwrap(); 16]),
+        length: copy.length,
+        crc32: copy.crc32,
+        suspects: Vec::new(),
+    };
+    let actions = play.answer(connection, order, Ok(copied.into()));
+    play.run(actions);
+    play.wait(seconds(1));
+    let Some(Ok(AnyMessage::ChunkOpened(opened))) = play.replies.remove(&token) else {
+        panic!("{:?}", play.replies)
+    };
+    assert_eq!(opened.chain.len(), 3);
+}
+
+#[test]
+fn a_copy_that_does_not_come_to_its_end_is_not_waited_for_for_ever() {
+    let (mut play, file, handle) = sealed_short(true);
+    play.wait(settings().dead_after);
+    let opened = play.open(play.last(file));
+    assert_eq!((opened.handle, opened.chain.len()), (handle, 2));
+}
+
+#[test]
+fn a_chunk_that_nobody_can_copy_is_opened_again_at_once() {
+    let (mut play, file, handle) = sealed_short(false);
+    let opened = play.open(play.last(file));
+    assert_eq!((opened.handle, opened.chain.len()), (handle, 2));
+}
+
 #[test]
 fn without_members_a_chunk_is_unavailable_until_one_is_back() {
     let mut play = Play::new();
