@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sarsen_edge::connection::Connection;
-use sarsen_protocol::id::Epoch;
 use sarsen_protocol::message::{
     AnyMessage, ErrorBody, ExtendLeases, LeaseGranted, ReportChain, Settled,
 };
@@ -18,20 +17,6 @@ use crate::core::event::{ConnectionId, Event, Refusal};
 use crate::core::member;
 use crate::core::mutation::{Answer, Order};
 use crate::net::Chunkserver;
-
-/// The order that a message is, if it is one to a member of an open chunk; with its epoch.
-pub(super) fn order_of(message: &AnyMessage) -> Option<(Epoch, Order)> {
-    use member::Order as Change;
-    Some(match message {
-        AnyMessage::Promise(order) => (order.epoch, Order::Change(Change::Promise(*order))),
-        AnyMessage::Begin(order) => (order.epoch, Order::Change(Change::Begin(*order))),
-        AnyMessage::PrepareSeal(order) => (order.epoch, Order::Change(Change::PrepareSeal(*order))),
-        AnyMessage::Settle(order) => (order.epoch, Order::Change(Change::Settle(*order))),
-        AnyMessage::GrantLease(order) => (order.epoch, Order::Grant(Box::new(order.clone()))),
-        AnyMessage::RevokeLease(order) => (order.epoch, Order::Revoke(*order)),
-        _ => return None,
-    })
-}
 
 /// Hands an order to its chunk; the control loop is told of the answer.
 pub(super) fn order(
@@ -56,7 +41,8 @@ pub(super) fn order(
 }
 
 /// An answer as it is sent.
-pub(super) fn message_of(answer: Answer) -> AnyMessage {
+#[must_use]
+pub fn message_of(answer: Answer) -> AnyMessage {
     match answer {
         Answer::Change(member::Answer::Promised(promised)) => promised.into(),
         Answer::Change(member::Answer::Begun(begun)) => begun.into(),

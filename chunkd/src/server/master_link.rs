@@ -8,15 +8,12 @@ use sarsen_edge::address::HostPort;
 use sarsen_edge::connection::{CallError, Connection, Incoming};
 use sarsen_edge::key;
 use sarsen_protocol::id::Epoch;
-use sarsen_protocol::message::{
-    AnyMessage, ErrorBody, Heartbeat, Inventory, Register, Request as Asks,
-};
+use sarsen_protocol::message::{ErrorBody, Heartbeat, Inventory, Register, Request as Asks};
 use sarsen_protocol::status::Status;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::{leases, questions};
-use crate::core::action::Order;
+use super::{orders, questions};
 use crate::core::event::Event;
 use crate::net::Chunkserver;
 
@@ -90,29 +87,9 @@ pub(super) async fn listen(
     inputs: Inputs,
 ) {
     while let Some(request) = incoming.next().await {
-        let (epoch, order) = match &request.message {
-            AnyMessage::DeleteChunk(asked) => (
-                asked.epoch,
-                Order::Delete {
-                    handle: asked.handle,
-                    version: asked.version,
-                },
-            ),
-            AnyMessage::VerifyChunk(asked) => (
-                asked.epoch,
-                Order::Verify {
-                    handle: asked.handle,
-                    version: asked.version,
-                },
-            ),
-            AnyMessage::CopyChunk(asked) => (asked.epoch, Order::Copy(Box::new(asked.clone()))),
-            message if let Some((epoch, order)) = leases::order_of(message) => {
-                (epoch, Order::Chunk(Box::new(order)))
-            }
-            _ => {
-                questions::answer(&connection, request, &chunkserver).await;
-                continue;
-            }
+        let Some((epoch, order)) = orders::order_of(&request.message) else {
+            questions::answer(&connection, request, &chunkserver).await;
+            continue;
         };
         let (connection, request_id) = (connection.id(), request.id);
         tell(

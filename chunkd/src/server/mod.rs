@@ -20,11 +20,11 @@ pub mod copies;
 mod disk;
 pub mod inventory;
 mod keep;
-mod leases;
+pub mod leases;
 mod master_link;
 pub mod orders;
 mod pull;
-mod questions;
+pub mod questions;
 mod start;
 
 use std::ffi::OsString;

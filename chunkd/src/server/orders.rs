@@ -1,22 +1,53 @@
-//! What the master ordered, done on the disks. All of it blocks.
+//! What the master orders, and what of it is done on the disks, which blocks. Orders to open chunks
+//! are for their machines.
 //!
 //! The machine has compared epoch and connection; handle and version are compared here, with what
 //! is on disk at this moment.
 
 use std::sync::Arc;
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId};
-use sarsen_protocol::message::{ChunkVerified, ErrorBody};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, Epoch};
+use sarsen_protocol::message::{AnyMessage, ChunkVerified, ErrorBody};
 use sarsen_protocol::status::Status;
 
-use crate::core::action::DeleteOrder;
+use crate::core::action::{DeleteOrder, Order};
 use crate::core::event::Refusal;
+use crate::core::{member, mutation};
 use crate::net::Chunkserver;
 use crate::net::chunkserver::status_of;
 use crate::store::{Directory, ReadFrom, StoreError};
 
 /// What reading a chunk back came to, for whoever ordered it.
 pub type Verified = Result<ChunkVerified, Refusal>;
+
+/// The order that a message of the master's is, with its epoch; none if it is something else.
+#[must_use]
+pub fn order_of(message: &AnyMessage) -> Option<(Epoch, Order)> {
+    use member::Order as Change;
+    let of_chunk = |order| Order::Chunk(Box::new(order));
+    let change = |order| of_chunk(mutation::Order::Change(order));
+    Some(match message {
+        AnyMessage::DeleteChunk(order) => {
+            let (handle, version) = (order.handle, order.version);
+            (order.epoch, Order::Delete { handle, version })
+        }
+        AnyMessage::VerifyChunk(order) => {
+            let (handle, version) = (order.handle, order.version);
+            (order.epoch, Order::Verify { handle, version })
+        }
+        AnyMessage::CopyChunk(order) => (order.epoch, Order::Copy(Box::new(order.clone()))),
+        AnyMessage::Promise(order) => (order.epoch, change(Change::Promise(*order))),
+        AnyMessage::Begin(order) => (order.epoch, change(Change::Begin(*order))),
+        AnyMessage::PrepareSeal(order) => (order.epoch, change(Change::PrepareSeal(*order))),
+        AnyMessage::Settle(order) => (order.epoch, change(Change::Settle(*order))),
+        AnyMessage::GrantLease(order) => {
+            let grant = mutation::Order::Grant(Box::new(order.clone()));
+            (order.epoch, of_chunk(grant))
+        }
+        AnyMessage::RevokeLease(order) => (order.epoch, of_chunk(mutation::Order::Revoke(*order))),
+        _ => return None,
+    })
+}
 
 /// Orders to delete that are about to run. What they name is told as gone while this lives, over
 /// whichever connection: an order may wait for its disk, and outlive the connection that it came

@@ -13,7 +13,7 @@ use sarsen_protocol::message::{
     RequestsFound,
 };
 use sarsen_protocol::status::Status;
-use sarsen_protocol::ticket::Ticket;
+use sarsen_protocol::ticket::{Ticket, TicketError};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Duration, sleep};
@@ -61,7 +61,7 @@ async fn connection(
     stream: TcpStream,
     stranger: Stranger,
     permits: &Semaphore,
-    chunkserver: &Chunkserver,
+    chunkserver: &Arc<Chunkserver>,
 ) {
     let (identity, key) = (chunkserver.identity(), chunkserver.key());
     let accepted = tokio::select! {
@@ -87,40 +87,59 @@ async fn connection(
     }
 }
 
-/// Answers one question.
-pub(super) async fn answer(connection: &Connection, request: Request, chunkserver: &Chunkserver) {
+/// Has one question answered.
+pub(super) async fn answer(
+    connection: &Connection,
+    request: Request,
+    chunkserver: &Arc<Chunkserver>,
+) {
     let kind = request.message.kind();
     let answer = match request.message {
-        AnyMessage::ChunkStatus(asked) => chunk_status(chunkserver, &asked).map(Into::into),
-        AnyMessage::ChunkCrcs(asked) => chunk_crcs(chunkserver, &asked).await.map(Into::into),
-        AnyMessage::FindRequests(asked) => find_requests(chunkserver, &asked).await.map(Into::into),
-        AnyMessage::ChunkIds(asked) => chunk_ids(chunkserver, &asked).await.map(Into::into),
         AnyMessage::Newest(asked) => match newest(chunkserver, asked, connection, request.id) {
             // It is answered when the chain has said so; other questions don't wait for that.
             Ok(()) => return,
             Err(refusal) => Err(refusal),
         },
-        _ => {
-            let text = format!("a chunkserver does not answer {}", kind.name());
-            Err((Status::Unsupported, ErrorBody::new(text)))
+        message => {
+            let chunkserver = Arc::clone(chunkserver);
+            let answering = tokio::task::spawn_blocking(move || {
+                let is_open = |handle| chunkserver.members.is_open(&chunkserver, handle);
+                answer_from_store(&chunkserver, &message, is_open, wall_clock())
+            });
+            let answered = answering.await;
+            answered
+                .unwrap_or_else(|error| Err((Status::Internal, ErrorBody::new(error.to_string()))))
         }
     };
     connection.reply(request.id, kind, answer);
 }
 
-/// Checks a ticket, and finds the directory of its chunk.
-fn admit<'a>(
-    chunkserver: &'a Chunkserver,
-    ticket: &Ticket,
-    handle: ChunkHandle,
-    version: ChunkVersion,
-) -> Result<&'a Arc<Directory>, Refusal> {
-    let keys = chunkserver.ticket_keys();
-    keys.check_read(ticket, handle, version, wall_clock())
-        .map_err(|error| (tickets::status_of(error), ErrorBody::new(error.to_string())))?;
-    chunkserver
-        .directory_of(handle)
-        .ok_or_else(|| unknown(handle))
+/// What the store says to a question; `is_open` tells of a chunk whether it is read as an open one, and
+/// `now` is the wall clock in milliseconds since 1970. Blocks on the disk.
+///
+/// # Errors
+/// Why it is not answered: the ticket, the chunk, the medium; `unsupported` for what no store knows.
+pub fn answer_from_store(
+    chunkserver: &Chunkserver,
+    question: &AnyMessage,
+    is_open: impl Fn(ChunkHandle) -> bool,
+    now: u64,
+) -> Result<AnyMessage, Refusal> {
+    let asked = Asked {
+        chunkserver,
+        now,
+        is_open: &is_open,
+    };
+    match question {
+        AnyMessage::ChunkStatus(question) => asked.chunk_status(question).map(Into::into),
+        AnyMessage::ChunkCrcs(question) => asked.chunk_crcs(question).map(Into::into),
+        AnyMessage::FindRequests(question) => asked.find_requests(question).map(Into::into),
+        AnyMessage::ChunkIds(question) => asked.chunk_ids(question).map(Into::into),
+        other => {
+            let text = format!("a chunkserver does not answer {}", other.kind().name());
+            Err((Status::Unsupported, ErrorBody::new(text)))
+        }
+    }
 }
 
 fn unknown(handle: ChunkHandle) -> Refusal {
@@ -128,6 +147,19 @@ fn unknown(handle: ChunkHandle) -> Refusal {
         Status::ChunkUnknown,
         ErrorBody::new(format!("no chunk {handle} is here")),
     )
+}
+
+/// Whether a question for the newest state may be asked; `now` is the wall clock in milliseconds since
+/// 1970.
+///
+/// # Errors
+/// What is wrong with its ticket.
+pub fn admit_newest(chunkserver: &Chunkserver, asked: &Newest, now: u64) -> Result<(), Refusal> {
+    // An older ticket opens a newer version too.
+    let version = asked.ticket.unverified_claims().version;
+    let keys = chunkserver.ticket_keys();
+    keys.check_question(&asked.ticket, asked.handle, version, now)
+        .map_err(of_ticket)
 }
 
 /// Asks a chunk's machine, which answers over the connection.
@@ -138,11 +170,7 @@ fn newest(
     request_id: u64,
 ) -> Result<(), Refusal> {
     let handle = asked.handle;
-    // An older ticket opens a newer version too.
-    let version = asked.ticket.unverified_claims().version;
-    let keys = chunkserver.ticket_keys();
-    keys.check_question(&asked.ticket, handle, version, wall_clock())
-        .map_err(|error| (tickets::status_of(error), ErrorBody::new(error.to_string())))?;
+    admit_newest(chunkserver, &asked, wall_clock())?;
     let connection = connection.clone();
     let answer = move |answer: Result<_, Refusal>| {
         connection.reply(request_id, Kind::Newest, answer.map(leases::message_of));
@@ -151,125 +179,135 @@ fn newest(
     told.map_err(|_| unknown(handle))
 }
 
-async fn find_requests(
-    chunkserver: &Chunkserver,
-    asked: &FindRequests,
-) -> Result<RequestsFound, Refusal> {
-    let keys = chunkserver.ticket_keys();
-    keys.check_question(&asked.ticket, asked.handle, asked.version, wall_clock())
-        .map_err(|error| (tickets::status_of(error), ErrorBody::new(error.to_string())))?;
-    let ids = sealed_ids(chunkserver, asked.handle, asked.version).await?;
-    let mut found = Vec::new();
-    for &number in &asked.numbers {
-        let (kind, offset, length) = match ids.table.find(asked.session, number) {
-            Lookup::SessionEnded => {
-                let text = "ids of that session were dropped: it is over";
-                return Err((Status::SessionUnknown, ErrorBody::new(text)));
-            }
-            Lookup::Unknown => continue,
-            Lookup::Forgotten => (FoundKind::Floor, 0, 0),
-            Lookup::Row(row) if row.kind == IdRowKind::Append => {
-                (FoundKind::Append, row.offset, row.length)
-            }
-            Lookup::Row(row) => (FoundKind::Write, row.offset, row.length),
-        };
-        found.push(FoundRequest {
-            number,
-            kind,
-            offset,
-            length,
-        });
-    }
-    Ok(RequestsFound { found })
+/// Who is asked, and when.
+struct Asked<'a> {
+    chunkserver: &'a Chunkserver,
+    now: u64,
+    is_open: &'a dyn Fn(ChunkHandle) -> bool,
 }
 
-async fn chunk_ids(chunkserver: &Chunkserver, asked: &ChunkIds) -> Result<ChunkIdsReply, Refusal> {
-    let keys = chunkserver.ticket_keys();
-    keys.check_copy(&asked.ticket, asked.handle, asked.version, wall_clock())
-        .map_err(|error| (tickets::status_of(error), ErrorBody::new(error.to_string())))?;
-    let ids = sealed_ids(chunkserver, asked.handle, asked.version).await?;
-    let table = encode_table(&ids.rows());
-    let (rows, _) = table.as_chunks::<ID_ROW_LEN>();
-    let wanted = rows.iter().skip(asked.first_row as usize);
-    Ok(ChunkIdsReply {
-        table_length: u32::try_from(table.len()).unwrap_or(u32::MAX),
-        table_crc32: ids.crc32,
-        rows: wanted.take(asked.count as usize).copied().collect(),
-    })
-}
-
-/// The ids of a chunk that is sealed in exactly this version.
-async fn sealed_ids(
-    chunkserver: &Chunkserver,
-    handle: ChunkHandle,
-    version: ChunkVersion,
-) -> Result<SealedIds, Refusal> {
-    if chunkserver.members.is_open(chunkserver, handle) {
-        return Err((Status::ChunkOpen, ErrorBody::new("the chunk is open")));
+impl<'a> Asked<'a> {
+    /// Checks a ticket, and finds the directory of its chunk.
+    fn admit(
+        &self,
+        ticket: &Ticket,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+    ) -> Result<&'a Arc<Directory>, Refusal> {
+        let keys = self.chunkserver.ticket_keys();
+        keys.check_read(ticket, handle, version, self.now)
+            .map_err(of_ticket)?;
+        let directory = self.chunkserver.directory_of(handle);
+        directory.ok_or_else(|| unknown(handle))
     }
-    let directory = chunkserver.directory_of(handle);
-    let directory = Arc::clone(directory.ok_or_else(|| unknown(handle))?);
-    let reading = tokio::task::spawn_blocking(move || directory.sealed_ids(handle)).await;
-    let read = reading.map_err(|error| (Status::Internal, ErrorBody::new(error.to_string())))?;
-    let ids = read.map_err(|error| refusal(&error))?;
-    match ids.version == version {
-        true => Ok(ids),
-        false => {
-            let error = ErrorBody {
-                version: ids.version,
-                ..ErrorBody::new("another version")
+
+    fn find_requests(&self, asked: &FindRequests) -> Result<RequestsFound, Refusal> {
+        let keys = self.chunkserver.ticket_keys();
+        keys.check_question(&asked.ticket, asked.handle, asked.version, self.now)
+            .map_err(of_ticket)?;
+        let ids = self.sealed_ids(asked.handle, asked.version)?;
+        let mut found = Vec::new();
+        for &number in &asked.numbers {
+            let (kind, offset, length) = match ids.table.find(asked.session, number) {
+                Lookup::SessionEnded => {
+                    let text = "ids of that session were dropped: it is over";
+                    return Err((Status::SessionUnknown, ErrorBody::new(text)));
+                }
+                Lookup::Unknown => continue,
+                Lookup::Forgotten => (FoundKind::Floor, 0, 0),
+                Lookup::Row(row) if row.kind == IdRowKind::Append => {
+                    (FoundKind::Append, row.offset, row.length)
+                }
+                Lookup::Row(row) => (FoundKind::Write, row.offset, row.length),
             };
-            Err((Status::Moved, error))
+            found.push(FoundRequest {
+                number,
+                kind,
+                offset,
+                length,
+            });
+        }
+        Ok(RequestsFound { found })
+    }
+
+    fn chunk_ids(&self, asked: &ChunkIds) -> Result<ChunkIdsReply, Refusal> {
+        let keys = self.chunkserver.ticket_keys();
+        keys.check_copy(&asked.ticket, asked.handle, asked.version, self.now)
+            .map_err(of_ticket)?;
+        let ids = self.sealed_ids(asked.handle, asked.version)?;
+        let table = encode_table(&ids.rows());
+        let (rows, _) = table.as_chunks::<ID_ROW_LEN>();
+        let wanted = rows.iter().skip(asked.first_row as usize);
+        Ok(ChunkIdsReply {
+            table_length: u32::try_from(table.len()).unwrap_or(u32::MAX),
+            table_crc32: ids.crc32,
+            rows: wanted.take(asked.count as usize).copied().collect(),
+        })
+    }
+
+    /// The ids of a chunk that is sealed in exactly this version.
+    fn sealed_ids(&self, handle: ChunkHandle, version: ChunkVersion) -> Result<SealedIds, Refusal> {
+        if (self.is_open)(handle) {
+            return Err((Status::ChunkOpen, ErrorBody::new("the chunk is open")));
+        }
+        let directory = self.chunkserver.directory_of(handle);
+        let directory = directory.ok_or_else(|| unknown(handle))?;
+        let ids = directory
+            .sealed_ids(handle)
+            .map_err(|error| refusal(&error))?;
+        match ids.version == version {
+            true => Ok(ids),
+            false => Err(other_version(ids.version)),
         }
     }
-}
 
-fn chunk_status(
-    chunkserver: &Chunkserver,
-    asked: &ChunkStatus,
-) -> Result<ChunkStatusReply, Refusal> {
-    let version = asked.ticket.unverified_claims().version;
-    let directory = admit(chunkserver, &asked.ticket, asked.handle, version)?;
-    let entry = directory
-        .entry(asked.handle)
-        .ok_or_else(|| unknown(asked.handle))?;
-    Ok(ChunkStatusReply {
-        version: entry.version,
-        serial: entry.serial,
-        length: entry.length,
-        crc32: if entry.state == ChunkState::Sealed {
-            entry.crc32
-        } else {
-            0
-        },
-        state: entry.state,
-    })
-}
-
-async fn chunk_crcs(
-    chunkserver: &Chunkserver,
-    asked: &ChunkCrcs,
-) -> Result<ChunkCrcsReply, Refusal> {
-    let directory = admit(chunkserver, &asked.ticket, asked.handle, asked.version)?;
-    let (directory, handle) = (Arc::clone(directory), asked.handle);
-    let opened = tokio::task::spawn_blocking(move || directory.open_for_read(handle)).await;
-    let opened = opened.map_err(|error| (Status::Internal, ErrorBody::new(error.to_string())))?;
-    let chunk = opened.map_err(|error| refusal(&error))?;
-    if chunk.version != asked.version {
-        let error = ErrorBody {
-            version: chunk.version,
-            ..ErrorBody::new("another version")
-        };
-        return Err((Status::Moved, error));
+    fn chunk_status(&self, asked: &ChunkStatus) -> Result<ChunkStatusReply, Refusal> {
+        let version = asked.ticket.unverified_claims().version;
+        let directory = self.admit(&asked.ticket, asked.handle, version)?;
+        let entry = directory
+            .entry(asked.handle)
+            .ok_or_else(|| unknown(asked.handle))?;
+        Ok(ChunkStatusReply {
+            version: entry.version,
+            serial: entry.serial,
+            length: entry.length,
+            crc32: if entry.state == ChunkState::Sealed {
+                entry.crc32
+            } else {
+                0
+            },
+            state: entry.state,
+        })
     }
-    let first = asked.first_block as usize;
-    let crcs = chunk
-        .block_crcs
-        .iter()
-        .skip(first)
-        .take(asked.count as usize);
-    Ok(ChunkCrcsReply {
-        length: chunk.length,
-        crcs: crcs.copied().collect(),
-    })
+
+    fn chunk_crcs(&self, asked: &ChunkCrcs) -> Result<ChunkCrcsReply, Refusal> {
+        let directory = self.admit(&asked.ticket, asked.handle, asked.version)?;
+        let opened = directory.open_for_read(asked.handle);
+        let chunk = opened.map_err(|error| refusal(&error))?;
+        if chunk.version != asked.version {
+            return Err(other_version(chunk.version));
+        }
+        let first = asked.first_block as usize;
+        let crcs = chunk
+            .block_crcs
+            .iter()
+            .skip(first)
+            .take(asked.count as usize);
+        Ok(ChunkCrcsReply {
+            length: chunk.length,
+            crcs: crcs.copied().collect(),
+        })
+    }
+}
+
+fn of_ticket(error: TicketError) -> Refusal {
+    (tickets::status_of(error), ErrorBody::new(error.to_string()))
+}
+
+fn other_version(version: ChunkVersion) -> Refusal {
+    let error = ErrorBody {
+        version,
+        ..ErrorBody::new("another version")
+    };
+    (Status::Moved, error)
 }

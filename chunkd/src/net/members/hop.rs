@@ -8,13 +8,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sarsen_protocol::deframe::Frame;
-use sarsen_protocol::error::FrameError;
 use sarsen_protocol::id::ChunkVersion;
-use sarsen_protocol::message::{Hop, Kind, WriteOpened};
+use sarsen_protocol::message::Hop;
 
 use super::super::link::{Link, LinkError};
 use super::super::plane::Thread;
+use super::frames::FromNext;
 use super::inbox::{Inbox, Input, Outbox};
 use crate::io::Socket;
 
@@ -49,7 +48,9 @@ pub(super) async fn run(thread: Rc<Thread>, way: Way) {
         Err(text) => text,
     };
     // The actor may have ended.
-    let _ = way.inbox.push(Input::NextGone(way.version, end));
+    let _ = way
+        .inbox
+        .push(Input::Next(way.version, FromNext::Gone(end)));
 }
 
 async fn send(socket: &Socket, outbox: &Outbox) -> String {
@@ -66,9 +67,9 @@ async fn send(socket: &Socket, outbox: &Outbox) -> String {
 /// Tells what comes; why nothing more does.
 async fn listen(link: &mut Link, way: &Way) -> String {
     loop {
-        let input = match link.next_frame(SILENCE_MAX).await {
-            Ok(Some(frame)) => match answer(&frame, way) {
-                Ok(input) => input,
+        let said = match link.next_frame(SILENCE_MAX).await {
+            Ok(Some(frame)) => match FromNext::decode(&frame, way.request_id) {
+                Ok(said) => said,
                 Err(error) => return format!("the next hop broke the protocol: {error}"),
             },
             Ok(None) => return "the next hop closed its connection".to_owned(),
@@ -77,31 +78,9 @@ async fn listen(link: &mut Link, way: &Way) -> String {
             }
             Err(error) => return format!("the next hop: {error}"),
         };
-        let is_over = matches!(input, Input::NextFailed(..));
-        if way.inbox.push(input).is_err() || is_over {
+        let is_over = matches!(said, FromNext::Failed(..));
+        if way.inbox.push(Input::Next(way.version, said)).is_err() || is_over {
             return "nobody listens to the next hop any more".to_owned();
         }
     }
-}
-
-fn answer(frame: &Frame, way: &Way) -> Result<Input, FrameError> {
-    let (kind, status, version) = (frame.header.kind, frame.header.status, way.version);
-    let is_answer = matches!(kind, Kind::WriteOpened | Kind::WriteAck | Kind::Marked);
-    if kind == Kind::Goodbye {
-        return Ok(Input::NextGone(version, frame.error()?.text));
-    }
-    if !is_answer || frame.header.request_id != way.request_id {
-        return Err(FrameError::OutOfTurn { kind });
-    }
-    if !status.is_ok() {
-        return Ok(Input::NextFailed(version, status, frame.error()?));
-    }
-    Ok(match kind {
-        Kind::WriteOpened => {
-            let WriteOpened = frame.message()?;
-            Input::NextOpened(version)
-        }
-        Kind::WriteAck => Input::NextAck(version, frame.message()?),
-        _ => Input::NextMarked(version, frame.message()?),
-    })
 }

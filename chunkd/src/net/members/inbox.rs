@@ -11,16 +11,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use sarsen_protocol::id::{ChunkVersion, Serial};
-use sarsen_protocol::message::{
-    Append, ErrorBody, Mark, Marked, Newest, WriteAck, WriteBatch, WriteData, WriteOpen,
-};
-use sarsen_protocol::status::Status;
+use sarsen_protocol::message::{Newest, WriteOpen};
 use tokio::sync::{Notify, oneshot};
 
-use super::lane::{Failure, Lane, Outcome};
+use super::frames::{Came, FromNext};
+use super::lane::Outcome;
+use super::worker::{LaneDone, Readable};
 use crate::core::member::Refusal;
-use crate::core::mutation::{Action, Answer, Order, StreamId};
-use crate::store::open_chunk::Snapshot;
+use crate::core::mutation::{Answer, Order, StreamId};
 
 /// Bytes of one stream that may wait to be taken by the actor.
 const PORT_BYTES_MAX: usize = 4 << 20;
@@ -43,17 +41,10 @@ pub(super) enum Input {
     Read(Box<ReadAsked>),
     // Streams that came in.
     Open(StreamId, Box<WriteOpen>, std::sync::Arc<Port>),
-    Batch(StreamId, WriteBatch, Bytes),
-    Mark(StreamId, Mark),
-    Write(StreamId, WriteData, Bytes),
-    Append(StreamId, Append, Bytes),
+    Came(StreamId, Came),
     Gone(StreamId),
     // The next hop.
-    NextOpened(ChunkVersion),
-    NextAck(ChunkVersion, WriteAck),
-    NextMarked(ChunkVersion, Marked),
-    NextFailed(ChunkVersion, Status, ErrorBody),
-    NextGone(ChunkVersion, String),
+    Next(ChunkVersion, FromNext),
     // The store.
     LaneDone(LaneDone),
     Flushed(Outcome),
@@ -67,24 +58,6 @@ pub(super) struct ReadAsked {
     pub(super) version: ChunkVersion,
     pub(super) serial: Serial,
     pub(super) answer: oneshot::Sender<Result<Readable, Refusal>>,
-}
-
-/// What a read is served from.
-#[derive(Debug)]
-pub(super) enum Readable {
-    /// The sealed chunk that the file still is.
-    Sealed,
-    /// The committed state of an open chunk.
-    Open(Snapshot),
-}
-
-/// What a blocking thread did for the lane.
-pub(super) struct LaneDone {
-    /// Given back; none if the work panicked.
-    pub(super) lane: Option<Lane>,
-    pub(super) outcomes: Vec<Outcome>,
-    /// What was not begun.
-    pub(super) rest: Vec<Action>,
 }
 
 /// The queue of one actor.
@@ -338,13 +311,4 @@ impl Progress {
 /// Takes a lock, also after a panic elsewhere: what is under these is whole between calls.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A failure of our own, as the machine is told.
-pub(super) fn internal(text: &str) -> Failure {
-    Failure {
-        status: Status::Internal,
-        text: text.to_owned(),
-        is_in_doubt: true,
-    }
 }

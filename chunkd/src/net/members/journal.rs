@@ -8,7 +8,6 @@
 use std::sync::{Arc, Mutex, Weak};
 
 use super::inbox::{Inbox, Input, Progress, lock};
-use crate::core::mutation::Action;
 use crate::store::journal::writer::{JournalEvent, JournalWriter};
 use crate::store::journal::{JournalLimits, Log};
 use crate::store::{Directory, StoreError};
@@ -32,26 +31,11 @@ impl Journal {
         listeners.push(Arc::downgrade(inbox));
     }
 
-    /// Begins the journal, if this action needs it. Blocks.
+    /// Begins the journal, if that was not done in this start. Blocks.
     ///
     /// # Errors
     /// Those of [`Directory::start_journal`].
-    pub(super) fn ready_for(
-        &self,
-        directory: &Arc<Directory>,
-        action: &Action,
-    ) -> Result<(), StoreError> {
-        match action {
-            Action::KeepPromise { .. } | Action::Make { .. } | Action::Begin { .. } => {
-                self.start(directory)
-            }
-            // It needs a version that was begun or promised in this start, or one that is prepared.
-            Action::Settle(_) => self.start(directory),
-            _ => Ok(()),
-        }
-    }
-
-    fn start(&self, directory: &Arc<Directory>) -> Result<(), StoreError> {
+    pub(super) fn begin(&self, directory: &Arc<Directory>) -> Result<(), StoreError> {
         let (progress, listeners) = (Arc::clone(&self.progress), Arc::clone(&self.listeners));
         // The directory owns the journal's thread, which must not be the one to let go of it.
         let weak = Arc::downgrade(directory);

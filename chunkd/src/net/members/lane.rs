@@ -92,6 +92,18 @@ pub struct Failure {
     pub is_in_doubt: bool,
 }
 
+impl Failure {
+    /// One of our own making.
+    #[must_use]
+    pub fn internal(text: &str) -> Self {
+        Self {
+            status: Status::Internal,
+            text: text.to_owned(),
+            is_in_doubt: true,
+        }
+    }
+}
+
 impl From<&OpenChunkError> for Failure {
     fn from(error: &OpenChunkError) -> Self {
         let is_in_doubt = match error {
@@ -193,6 +205,16 @@ pub fn found(directory: &Directory, handle: ChunkHandle) -> Found {
         is_open: chunk.was_changed(),
         prepared: told.prepared,
     }
+}
+
+/// Whether an action is in vain before the directory's journal was begun in this start.
+#[must_use]
+pub const fn needs_journal(action: &Action) -> bool {
+    matches!(
+        action,
+        // A settle needs a version that was begun or promised in this start, or one that is prepared.
+        Action::KeepPromise { .. } | Action::Make { .. } | Action::Begin { .. } | Action::Settle(_)
+    )
 }
 
 /// One chunk's way to its directory.

@@ -1,7 +1,13 @@
 //! Open chunks at work (`spec/replication.md`, `spec/wire.md` section 12.3): each has one machine,
 //! [`crate::core::mutation::Replica`], and one [`actor`] that drives it.
 //!
-//! - [`lane`]: what the machine wants of the store, without a runtime;
+//! Without a runtime, for the actor as for the simulator:
+//!
+//! - [`worker`]: the machine and its way to the store; [`lane`]: one action of the machine's on the disk;
+//! - [`frames`]: frames of mutation streams, as the machine is told;
+//!
+//! and with one:
+//!
 //! - [`actor`]: the task of a chunk, on a thread of the data plane; [`inbox`]: its queues;
 //! - [`stream`]: mutation streams that come in; [`hop`]: the way on to the next member;
 //! - [`journal`]: a directory's journal and its thread;
@@ -14,12 +20,14 @@
 //! the store has, as after a restart: it takes no mutation of the version that it was in.
 
 mod actor;
+pub mod frames;
 mod hop;
 mod inbox;
 mod journal;
 pub mod lane;
-pub(super) mod reading;
+pub mod reading;
 pub(super) mod stream;
+pub mod worker;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,16 +35,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, Serial};
-use sarsen_protocol::message::{HeldLease, MemberState, Newest, WriteOpen};
+use sarsen_protocol::message::{HeldLease, Newest, WriteOpen};
 use sarsen_protocol::size::LEASES_MAX;
 use tokio::sync::{mpsc, oneshot};
 
 pub(super) use self::actor::Actor;
-use self::inbox::{Inbox, Input, ReadAsked, Readable, lock};
+use self::inbox::{Inbox, Input, ReadAsked, lock};
 use self::journal::Journal;
+use self::worker::{Readable, Worker};
 use super::chunkserver::Chunkserver;
-use crate::core::member::{Member, Refusal};
-use crate::core::mutation::{Answer, Config, Order, Replica, StreamId, WantedLease};
+use crate::core::member::Refusal;
+use crate::core::mutation::{Answer, Order, StreamId, WantedLease};
 use crate::store::Directory;
 
 /// Milliseconds of silence after which a member serves no reads, until the master has told its own.
@@ -170,7 +179,8 @@ impl Members {
     }
 
     /// Whether a stream is one of mutations: a pending chunk begins at serial 0, and is not here yet.
-    pub(super) fn takes(&self, chunkserver: &Chunkserver, open: &WriteOpen) -> bool {
+    #[must_use]
+    pub fn takes(&self, chunkserver: &Chunkserver, open: &WriteOpen) -> bool {
         let handle = open.handle;
         let is_open_here = || {
             let directory = chunkserver.directory_of(handle);
@@ -248,29 +258,18 @@ impl Members {
         if let Some(place) = places.get(&handle) {
             return Ok(Arc::clone(place));
         }
-        let is_it = |it: &&Arc<Directory>| Some(it.identity().directory_id) == directory;
-        let holder = chunkserver.directory_of(handle);
-        let holder = holder.or_else(|| chunkserver.served().find(is_it));
-        let holder = Arc::clone(holder.ok_or(UnknownChunk)?);
-        let identity = holder.identity();
-        let me = MemberState {
-            server: chunkserver.me(),
-            directory_id: identity.directory_id,
-            start_number: identity.start_number,
-        };
-        let found = lane::found(&holder, handle);
+        let holder = holder(chunkserver, handle, directory)?;
+        let journal = self.journal(holder.identity().directory_id);
+        let dead_after = Duration::from_millis(self.dead_after.load(Ordering::Relaxed));
+        let worker = Worker::new(chunkserver, holder, handle, dead_after);
         let place = Arc::new(Place {
             inbox: Arc::default(),
-            journal: self.journal(identity.directory_id),
-            is_open: AtomicBool::new(found.is_open),
+            journal,
+            is_open: AtomicBool::new(worker.is_open()),
             lease: Mutex::default(),
         });
         place.journal.listen(&place.inbox);
-        let chunk_size = identity.adoption.map_or(0, |adoption| adoption.chunk_size);
-        let dead_after = Duration::from_millis(self.dead_after.load(Ordering::Relaxed));
-        let config = Config::new(chunkserver.suspect_after(), dead_after, chunk_size);
-        let replica = Replica::new(Member::recovered(handle, me, &found), config);
-        let actor = Actor::new(handle, holder, Arc::clone(&place), replica, self.began);
+        let actor = Actor::new(handle, Arc::clone(&place), worker, self.began);
         self.give_to_host(handle, actor)?;
         places.insert(handle, Arc::clone(&place));
         Ok(place)
@@ -306,8 +305,24 @@ impl Members {
 #[error("no such chunk is here")]
 pub struct UnknownChunk;
 
+/// The served directory that has a chunk, or is to have it when it is made.
+///
+/// # Errors
+/// There is none.
+pub fn holder(
+    chunkserver: &Chunkserver,
+    handle: ChunkHandle,
+    made_in: Option<DirectoryId>,
+) -> Result<Arc<Directory>, UnknownChunk> {
+    let is_it = |it: &&Arc<Directory>| Some(it.identity().directory_id) == made_in;
+    let holder = chunkserver.directory_of(handle);
+    let holder = holder.or_else(|| chunkserver.served().find(is_it));
+    holder.map(Arc::clone).ok_or(UnknownChunk)
+}
+
 /// Which chunk an order is for, and where that is to be made.
-fn whose(order: &Order) -> (ChunkHandle, Option<DirectoryId>) {
+#[must_use]
+pub fn whose(order: &Order) -> (ChunkHandle, Option<DirectoryId>) {
     use crate::core::member::Order as Change;
     match order {
         Order::Change(Change::Promise(order)) => (order.handle, None),

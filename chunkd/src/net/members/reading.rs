@@ -25,10 +25,10 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::super::STALL_MAX;
-use super::super::chunkserver::{status_of, wall_clock};
+use super::super::chunkserver::{Chunkserver, status_of, wall_clock};
 use super::super::link::{Link, LinkError};
 use super::super::plane::Thread;
-use super::Readable;
+use super::worker::Readable;
 use crate::core::mutation::Answer;
 use crate::core::read_stream::{self, Part, ReadStream, Refusal, ReplicaFacts};
 use crate::core::tickets;
@@ -42,12 +42,78 @@ const FRAMES_MAX: usize = 64;
 pub(super) static FRAMES: Semaphore = Semaphore::const_new(FRAMES_MAX);
 
 /// What a read asks for, whichever way.
-struct Asked<'a> {
-    ticket: &'a Ticket,
-    handle: ChunkHandle,
-    version: ChunkVersion,
-    serial: Serial,
-    want: Want,
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// What opens the chunk.
+    pub ticket: &'a Ticket,
+    /// The chunk.
+    pub handle: ChunkHandle,
+    /// The oldest state that will do.
+    pub version: ChunkVersion,
+    /// The oldest state that will do.
+    pub serial: Serial,
+    /// Which state.
+    pub want: Want,
+}
+
+impl<'a> Asked<'a> {
+    /// Of a `Read`.
+    #[must_use]
+    pub const fn of(read: &'a Read) -> Self {
+        Self {
+            ticket: &read.ticket,
+            handle: read.handle,
+            version: read.version,
+            serial: read.serial,
+            want: read.want,
+        }
+    }
+
+    /// Of a `ReadCut`.
+    #[must_use]
+    pub const fn of_cut(read: &'a ReadCut) -> Self {
+        Self {
+            ticket: &read.ticket,
+            handle: read.handle,
+            version: read.version,
+            serial: read.serial,
+            want: read.want,
+        }
+    }
+
+    /// Whether a chunk that is open may be read so, and which question is to be asked of its primary
+    /// first, if one is; `now` is the wall clock in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// What is wrong with the ticket; `chunk_open` for a read of a sealed state.
+    pub fn admit(&self, chunkserver: &Chunkserver, now: u64) -> Result<Option<Newest>, Refusal> {
+        // An older ticket opens a newer version too.
+        let version = self.ticket.unverified_claims().version;
+        chunkserver
+            .ticket_keys()
+            .check_read(self.ticket, self.handle, version, now)
+            .map_err(|error| refuse(tickets::status_of(error), &error.to_string()))?;
+        match self.want {
+            Want::Sealed => Err(refuse(Status::ChunkOpen, "the chunk is not sealed")),
+            Want::Plain => Ok(None),
+            Want::Newest => Ok(Some(Newest {
+                ticket: *self.ticket,
+                handle: self.handle,
+                version,
+            })),
+        }
+    }
+
+    /// The oldest state that will do when the primary has confirmed this one.
+    ///
+    /// # Errors
+    /// `internal`, if another question was answered.
+    pub fn at_least(&self, confirmed: &Answer) -> Result<(ChunkVersion, Serial), Refusal> {
+        match confirmed {
+            Answer::Newest(it) => Ok((it.version.max(self.version), it.serial.max(self.serial))),
+            _ => Err(refuse(Status::Internal, "another question was answered")),
+        }
+    }
 }
 
 /// Answers a `Read`, if the chunk is open; false if it is to be read as a sealed one.
@@ -60,14 +126,7 @@ pub(in super::super) async fn serve(
     request_id: u64,
     read: &Read,
 ) -> Result<Result<bool, Refusal>, LinkError> {
-    let asked = Asked {
-        ticket: &read.ticket,
-        handle: read.handle,
-        version: read.version,
-        serial: read.serial,
-        want: read.want,
-    };
-    let snapshot = match open(thread, &asked).await {
+    let snapshot = match open(thread, &Asked::of(read)).await {
         Ok(Some(snapshot)) => Arc::new(snapshot),
         Ok(None) => return Ok(Ok(false)),
         Err(refusal) => return Ok(Err(refusal)),
@@ -97,14 +156,7 @@ pub(in super::super) async fn serve_cut(
     request_id: u64,
     read: &ReadCut,
 ) -> Result<Result<bool, Refusal>, LinkError> {
-    let asked = Asked {
-        ticket: &read.ticket,
-        handle: read.handle,
-        version: read.version,
-        serial: read.serial,
-        want: read.want,
-    };
-    let snapshot = match open(thread, &asked).await {
+    let snapshot = match open(thread, &Asked::of_cut(read)).await {
         Ok(Some(snapshot)) => snapshot,
         Ok(None) => return Ok(Ok(false)),
         Err(refusal) => return Ok(Err(refusal)),
@@ -126,25 +178,9 @@ async fn open(thread: &Thread, asked: &Asked<'_>) -> Result<Option<Snapshot>, Re
     if !members.is_open(chunkserver, handle) {
         return Ok(None);
     }
-    // An older ticket opens a newer version too.
-    let version = asked.ticket.unverified_claims().version;
-    chunkserver
-        .ticket_keys()
-        .check_read(asked.ticket, handle, version, wall_clock())
-        .map_err(|error| refuse(tickets::status_of(error), &error.to_string()))?;
     let (mut version, mut serial) = (asked.version, asked.serial);
-    match asked.want {
-        Want::Sealed => return Err(refuse(Status::ChunkOpen, "the chunk is not sealed")),
-        Want::Plain => {}
-        Want::Newest => {
-            let newest = Newest {
-                ticket: *asked.ticket,
-                handle,
-                version,
-            };
-            let confirmed = confirm(thread, newest).await?;
-            (version, serial) = (confirmed.0.max(version), confirmed.1.max(serial));
-        }
+    if let Some(newest) = asked.admit(chunkserver, wall_clock())? {
+        (version, serial) = asked.at_least(&confirm(thread, newest).await?)?;
     }
     let let_in = members.read(chunkserver, handle, version, serial).await;
     let let_in = let_in.map_err(|error| refuse(Status::ChunkUnknown, &error.to_string()))?;
@@ -155,7 +191,7 @@ async fn open(thread: &Thread, asked: &Asked<'_>) -> Result<Option<Snapshot>, Re
 }
 
 /// Asks the primary, which has to be here, for the newest state.
-async fn confirm(thread: &Thread, newest: Newest) -> Result<(ChunkVersion, Serial), Refusal> {
+async fn confirm(thread: &Thread, newest: Newest) -> Result<Answer, Refusal> {
     let chunkserver = &thread.chunkserver;
     let (answer, answered) = oneshot::channel();
     let told = move |confirmed| {
@@ -165,10 +201,7 @@ async fn confirm(thread: &Thread, newest: Newest) -> Result<(ChunkVersion, Seria
     let gone = || refuse(Status::ChunkUnknown, "no such chunk is here");
     let asked = chunkserver.members.newest(chunkserver, newest, told);
     asked.map_err(|_| gone())?;
-    match answered.await.map_err(|_| gone())?? {
-        Answer::Newest(reply) => Ok((reply.version, reply.serial)),
-        _ => Err(refuse(Status::Internal, "another question was answered")),
-    }
+    answered.await.map_err(|_| gone())?
 }
 
 /// Makes a frame on a blocking thread and sends it.
@@ -195,7 +228,9 @@ async fn send(
     Ok(Ok(()))
 }
 
-fn facts_of(snapshot: &Snapshot) -> ReplicaFacts {
+/// What a read of a committed state is compared with.
+#[must_use]
+pub fn facts_of(snapshot: &Snapshot) -> ReplicaFacts {
     ReplicaFacts {
         version: snapshot.version,
         serial: snapshot.serial,
@@ -233,7 +268,11 @@ fn put_bytes(
     })
 }
 
-fn frame_of(snapshot: &Snapshot, request_id: u64, part: Part) -> Result<Vec<u8>, Refusal> {
+/// The frame of one part of a read. Blocks on the disk.
+///
+/// # Errors
+/// Those of the medium.
+pub fn frame_of(snapshot: &Snapshot, request_id: u64, part: Part) -> Result<Vec<u8>, Refusal> {
     let content = snapshot.content();
     let first = part.offset / BLOCK_LEN;
     let blocks = first..first + pieces_in(part.offset, part.len);
@@ -257,7 +296,11 @@ fn frame_of(snapshot: &Snapshot, request_id: u64, part: Part) -> Result<Vec<u8>,
     Ok(frame)
 }
 
-fn cut_frame_of(snapshot: &Snapshot, request_id: u64, part: Part) -> Result<Vec<u8>, Refusal> {
+/// The frame that answers a cut read. Blocks on the disk.
+///
+/// # Errors
+/// Those of the medium.
+pub fn cut_frame_of(snapshot: &Snapshot, request_id: u64, part: Part) -> Result<Vec<u8>, Refusal> {
     let content = snapshot.content();
     let (block_crc, block, from, to) = match part.len {
         0 => (0, Vec::new(), 0, 0),

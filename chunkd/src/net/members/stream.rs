@@ -2,8 +2,7 @@
 //! (`spec/wire.md` section 12.3).
 //!
 //! It moves frames and decides nothing but whether the ticket opens the door. What a client may send
-//! and what a member may is told apart by the position in the `WriteOpen`. Payloads are not looked at
-//! here; they stay where they were received, in pieces that many frames share.
+//! and what a member may is told apart by the position in the `WriteOpen`.
 //!
 //! When the actor ends the stream, what it has said before is sent, and the connection closes with
 //! care. When the peer ends it, the actor is told.
@@ -12,11 +11,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sarsen_protocol::deframe::{Frame, error_frame};
-use sarsen_protocol::error::FrameError;
-use sarsen_protocol::message::{
-    Append, ErrorBody, Kind, Message, WriteBatch, WriteData, WriteOpen,
-};
+use sarsen_protocol::deframe::error_frame;
+use sarsen_protocol::message::{ErrorBody, Kind, WriteOpen};
 use sarsen_protocol::status::Status;
 use tokio::time::timeout;
 
@@ -25,6 +21,7 @@ use super::super::link::{Link, LinkError};
 use super::super::plane::Thread;
 use super::super::write_stream::StreamEnd;
 use super::super::{IDLE_MAX, STALL_MAX};
+use super::frames::Came;
 use super::inbox::{Inbox, Input, Port};
 use crate::core::mutation::StreamId;
 use crate::core::tickets;
@@ -135,53 +132,16 @@ impl Receiving<'_> {
                 }
                 Err(error) => return error.into(),
             };
-            let input = match self.input(&frame) {
-                Ok(input) => input,
+            let came = match Came::decode(&frame, self.port.request_id, self.from_client) {
+                Ok(came) => came,
                 Err(error) => return error.into(),
             };
-            let len = frame.payload.len();
+            let len = came.payload_len();
             self.thread.chunkserver.counters.bytes_in.add(len as u64);
             self.port.hand_over(len);
-            if self.inbox.push(input).is_err() {
+            if self.inbox.push(Input::Came(self.stream, came)).is_err() {
                 return StreamEnd::Told;
             }
         }
     }
-
-    fn input(&self, frame: &Frame) -> Result<Input, FrameError> {
-        let (kind, stream) = (frame.header.kind, self.stream);
-        let is_of_stream =
-            frame.header.request_id == self.port.request_id && frame.header.status.is_ok();
-        let payload_len = frame.header.payload_len;
-        let payload = frame.payload.clone();
-        match kind {
-            _ if !is_of_stream => Err(FrameError::OutOfTurn { kind }),
-            Kind::WriteData if self.from_client => {
-                let write: WriteData = frame.message()?;
-                checked::<WriteData>(write.check_payload(payload_len))?;
-                Ok(Input::Write(stream, write, payload))
-            }
-            Kind::Append if self.from_client => {
-                let append: Append = frame.message()?;
-                checked::<Append>(append.check_payload(payload_len))?;
-                Ok(Input::Append(stream, append, payload))
-            }
-            Kind::WriteBatch if !self.from_client => {
-                let batch: WriteBatch = frame.message()?;
-                checked::<WriteBatch>(batch.check_payload(payload_len))?;
-                Ok(Input::Batch(stream, batch, payload))
-            }
-            Kind::Mark if !self.from_client => Ok(Input::Mark(stream, frame.message()?)),
-            _ => Err(FrameError::OutOfTurn { kind }),
-        }
-    }
-}
-
-fn checked<M: Message>(
-    result: Result<(), sarsen_protocol::error::BodyError>,
-) -> Result<(), FrameError> {
-    result.map_err(|source| FrameError::Body {
-        kind: M::KIND,
-        source,
-    })
 }

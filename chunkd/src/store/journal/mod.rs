@@ -27,7 +27,9 @@ pub use reader::{
     EntryReader, FoundEntry, JournalEnd, JournalReader, Location, named_chunks, settle,
 };
 pub use segment::{Author, Position};
-pub use writer::{AppendError, Class, Extent, JournalEvent, JournalWriter, Log, Refused};
+pub use writer::{
+    AppendError, Class, Extent, JournalEvent, JournalQueue, JournalWriter, Log, Refused,
+};
 
 impl Entry {
     /// The entry that says this about a chunk.

@@ -121,13 +121,15 @@ pub struct JournalWriter {
 
 #[derive(Debug)]
 struct Shared {
-    queue: Mutex<Queue>,
+    queue: Mutex<JournalQueue>,
     /// Something to write, or the end.
     work: Condvar,
 }
 
+/// What waits for a journal's next batch, and what may be taken meanwhile: the writer without its
+/// thread, for whoever has another way to drive it.
 #[derive(Debug)]
-struct Queue {
+pub struct JournalQueue {
     entries: Vec<Entry>,
     /// Bytes that they take.
     len: usize,
@@ -141,6 +143,100 @@ struct Queue {
     failed: bool,
 }
 
+impl JournalQueue {
+    /// An empty one, of a journal that is written with this appender.
+    #[must_use]
+    pub fn new(appender: &Appender) -> Self {
+        Self {
+            entries: Vec::new(),
+            len: 0,
+            last_sequence: appender.stable(),
+            extent: Extent::of(appender),
+            remove: None,
+            closed: false,
+            failed: false,
+        }
+    }
+
+    /// As [`Log::offer`].
+    ///
+    /// # Errors
+    /// As [`Log::offer`].
+    pub fn offer(&mut self, entry: Entry, class: Class) -> Result<u64, Refused> {
+        let refused = |error| move |entry| Err(Refused { error, entry });
+        if let Err(invalid) = entry.check() {
+            return refused(invalid.into())(entry);
+        }
+        let len = entry.encoded_len();
+        if self.failed {
+            return refused(AppendError::Failed)(entry);
+        }
+        // One that is longer than the queue is taken when nothing else waits.
+        let has_room = (self.len == 0 || self.len + len <= QUEUE_LEN_MAX)
+            && self.extent.segments.len() <= SEGMENTS_MAX;
+        if class == Class::Mutation && !has_room {
+            return refused(AppendError::Full)(entry);
+        }
+        self.last_sequence += 1;
+        self.len += len;
+        self.entries.push(entry);
+        Ok(self.last_sequence)
+    }
+
+    /// As [`Log::extent`].
+    #[must_use]
+    pub const fn extent(&self) -> &Extent {
+        &self.extent
+    }
+
+    /// As [`Log::remove_oldest`].
+    pub const fn remove_oldest(&mut self, first_sequence: u64) {
+        self.remove = Some(first_sequence);
+    }
+
+    /// Whether there is something to write, or to remove.
+    #[must_use]
+    pub const fn has_work(&self) -> bool {
+        !self.entries.is_empty() || self.remove.is_some()
+    }
+
+    /// Writes what waits as one batch and syncs it; the sequence that all is stable up to then. None
+    /// when nothing waited: then a mark stands behind the last batch, and the segment that was to go is
+    /// gone. Blocks on the disk, not on those who offer meanwhile.
+    ///
+    /// # Errors
+    /// Those of [`Appender::append`]. Nothing is to be written any more.
+    pub fn write_next(
+        queue: &Mutex<Self>,
+        appender: &mut Appender,
+    ) -> Result<Option<u64>, JournalError> {
+        let batch = lock(queue).take();
+        if !batch.is_empty() {
+            let stable = appender.append(&batch)?;
+            lock(queue).extent = Extent::of(appender);
+            return Ok(Some(stable));
+        }
+        appender.mark()?;
+        let wanted = lock(queue).remove.take();
+        if wanted.is_some() && appender.segments().next() == wanted {
+            appender.remove_oldest()?;
+            lock(queue).extent = Extent::of(appender);
+        }
+        Ok(None)
+    }
+
+    /// What waits, or nothing.
+    fn take(&mut self) -> Vec<Entry> {
+        self.len = 0;
+        std::mem::take(&mut self.entries)
+    }
+
+    /// Nothing is written any more.
+    pub const fn fail(&mut self) {
+        self.failed = true;
+    }
+}
+
 impl JournalWriter {
     /// Starts the thread. `notify` runs on it and should only pass the event on.
     ///
@@ -150,17 +246,8 @@ impl JournalWriter {
         appender: Appender,
         notify: impl FnMut(JournalEvent) + Send + 'static,
     ) -> io::Result<Self> {
-        let queue = Queue {
-            entries: Vec::new(),
-            len: 0,
-            last_sequence: appender.stable(),
-            extent: Extent::of(&appender),
-            remove: None,
-            closed: false,
-            failed: false,
-        };
         let shared = Arc::new(Shared {
-            queue: Mutex::new(queue),
+            queue: Mutex::new(JournalQueue::new(&appender)),
             work: Condvar::new(),
         });
         let thread = thread::Builder::new().name("journal".to_owned()).spawn({
@@ -185,34 +272,19 @@ impl JournalWriter {
 
 impl Log for JournalWriter {
     fn offer(&self, entry: Entry, class: Class) -> Result<u64, Refused> {
-        let refused = |error| move |entry| Err(Refused { error, entry });
-        if let Err(invalid) = entry.check() {
-            return refused(invalid.into())(entry);
+        let offered = self.shared.lock().offer(entry, class);
+        if offered.is_ok() {
+            self.shared.work.notify_one();
         }
-        let len = entry.encoded_len();
-        let mut queue = self.shared.lock();
-        if queue.failed {
-            return refused(AppendError::Failed)(entry);
-        }
-        // One that is longer than the queue is taken when nothing else waits.
-        let has_room = (queue.len == 0 || queue.len + len <= QUEUE_LEN_MAX)
-            && queue.extent.segments.len() <= SEGMENTS_MAX;
-        if class == Class::Mutation && !has_room {
-            return refused(AppendError::Full)(entry);
-        }
-        queue.last_sequence += 1;
-        queue.len += len;
-        queue.entries.push(entry);
-        self.shared.work.notify_one();
-        Ok(queue.last_sequence)
+        offered
     }
 
     fn extent(&self) -> Extent {
-        self.shared.lock().extent.clone()
+        self.shared.lock().extent().clone()
     }
 
     fn remove_oldest(&self, first_sequence: u64) {
-        self.shared.lock().remove = Some(first_sequence);
+        self.shared.lock().remove_oldest(first_sequence);
         self.shared.work.notify_one();
     }
 }
@@ -228,40 +300,24 @@ impl Drop for JournalWriter {
     }
 }
 
-impl Shared {
-    /// No code panics while it holds the lock with the queue half changed.
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// No code panics while it holds the lock with the queue half changed.
+fn lock(queue: &Mutex<JournalQueue>) -> MutexGuard<'_, JournalQueue> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    /// What waits, or nothing.
-    fn take(&self) -> Vec<Entry> {
-        let mut queue = self.lock();
-        queue.len = 0;
-        std::mem::take(&mut queue.entries)
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, JournalQueue> {
+        lock(&self.queue)
     }
 
     /// Waits until there is something to take, or to remove; false when there never will be.
     fn wait(&self) -> bool {
-        let has_work = |queue: &Queue| !queue.entries.is_empty() || queue.remove.is_some();
-        let idle = |queue: &mut Queue| !has_work(queue) && !queue.closed;
+        let idle = |queue: &mut JournalQueue| !queue.has_work() && !queue.closed;
         let queue = self
             .work
             .wait_while(self.lock(), idle)
             .unwrap_or_else(PoisonError::into_inner);
-        has_work(&queue)
-    }
-
-    /// Removes the segment that is to go, if that is the oldest.
-    fn remove(&self, appender: &mut Appender) -> Result<(), JournalError> {
-        let Some(wanted) = self.lock().remove.take() else {
-            return Ok(());
-        };
-        if appender.segments().next() == Some(wanted) {
-            appender.remove_oldest()?;
-            self.lock().extent = Extent::of(appender);
-        }
-        Ok(())
+        queue.has_work()
     }
 }
 
@@ -279,7 +335,7 @@ struct Ended<'a>(&'a Shared);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
-        self.0.lock().failed = true;
+        self.0.lock().fail();
     }
 }
 
@@ -289,17 +345,9 @@ fn write_until_closed(
     notify: &mut impl FnMut(JournalEvent),
 ) -> Result<(), JournalError> {
     while shared.wait() {
-        loop {
-            let batch = shared.take();
-            if batch.is_empty() {
-                break;
-            }
-            let stable = appender.append(&batch)?;
-            shared.lock().extent = Extent::of(appender);
+        while let Some(stable) = JournalQueue::write_next(&shared.queue, appender)? {
             notify(JournalEvent::Stable(stable));
         }
-        appender.mark()?;
-        shared.remove(appender)?;
     }
     Ok(())
 }

@@ -1,0 +1,603 @@
+//! An open chunk's machine and its way to the store, without a runtime: what is done with what the
+//! machine wants of the disk, and what it is told of that (`spec/replication.md` sections 3 and 6).
+//!
+//! ```text
+//!   what came ──► machine ──► actions for peers and the master ──► whoever drives it
+//!                    ▲  └───► the lane: one action after the other ──┐
+//!                    │        the flush: at most one at a time ──────┤ blocking, on threads that
+//!                    └──── outcomes, how far the journal is stable ◄─┘ whoever drives it has
+//! ```
+//!
+//! Two drive it: the actor of the program ([`super::actor`]) on its threads, and the simulator on its
+//! virtual clock. In this order: any number of `handle_*` and of the machine's own, through
+//! [`Worker::machine`]; [`Worker::take_turn`]; [`Worker::poll_action`] until it has nothing;
+//! [`Worker::start_lane`] and [`Worker::start_flush`]. Once more while [`Worker::is_stirred`]; else
+//! when something comes, when the journal has come further and [`Worker::waits_for_journal`], or at
+//! [`Worker::deadline`].
+//!
+//! Invariants: the lane's actions are done in the order in which the machine wants them, each once or
+//! told to have failed; one that found no place is tried again before those behind it; behind one
+//! that was not applied nothing of its version is applied. Commit marks are told to the store at once:
+//! that takes a lock which is never held over I/O, and a read that was let in finds at least what the
+//! machine knows to be committed.
+//!
+//! Left out on purpose: connections, queues, threads; who waits for an answer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
+use sarsen_protocol::message::MemberState;
+use sarsen_protocol::status::Status;
+
+use super::super::chunkserver::Chunkserver;
+use super::lane::{self, Failure, Lane, Outcome};
+use crate::core::member::{Done, Member, Refusal, State};
+use crate::core::mutation::{Action, Config, Replica};
+use crate::store::open_chunk::{OpenChunk, Snapshot};
+use crate::store::{Directory, StoreError};
+
+/// How long what is not in the journal may wait for its sync when nobody asks for it.
+const FLUSH_DELAY: Duration = Duration::from_millis(500);
+
+/// Bytes that may wait for a sync which nobody has asked for.
+const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
+
+/// When a flush is tried again that the journal had no room for, and an action that found no place.
+const RETRY_DELAY: Duration = Duration::from_millis(5);
+
+/// One open chunk at work.
+#[derive(Debug)]
+pub struct Worker {
+    handle: ChunkHandle,
+    directory: Arc<Directory>,
+    replica: Replica,
+    chunk: Option<Arc<OpenChunk>>,
+    /// What is to be done by whoever drives it.
+    actions: VecDeque<Action>,
+    work: Work,
+    flush: Flush,
+    /// What inventories were told last.
+    told: (State, ChunkVersion, bool),
+    /// The machine was told something since its last turn.
+    is_stirred: bool,
+}
+
+/// The lane, and what waits for it.
+#[derive(Debug)]
+struct Work {
+    /// None while somebody carries out what waited.
+    lane: Option<Lane>,
+    queue: VecDeque<Action>,
+    /// A step that is done when the journal has come so far.
+    awaiting: Option<(u64, Done)>,
+    /// The first action of the queue found no place: when it is tried again.
+    again: Option<(u64, Duration)>,
+    /// How far the journal was when it was looked at last.
+    seen: u64,
+}
+
+/// What has to be synced before the journal may have it.
+#[derive(Debug, Default)]
+struct Flush {
+    is_running: bool,
+    is_wanted: bool,
+    /// Something is applied that waits for a flush, and so many bytes of mutations since then.
+    is_needed: bool,
+    bytes: u64,
+    due: Option<Duration>,
+    /// The last mutation that went to the lane.
+    ordered: Serial,
+    /// The machine wants to hear when this is stable. It may be ahead of what is applied.
+    goal: Option<Serial>,
+}
+
+/// What a read is served from.
+#[derive(Debug)]
+pub enum Readable {
+    /// The sealed chunk that the file still is.
+    Sealed,
+    /// The committed state of an open chunk.
+    Open(Snapshot),
+}
+
+impl Worker {
+    /// What drives a chunk that is in this directory, or is to be made there, from what the store has
+    /// of it.
+    #[must_use]
+    pub fn new(
+        chunkserver: &Chunkserver,
+        directory: Arc<Directory>,
+        handle: ChunkHandle,
+        dead_after: Duration,
+    ) -> Self {
+        let identity = directory.identity();
+        let me = MemberState {
+            server: chunkserver.me(),
+            directory_id: identity.directory_id,
+            start_number: identity.start_number,
+        };
+        let chunk_size = identity.adoption.map_or(0, |adoption| adoption.chunk_size);
+        let config = Config::new(chunkserver.suspect_after(), dead_after, chunk_size);
+        let found = lane::found(&directory, handle);
+        let replica = Replica::new(Member::recovered(handle, me, &found), config);
+        let chunk = directory.open_chunk(handle);
+        let told = told_of(&replica, chunk.as_deref());
+        Self {
+            handle,
+            replica,
+            chunk,
+            actions: VecDeque::new(),
+            work: Work {
+                lane: Some(Lane::new(Arc::clone(&directory), handle)),
+                queue: VecDeque::new(),
+                awaiting: None,
+                again: None,
+                seen: 0,
+            },
+            directory,
+            flush: Flush::default(),
+            told,
+            is_stirred: true,
+        }
+    }
+
+    /// Where the chunk is.
+    #[must_use]
+    pub const fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
+    /// The machine, for whoever wants to know something.
+    #[must_use]
+    pub const fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// The machine, to be told something; a turn is due then.
+    pub const fn machine(&mut self) -> &mut Replica {
+        self.is_stirred = true;
+        &mut self.replica
+    }
+
+    /// Whether the machine was told something since its last turn.
+    #[must_use]
+    pub const fn is_stirred(&self) -> bool {
+        self.is_stirred
+    }
+
+    /// The chunk is not read as a sealed one.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let member = self.replica.member();
+        member.state() != State::Absent && member.sealed().is_none()
+    }
+
+    /// Lets a plain read of at least this state in.
+    ///
+    /// # Errors
+    /// Those of [`Replica::check_read`].
+    pub fn read(
+        &self,
+        now: Duration,
+        version: ChunkVersion,
+        serial: Serial,
+    ) -> Result<Readable, Refusal> {
+        if self.replica.member().sealed().is_some() {
+            return Ok(Readable::Sealed);
+        }
+        self.replica.check_read(now, version, serial)?;
+        Ok(match &self.chunk {
+            Some(chunk) => Readable::Open(chunk.snapshot()),
+            None => Readable::Sealed,
+        })
+    }
+
+    // Turns.
+
+    /// Has the machine take its turn. What it wants of the store is begun by [`Self::start_lane`] and
+    /// [`Self::start_flush`], all else is told by [`Self::poll_action`].
+    pub fn take_turn(&mut self, now: Duration) {
+        if self.replica.poll_timeout().is_some_and(|due| due <= now) {
+            self.replica.handle_timeout(now);
+        }
+        self.is_stirred = false;
+        match &self.chunk {
+            Some(chunk) => self.replica.take_turn(now, &**chunk),
+            None => self.replica.take_turn(now, &()),
+        }
+        while let Some(action) = self.replica.poll_action() {
+            match action {
+                Action::Commit(mark) => self.commit(now, mark),
+                Action::Flush => self.want_flush(now),
+                Action::Apply(mutations) => {
+                    let len: usize = mutations.payload.iter().map(Bytes::len).sum();
+                    self.flush.bytes += len as u64;
+                    self.flush.ordered = mutations.last();
+                    self.work.queue.push_back(Action::Apply(mutations));
+                }
+                store if store.is_for_store() => self.work.queue.push_back(store),
+                other => self.actions.push_back(other),
+            }
+        }
+    }
+
+    /// The next thing to do that is not the store's.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Readers see it from now on.
+    fn commit(&mut self, now: Duration, mark: Serial) {
+        let committed = self.chunk.as_ref().map(|chunk| chunk.commit_to(mark));
+        if let Some(Err(error)) = committed {
+            self.handle_failed(now, &Failure::from(&error));
+        }
+    }
+
+    /// What waits for the lane, if nobody is at it: to be carried out by a thread that may wait for
+    /// the disk, and told by [`Self::handle_lane_done`].
+    pub fn start_lane(&mut self, now: Duration) -> Option<LaneWork> {
+        let is_held = self
+            .work
+            .again
+            .is_some_and(|(sequence, due)| self.work.seen < sequence && now < due);
+        if is_held || self.work.queue.is_empty() {
+            return None;
+        }
+        let lane = self.work.lane.take()?;
+        self.work.again = None;
+        Some(LaneWork {
+            lane,
+            queue: std::mem::take(&mut self.work.queue),
+            outcomes: Vec::new(),
+        })
+    }
+
+    /// Whether [`lane::flush`] is to be called now, by a thread that may wait for the disk, and told by
+    /// [`Self::handle_flushed`]; then one is taken to be under way.
+    pub fn start_flush(&mut self, now: Duration) -> bool {
+        let flush = &mut self.flush;
+        let is_due = flush.due.is_some_and(|due| due <= now) || flush.bytes >= UNSYNCED_BYTES_MAX;
+        let starts = flush.is_needed && (flush.is_wanted || is_due) && !flush.is_running;
+        if starts {
+            // Who waits for what is not applied yet waits for another one.
+            flush.is_running = true;
+            flush.is_needed = false;
+            flush.bytes = 0;
+            flush.due = None;
+        }
+        starts
+    }
+
+    /// When it is to be driven again at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        let flush = match self.flush.is_running {
+            true => None,
+            false => self.flush.due,
+        };
+        let again = self.work.again.map(|(_, due)| due);
+        let again = again.filter(|_| self.work.lane.is_some());
+        [self.replica.poll_timeout(), flush, again]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    // What the store did.
+
+    /// What waited for the lane is done, or was tried.
+    pub fn handle_lane_done(&mut self, now: Duration, done: LaneDone) {
+        self.is_stirred = true;
+        // What a chunk is may be another thing now: it was made, begun or settled.
+        self.chunk = self.directory.open_chunk(self.handle);
+        for action in done.rest.into_iter().rev() {
+            self.work.queue.push_front(action);
+        }
+        for outcome in done.outcomes {
+            self.heard(now, outcome);
+        }
+        self.work.lane = done.lane;
+        if self.work.lane.is_none() {
+            let lane = Lane::new(Arc::clone(&self.directory), self.handle);
+            self.work.lane = Some(lane);
+            self.handle_failed(now, &Failure::internal("the store has panicked"));
+        }
+    }
+
+    /// A flush is over.
+    pub fn handle_flushed(&mut self, now: Duration, outcome: Outcome) {
+        self.is_stirred = true;
+        self.flush.is_running = false;
+        match outcome {
+            Outcome::Flushed { needs_flush: true } => {
+                self.flush.is_needed = true;
+                self.flush.due = Some(now + RETRY_DELAY);
+            }
+            Outcome::Failed(failure) => self.handle_failed(now, &failure),
+            _ => {}
+        }
+    }
+
+    /// The directory's journal is stable up to this sequence.
+    pub fn handle_journal(&mut self, now: Duration, stable: u64) {
+        if stable == self.work.seen {
+            return;
+        }
+        self.work.seen = stable;
+        if let Some(chunk) = &self.chunk {
+            chunk.stable_to(stable);
+        }
+        self.end_step(now);
+        self.tell_stable(now);
+    }
+
+    /// The directory's journal has failed.
+    pub fn handle_journal_failed(&mut self, now: Duration) {
+        let failure = Failure {
+            status: Status::Poisoned,
+            ..Failure::internal("the journal of the directory has failed")
+        };
+        self.handle_failed(now, &failure);
+    }
+
+    fn handle_failed(&mut self, now: Duration, failure: &Failure) {
+        tracing::warn!(handle = %self.handle, status = %failure.status, text = failure.text,
+            "an open chunk's work has failed");
+        let Failure {
+            status,
+            text,
+            is_in_doubt,
+        } = failure;
+        self.machine()
+            .handle_failed(now, *status, text, *is_in_doubt);
+    }
+
+    fn heard(&mut self, now: Duration, outcome: Outcome) {
+        match outcome {
+            Outcome::Nothing | Outcome::Flushed { .. } => {}
+            Outcome::Reserved(end) => self.replica.handle_reserved(now, end),
+            Outcome::NotReserved(failure) => {
+                self.replica
+                    .handle_not_reserved(now, failure.status, &failure.text);
+            }
+            Outcome::Applied {
+                version,
+                serial,
+                needs_flush,
+            } => {
+                self.replica.handle_applied(now, version, serial);
+                if needs_flush {
+                    self.flush.is_needed = true;
+                    self.flush.due.get_or_insert(now + FLUSH_DELAY);
+                }
+            }
+            Outcome::NotApplied {
+                version,
+                serial,
+                failure,
+            } => {
+                let Failure {
+                    status,
+                    text,
+                    is_in_doubt,
+                } = &failure;
+                tracing::warn!(handle = %self.handle, %status, text, "a mutation is not applied");
+                self.work
+                    .queue
+                    .retain(|action| !is_apply_of(action, version));
+                self.replica
+                    .handle_not_applied(now, version, serial, *status, text, *is_in_doubt);
+            }
+            Outcome::WhenStable { sequence, done } => {
+                self.work.awaiting = Some((sequence, done));
+                self.end_step(now);
+            }
+            Outcome::Again {
+                action,
+                sequence,
+                applied: (version, serial),
+            } => {
+                // Only what comes further shows that the disk works.
+                if serial > self.replica.member().has().1 {
+                    self.replica.handle_applied(now, version, serial);
+                }
+                if self.replica.member().state() != State::Active {
+                    return self.give_up_places(now, version, serial);
+                }
+                self.work.queue.push_front(action);
+                self.work.again = Some((sequence, now + RETRY_DELAY));
+            }
+            Outcome::Failed(failure) => self.handle_failed(now, &failure),
+        }
+    }
+
+    /// Mutations that found no place are over with their version: none becomes free any more, and a
+    /// promise would wait for them for ever.
+    fn give_up_places(&mut self, now: Duration, version: ChunkVersion, applied: Serial) {
+        self.work
+            .queue
+            .retain(|action| !is_apply_of(action, version));
+        let first = Serial(applied.0.saturating_add(1));
+        let text = "no place is free for a mutation";
+        self.replica
+            .handle_not_applied(now, version, first, Status::Overloaded, text, false);
+    }
+
+    fn want_flush(&mut self, now: Duration) {
+        self.flush.is_wanted = true;
+        if let Some(chunk) = &self.chunk {
+            // In the order of the lane: what is to be applied before counts.
+            self.flush.goal = Some(chunk.told().serial.max(self.flush.ordered));
+        }
+        self.tell_stable(now);
+    }
+
+    /// Tells the machine how far all is stable, if it wants to know.
+    fn tell_stable(&mut self, now: Duration) {
+        let (Some(goal), Some(chunk)) = (self.flush.goal, &self.chunk) else {
+            return;
+        };
+        let (version, serial) = chunk.stable();
+        if serial >= goal {
+            self.flush.goal = None;
+            self.flush.is_wanted = false;
+        }
+        self.machine().handle_stable(now, version, serial);
+    }
+
+    /// Tells the machine of a step that is stable.
+    fn end_step(&mut self, now: Duration) {
+        if let Some((_, done)) = self.work.awaiting.take_if(|(at, _)| *at <= self.work.seen) {
+            // What was waited for in the version before is in the step, or forgotten.
+            self.flush.goal = None;
+            self.flush.is_wanted = false;
+            self.flush.ordered = Serial::NONE;
+            self.machine().handle_done(now, done);
+        }
+    }
+
+    // How it stands.
+
+    /// Whether what inventories tell of the chunk is another thing than at the last call.
+    pub fn has_changed(&mut self) -> bool {
+        let told = told_of(&self.replica, self.chunk.as_deref());
+        std::mem::replace(&mut self.told, told) != told
+    }
+
+    /// Whether it is to be driven when the journal has come further.
+    #[must_use]
+    pub const fn waits_for_journal(&self) -> bool {
+        self.work.awaiting.is_some() || self.work.again.is_some() || self.flush.goal.is_some()
+    }
+
+    /// Whether the journal, stable up to here, has something for it by now.
+    #[must_use]
+    pub const fn has_more_to_see(&self, stable: u64) -> bool {
+        let waits = self.work.awaiting.is_some() || self.flush.goal.is_some();
+        waits && stable != self.work.seen
+    }
+
+    /// Whether the directory has something else under the handle than the machine speaks of: another
+    /// hand deleted or replaced it, and this has come to its end. While a step of the machine's own is
+    /// under way that is so for a moment, and not told.
+    #[must_use]
+    pub fn is_overtaken(&self) -> bool {
+        if self.work.lane.is_none() || self.work.awaiting.is_some() || !self.work.queue.is_empty() {
+            return false;
+        }
+        let member = self.replica.member();
+        match (self.directory.open_chunk(self.handle), &self.chunk) {
+            (Some(now), Some(held)) => !Arc::ptr_eq(&now, held),
+            (None, None) => {
+                let entry = self.directory.entry(self.handle);
+                let is_same = |version| version == member.has().0;
+                match member.state() {
+                    State::Sealed => !entry.is_some_and(|entry| is_same(entry.version)),
+                    _ => false,
+                }
+            }
+            // What the lane itself has begun or settled it has said.
+            _ => true,
+        }
+    }
+
+    /// The chunk is as if nobody had ever asked for it; whoever drives it may forget it if nobody waits
+    /// for an answer or has a stream to it.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        let is_idle = self.replica.is_at_rest()
+            && self.actions.is_empty()
+            && self.work.queue.is_empty()
+            && self.work.lane.is_some()
+            && self.work.awaiting.is_none()
+            && !self.flush.is_running;
+        let is_plain = match self.replica.member().state() {
+            State::Absent => true,
+            State::Sealed => {
+                self.directory.open_chunk(self.handle).is_none()
+                    && self.directory.promised_version(self.handle).is_none()
+            }
+            _ => false,
+        };
+        is_idle && is_plain
+    }
+}
+
+/// What changes an inventory's entry.
+fn told_of(replica: &Replica, chunk: Option<&OpenChunk>) -> (State, ChunkVersion, bool) {
+    let (member, was_changed) = (replica.member(), chunk.is_some_and(OpenChunk::was_changed));
+    (member.state(), member.has().0, was_changed)
+}
+
+/// Actions that waited for the lane, with it.
+#[derive(Debug)]
+pub struct LaneWork {
+    lane: Lane,
+    queue: VecDeque<Action>,
+    outcomes: Vec<Outcome>,
+}
+
+/// What became of them.
+#[derive(Debug)]
+pub struct LaneDone {
+    /// Given back; none if the work panicked.
+    lane: Option<Lane>,
+    outcomes: Vec<Outcome>,
+    /// What was not begun.
+    rest: VecDeque<Action>,
+}
+
+impl LaneWork {
+    /// Carries out the next action, for which `begin_journal` is called first if it needs the journal;
+    /// false if it is the last one, be it that it has to be tried again. Blocks.
+    pub fn step(&mut self, begin_journal: impl FnOnce() -> Result<(), StoreError>) -> bool {
+        let Some(action) = self.queue.pop_front() else {
+            return false;
+        };
+        let begun = match lane::needs_journal(&action) {
+            true => begin_journal(),
+            false => Ok(()),
+        };
+        let outcome = match begun {
+            Ok(()) => self.lane.carry_out(action),
+            Err(error) => Outcome::Failed(Failure::from(&error.into())),
+        };
+        let is_stuck = matches!(outcome, Outcome::Again { .. });
+        if let Outcome::NotApplied { version, .. } = outcome {
+            // A serial is never skipped.
+            self.queue.retain(|action| !is_apply_of(action, version));
+        }
+        self.outcomes.push(outcome);
+        !is_stuck && !self.queue.is_empty()
+    }
+
+    /// What is to be told, be it that something was not begun.
+    #[must_use]
+    pub fn done(self) -> LaneDone {
+        LaneDone {
+            lane: Some(self.lane),
+            outcomes: self.outcomes,
+            rest: self.queue,
+        }
+    }
+}
+
+impl LaneDone {
+    /// What is to be told of work that has panicked.
+    #[must_use]
+    pub const fn panicked() -> Self {
+        Self {
+            lane: None,
+            outcomes: Vec::new(),
+            rest: VecDeque::new(),
+        }
+    }
+}
+
+fn is_apply_of(action: &Action, version: ChunkVersion) -> bool {
+    matches!(action, Action::Apply(mutations) if mutations.version == version)
+}
