@@ -15,6 +15,7 @@ pub mod log_prefix;
 pub mod never_wrong_bytes;
 pub mod no_delete_of_needed;
 pub mod nothing_half_made;
+pub mod open_members;
 
 pub use facts::{Applied, Facts, OpRecord, SealedReplica};
 
@@ -69,6 +70,7 @@ impl Checker {
                 Box::new(durable_acks::DurableAcks),
                 Box::new(no_delete_of_needed::NoDeleteOfNeeded),
                 Box::new(fencing::Fencing::default()),
+                Box::new(open_members::OpenMembers::default()),
                 Box::new(acknowledged_files::AcknowledgedFiles::default()),
             ],
         }

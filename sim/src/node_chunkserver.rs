@@ -2,7 +2,9 @@
 //! and `chunkd/src/net` do around them.
 //!
 //! - [`control`]: the master: registration, heartbeats, inventories, orders, upkeep of the disks;
-//! - [`writes`]: write streams; [`reads`]: read streams; [`copies`]: chunks pulled from others.
+//! - [`writes`]: write streams; [`reads`]: read streams; [`copies`]: chunks pulled from others;
+//! - [`open_chunks`]: open chunks at work, with [`mutation_streams`] and [`journals`];
+//! - [`questions`]: the control port.
 //!
 //! What waits for a disk is an event some time later, and is done whole at that moment, unless
 //! the process dies inside of it.
@@ -10,6 +12,10 @@
 mod control;
 mod copies;
 mod due;
+mod journals;
+mod mutation_streams;
+mod open_chunks;
+mod questions;
 mod reads;
 mod writes;
 
@@ -29,7 +35,7 @@ use sarsen_protocol::id::{
     ChunkHandle, ChunkVersion, ClusterId, DirectoryId, ServerId, StartNonce,
 };
 use sarsen_protocol::key::SecretKey;
-use sarsen_protocol::message::{DirectoryReport, Kind, Plane, Role};
+use sarsen_protocol::message::{AnyMessage, DirectoryReport, Kind, Plane, Role, WriteOpen};
 
 use crate::disk::tree::SimTree;
 use crate::disk::{Disk, NamesKept};
@@ -40,6 +46,7 @@ use crate::world::{Event, World};
 
 use self::control::MasterLink;
 use self::copies::{CopyId, CopyStep, Copying};
+use self::open_chunks::OpenChunks;
 use self::reads::Reading;
 use self::writes::{IdleHops, StoreJob, Stream, StreamId};
 
@@ -80,6 +87,18 @@ pub enum ChunkserverEvent {
     CopyDue(CopyId),
     /// The next part of a read is sent.
     Part(ConnId, u64),
+    /// The turn of an open chunk.
+    Turn(ChunkHandle),
+    /// The next action of an open chunk's lane; of which life of the chunk in this process.
+    Lane(ChunkHandle, u64),
+    /// A flush of an open chunk; of which life.
+    Flush(ChunkHandle, u64),
+    /// A journal's next batch.
+    Journal(DirectoryId),
+    /// A step of trimming a journal.
+    Trim(DirectoryId),
+    /// The store answers a question.
+    Question(ConnId, u64, Box<AnyMessage>),
 }
 
 /// One data directory on its own disk.
@@ -133,6 +152,7 @@ struct Process {
     readings: BTreeMap<ConnId, Reading>,
     copyings: BTreeMap<CopyId, Copying>,
     sources: BTreeMap<ConnId, CopyId>,
+    open: OpenChunks,
 }
 
 /// What the data plane tells the control plane.
@@ -330,6 +350,7 @@ impl Process {
             readings: BTreeMap::new(),
             copyings: BTreeMap::new(),
             sources: BTreeMap::new(),
+            open: OpenChunks::default(),
         };
         world.with_net(|net, _| net.start(process.node, process.boot));
         process.listen(world);
@@ -343,7 +364,11 @@ impl Process {
     /// Listens, as whoever the directories say by now.
     fn listen(&self, world: &World) {
         let hello = self.hello();
-        world.with_net(|net, _| net.listen(self.node, &self.address, Plane::Data, hello));
+        let control = format!("{}c", self.address);
+        world.with_net(|net, _| {
+            net.listen(self.node, &self.address, Plane::Data, hello);
+            net.listen(self.node, &control, Plane::Control, hello);
+        });
     }
 
     fn hello(&self) -> Hello {
@@ -387,6 +412,8 @@ impl Process {
             Input::Dialled(conn, result) => {
                 if self.next_hops.contains_key(&conn) {
                     self.next_hop_dialled(world, conn, result);
+                } else if self.open.onward.contains_key(&conn) {
+                    self.onward_dialled(world, conn, result);
                 } else if self.sources.contains_key(&conn) {
                     self.source_dialled(world, conn, result);
                 } else {
@@ -412,18 +439,36 @@ impl Process {
             self.master_says(world, &frame);
         } else if self.next_hops.contains_key(&conn) {
             self.next_hop_says(world, conn, &frame);
+        } else if self.open.onward.contains_key(&conn) {
+            self.onward_says(world, conn, &frame);
         } else if self.sources.contains_key(&conn) {
             self.source_says(world, conn, frame);
         } else if self.idle_hops.forget(conn) {
             // An idle connection has nothing to say.
             world.close(self.node, conn);
-        } else if self.accepted.get(&conn) == Some(&Plane::Data) {
+        } else if self.accepted.get(&conn) == Some(&Plane::Control) {
+            self.asked(world, conn, &frame);
+        } else if self.accepted.contains_key(&conn) {
             match kind {
                 _ if self.upstreams.contains_key(&conn) => self.upstream_says(world, conn, frame),
-                Kind::WriteOpen => self.open_stream(world, conn, &frame),
-                Kind::Read => self.open_reading(world, conn, &frame),
+                _ if self.open.streams.contains_key(&conn) => {
+                    self.incoming_says(world, conn, frame);
+                }
+                Kind::WriteOpen => self.open_some_stream(world, conn, &frame),
+                Kind::Read | Kind::ReadCut => self.open_reading(world, conn, &frame),
                 _ => self.drop_accepted(world, conn),
             }
+        }
+    }
+
+    /// A peer opens a stream: of mutations, or of a chunk that it makes.
+    fn open_some_stream(&mut self, world: &World, conn: ConnId, frame: &Frame) {
+        let Ok(open) = frame.message::<WriteOpen>() else {
+            return self.drop_accepted(world, conn);
+        };
+        match self.server.members.takes(&self.server, &open) {
+            true => self.open_incoming(world, conn, frame.header.request_id, open),
+            false => self.open_stream(world, conn, frame.header.request_id, open),
         }
     }
 
@@ -435,6 +480,7 @@ impl Process {
         if let Some(stream) = self.upstreams.get(&conn).copied() {
             self.drop_stream(world, stream);
         }
+        self.incoming_gone(world, conn);
     }
 
     fn ended(&mut self, world: &World, conn: ConnId) {
@@ -447,6 +493,8 @@ impl Process {
             self.master_ended(world, conn);
         } else if self.next_hops.contains_key(&conn) {
             self.next_hop_gone(world, conn, "the next hop closed its connection");
+        } else if self.open.onward.contains_key(&conn) {
+            self.onward_gone(world, conn, "the next hop closed its connection");
         } else if self.sources.contains_key(&conn) {
             self.source_gone(world, conn, "the source closed its connection");
         } else if !self.idle_hops.forget(conn) {
@@ -461,6 +509,14 @@ impl Process {
             ChunkserverEvent::Copy(copy, step) => self.copy_step_due(world, copy, step),
             ChunkserverEvent::CopyDue(copy) => self.source_due(world, copy),
             ChunkserverEvent::Part(conn, turn) => self.part_due(world, conn, turn),
+            ChunkserverEvent::Turn(handle) => self.turn_due(world, handle),
+            ChunkserverEvent::Lane(handle, life) => self.lane_due(world, handle, life),
+            ChunkserverEvent::Flush(handle, life) => self.flush_due(world, handle, life),
+            ChunkserverEvent::Journal(id) => self.journal_due(world, id),
+            ChunkserverEvent::Trim(id) => self.trim_due(world, id),
+            ChunkserverEvent::Question(conn, id, question) => {
+                self.question_due(world, conn, id, &question);
+            }
             event => self.control_due(world, event),
         }
     }

@@ -598,6 +598,8 @@ const fn request_of(message: &AnyMessage) -> Option<RequestId> {
         AnyMessage::Remove(it) => it.request,
         AnyMessage::RestoreTrash(it) => it.request,
         AnyMessage::EmptyTrash(it) => it.request,
+        AnyMessage::Truncate(it) => it.request,
+        AnyMessage::AcceptLoss(it) => it.request,
         _ => return None,
     })
 }

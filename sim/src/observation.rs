@@ -5,7 +5,7 @@ use sarsen_chunkd::net::Chunkserver;
 use sarsen_master::core::command::Entry;
 use sarsen_master::core::state::State;
 use sarsen_protocol::id::{
-    ChunkHandle, ChunkVersion, DirectoryId, Epoch, FileId, RequestId, ServerId,
+    ChunkHandle, ChunkVersion, DirectoryId, Epoch, FileId, RequestId, Serial, ServerId,
 };
 use sarsen_protocol::message::{AnyMessage, CopyChunk, Level, Register, Registered, SealedChunk};
 use sarsen_protocol::status::Status;
@@ -131,6 +131,81 @@ pub enum Observation<'a> {
         machine: u8,
         /// The chunk.
         handle: ChunkHandle,
+    },
+
+    // Members of open chunks; each when the answer is sent.
+    /// A member obeys nothing older than a version, and tells what it has.
+    Promised {
+        /// Which machine.
+        machine: u8,
+        /// The chunk.
+        handle: ChunkHandle,
+        /// What it promised.
+        promised: ChunkVersion,
+        /// The version that it was in.
+        version: ChunkVersion,
+        /// The last mutation that it has.
+        serial: Serial,
+    },
+    /// A member has begun a version.
+    Begun {
+        /// Which machine.
+        machine: u8,
+        /// In which directory.
+        directory: DirectoryId,
+        /// The chunk.
+        handle: ChunkHandle,
+        /// The version.
+        version: ChunkVersion,
+        /// Where it begins.
+        serial: Serial,
+        /// Whether it allows acks at `memory`.
+        memory: bool,
+    },
+    /// A member tells that it and all behind it have everything of a version up to a serial.
+    Acked {
+        /// Which machine.
+        machine: u8,
+        /// The chunk.
+        handle: ChunkHandle,
+        /// The version.
+        version: ChunkVersion,
+        /// The last mutation.
+        serial: Serial,
+        /// How safe it is on each of them.
+        level: Level,
+        /// A client is told, by the primary; else the hop before.
+        to_client: bool,
+    },
+    /// A member has the sealed form of an open chunk beside it.
+    SealPrepared {
+        /// Which machine.
+        machine: u8,
+        /// The chunk.
+        handle: ChunkHandle,
+        /// The version.
+        version: ChunkVersion,
+        /// The last mutation.
+        serial: Serial,
+        /// Its bytes.
+        length: u32,
+        /// Their CRC.
+        crc32: u32,
+    },
+    /// A member has made of an open chunk a sealed one.
+    Settled {
+        /// Which machine.
+        machine: u8,
+        /// In which directory.
+        directory: DirectoryId,
+        /// The chunk.
+        handle: ChunkHandle,
+        /// Its version.
+        version: ChunkVersion,
+        /// Its bytes.
+        length: u32,
+        /// Their CRC.
+        crc32: u32,
     },
 
     // Clients.

@@ -70,7 +70,7 @@ pub struct Facts {
     pub machines: BTreeMap<ServerId, u8>,
     /// Replicas that were sealed at `disk` or copied, and not deleted since.
     pub sealed: BTreeMap<(u8, ChunkHandle), SealedReplica>,
-    /// Replicas that are sealed, whether anybody was told or not.
+    /// Replicas that are sealed or open, whether anybody was told or not.
     pub held: BTreeSet<(u8, ChunkHandle)>,
     /// Replicas that were spoiled on purpose.
     pub spoiled: BTreeSet<(u8, ChunkHandle)>,
@@ -160,6 +160,30 @@ impl Facts {
                 self.sealed.insert((*machine, *handle), replica);
                 self.held.insert((*machine, *handle));
             }
+            Observation::Settled {
+                machine,
+                directory,
+                handle,
+                version,
+                length,
+                crc32,
+            } => {
+                let replica = SealedReplica {
+                    directory: *directory,
+                    version: *version,
+                    length: *length,
+                    crc32: *crc32,
+                };
+                self.sealed.insert((*machine, *handle), replica);
+                self.held.insert((*machine, *handle));
+            }
+            // From here on mutations may change it.
+            Observation::Begun {
+                machine, handle, ..
+            } => {
+                self.sealed.remove(&(*machine, *handle));
+                self.held.insert((*machine, *handle));
+            }
             Observation::Copied {
                 machine,
                 order,
@@ -187,9 +211,12 @@ impl Facts {
                 self.held.retain(|(of, _)| of != machine);
                 for directory in server.directories() {
                     let entries = directory.inventory(None, usize::MAX).into_iter();
-                    let sealed = entries.filter(|entry| entry.state == ChunkState::Sealed);
+                    let whole = entries.filter(|entry| {
+                        entry.state == ChunkState::Sealed
+                            || directory.open_chunk(entry.handle).is_some()
+                    });
                     self.held
-                        .extend(sealed.map(|entry| (*machine, entry.handle)));
+                        .extend(whole.map(|entry| (*machine, entry.handle)));
                 }
             }
             Observation::Lost { machine } => {
@@ -201,7 +228,7 @@ impl Facts {
         }
     }
 
-    /// How many machines but one hold a sealed replica of a chunk.
+    /// How many machines but one hold a replica of a chunk that is no pending one.
     #[must_use]
     pub fn replicas_beside(&self, machine: u8, handle: ChunkHandle) -> usize {
         let others = self

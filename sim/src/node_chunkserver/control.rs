@@ -4,17 +4,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sarsen_chunkd::core::action::{Action, DeleteOrder, Order, StopReason};
+use sarsen_chunkd::core::action::{Action, DeleteOrder, StopReason};
 use sarsen_chunkd::core::event::Event as CoreEvent;
 use sarsen_chunkd::core::tickets::TicketKeys;
 use sarsen_chunkd::net::chunkserver::Notice;
 use sarsen_chunkd::server::inventory;
-use sarsen_chunkd::server::orders::Deletes;
+use sarsen_chunkd::server::orders::{Deletes, order_of};
 use sarsen_protocol::deframe::{Frame, any_frame, error_frame, frame};
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, Epoch};
 use sarsen_protocol::message::{
-    AnyMessage, ErrorBody, HeartbeatReply, Inventory, InventoryTaken, Kind, Message, Plane,
-    Registered,
+    AnyMessage, ErrorBody, ExtendLeases, HeartbeatReply, Inventory, InventoryTaken, Kind,
+    LeasesExtended, Message, Plane, Registered, ReportChain,
 };
 use sarsen_protocol::size::HEAT_MAX;
 use sarsen_protocol::status::Status;
@@ -45,11 +45,14 @@ pub(super) struct MasterLink {
 }
 
 /// What an answer is to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Asked {
     Register,
     Heartbeat(u64),
     Inventory(DirectoryId),
+    /// Leases, asked for at this time of the process.
+    Leases(Duration),
+    Report(ReportChain),
 }
 
 impl Process {
@@ -153,6 +156,13 @@ impl Process {
         let Some(asked) = master.asked.remove(&id) else {
             return;
         };
+        if let Asked::Leases(sent) = asked {
+            if let Ok(answer) = frame.message::<LeasesExtended>() {
+                self.leases_extended(world, sent, &answer);
+            }
+            // A lease that is not extended ends by itself.
+            return;
+        }
         match answered(conn, asked, frame) {
             Some(event) => self.tell(world, event),
             None => self.close_master(world, conn),
@@ -161,22 +171,11 @@ impl Process {
 
     fn ordered(&mut self, world: &World, conn: ConnId, frame: &Frame) {
         let request_id = frame.header.request_id;
-        let (epoch, order) = match frame.any_message() {
-            Ok(AnyMessage::DeleteChunk(asked)) => {
-                let (handle, version) = (asked.handle, asked.version);
-                (asked.epoch, Order::Delete { handle, version })
-            }
-            Ok(AnyMessage::VerifyChunk(asked)) => {
-                let (handle, version) = (asked.handle, asked.version);
-                (asked.epoch, Order::Verify { handle, version })
-            }
-            Ok(AnyMessage::CopyChunk(asked)) => (asked.epoch, Order::Copy(Box::new(asked))),
-            _ => {
-                let error = ErrorBody::new("a chunkserver does not answer this");
-                let kind = reply_kind(frame.header.kind);
-                let reply = error_frame(kind, request_id, Status::Unsupported, &error);
-                return world.send(self.node, conn, reply);
-            }
+        let message = frame.any_message();
+        let order = message.as_ref().ok().and_then(order_of);
+        let Some((epoch, order)) = order else {
+            // The master may ask what everybody may ask.
+            return self.asked(world, conn, frame);
         };
         if let Some(master) = &mut self.master {
             master.epochs.insert(request_id, epoch);
@@ -217,6 +216,7 @@ impl Process {
                 break;
             }
         }
+        self.start_journals(world);
         if let Some(due) = self.machine.deadline() {
             let due = self.began + due;
             if self.next_tick.is_none_or(|planned| due < planned) {
@@ -245,22 +245,24 @@ impl Process {
                 directories,
                 heartbeat,
                 suspect_after,
-                ..
+                dead_after,
             } => {
                 let keys = TicketKeys::new(&ticket_keys);
                 self.server.register(keys, &directories, suspect_after);
                 self.heartbeat = heartbeat;
+                self.open.dead_after = dead_after;
                 self.listen(world);
             }
             Action::SendHeartbeat {
                 connection,
                 mut heartbeat,
             } => {
-                let streams = self.streams.len() + self.readings.len();
+                let streams = self.streams.len() + self.open.streams.len() + self.readings.len();
                 heartbeat.load = u32::try_from(streams).unwrap_or(u32::MAX);
                 heartbeat.heat = self.server.take_heat(HEAT_MAX);
                 let asked = Asked::Heartbeat(heartbeat.sequence);
                 self.ask(world, connection, asked, &heartbeat);
+                self.extend_leases(world, connection);
             }
             Action::ReadSlice {
                 connection,
@@ -297,14 +299,33 @@ impl Process {
                 asked,
                 answer,
             } => self.answer_order(world, ConnId(connection), request_id, asked, answer),
-            // No simulated master orders anything of open chunks.
-            Action::OrderChunk { .. } | Action::ReportChain { .. } => {}
+            Action::OrderChunk {
+                connection,
+                request_id,
+                order,
+            } => self.order_chunk(world, (ConnId(connection), request_id), *order),
+            Action::ReportChain { connection, report } => {
+                self.ask(world, connection, Asked::Report(report), &report);
+            }
             Action::Unserved {
                 directory_id,
                 status,
             } => self.unserved(world, directory_id, status),
             Action::Warn(text) => world.line(|| format!("{:?}: {text}", self.node)),
             Action::Stop(_) => {}
+        }
+    }
+
+    /// Behind each heartbeat, while there is work.
+    fn extend_leases(&mut self, world: &World, connection: u64) {
+        let leases = self.wanted_leases();
+        if !leases.is_empty() {
+            let request = ExtendLeases {
+                epoch: self.machine.epoch(),
+                leases,
+            };
+            let asked = Asked::Leases(self.elapsed(world));
+            self.ask(world, connection, asked, &request);
         }
     }
 
@@ -430,9 +451,12 @@ impl Process {
                     held,
                 };
                 self.tell(world, event);
+                self.look_again(world, handle);
             }
-            // No simulated chunk is open.
-            Notice::ChainTrouble(_) => {}
+            Notice::ChainTrouble(report) => {
+                world.count("path: trouble of a chain told");
+                self.tell(world, CoreEvent::ChainTrouble(report));
+            }
             Notice::Doubtful {
                 directory,
                 handle,
@@ -476,5 +500,8 @@ fn answered(conn: ConnId, asked: Asked, frame: &Frame) -> Option<CoreEvent> {
                 None => Ok(frame.message::<InventoryTaken>().ok()?.resend),
             },
         },
+        Asked::Report(report) => CoreEvent::ChainReported { connection, report },
+        // They are for the chunks.
+        Asked::Leases(_) => return None,
     })
 }

@@ -49,7 +49,13 @@ impl Process {
             | ChunkserverEvent::StreamDue(_)
             | ChunkserverEvent::Copy(..)
             | ChunkserverEvent::CopyDue(..)
-            | ChunkserverEvent::Part(..) => {}
+            | ChunkserverEvent::Part(..)
+            | ChunkserverEvent::Turn(_)
+            | ChunkserverEvent::Lane(..)
+            | ChunkserverEvent::Flush(..)
+            | ChunkserverEvent::Journal(_)
+            | ChunkserverEvent::Trim(_)
+            | ChunkserverEvent::Question(..) => {}
         }
     }
 

@@ -104,7 +104,7 @@ pub(super) struct Stream {
 pub(super) struct IdleHops(BTreeMap<String, Vec<(ConnId, Duration)>>);
 
 impl IdleHops {
-    fn take(&mut self, world: &World, node: Node, address: &str) -> Option<ConnId> {
+    pub(super) fn take(&mut self, world: &World, node: Node, address: &str) -> Option<ConnId> {
         let kept = self.0.get_mut(address)?;
         while let Some((conn, since)) = kept.pop() {
             if world.is_open(node, conn) && world.now() - since < KEEP_MAX {
@@ -150,11 +150,13 @@ impl IdleHops {
 
 impl Process {
     /// A peer opens a write stream.
-    pub(super) fn open_stream(&mut self, world: &World, conn: ConnId, frame: &Frame) {
-        let request_id = frame.header.request_id;
-        let Ok(open) = frame.message::<WriteOpen>() else {
-            return self.drop_accepted(world, conn);
-        };
+    pub(super) fn open_stream(
+        &mut self,
+        world: &World,
+        conn: ConnId,
+        request_id: u64,
+        open: WriteOpen,
+    ) {
         if let Err((status, text)) = self.admit(world, &open) {
             let error = ErrorBody {
                 server: self.server.me(),
@@ -208,11 +210,7 @@ impl Process {
     fn admit(&self, world: &World, open: &WriteOpen) -> Result<(), (Status, String)> {
         let keys = self.server.ticket_keys();
         keys.check_write(open, self.server.me(), world.unix_ms())
-            .map_err(|error| (tickets::status_of(error), error.to_string()))?;
-        match open.begin_serial == Serial::NONE && open.lock_token == 0 {
-            true => Ok(()),
-            false => Err((Status::Unsupported, "pending chunks only".to_owned())),
-        }
+            .map_err(|error| (tickets::status_of(error), error.to_string()))
     }
 
     fn reach(&mut self, world: &World, id: StreamId, hop: Hop) -> NextHop {
