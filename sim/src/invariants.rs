@@ -5,6 +5,7 @@
 //! holds. [`determinism`] is about two runs of a seed and is asked by whoever runs them.
 
 pub mod acknowledged_files;
+pub mod cells_in_order;
 pub mod determinism;
 pub mod durable_acks;
 pub mod exactly_once;
@@ -16,8 +17,10 @@ pub mod never_wrong_bytes;
 pub mod no_delete_of_needed;
 pub mod nothing_half_made;
 pub mod open_members;
+pub mod records_once;
+pub mod slots_kept;
 
-pub use facts::{Applied, Facts, OpRecord, SealedReplica};
+pub use facts::{Applied, Facts, OpRecord, SealedReplica, file_offset};
 
 use crate::observation::Observation;
 
@@ -71,6 +74,9 @@ impl Checker {
                 Box::new(no_delete_of_needed::NoDeleteOfNeeded),
                 Box::new(fencing::Fencing::default()),
                 Box::new(open_members::OpenMembers::default()),
+                Box::new(slots_kept::SlotsKept),
+                Box::new(records_once::RecordsOnce::default()),
+                Box::new(cells_in_order::CellsInOrder::default()),
                 Box::new(acknowledged_files::AcknowledgedFiles::default()),
             ],
         }

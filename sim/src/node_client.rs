@@ -4,10 +4,13 @@
 //! - [`master`]: one control connection, requests that are tried again; the session;
 //! - [`links`]: data connections, kept for the next stream;
 //! - [`put`], [`get`]: a file on its way up and down;
+//! - [`change`]: files that are changed where they are; [`live`]: reads of them;
 //! - [`worker`]: what the client does all day.
 
+pub mod change;
 pub mod get;
 pub mod links;
+pub mod live;
 pub mod master;
 pub mod put;
 pub mod tasks;
@@ -18,9 +21,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
+use sarsen_client::core::read_stream::{Served, Wanted};
+use sarsen_client::core::seen::{Seen, State};
 use sarsen_client::core::window::Windows;
 use sarsen_protocol::deframe::Frame;
-use sarsen_protocol::id::{ClusterId, ServerId};
+use sarsen_protocol::id::{ChunkHandle, ClusterId, ServerId};
 use sarsen_protocol::message::Role;
 
 use self::links::Links;
@@ -52,6 +57,7 @@ pub struct Client {
     master: RefCell<MasterLink>,
     links: RefCell<Links>,
     windows: RefCell<Windows>,
+    seen: RefCell<Seen>,
     random: RefCell<Random>,
     is_stopping: Cell<bool>,
     busy: Cell<u32>,
@@ -76,6 +82,7 @@ impl Client {
             master: RefCell::default(),
             links: RefCell::default(),
             windows: RefCell::default(),
+            seen: RefCell::default(),
             random: RefCell::new(random),
             is_stopping: Cell::new(false),
             busy: Cell::new(0),
@@ -91,6 +98,33 @@ impl Client {
     #[must_use]
     pub fn now(&self) -> Duration {
         self.world.now()
+    }
+
+    /// Which process it is.
+    #[must_use]
+    pub const fn process(&self) -> (u8, u64) {
+        match self.node {
+            Node::Client(number) => (number, self.boot),
+            _ => (u8::MAX, self.boot),
+        }
+    }
+
+    /// This state of an open chunk was acknowledged or confirmed.
+    pub fn note_seen(&self, handle: ChunkHandle, state: State) {
+        self.seen.borrow_mut().note(handle, state);
+    }
+
+    /// A read of a chunk ended well.
+    pub fn note_read(&self, wanted: &Wanted, served: Option<Served>) {
+        match (*wanted, served) {
+            (Wanted::Sealed(chunk), _) => {
+                self.seen
+                    .borrow_mut()
+                    .note_sealed(chunk.handle, chunk.version);
+            }
+            (Wanted::Plain { handle, .. }, Some(served)) => self.note_seen(handle, served.state),
+            (Wanted::Plain { .. }, None) => {}
+        }
     }
 
     /// What it says of itself.

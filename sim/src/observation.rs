@@ -1,16 +1,46 @@
 //! What is told to the invariants: each thing that a promise can be about, when it happens.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use sarsen_chunkd::net::Chunkserver;
+use sarsen_client::core::mutation::Done;
 use sarsen_master::core::command::Entry;
 use sarsen_master::core::state::State;
 use sarsen_protocol::id::{
-    ChunkHandle, ChunkVersion, DirectoryId, Epoch, FileId, RequestId, Serial, ServerId,
+    ChunkHandle, ChunkVersion, DirectoryId, Epoch, FileId, RequestId, Serial, ServerId, SessionId,
 };
 use sarsen_protocol::message::{AnyMessage, CopyChunk, Level, Register, Registered, SealedChunk};
 use sarsen_protocol::status::Status;
 
-use crate::oracle::op::{Op, OpId, Outcome};
+use crate::oracle::image::Layout;
+use crate::oracle::op::{Change, Op, OpId, Outcome};
+use crate::oracle::records::RecordId;
+
+/// A client's process: which client, and its start. All its reads share what it has seen.
+pub type Reader = (u8, u64);
+
+/// What became of a mutation.
+#[derive(Clone, Copy, Debug)]
+pub enum ChangeOutcome {
+    /// It was done, once.
+    Done(Done),
+    /// It surely was not.
+    NotDone,
+    /// Nobody can tell.
+    InDoubt,
+}
+
+/// A record that was read.
+#[derive(Clone, Debug)]
+pub struct FoundRecord {
+    /// Where its header begins in the file.
+    pub offset: u64,
+    /// Its id.
+    pub id: RecordId,
+    /// What it holds.
+    pub payload: Bytes,
+}
 
 /// One thing that happened.
 #[derive(Debug)]
@@ -238,6 +268,56 @@ pub enum Observation<'a> {
         id: OpId,
         /// How it ended, as the client was told.
         outcome: &'a Outcome,
+    },
+    /// A mutation has got its id, and may be sent from now on.
+    Numbered {
+        /// Whose.
+        reader: Reader,
+        /// Of which file.
+        file: FileId,
+        /// Its id: of which session, and the number.
+        id: (SessionId, u64),
+        /// What.
+        change: &'a Change,
+    },
+    /// What a client was told of a mutation.
+    Changed {
+        /// Whose.
+        reader: Reader,
+        /// Its id.
+        id: (SessionId, u64),
+        /// What became of it.
+        outcome: ChangeOutcome,
+    },
+    /// A client was given all records of a file.
+    RecordsRead {
+        /// Which file.
+        file: FileId,
+        /// When it began to read.
+        began: Duration,
+        /// In the order in which they came.
+        records: &'a [FoundRecord],
+        /// Bytes between them that are neither zero nor a record's.
+        leftover: u64,
+    },
+    /// A client was given bytes of a file of cells.
+    CellsRead {
+        /// Who.
+        reader: Reader,
+        /// Which file.
+        file: FileId,
+        /// How it is cut.
+        layout: Layout,
+        /// When it began to read.
+        began: Duration,
+        /// Whether everything that was acknowledged before is to be seen.
+        newest: bool,
+        /// Whether all of the file was read.
+        is_whole: bool,
+        /// Where the bytes begin in it.
+        offset: u64,
+        /// The bytes.
+        bytes: &'a Bytes,
     },
     /// A client was given bytes of a file.
     Downloaded {

@@ -1,8 +1,12 @@
-//! What clients set out to do: files up and down, folders, renames, removals, the trash.
+//! What clients set out to do: files up and down, folders, renames, removals, the trash; and a few
+//! files that are changed where they are, and never replaced ([`changes`]).
 //!
 //! Paths are few, so that clients meet each other: they replace, move and remove each other's
 //! files.
 
+pub mod changes;
+
+use self::changes::is_changing;
 use crate::invariants::Facts;
 use crate::oracle::content::Content;
 use crate::oracle::op::Op;
@@ -19,12 +23,17 @@ const NAMES: &[&str] = &[
 /// The length of a chunk.
 pub const CHUNK_SIZE: u32 = 1024 * 1024;
 
+/// How many of a client's doings are with files that change, beside a hundred of others: none as long
+/// as no simulated chunkserver takes part in open chunks.
+const CHANGES: u64 = 0;
+
 /// Bytes of a block.
 const BLOCK: u64 = 64 * 1024;
 
 /// The next thing to do; `number` makes contents differ.
 pub fn next(random: &mut Random, facts: &Facts, number: u64) -> Op {
-    match random.below(100) {
+    match random.below(100 + CHANGES) {
+        100.. => changes::next(random, facts, number),
         0..38 => put(random, number),
         38..62 => get(random, facts),
         62..68 => Op::MakeFolder {
@@ -82,7 +91,8 @@ fn put(random: &mut Random, number: u64) -> Op {
 }
 
 fn get(random: &mut Random, facts: &Facts) -> Op {
-    let files: Vec<(&str, _)> = facts.names.files().collect();
+    let is_at_rest = |(path, _): &(&str, _)| !is_changing(path);
+    let files: Vec<(&str, _)> = facts.names.files().filter(is_at_rest).collect();
     let (path, size) = match random.pick(&files) {
         Some((path, file)) if random.percent(95) => {
             let size = facts.contents.get(file).map_or(0, Content::len);
@@ -123,8 +133,10 @@ fn path(random: &mut Random) -> String {
 
 /// Mostly a path where something is.
 fn any_path(random: &mut Random, facts: &Facts) -> String {
-    let files: Vec<&str> = facts.names.files().map(|(path, _)| path).collect();
-    let folders: Vec<&str> = facts.names.folders().collect();
+    let files = facts.names.files().map(|(path, _)| path);
+    let files: Vec<&str> = files.filter(|path| !is_changing(path)).collect();
+    let folders = facts.names.folders();
+    let folders: Vec<&str> = folders.filter(|path| !is_changing(path)).collect();
     let picked = match random.below(10) {
         0..7 => random.pick(&files),
         7..9 => random.pick(&folders),

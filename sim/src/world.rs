@@ -202,7 +202,11 @@ impl World {
         if self.failure.borrow().is_some() {
             return;
         }
-        let found = self.checker.borrow_mut().observe(observation);
+        let found = {
+            let mut checker = self.checker.borrow_mut();
+            checker.facts.now = self.now();
+            checker.observe(observation)
+        };
         if let Err(broken) = found {
             self.fail(broken);
         }

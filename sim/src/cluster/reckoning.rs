@@ -12,6 +12,7 @@ use super::{Cluster, Phase};
 use crate::net::Node;
 use crate::node_client::{Client, ClientNode};
 use crate::oracle::op::{Done, Op, OpId, Outcome};
+use crate::workload::changes;
 
 /// The number of the client that reckons.
 pub(super) const CLIENT: u8 = 200;
@@ -117,10 +118,10 @@ async fn reckon(client: Rc<Client>, found: Rc<RefCell<Found>>) {
                 continue;
             }
             number -= 1;
-            let get = Op::Get {
+            let get = changes::read_whole(&path).unwrap_or_else(|| Op::Get {
                 path: path.clone(),
                 range: None,
-            };
+            });
             match client.carry_out(OpId(number), get).await {
                 Outcome::Done(Done::Read) => _ = read.insert(file),
                 _ => unread.push(path),

@@ -20,6 +20,17 @@ impl Invariant for AcknowledgedFiles {
     }
 
     fn observe(&mut self, observation: &Observation<'_>, facts: &Facts) -> Result<(), String> {
+        // What those hold that change is compared by invariants of their own.
+        if let Observation::RecordsRead { file, .. }
+        | Observation::CellsRead {
+            file,
+            is_whole: true,
+            ..
+        } = observation
+            && facts.is_healed
+        {
+            self.read.insert(*file);
+        }
         if let Observation::Downloaded {
             file,
             offset: 0,

@@ -65,7 +65,8 @@ fn ends(id: OpId, outcome: &Outcome, facts: &Facts) -> Result<(), String> {
         return Err(format!("{id:?} ends, and never began"));
     };
     let wanted = match (outcome, &record.op) {
-        (_, Op::Get { .. } | Op::List { .. }) => return Ok(()),
+        (_, Op::Get { .. } | Op::List { .. } | Op::Change(_) | Op::Seal { .. }) => return Ok(()),
+        (_, Op::ReadRecords { .. } | Op::ReadCells { .. }) => return Ok(()),
         (Outcome::Done(done), _) => Ok(done),
         (Outcome::Refused(status), _) => Err(*status),
         _ => return Ok(()),

@@ -1,18 +1,21 @@
 //! What is known of a run, from what was observed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use sarsen_master::core::apply::apply;
 use sarsen_master::core::command::{Command, Entry};
 use sarsen_master::core::state::State;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, FileId, ServerId, SessionId};
 use sarsen_protocol::message::{ChunkState, Level};
+use sarsen_protocol::record::RECORD_HEADER_LEN;
 use sarsen_protocol::status::Status;
 
-use crate::observation::Observation;
+use crate::observation::{ChangeOutcome, Observation};
 use crate::oracle::content::Content;
 use crate::oracle::names::Names;
-use crate::oracle::op::{Done, Op, OpId, Outcome};
+use crate::oracle::op::{Change, Done, Op, OpId, Outcome};
+use crate::workload::CHUNK_SIZE;
 
 /// One of the clients' doings.
 #[derive(Clone, Debug)]
@@ -52,6 +55,8 @@ pub struct SealedReplica {
 /// What is known.
 #[derive(Debug, Default)]
 pub struct Facts {
+    /// When the last observation was made.
+    pub now: Duration,
     /// The clients' doings.
     pub ops: BTreeMap<OpId, OpRecord>,
     /// Which request is for which doing.
@@ -84,6 +89,13 @@ pub struct Facts {
     pub recent: Vec<(SessionId, u64)>,
     /// A request that was carried out twice.
     pub repeated: Option<(SessionId, u64)>,
+    /// Mutations that got an id, of which files.
+    pub changes: BTreeMap<(SessionId, u64), (FileId, Change)>,
+    /// Up to where files that records are appended to are known to reach.
+    pub record_ends: BTreeMap<FileId, u64>,
+    /// Versions of which the log says that acks from memory may be gone: up to which, of which chunk
+    /// in which slot of which file.
+    pub losses: BTreeMap<ChunkHandle, (ChunkVersion, FileId, u32)>,
 }
 
 impl Facts {
@@ -127,6 +139,21 @@ impl Facts {
             } => {
                 if let Some(machine) = machine_of(&register.data_addr) {
                     self.machines.insert(registered.server_id, machine);
+                }
+            }
+            Observation::Numbered {
+                file, id, change, ..
+            } => _ = self.changes.insert(*id, (*file, **change)),
+            Observation::Changed {
+                id,
+                outcome: ChangeOutcome::Done(done),
+                ..
+            } => {
+                if let Some((file, Change::Record { len })) = self.changes.get(id) {
+                    let header = u32::try_from(RECORD_HEADER_LEN).unwrap_or(0);
+                    let end = file_offset(done) + u64::from(header + len);
+                    let known = self.record_ends.entry(*file).or_default();
+                    *known = end.max(*known);
                 }
             }
             Observation::Healed => self.is_healed = true,
@@ -270,6 +297,12 @@ impl Facts {
             // The session has ended, or the request is below its lowest: nothing is carried out.
             return Ok(());
         }
+        if let Command::PossibleLoss(body) = &entry.command
+            && let Some((file, index)) = self.names.slot_of(body.handle)
+        {
+            let loss = (body.version, file, index);
+            self.losses.insert(body.handle, loss);
+        }
         let Some(answer) = self.names.apply(entry) else {
             return Ok(());
         };
@@ -325,6 +358,12 @@ fn told(answer: &sarsen_master::core::session::Answer) -> Result<Done, Status> {
         Answer::Restored(path) => Done::Restored(path.as_str().to_owned()),
         Answer::Emptied { entries, .. } => Done::Emptied(*entries),
     })
+}
+
+/// Where a mutation's bytes begin in its file.
+#[must_use]
+pub fn file_offset(done: &sarsen_client::core::mutation::Done) -> u64 {
+    u64::from(done.index) * u64::from(CHUNK_SIZE) + u64::from(done.offset)
 }
 
 /// The machine that an address of a chunkserver is on.

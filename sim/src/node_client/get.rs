@@ -1,5 +1,6 @@
 //! Downloads: what `client/src/get.rs` and `client/src/net/read.rs` do.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
@@ -7,13 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sarsen_client::core::read::{Action, Download, Fault, Fetch, PAGE_LEN, Plan};
-use sarsen_client::core::read_stream::{ReadStream, Verified, block_start};
-use sarsen_client::core::seen::Seen;
+use sarsen_client::core::read_stream::{ReadFault, ReadStream, Verified, block_start};
 use sarsen_protocol::crc::{combine, zeros};
 use sarsen_protocol::deframe::frame;
 use sarsen_protocol::id::FileId;
 use sarsen_protocol::message::{
-    ErrorBody, Kind, Locate, LocateReply, NodeType, Read, ReadData, ReportReplica,
+    ErrorBody, Kind, Locate, LocateReply, LocatedChunk, NodeType, Read, ReadData, ReportReplica,
 };
 
 use super::Client;
@@ -43,8 +43,8 @@ struct Run {
     chunk_size: u32,
     range: Range<u64>,
     told: Rc<Channel<Told>>,
-    /// What came, by where it begins in the file.
-    got: std::cell::RefCell<BTreeMap<u64, Bytes>>,
+    /// The range: what came, and zeros.
+    got: RefCell<Vec<u8>>,
 }
 
 /// Downloads a file, or a part of one; a pipe can't take bytes back.
@@ -75,15 +75,8 @@ pub async fn get(
     let end = part.map_or(node.size, |(_, length)| {
         start.saturating_add(length).min(node.size)
     });
-    let run = Rc::new(Run {
-        client: Rc::clone(client),
-        file: node.file_id,
-        chunk_size: first_page.chunk_size,
-        range: start..end,
-        told: Channel::new(client),
-        got: std::cell::RefCell::default(),
-    });
-    let Some(parts) = run.run(&first_page, is_pipe).await else {
+    let run = Run::new(client, &first_page, start..end);
+    let Some(parts) = run.run(first_page.chunks, is_pipe).await else {
         return Outcome::NoGoodBytes;
     };
     let is_whole = node.sealed && run.range == (0..node.size);
@@ -93,13 +86,7 @@ pub async fn get(
     if is_whole && found != node.crc32 {
         return Outcome::NoGoodBytes;
     }
-    let mut bytes = Vec::new();
-    for (&at, piece) in run.got.borrow().iter() {
-        bytes.resize(usize::try_from(at - start).unwrap_or(usize::MAX), 0);
-        bytes.extend_from_slice(piece);
-    }
-    // What the chunks' lengths leave of the range is zeros.
-    bytes.resize(usize::try_from(end - start).unwrap_or(usize::MAX), 0);
+    let bytes = run.got.take();
     client.world.observe(&Observation::Downloaded {
         id: op,
         file: node.file_id,
@@ -109,11 +96,36 @@ pub async fn get(
     Outcome::Done(Done::Read)
 }
 
+/// Reads a part of a file whose chunks were located, all of them; it may reach beyond the file, where
+/// zeros are.
+pub(super) async fn read_part(
+    client: &Rc<Client>,
+    page: &LocateReply,
+    range: Range<u64>,
+) -> Option<Bytes> {
+    let run = Run::new(client, page, range);
+    run.run(page.chunks.clone(), false).await?;
+    Some(run.got.take().into())
+}
+
 impl Run {
+    fn new(client: &Rc<Client>, page: &LocateReply, range: Range<u64>) -> Rc<Self> {
+        let len = usize::try_from(range.end - range.start).unwrap_or(0);
+        Rc::new(Self {
+            client: Rc::clone(client),
+            file: page.node.file_id,
+            chunk_size: page.chunk_size,
+            range,
+            told: Channel::new(client),
+            // What the chunks' lengths leave of the range is zeros.
+            got: RefCell::new(vec![0; len]),
+        })
+    }
+
     /// Does what the machine says until all was read: CRC and length of each chunk's part.
     async fn run(
         self: &Rc<Self>,
-        first_page: &LocateReply,
+        chunks: Vec<LocatedChunk>,
         is_pipe: bool,
     ) -> Option<BTreeMap<u32, (u32, u64)>> {
         let client = &self.client;
@@ -125,7 +137,7 @@ impl Run {
             patience: client.timeout,
             seed: client.chance(|random| random.next()),
         })?;
-        download.handle_located(0..PAGE_LEN, first_page.chunks.clone());
+        download.handle_located(0..PAGE_LEN, chunks);
         let mut parts = BTreeMap::new();
         loop {
             while let Some(action) = download.poll(client.now()) {
@@ -223,9 +235,9 @@ impl Run {
         let silence_max = suspect_after
             .saturating_mul(factor)
             .min(SILENCE_MAX.max(suspect_after));
-        // Nothing is mutated here, so nothing newer than a location is ever seen.
-        let Some(wanted) = Seen::default().wanted(&fetch.chunk) else {
-            return Err((Fault::OutOfDate, fetch.verified));
+        let wanted = self.client.seen.borrow().wanted(&fetch.chunk);
+        let Some(wanted) = wanted else {
+            return Err((Fault::of_answer(ReadFault::SeenNewer), fetch.verified));
         };
         let (server, address) = (replica.server, &replica.data_addr);
         let taken = self.client.take_link(server, address, silence_max).await;
@@ -244,6 +256,7 @@ impl Run {
         match ended {
             Ok(()) => {
                 self.client.give_back(link);
+                self.client.note_read(&stream.wanted(), stream.served());
                 Ok(())
             }
             Err(fault) => {
@@ -321,9 +334,11 @@ impl Run {
         if skipped < end {
             let chunk_start = u64::from(fetch.chunk.index) * u64::from(self.chunk_size);
             let at = chunk_start + u64::from(offset) + skipped as u64;
-            self.got
-                .borrow_mut()
-                .insert(at, payload.slice(skipped..end));
+            let at = usize::try_from(at - self.range.start).unwrap_or(usize::MAX);
+            let mut got = self.got.borrow_mut();
+            if let Some(room) = got.get_mut(at..at + end - skipped) {
+                room.copy_from_slice(&payload[skipped..end]);
+            }
         }
     }
 }

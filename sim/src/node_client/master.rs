@@ -54,7 +54,7 @@ pub enum Unanswered {
     /// The session is unknown, and the request was surely not done.
     SessionUnknown,
     /// The master answered with a status that the caller wanted to see itself.
-    HandedBack(Duration),
+    HandedBack(Status, Duration),
     /// The answer is final.
     Refused(Status),
     /// It was never sent, or every try was answered with another time.
@@ -105,7 +105,7 @@ impl Client {
                 }
                 Attempt::Answered(_, status, retry_after) => {
                     if handed_back.contains(&status) {
-                        return Err(Unanswered::HandedBack(retry_after));
+                        return Err(Unanswered::HandedBack(status, retry_after));
                     }
                     Failure::Answered {
                         status,
@@ -248,7 +248,7 @@ impl Client {
     // The session.
 
     /// The session, opened if there is none.
-    async fn session(self: &Rc<Self>) -> Result<Rc<Session>, Unanswered> {
+    pub(super) async fn session(self: &Rc<Self>) -> Result<Rc<Session>, Unanswered> {
         self.until(None, || !self.master.borrow().is_opening).await;
         if let Some(session) = &self.master.borrow().session {
             return Ok(Rc::clone(session));
@@ -333,9 +333,39 @@ impl Client {
     }
 
     /// The next change opens another session.
-    fn forget(&self, session: &Rc<Session>) {
+    pub(super) fn forget(&self, session: &Rc<Session>) {
         let mut master = self.master.borrow_mut();
         master.session.take_if(|it| Rc::ptr_eq(it, session));
+    }
+
+    /// A number for a mutation, if the lowest that is outstanding is near enough.
+    pub(super) fn try_number(&self, session: &Rc<Session>) -> Option<Outstanding> {
+        let mut numbers = session.numbers.borrow_mut();
+        numbers.has_room().then(|| Outstanding {
+            session: Rc::clone(session),
+            number: numbers.begin(),
+        })
+    }
+
+    /// Asks a chunkserver one thing over its control plane; its status, if it refused.
+    pub(super) async fn ask_chunkserver<R: Request>(
+        &self,
+        address: &str,
+        request: &R,
+    ) -> Result<R::Reply, Option<Status>> {
+        let time_max = self.suspect_after();
+        let dialled = self.dial(address, Plane::Control, time_max).await;
+        let (conn, _) = dialled.map_err(|_| None)?;
+        self.world.send(self.node, conn, frame(request, 1));
+        let received = self.receive(conn, Some(self.now() + time_max)).await;
+        self.hang_up(conn);
+        let Received::Frame(answer) = received else {
+            return Err(None);
+        };
+        match answer.header.status.is_ok() {
+            true => answer.message().map_err(|_| None),
+            false => Err(Some(answer.header.status)),
+        }
     }
 
     /// Numbers a request, once it is near enough to the lowest that is outstanding.
@@ -375,13 +405,13 @@ impl Drop for Turn<'_> {
 }
 
 /// A request's number while its answer is waited for.
-struct Outstanding {
+pub(super) struct Outstanding {
     session: Rc<Session>,
     number: u64,
 }
 
 impl Outstanding {
-    fn id(&self) -> RequestId {
+    pub(super) fn id(&self) -> RequestId {
         self.session
             .numbers
             .borrow()

@@ -142,7 +142,7 @@ impl Run {
             let wake_at = upload.wake_at(client.now());
             match self.told.receive(wake_at).await {
                 Some(Told::Allocated(Ok(allocated))) => upload.handle_allocated(allocated.chunks),
-                Some(Told::Allocated(Err(Unanswered::HandedBack(retry_after)))) => {
+                Some(Told::Allocated(Err(Unanswered::HandedBack(_, retry_after)))) => {
                     upload.handle_too_few_servers(client.now(), retry_after);
                 }
                 Some(Told::Allocated(Err(_))) => return None,

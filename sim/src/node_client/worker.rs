@@ -4,15 +4,19 @@ use std::rc::Rc;
 
 use sarsen_protocol::id::RequestId;
 use sarsen_protocol::message::{
-    EmptyTrash, List, ListTrash, MakeFolder, Remove, Rename, RestoreTrash,
+    EmptyTrash, List, ListTrash, MakeFolder, NodeType, Remove, Rename, RestoreTrash, SealFile,
+    Stat, Truncate,
 };
+use sarsen_protocol::status::Status;
 
 use super::Client;
+use super::change::change;
 use super::get::get;
+use super::live::{read_cells, read_records};
 use super::master::Unanswered;
 use super::put::{Job, put};
 use crate::observation::Observation;
-use crate::oracle::op::{Done, Op, OpId, Outcome};
+use crate::oracle::op::{Changes, Done, Op, OpId, Outcome};
 use crate::workload;
 
 /// Payload lengths that clients send.
@@ -55,6 +59,27 @@ impl Client {
 
     async fn attempt(self: &Rc<Self>, id: OpId, op: &Op) -> Outcome {
         match op.clone() {
+            Op::Change(changes) => self.change_at(changes).await,
+            Op::Truncate { path, layout, cell } => {
+                let make = |request: RequestId| Truncate {
+                    request,
+                    path: path.clone(),
+                    size: layout.start(cell),
+                };
+                let truncated = self.mutate(id, make).await;
+                outcome(truncated.map(|(truncated, _)| Done::File(truncated.node.file_id)))
+            }
+            Op::Seal { path } => {
+                let sealed = self.call(&SealFile { path }).await;
+                outcome(sealed.map(|_| Done::Nothing))
+            }
+            Op::ReadRecords { path } => read_records(self, &path).await,
+            Op::ReadCells {
+                path,
+                layout,
+                cells,
+                newest,
+            } => read_cells(self, &path, layout, cells, newest).await,
             Op::MakeFolder { path, parents } => {
                 let make = |request: RequestId| MakeFolder {
                     request,
@@ -141,6 +166,19 @@ impl Client {
         }
     }
 
+    /// Mutates the file at a path.
+    async fn change_at(self: &Rc<Self>, changes: Changes) -> Outcome {
+        let path = changes.path.clone();
+        match self.call(&Stat { path }).await {
+            Ok(reply) if reply.node.node_type == NodeType::File => {
+                change(self, reply.node.file_id, changes).await
+            }
+            Ok(_) => Outcome::Refused(Status::IsAFolder),
+            Err(Unanswered::Refused(status)) => Outcome::Refused(status),
+            Err(_) => Outcome::NotNow,
+        }
+    }
+
     fn count(&self, op: &Op, outcome: &Outcome) {
         if *outcome == Outcome::Unknown {
             self.world.count("path: outcome unknown to the client");
@@ -152,6 +190,12 @@ impl Client {
             self.world.count("acknowledged");
         }
         let name = match op {
+            Op::Change(_) => "path: file mutated",
+            Op::Truncate { .. } => "path: file truncated",
+            Op::Seal { .. } => "path: file sealed by a client",
+            Op::ReadRecords { .. } => "path: records read",
+            Op::ReadCells { newest: true, .. } => "path: newest cells read",
+            Op::ReadCells { .. } => "path: cells read",
             Op::MakeFolder { .. } => "path: folder made",
             Op::Put { content, .. } if content.is_empty() => "path: file of no bytes published",
             Op::Put { content, .. } if content.len() > workload::CHUNK_SIZE.into() => {
@@ -175,7 +219,7 @@ fn outcome(answer: Result<Done, Unanswered>) -> Outcome {
     match answer {
         Ok(done) => Outcome::Done(done),
         Err(Unanswered::Refused(status)) => Outcome::Refused(status),
-        Err(Unanswered::NotNow | Unanswered::HandedBack(_) | Unanswered::SessionUnknown) => {
+        Err(Unanswered::NotNow | Unanswered::HandedBack(..) | Unanswered::SessionUnknown) => {
             Outcome::NotNow
         }
         Err(Unanswered::Unknown) => Outcome::Unknown,
@@ -194,6 +238,11 @@ fn brief(op: &Op) -> String {
         } => {
             let len = content.len();
             format!("Put {len} bytes to {path}, force {force}, purge {purge}, {replicas} copies")
+        }
+        Op::Change(changes) => {
+            let what: Vec<_> = changes.changes.iter().map(|(_, change)| change).collect();
+            let (path, level) = (&changes.path, changes.level);
+            format!("{} changes of {path} at {level:?}: {what:?}", what.len())
         }
         other => format!("{other:?}"),
     }

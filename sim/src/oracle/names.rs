@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sarsen_master::core::command::{Command, Entry, FilePublished};
+use sarsen_master::core::command::{Activation, Command, Entry, FilePublished, Then};
 use sarsen_master::core::path::Path;
 use sarsen_protocol::id::{ChunkHandle, FileId, SessionId};
 use sarsen_protocol::status::Status;
 
 use super::op::Done;
+use crate::workload::CHUNK_SIZE;
 
 /// What a path names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,7 @@ pub struct Names {
     chunks: BTreeMap<FileId, Vec<ChunkHandle>>,
     needed: BTreeSet<ChunkHandle>,
     next: u64,
+    taken: Option<(ChunkHandle, ChunkHandle)>,
     /// Files that took another's place.
     pub replaced: u64,
 }
@@ -63,6 +65,7 @@ impl Default for Names {
             chunks: BTreeMap::new(),
             needed: BTreeSet::new(),
             next: 2,
+            taken: None,
             replaced: 0,
         }
     }
@@ -131,6 +134,15 @@ impl Names {
         self.chunks.contains_key(&file)
     }
 
+    /// The file that names a chunk, and in which of its slots.
+    #[must_use]
+    pub fn slot_of(&self, handle: ChunkHandle) -> Option<(FileId, u32)> {
+        self.chunks.iter().find_map(|(file, chunks)| {
+            let index = chunks.iter().position(|it| *it == handle)?;
+            Some((*file, u32::try_from(index).ok()?))
+        })
+    }
+
     /// Whether a file names a chunk.
     #[must_use]
     pub fn is_needed(&self, handle: ChunkHandle) -> bool {
@@ -174,8 +186,71 @@ impl Names {
                     .retain(|_, session| !body.sessions.contains(session));
                 Ok(Done::Nothing)
             }
+            Command::FileResized(body) => match self.is_published(body.file) {
+                true if !self.is_in_trash(body.file) => {
+                    self.cut(body.file, body.size);
+                    Ok(Done::File(body.file))
+                }
+                _ => Err(Status::NotFound),
+            },
+            Command::ChunkSealed(body) => match &body.then {
+                Then::Cut { file, size } => {
+                    self.cut(*file, *size);
+                    Ok(Done::File(*file))
+                }
+                Then::Next(next) => {
+                    self.activate(next);
+                    return None;
+                }
+                Then::Nothing => return None,
+            },
+            Command::ChunkActivated(body) => {
+                self.activate(body);
+                return None;
+            }
             _ => return None,
         })
+    }
+
+    /// A chunk of a file is open from now on, or goes on.
+    fn activate(&mut self, body: &Activation) {
+        let Some(slots) = self.chunks.get_mut(&body.file) else {
+            return;
+        };
+        let index = body.index as usize;
+        if slots.len() <= index {
+            slots.resize(index + 1, ChunkHandle::NONE);
+        }
+        let before = std::mem::replace(&mut slots[index], body.handle);
+        if before != body.handle {
+            self.needed.remove(&before);
+            self.needed.insert(body.handle);
+            if before.is_some() {
+                self.taken = Some((before, body.handle));
+            }
+        }
+    }
+
+    /// A chunk whose slot was given to another, and which.
+    #[must_use]
+    pub const fn taken(&self) -> Option<(ChunkHandle, ChunkHandle)> {
+        self.taken
+    }
+
+    fn cut(&mut self, file: FileId, size: u64) {
+        let slots = self.chunks.get_mut(&file);
+        let kept = usize::try_from(size.div_ceil(CHUNK_SIZE.into())).unwrap_or(usize::MAX);
+        for handle in slots
+            .into_iter()
+            .flat_map(|it| it.split_off(kept.min(it.len())))
+        {
+            self.needed.remove(&handle);
+        }
+    }
+
+    fn is_in_trash(&self, file: FileId) -> bool {
+        let mut trees = self.trash.values();
+        trees.any(|it| it.tree.values().any(|node| node.id() == file))
     }
 
     fn make_folder(&mut self, path: &str, parents: bool) -> Result<Done, Status> {

@@ -1,17 +1,89 @@
 //! What clients do, and how it ends for them.
 
+use std::ops::Range;
+use std::time::Duration;
+
 use sarsen_protocol::id::FileId;
+use sarsen_protocol::message::Level;
 use sarsen_protocol::status::Status;
 
+use super::cells::Value;
 use super::content::Content;
+use super::image::Layout;
 
 /// One thing that a client does; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OpId(pub u64);
 
+/// One mutation of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A record.
+    Record {
+        /// Bytes of its payload, which follow from its id.
+        len: u32,
+    },
+    /// Cells of one chunk, all with one value.
+    Cells {
+        /// How the file is cut.
+        layout: Layout,
+        /// The first.
+        first: u32,
+        /// How many.
+        count: u32,
+        /// Never used twice.
+        value: Value,
+    },
+}
+
+/// Mutations of one file, each some time behind the one before.
+#[derive(Clone, Debug)]
+pub struct Changes {
+    /// Which file.
+    pub path: String,
+    /// How safe each is to be.
+    pub level: Level,
+    /// Records stay in their order.
+    pub ordered: bool,
+    /// What, and how long after the one before.
+    pub changes: Vec<(Duration, Change)>,
+}
+
 /// What a client does.
 #[derive(Clone, Debug)]
 pub enum Op {
+    /// Mutates a file.
+    Change(Changes),
+    /// Makes a file end in front of a cell, or reach up to it.
+    Truncate {
+        /// Which file.
+        path: String,
+        /// How it is cut.
+        layout: Layout,
+        /// In front of which cell.
+        cell: u32,
+    },
+    /// Has what is open of a file sealed.
+    Seal {
+        /// Which.
+        path: String,
+    },
+    /// Reads all records of a file.
+    ReadRecords {
+        /// Which.
+        path: String,
+    },
+    /// Reads cells of a file.
+    ReadCells {
+        /// Which file.
+        path: String,
+        /// How it is cut.
+        layout: Layout,
+        /// Which cells; none for all that there are.
+        cells: Option<Range<u32>>,
+        /// What was acknowledged before is to be seen, whoever wrote it.
+        newest: bool,
+    },
     /// Makes a folder.
     MakeFolder {
         /// Where.
@@ -108,4 +180,6 @@ pub enum Done {
     Emptied(u64),
     /// It was read.
     Read,
+    /// Every mutation was done.
+    Changed,
 }

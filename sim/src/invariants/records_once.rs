@@ -1,0 +1,116 @@
+//! Every acknowledged append is once in what a reader of records is given, at the offset that was
+//! told; what is in doubt at most once; what was refused never.
+
+use std::collections::BTreeMap;
+
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, SessionId};
+use sarsen_protocol::message::Level;
+
+use super::{Facts, Invariant, file_offset};
+use crate::observation::{ChangeOutcome, FoundRecord, Observation};
+use crate::oracle::op::Change;
+use crate::oracle::records::{Appends, RecordId};
+
+/// What was appended.
+#[derive(Debug, Default)]
+pub struct RecordsOnce {
+    appends: BTreeMap<FileId, Appends>,
+    /// Acknowledged from memory, in which version of which chunk.
+    in_memory: Vec<(ChunkHandle, ChunkVersion, FileId, RecordId)>,
+}
+
+impl Invariant for RecordsOnce {
+    fn name(&self) -> &'static str {
+        "records once"
+    }
+
+    fn observe(&mut self, observation: &Observation<'_>, facts: &Facts) -> Result<(), String> {
+        match observation {
+            Observation::Numbered {
+                file,
+                id,
+                change: Change::Record { len },
+                ..
+            } => {
+                let appends = self.appends.entry(*file).or_default();
+                appends.begins(named(*id), *len, facts.now);
+                Ok(())
+            }
+            Observation::Changed { id, outcome, .. } => self.changed(*id, *outcome, facts),
+            Observation::RecordsRead {
+                file,
+                began,
+                records,
+                leftover,
+            } => {
+                self.forgive(facts);
+                if *leftover > 0 {
+                    return Err(format!("file {file} has {leftover} bytes of no record"));
+                }
+                let appends = self.appends.entry(*file).or_default();
+                check_payloads(appends, records)?;
+                let places: Vec<_> = records.iter().map(|it| (it.offset, it.id)).collect();
+                let read = appends.read(&places, *began);
+                read.map_err(|how| format!("file {file}: {how}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl RecordsOnce {
+    fn changed(
+        &mut self,
+        id: (SessionId, u64),
+        outcome: ChangeOutcome,
+        facts: &Facts,
+    ) -> Result<(), String> {
+        let Some((file, Change::Record { .. })) = facts.changes.get(&id) else {
+            return Ok(());
+        };
+        let appends = self.appends.entry(*file).or_default();
+        match outcome {
+            ChangeOutcome::Done(done) => {
+                if done.level == Level::Memory {
+                    let acked = (done.handle, done.version, *file, named(id));
+                    self.in_memory.push(acked);
+                }
+                let acked = appends.acked(named(id), file_offset(&done), facts.now);
+                self.forgive(facts);
+                acked.map_err(|how| format!("file {file}: {how}"))
+            }
+            ChangeOutcome::NotDone => {
+                appends.not_done(named(id));
+                Ok(())
+            }
+            ChangeOutcome::InDoubt => Ok(()),
+        }
+    }
+
+    /// Of what the log says that it may be gone, nothing has to be there.
+    fn forgive(&mut self, facts: &Facts) {
+        for (handle, version, file, id) in &self.in_memory {
+            let loss = facts.losses.get(handle);
+            if loss.is_some_and(|(lost, ..)| version <= lost)
+                && let Some(appends) = self.appends.get_mut(file)
+            {
+                appends.may_be_lost(*id);
+            }
+        }
+    }
+}
+
+fn check_payloads(appends: &Appends, records: &[FoundRecord]) -> Result<(), String> {
+    let is_other = |it: &&FoundRecord| !appends.is_payload(it.id, &it.payload);
+    match records.iter().find(is_other) {
+        None => Ok(()),
+        Some(it) => Err(format!(
+            "{:?} at {} does not hold what was appended",
+            it.id, it.offset
+        )),
+    }
+}
+
+const fn named((session, number): (SessionId, u64)) -> RecordId {
+    RecordId { session, number }
+}
