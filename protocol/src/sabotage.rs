@@ -35,6 +35,22 @@ pub enum Check {
     LowestSerial,
     /// A member that restarted doesn't count where acks from memory were allowed.
     RestartedMember,
+    /// A member that promised a newer version applies nothing of an older one.
+    PromiseRefuses,
+    /// What is acknowledged is on the last member of the chain too, and on all before.
+    LastMember,
+    /// What a member acknowledges at `disk` is stable, and all that came before it.
+    DiskPrefix,
+    /// A primary that comes after another knows which mutations were done.
+    IdsKept,
+    /// Readers see what is committed, and nothing newer.
+    CommittedReads,
+    /// A chunk that is open is not copied.
+    CopyAtRest,
+    /// No replica of a chunk that is open is deleted.
+    DeleteAtRest,
+    /// A slot that names a chunk that nobody else names is given to no other.
+    SlotKept,
 }
 
 impl Check {
@@ -53,6 +69,14 @@ impl Check {
         Self::SafeMode,
         Self::LowestSerial,
         Self::RestartedMember,
+        Self::PromiseRefuses,
+        Self::LastMember,
+        Self::DiskPrefix,
+        Self::IdsKept,
+        Self::CommittedReads,
+        Self::CopyAtRest,
+        Self::DeleteAtRest,
+        Self::SlotKept,
     ];
 }
 

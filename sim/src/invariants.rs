@@ -17,6 +17,7 @@ pub mod never_wrong_bytes;
 pub mod no_delete_of_needed;
 pub mod nothing_half_made;
 pub mod open_members;
+pub mod open_left_alone;
 pub mod records_once;
 pub mod slots_kept;
 
@@ -75,6 +76,7 @@ impl Checker {
                 Box::new(fencing::Fencing::default()),
                 Box::new(open_members::OpenMembers::default()),
                 Box::new(slots_kept::SlotsKept),
+                Box::new(open_left_alone::OpenLeftAlone),
                 Box::new(records_once::RecordsOnce::default()),
                 Box::new(cells_in_order::CellsInOrder::default()),
                 Box::new(acknowledged_files::AcknowledgedFiles::default()),

@@ -36,6 +36,7 @@ use sarsen_protocol::message::{
     Begin, Begun, ChunkState, ErrorBody, HeldFlags, MemberState, PrepareSeal, PreparedSeal,
     Promise, Promised, SealPrepared, Settle,
 };
+use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::status::Status;
 
 pub use action::{Action, Answer, Done, Order, Refusal, RequestId};
@@ -426,7 +427,9 @@ impl Member {
         }
         self.promised = promise.version;
         self.kept = None;
-        self.handle_stream_ended(self.version);
+        if is_in_force(Check::PromiseRefuses) {
+            self.handle_stream_ended(self.version);
+        }
         self.step = Some(Step::DrainFor(to, promise));
         self.drained();
         Ok(())
@@ -475,6 +478,7 @@ impl Member {
             }
             None => {
                 self.check_begin(version, serial, begin.start_number)?;
+                self.end_what_was_promised_away();
                 Action::Begin {
                     version,
                     serial,
@@ -504,6 +508,7 @@ impl Member {
             }
         }
         self.check_begin(order.version, order.serial, order.start_number)?;
+        self.end_what_was_promised_away();
         self.step = Some(Step::BeginForSeal(to, order));
         self.actions.push_back(Action::Begin {
             version: order.version,
@@ -545,6 +550,13 @@ impl Member {
         });
     }
 
+    /// A promise ended the stream, unless it was made to refuse nothing.
+    fn end_what_was_promised_away(&mut self) {
+        if !is_in_force(Check::PromiseRefuses) {
+            self.handle_stream_ended(self.version);
+        }
+    }
+
     /// Whether a version was begun already, in this start, and nothing took its place.
     fn has_begun(&self, version: ChunkVersion, start: StartNumber) -> bool {
         let is_it = self.version == version && self.me.start_number == start;
@@ -572,7 +584,8 @@ impl Member {
             return Err(self.refusal(Status::PromiseRefused, "the promise is not kept yet"));
         }
         // Holders of a sealed chunk hold the same bytes, whatever their serials: they take it.
-        if self.applied < serial && !self.is_still_base {
+        let is_there = self.applied >= serial || !is_in_force(Check::LowestSerial);
+        if !is_there && !self.is_still_base {
             return Err(self.refusal(Status::Behind, "mutations up to that serial are missing"));
         }
         Ok(())
@@ -580,7 +593,8 @@ impl Member {
 
     fn check_active(&self, version: ChunkVersion) -> Result<(), Refusal> {
         self.check_unpoisoned()?;
-        let takes_part = self.version == version && self.promised == version;
+        let is_newest = self.promised == version || !is_in_force(Check::PromiseRefuses);
+        let takes_part = self.version == version && is_newest;
         match takes_part && self.state == State::Active {
             true => Ok(()),
             false => Err(self.refusal(Status::PromiseRefused, "the version is over here")),

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ServerId};
 use sarsen_protocol::message::{ChunkState, DiskState, HeldFlags};
+use sarsen_protocol::sabotage::{Check, is_in_force};
 
 use super::chunk_table::ChunkRecord;
 use super::chunkservers::{Chunkservers, Server, Worth};
@@ -132,12 +133,12 @@ impl Examiner<'_> {
         record: &ChunkRecord,
         in_doubt: &BTreeMap<ServerId, Duration>,
     ) -> Need {
-        if record.at_rest().is_none() {
-            return Need::Beyond;
-        }
+        let is_left_alone = |check| record.at_rest().is_none() && is_in_force(check);
         let good = self.good(handle, record);
         match good.len() < usize::from(record.replicas) {
+            true if is_left_alone(Check::CopyAtRest) => Need::Beyond,
             true => self.short(handle, record, &good, in_doubt),
+            false if is_left_alone(Check::DeleteAtRest) => Need::Beyond,
             false => self.tidy(handle, record, &good),
         }
     }

@@ -303,6 +303,14 @@ impl Facts {
             let loss = (body.version, file, index);
             self.losses.insert(body.handle, loss);
         }
+        let is_change = matches!(
+            entry.command,
+            Command::ChunkActivated(_) | Command::ChunkSealed(_)
+        );
+        if is_change && is_refused(&outcome.answer) {
+            // Two of them crossed: the log itself says which counts.
+            return Ok(());
+        }
         let Some(answer) = self.names.apply(entry) else {
             return Ok(());
         };
@@ -343,6 +351,10 @@ impl Facts {
             self.contents.insert(*id, content.clone());
         }
     }
+}
+
+const fn is_refused(answer: &sarsen_master::core::session::Answer) -> bool {
+    matches!(answer, sarsen_master::core::session::Answer::Refused(_))
 }
 
 /// An answer of the master in the words of the model.

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use sarsen_protocol::id::{RequestId, Serial, SessionId};
 use sarsen_protocol::id_row::IdRowKind;
+use sarsen_protocol::sabotage::{Check, is_in_force};
 
 use super::words::{Ids, Known};
 
@@ -86,6 +87,7 @@ impl Flight {
             };
         }
         match ids.find(session, number) {
+            _ if !is_in_force(Check::IdsKept) => Standing::New,
             Known::Unknown => Standing::New,
             Known::Forgotten => Standing::Forgotten,
             Known::SessionEnded => Standing::SessionEnded,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sarsen_protocol::id::Serial;
 use sarsen_protocol::message::{ChainTrouble, Level};
+use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::status::Status;
 
 use super::Replica;
@@ -50,9 +51,13 @@ impl Replica {
         let (_, applied) = self.member.has();
         let own = Reached {
             memory: applied,
-            disk: self.stable.min(applied),
+            disk: match is_in_force(Check::DiskPrefix) {
+                true => self.stable.min(applied),
+                false => applied,
+            },
         };
         let behind = self.chain.as_ref().map(|chain| chain.next_acked);
+        let behind = behind.filter(|_| is_in_force(Check::LastMember));
         own.min(behind.unwrap_or(own))
     }
 

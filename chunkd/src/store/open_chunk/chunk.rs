@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex};
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, FileId, Serial, SessionId};
 use sarsen_protocol::id_row::ID_ROW_LEN;
 use sarsen_protocol::message::PreparedSeal;
+use sarsen_protocol::sabotage::{Check, is_in_force};
 
 use super::super::error::StoreError;
 use super::super::journal::body::{Base, Begun, Body, Checkpoint, Mutation, Promised};
@@ -475,7 +476,10 @@ impl OpenChunk {
     #[must_use]
     pub fn snapshot(self: &Arc<Self>) -> Snapshot {
         let mut books = lock(&self.books);
-        let content = books.state.committed().clone();
+        let content = match is_in_force(Check::CommittedReads) {
+            true => books.state.committed().clone(),
+            false => books.state.applied().clone(),
+        };
         books.state.begin_read(&content);
         Snapshot {
             version: books.state.version(),

@@ -18,6 +18,7 @@ use sarsen_protocol::message::{
     AnyMessage, ChunkCopied, ChunkState, CopyChunk, DiskState, HeldChunk, HeldFlags, Hop,
     Repairs as RepairsReport, ReplicaFault, ReportReplica,
 };
+use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::{Claims, Rights, Ticket};
 
@@ -209,7 +210,11 @@ impl Machine {
                 self.repairs.forget(handle);
                 continue;
             };
-            let Some(sealed) = record.at_rest() else {
+            let at_rest = match is_in_force(Check::CopyAtRest) {
+                true => record.at_rest(),
+                false => record.sealed,
+            };
+            let Some(sealed) = at_rest else {
                 self.repairs.forget(handle);
                 continue;
             };

@@ -1,6 +1,7 @@
 //! Attempts begin, act, and are given up.
 
 use sarsen_protocol::id::{ChunkHandle, FileId, ServerId, SessionId};
+use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::status::Status;
 
 use super::{Goal, Machine, Next, RETRY_MIN, Subject, Then, Which, Work};
@@ -176,7 +177,8 @@ impl Machine {
         let record = self.state.chunks.record(full).ok_or(Status::NotFound)?;
         let (file, index, replicas) = (record.file, record.index + 1, record.replicas);
         let next = self.state.namespace.file(file);
-        if next.is_some_and(|file| file.slot(index).is_some()) {
+        let is_taken = next.is_some_and(|file| file.slot(index).is_some());
+        if is_taken && is_in_force(Check::SlotKept) {
             // It was told to be full before, and is not the last one any more.
             if let Some(work) = self.open_chunks.works.get_mut(&subject) {
                 work.goal = Goal::Sealed(Then::Nothing);
