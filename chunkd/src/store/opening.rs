@@ -130,9 +130,16 @@ impl Opened {
     /// The file that was the open chunk's is gone, or another has its name: the journal's last word on
     /// what it was. `version` is the one that was told of it. Whoever calls has the chunk's turn, and
     /// has made the names stable; if the journal takes nothing any more the next start sees the same.
+    /// A journal that is not begun yet begins with it: this start may open the handle anew, and what
+    /// is written then must stand behind.
     pub(super) fn end(&self, handle: ChunkHandle, version: ChunkVersion, last: &Body) {
         lock(&self.promised).remove(&handle);
+        let mut before = lock(&self.before);
+        if let Some(before) = before.as_mut() {
+            before.void.push((handle, version, last.clone()));
+        }
         let opened = lock(&self.chunks).remove(&handle);
+        // Refused while the journal is not begun.
         let _ = match opened {
             Some(chunk) => chunk.close(version, last).is_ok(),
             None => {

@@ -257,6 +257,9 @@ impl ChunkHistory {
         };
         // Copied forward behind a later version's, it may still tell what that one began from.
         let is_older = self.version.is_some_and(|last| version <= last.version);
+        if origin.is_some() && !is_older {
+            self.forget_older(version);
+        }
         if origin.is_some() && (!is_older || self.origin.is_none()) {
             self.origin = origin.map(|origin| (begun.serial, origin));
             self.base = begun.base;
@@ -270,6 +273,14 @@ impl ChunkHistory {
                 index: begun.index,
             });
         }
+    }
+
+    /// A version begins from a file that is sealed, or new: what the handle was before is over, also if
+    /// the entry is missing that says so.
+    fn forget_older(&mut self, version: ChunkVersion) {
+        self.standing.retain(|_, held| held.version >= version);
+        self.commit_mark = Serial::NONE;
+        self.begun_checkpoint = None;
     }
 
     /// The version is the last one: what older ones did above its beginning is forgotten.

@@ -13,9 +13,9 @@ use super::super::super::layout::{patch_path, sealing_path};
 use super::super::super::open_chunk::{IdTable, OpenChunkError};
 use super::super::super::recover::sealed_ids;
 use super::super::super::region::Tree;
-use super::super::super::{Directory, StoreError};
+use super::super::super::{BeginOrder, Directory, StoreError};
 use super::super::faulty::{Faults, FaultyTree, Survives};
-use super::super::scenario::{START, Sample};
+use super::super::scenario::{ADOPTION, START, Sample};
 use super::member::{EPOCH, Marks, Member, Model, Op, check};
 use super::{BASE, bytes, prepared, reopen};
 
@@ -185,6 +185,46 @@ fn a_copy_takes_the_place_of_a_poisoned_open_replica() {
         let entry = directory.entry(BASE.handle).unwrap();
         let told = (entry.state, entry.version, entry.flags.poisoned);
         assert_eq!(told, (ChunkState::Open, ChunkVersion(6000), false));
+    }
+}
+
+/// A start begins its journal with the first version that it is asked for. What ended before was
+/// offered to a journal that was not begun, and the word was lost: when the copy was opened in the
+/// same start, the next one took the old mutations for a history with a hole, and poisoned the
+/// directory (found by the simulator, after a plain power cut).
+#[test]
+fn what_ends_before_the_journal_begins_is_its_first_word() {
+    for end in [End::Deleted, End::Replaced] {
+        let tree: Arc<dyn Tree> = Arc::new(prepared());
+        drop(opened(&tree, &mut Model::default()).unwrap());
+        let directory = Directory::open_tree(Arc::clone(&tree), &START).unwrap();
+        directory.adopt(ADOPTION).unwrap();
+        if matches!(end, End::Deleted) {
+            let order = [(BASE.handle, ChunkVersion(1000))];
+            directory.delete(&order).remove(0).unwrap();
+        }
+        newer().copy(&directory).unwrap();
+        let member = Member::begin(directory).unwrap();
+        let version = ChunkVersion(6000);
+        member
+            .directory
+            .promise(BASE.handle, version, EPOCH)
+            .unwrap();
+        let order = BeginOrder {
+            handle: BASE.handle,
+            version,
+            // Above all that the stale replica had.
+            serial: Serial(20),
+            memory: false,
+            create: None,
+        };
+        member.directory.begin(&order).unwrap();
+        assert!(member.write());
+        drop(member);
+        let directory = Directory::open_tree(tree, &START).unwrap();
+        assert!(!directory.is_poisoned(), "{end:?}");
+        let told = directory.open_chunk(BASE.handle).unwrap().told();
+        assert_eq!((told.version, told.serial), (version, Serial(20)));
     }
 }
 

@@ -212,6 +212,11 @@ impl Member {
     pub(super) fn start(tree: &Arc<dyn Tree>) -> Option<Self> {
         let directory = Directory::open_tree(Arc::clone(tree), &START).ok()?;
         directory.adopt(ADOPTION).ok()?;
+        Self::begin(directory)
+    }
+
+    /// Begins the journal of a start.
+    pub(super) fn begin(directory: Directory) -> Option<Self> {
         let mut log = None;
         let started = directory.start_journal(LIMITS, |appender| {
             let made = Arc::new(Gather(Mutex::new(Gathered {
