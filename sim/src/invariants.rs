@@ -16,8 +16,8 @@ pub mod log_prefix;
 pub mod never_wrong_bytes;
 pub mod no_delete_of_needed;
 pub mod nothing_half_made;
-pub mod open_members;
 pub mod open_left_alone;
+pub mod open_members;
 pub mod records_once;
 pub mod slots_kept;
 

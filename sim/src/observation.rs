@@ -347,3 +347,18 @@ pub enum Observation<'a> {
         handle: Option<ChunkHandle>,
     },
 }
+
+impl Observation<'_> {
+    /// Whether it is a step of a member of an open chunk.
+    #[must_use]
+    pub const fn is_of_a_member(&self) -> bool {
+        matches!(
+            self,
+            Self::Promised { .. }
+                | Self::Begun { .. }
+                | Self::SealPrepared { .. }
+                | Self::Settled { .. }
+                | Self::Copied { .. }
+        )
+    }
+}

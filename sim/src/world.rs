@@ -202,6 +202,9 @@ impl World {
         if self.failure.borrow().is_some() {
             return;
         }
+        if observation.is_of_a_member() {
+            self.line(|| format!("{observation:?}"));
+        }
         let found = {
             let mut checker = self.checker.borrow_mut();
             checker.facts.now = self.now();

@@ -3,10 +3,11 @@
 //! order that everybody saw (they are linearizable). A plain read may be old, but what it gives was
 //! committed, and no client goes back in time behind what it wrote or read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sarsen_protocol::id::{FileId, SessionId};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, SessionId};
+use sarsen_protocol::message::Level;
 
 use super::{Facts, Invariant};
 use crate::observation::{ChangeOutcome, Observation, Reader};
@@ -38,8 +39,9 @@ pub struct CellsInOrder {
     known: BTreeMap<(Reader, FileId, u32), Vec<(Duration, Duration)>>,
     /// Cuts under way: of which file, in front of which cell.
     cuts: BTreeMap<OpId, (FileId, u32)>,
-    /// Chunks of which acks from memory were lost, as the log says: nothing is known of them.
-    lost: BTreeSet<(FileId, u32)>,
+    /// Chunks of which acks from memory may be lost, as the log says: up to which version, and since
+    /// when.
+    lost: BTreeMap<ChunkHandle, (ChunkVersion, FileId, u32, Duration)>,
 }
 
 impl Invariant for CellsInOrder {
@@ -48,12 +50,7 @@ impl Invariant for CellsInOrder {
     }
 
     fn observe(&mut self, observation: &Observation<'_>, facts: &Facts) -> Result<(), String> {
-        self.lost.extend(
-            facts
-                .losses
-                .values()
-                .map(|(_, file, index)| (*file, *index)),
-        );
+        self.look_for_losses(facts);
         match observation {
             Observation::Begins { id, op } => self.begins(*id, op, facts),
             Observation::Ends { id, outcome } => self.ends(*id, outcome, facts.now),
@@ -103,12 +100,8 @@ impl Invariant for CellsInOrder {
         Ok(())
     }
 
-    fn finish(&mut self, facts: &Facts) -> Result<(), String> {
+    fn finish(&mut self, _facts: &Facts) -> Result<(), String> {
         for ((file, number), cell) in &self.cells {
-            let index = layout_of(*file, facts).map(|layout| layout.index(*number));
-            if index.is_some_and(|index| self.lost.contains(&(*file, index))) {
-                continue;
-            }
             let checked = cell.check();
             checked.map_err(|how| format!("cell {number} of file {file}: {how}"))?;
         }
@@ -119,6 +112,33 @@ impl Invariant for CellsInOrder {
 impl CellsInOrder {
     fn cell(&mut self, file: FileId, number: u32) -> &mut Cell {
         self.cells.entry((file, number)).or_default()
+    }
+
+    /// The history of a chunk's cells begins anew where acks may be lost.
+    fn look_for_losses(&mut self, facts: &Facts) {
+        for (handle, &(version, file, index)) in &facts.losses {
+            let known = self.lost.get(handle);
+            let layout = layout_of(file, facts);
+            let Some(layout) = layout.filter(|_| known.is_none_or(|it| it.0 < version)) else {
+                continue;
+            };
+            self.lost.insert(*handle, (version, file, index, facts.now));
+            let cells = self.cells.range_mut((file, 0)..=(file, u32::MAX));
+            for ((_, number), cell) in cells {
+                if layout.index(*number) == index {
+                    cell.loses(facts.now);
+                }
+            }
+        }
+    }
+
+    /// When acks of a chunk were lost last.
+    fn lost_at(&self, file: FileId, index: u32) -> Option<Duration> {
+        let of_it = self
+            .lost
+            .values()
+            .filter(|it| (it.1, it.2) == (file, index));
+        of_it.map(|it| it.3).max()
     }
 
     fn begins(&mut self, id: OpId, op: &Op, facts: &Facts) {
@@ -160,28 +180,30 @@ impl CellsInOrder {
             return Ok(());
         };
         let Change::Cells {
-            layout,
             first,
             count,
             value,
+            ..
         } = change
         else {
             return Ok(());
         };
-        let is_lost = self.lost.contains(&(file, layout.index(first)));
         for number in first..first + count {
-            let cell = self.cell(file, number);
+            let cell = self.cells.entry((file, number)).or_default();
             match outcome {
-                ChangeOutcome::Done(_) => {
-                    cell.acked(value, facts.now);
-                    self.knows(reader, file, number, value, facts.now);
-                }
-                ChangeOutcome::NotDone => match cell.not_done(value) {
-                    Err(how) if !is_lost => {
-                        return Err(format!("cell {number} of file {file}: {how}"));
+                ChangeOutcome::Done(done) => {
+                    let is_kept = done.level == Level::Disk;
+                    let lost = self.lost.get(&done.handle);
+                    // It was acknowledged before, by a version that is over.
+                    if is_kept || lost.is_none_or(|lost| done.version > lost.0) {
+                        cell.acked(value, facts.now, is_kept);
+                        self.knows(reader, file, number, value, facts.now);
                     }
-                    _ => {}
-                },
+                }
+                ChangeOutcome::NotDone => {
+                    let never = cell.not_done(value);
+                    never.map_err(|how| format!("cell {number} of file {file}: {how}"))?;
+                }
                 ChangeOutcome::InDoubt => {}
             }
         }
@@ -198,11 +220,7 @@ impl CellsInOrder {
                 .get(at..at + layout.len(number))
                 .unwrap_or_default();
             let value = layout.value(number, bytes);
-            let is_lost = self.lost.contains(&(file, layout.index(number)));
-            let taken = value.and_then(|value| match is_lost {
-                true => Ok(()),
-                false => self.take(seen, number, value, now),
-            });
+            let taken = value.and_then(|value| self.take(seen, number, value, now));
             taken.map_err(|how| format!("cell {number} of file {file}: {how}"))?;
         }
         Ok(())
@@ -221,11 +239,17 @@ impl CellsInOrder {
             true => seen.began,
             false => seen.began.saturating_sub(AGE_MAX),
         };
+        let lost_at = self.lost_at(file, seen.layout.index(number));
+        if lost_at.is_some_and(|lost| from <= lost) {
+            // It may be of before, and may be gone.
+            return Ok(());
+        }
         let cell = self.cell(file, number);
         cell.read(value, from, now)?;
         cell.check()?;
         let known = self.known.get(&(reader, file, number));
         let known = known.into_iter().flatten();
+        let known = known.filter(|(at, _)| lost_at.is_none_or(|lost| *at > lost));
         let before = known
             .filter(|(at, _)| *at <= seen.began)
             .map(|(_, began)| *began);

@@ -60,10 +60,12 @@ fn started(
         let directory = server.directory(replica.directory);
         let entry = directory.and_then(|directory| directory.entry(*handle));
         let is_so = entry.as_ref().is_some_and(|entry| {
-            entry.state == ChunkState::Sealed
-                && !entry.flags.poisoned
+            let is_sealed = entry.state == ChunkState::Sealed
                 && (entry.version, entry.length, entry.crc32)
-                    == (replica.version, replica.length, replica.crc32)
+                    == (replica.version, replica.length, replica.crc32);
+            // What it began since was told to nobody yet.
+            let is_opened = entry.version > replica.version;
+            (is_sealed || is_opened) && !entry.flags.poisoned
         });
         if !is_so {
             let problems = directory

@@ -18,6 +18,9 @@
 //! and only two things are looked for: that no cut, and no read of zero, lies within a firm span, and
 //! that each read of zero has a cut (or the beginning) which no write was surely behind and before
 //! that read.
+//!
+//! Where acks from memory may be lost, as the master's log says, the history begins anew: any value
+//! may be there that no cut, and no write that was acknowledged at `disk`, was surely behind.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -44,6 +47,8 @@ struct Cluster {
     first_end: Duration,
     last_begin: Duration,
     is_read: bool,
+    /// Acknowledged at `disk`.
+    is_kept: bool,
 }
 
 impl Cluster {
@@ -54,6 +59,7 @@ impl Cluster {
             first_end: to,
             last_begin: from,
             is_read: false,
+            is_kept: false,
         }
     }
 
@@ -86,6 +92,8 @@ pub struct Cell {
     clusters: BTreeMap<Value, Cluster>,
     zeros: Vec<Span>,
     cuts: BTreeMap<CutId, Span>,
+    /// What was there at the beginning was surely written over.
+    is_begun: bool,
 }
 
 impl Cell {
@@ -94,10 +102,28 @@ impl Cell {
         self.clusters.insert(value, Cluster::new(from));
     }
 
-    /// A write was acknowledged.
-    pub fn acked(&mut self, value: Value, at: Duration) {
+    /// A write was acknowledged; what `is_kept` is on disk everywhere.
+    pub fn acked(&mut self, value: Value, at: Duration, is_kept: bool) {
         if let Some(cluster) = self.clusters.get_mut(&value) {
             cluster.ends(at);
+            cluster.is_kept |= is_kept;
+        }
+    }
+
+    /// Acks from memory may be lost by now, all of them or some.
+    pub fn loses(&mut self, at: Duration) {
+        let kept: Vec<Duration> = (self.clusters.values())
+            .filter(|it| it.is_kept)
+            .map(|it| it.write.from)
+            .collect();
+        let cut = self.cuts.values().filter(|it| it.to < Duration::MAX);
+        let behind = kept.iter().copied().chain(cut.map(|it| it.from)).max();
+        self.is_begun |= !kept.is_empty();
+        self.zeros.clear();
+        self.clusters
+            .retain(|_, it| behind.is_none_or(|behind| it.first_end >= behind));
+        for cluster in self.clusters.values_mut() {
+            *cluster = Cluster::new(at);
         }
     }
 
@@ -142,7 +168,9 @@ impl Cell {
             return Ok(());
         }
         let Some(cluster) = self.clusters.get_mut(&value) else {
-            return Err(format!("{value:#x} was read, and nobody wrote it"));
+            return Err(format!(
+                "{value:#x} was read, and nobody wrote it, or it was gone"
+            ));
         };
         if to < cluster.write.from {
             return Err(format!("{value:#x} was read before it was written"));
@@ -181,6 +209,14 @@ impl Cell {
                 .iter()
                 .map(|(&value, &cluster)| (value, cluster)),
         );
+        if self.cuts.is_empty()
+            && self.is_begun
+            && let Some(read) = self.zeros.first()
+        {
+            return Err(format!(
+                "zero was read {read:?}, and something was written before"
+            ));
+        }
         let firm = firm_spans(&all)?;
         let within = |span: Span| {
             // The spans don't overlap: the one that could hold it is the last that begins before.
@@ -236,7 +272,8 @@ impl Cell {
             let mut written = self.clusters.values();
             written.any(|it| it.write.from > cut.to && it.first_end < read.from)
         };
-        let mut cuts = self.cuts.values().chain([&beginning]);
+        let beginning = (!self.is_begun).then_some(&beginning);
+        let mut cuts = self.cuts.values().chain(beginning);
         match cuts.any(|cut| cut.from <= read.to && !is_over(cut)) {
             true => Ok(()),
             false => Err(format!(
@@ -279,7 +316,7 @@ mod tests {
             cell.writes(value, at(from));
             // A write that ends at 0 has no end.
             if to > 0 {
-                cell.acked(value, at(to));
+                cell.acked(value, at(to), false);
             }
         }
         for &(value, from, to) in reads {
@@ -347,7 +384,7 @@ mod tests {
         for &(value, from, to) in writes {
             cell.writes(value, at(from));
             if to > 0 {
-                cell.acked(value, at(to));
+                cell.acked(value, at(to), false);
             }
         }
         for &(from, to) in cuts {
@@ -379,6 +416,34 @@ mod tests {
         assert!(read(&[(1, 3, 3), (0, 4, 4), (1, 5, 5)]).is_err());
     }
 
+    #[test]
+    fn behind_a_loss_what_was_on_disk_is_there_or_something_newer() {
+        let mut cell = Cell::default();
+        for (value, from, is_kept) in [(1, 1, false), (2, 3, true), (3, 5, false), (4, 7, false)] {
+            cell.writes(value, at(from));
+            cell.acked(value, at(from + 1), is_kept);
+        }
+        cell.read(4, at(9), at(9)).expect("was written");
+        cell.loses(at(10));
+        for value in [2, 3, 4] {
+            let mut cell = cell.clone();
+            assert_eq!(cell.read(value, at(11), at(12)), Ok(()));
+            assert_eq!(cell.check(), Ok(()));
+        }
+        assert!(
+            cell.clone().read(1, at(11), at(12)).is_err(),
+            "2 was behind it"
+        );
+        let mut zero = cell.clone();
+        assert_eq!(zero.read(0, at(11), at(12)), Ok(()));
+        assert!(zero.check().is_err(), "2 was behind it");
+        // What is there once stays.
+        cell.read(3, at(11), at(12)).expect("may be");
+        cell.read(4, at(13), at(14)).expect("may come yet");
+        cell.read(3, at(15), at(16)).expect("written");
+        assert!(cell.check().is_err());
+    }
+
     /// Compared with a search through all orders, on many small histories.
     #[test]
     fn the_answer_is_that_of_a_search() {
@@ -399,7 +464,7 @@ mod tests {
                 let mut cell = Cell::default();
                 for &(_, value, from, to) in ops.iter().filter(|op| op.0) {
                     cell.writes(value, at(from));
-                    cell.acked(value, at(to));
+                    cell.acked(value, at(to), false);
                 }
                 let mut reads = ops.iter().filter(|op| !op.0);
                 let read =
