@@ -199,13 +199,17 @@ impl Driver {
                 answer,
             } => {
                 let connection = ConnectionId(connection);
-                let answer = answer.map_err(|error| match error {
-                    CallError::Status { status, error } => OrderFailure {
+                let answer = match answer {
+                    Ok(reply) => Ok(reply),
+                    Err(CallError::Status { status, error }) => Err(OrderFailure {
                         status,
                         server: error.server,
-                    },
-                    _ => Status::Internal.into(),
-                });
+                    }),
+                    // Nobody said anything: what becomes of the order, its connection's end decides,
+                    // which the machine hears of next.
+                    Err(CallError::Closed) => return,
+                    Err(_) => Err(Status::Internal.into()),
+                };
                 self.machine
                     .handle_order_reply(connection, order, answer, now);
             }

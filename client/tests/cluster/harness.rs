@@ -275,9 +275,17 @@ impl Cluster {
     /// On a busy machine a server may fall silent for longer than the short times of a test, and
     /// an upload goes on with a copy less, which is made later: healthy at once is not promised.
     pub(crate) fn until_healthy(&self) {
-        self.until("fsck finds nothing", |cluster| {
-            (cluster.sarsen(&["fsck"]).code == Some(0)).then_some(())
-        });
+        let began = Instant::now();
+        loop {
+            let found = self.sarsen(&["fsck"]);
+            if found.code == Some(0) {
+                return;
+            }
+            let told = String::from_utf8_lossy(&found.stdout);
+            let why = &found.stderr;
+            assert!(began.elapsed() < PATIENCE, "fsck finds: {told}{why}");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Asks again and again until the answer will do.
@@ -298,6 +306,7 @@ fn start_daemon(mut command: Command) -> Result<Daemon, Done> {
     let mut child = command.spawn().expect("the binary runs");
     let stdout = child.stdout.take().expect("piped");
     let stderr = child.stderr.take().expect("piped");
+    let pid = child.id();
     let (told, line) = mpsc::channel();
     thread::spawn(move || {
         let mut line = String::new();
@@ -306,7 +315,12 @@ fn start_daemon(mut command: Command) -> Result<Daemon, Done> {
     });
     let log = thread::spawn(move || {
         let mut log = String::new();
+        // `SARSEN_TEST_LOGS=1` shows what daemons log, and `RUST_LOG` how much that is.
+        let is_shown = std::env::var_os("SARSEN_TEST_LOGS").is_some();
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            if is_shown {
+                eprintln!("{pid} {line}");
+            }
             log.push_str(&line);
             log.push('\n');
         }

@@ -344,7 +344,7 @@ impl Machine {
             let outcome = apply(&mut self.state, &in_flight.entry);
             self.settle(&in_flight.entry.command, &outcome);
             for waiter in in_flight.waiters {
-                self.tell(waiter, &outcome.answer);
+                self.tell(waiter, &outcome);
             }
         }
         if !served {
@@ -420,7 +420,8 @@ impl Machine {
         }
     }
 
-    fn tell(&mut self, waiter: Waiter, answer: &Answer) {
+    fn tell(&mut self, waiter: Waiter, outcome: &Outcome) {
+        let answer = &outcome.answer;
         match waiter {
             Waiter::Request(to, asked) => {
                 let reply = self.reply_to(asked, answer);
@@ -431,7 +432,9 @@ impl Machine {
                 self.directory_logged(connection, directory, answer);
             }
             Waiter::VersionChange(subject) => {
-                self.change_logged(subject, !matches!(answer, Answer::Refused(_)));
+                // An answer of before is not this change's: nothing was done.
+                let is_applied = !outcome.repeated && !matches!(answer, Answer::Refused(_));
+                self.change_logged(subject, is_applied);
             }
         }
     }

@@ -105,7 +105,9 @@ impl Allocations {
     }
 
     fn left(&self) -> u64 {
-        (self.handles_end - self.next_handle).min(self.versions_end - self.next_version)
+        let handles = self.handles_end.saturating_sub(self.next_handle);
+        let versions = self.versions_end.saturating_sub(self.next_version);
+        handles.min(versions)
     }
 
     fn draw(&mut self, file: FileId) -> (ChunkHandle, ChunkVersion) {

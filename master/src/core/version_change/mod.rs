@@ -32,6 +32,7 @@ pub mod words;
 use std::collections::{BTreeMap, BTreeSet};
 
 use sarsen_protocol::id::{ChunkVersion, ServerId};
+use sarsen_protocol::status::Status;
 
 use self::decide::{Answers, Chosen, Lack};
 use self::verdict::{Verdict, begun, member_of, prepared, silent};
@@ -76,13 +77,22 @@ enum Phase {
     /// What they prepared differs: who has blocks that don't match?
     ReadingBack {
         chosen: Chosen,
-        is_sound: BTreeMap<ServerId, bool>,
+        read: BTreeMap<ServerId, ReadBack>,
         until_ms: u64,
     },
     /// The log has the word.
     Logging { decision: Decision },
     /// Done or given up.
     Over,
+}
+
+/// What a member's blocks turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum ReadBack {
+    Sound,
+    Damaged,
+    /// It can't tell, as of a chunk that was never sealed.
+    Unknown,
 }
 
 impl VersionChange {
@@ -168,7 +178,10 @@ impl VersionChange {
             (Phase::Asking { .. }, Answer::Promised(promised)) => {
                 self.take_promise(server, Some(promised), now_ms)
             }
-            (Phase::Asking { .. }, Answer::Refused(Step::Promise, _)) => {
+            // What passes is no answer: it is asked again.
+            (Phase::Asking { .. }, Answer::Refused(Step::Promise, status))
+                if is_a_members_word(status) =>
+            {
                 self.take_promise(server, None, now_ms)
             }
             (Phase::Beginning { chosen, .. }, answer) => {
@@ -206,10 +219,8 @@ impl VersionChange {
                 let member = member_of(chosen, server).filter(|_| !prepared.contains_key(&server));
                 member.map(|member| self.prepare(chosen, member))
             }
-            Phase::ReadingBack {
-                chosen, is_sound, ..
-            } => {
-                let member = member_of(chosen, server).filter(|_| !is_sound.contains_key(&server));
+            Phase::ReadingBack { chosen, read, .. } => {
+                let member = member_of(chosen, server).filter(|_| !read.contains_key(&server));
                 member.map(|_| Order::ReadBack)
             }
             Phase::Logging { .. } | Phase::Over => None,
@@ -533,29 +544,30 @@ impl VersionChange {
         let orders = chosen.members.iter().map(read_back).collect();
         self.phase = Phase::ReadingBack {
             chosen: chosen.clone(),
-            is_sound: BTreeMap::new(),
+            read: BTreeMap::new(),
             until_ms: until_read_ms,
         };
         orders
     }
 
     fn take_read_back(&mut self, server: ServerId, answer: &Answer) -> Vec<Action> {
-        let Phase::ReadingBack {
-            chosen, is_sound, ..
-        } = &mut self.phase
-        else {
+        let Phase::ReadingBack { chosen, read, .. } = &mut self.phase else {
             return Vec::new();
         };
-        let verdict = match answer {
-            Answer::ReadBack { is_sound } => *is_sound,
-            Answer::Refused(Step::ReadBack, _) => false,
+        let found = match answer {
+            Answer::ReadBack { is_sound: true } => ReadBack::Sound,
+            Answer::ReadBack { is_sound: false } => ReadBack::Damaged,
+            Answer::Refused(Step::ReadBack, status) if is_a_mediums_word(*status) => {
+                ReadBack::Damaged
+            }
+            Answer::Refused(Step::ReadBack, _) => ReadBack::Unknown,
             _ => return Vec::new(),
         };
         if member_of(chosen, server).is_none() {
             return Vec::new();
         }
-        is_sound.entry(server).or_insert(verdict);
-        match is_sound.len() < chosen.members.len() {
+        read.entry(server).or_insert(found);
+        match read.len() < chosen.members.len() {
             true => Vec::new(),
             false => self.judge_difference(),
         }
@@ -563,15 +575,12 @@ impl VersionChange {
 
     /// What was prepared differs: who is to blame, or that nobody is.
     fn judge_difference(&mut self) -> Vec<Action> {
-        let Phase::ReadingBack {
-            chosen, is_sound, ..
-        } = &self.phase
-        else {
+        let Phase::ReadingBack { chosen, read, .. } = &self.phase else {
             return Vec::new();
         };
-        let damaged = is_sound.iter().filter(|(_, is_sound)| !**is_sound);
+        let damaged = read.iter().filter(|(_, it)| **it == ReadBack::Damaged);
         let damaged: Vec<ServerId> = damaged.map(|(&server, _)| server).collect();
-        let silent = silent(chosen, |server| is_sound.contains_key(&server));
+        let silent = silent(chosen, |server| read.contains_key(&server));
         let all = chosen.members.iter().map(|member| member.server);
         let failure = match (damaged.is_empty(), silent.is_empty()) {
             (false, _) => Failure::Damaged(damaged),
@@ -592,6 +601,22 @@ impl VersionChange {
         self.phase = Phase::Over;
         vec![Action::GivenUp(failure)]
     }
+}
+
+/// Whether a refusal to promise says something of the replica, and not of a bad moment.
+const fn is_a_members_word(status: Status) -> bool {
+    matches!(
+        status,
+        Status::PromiseRefused | Status::ChunkUnknown | Status::NotFound
+    ) || is_a_mediums_word(status)
+}
+
+/// Whether a refusal says that the replica is damaged.
+const fn is_a_mediums_word(status: Status) -> bool {
+    matches!(
+        status,
+        Status::Corrupt | Status::MediumFailed | Status::Poisoned
+    )
 }
 
 const fn order(server: ServerId, order: Order) -> Action {

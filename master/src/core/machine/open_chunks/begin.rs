@@ -1,6 +1,7 @@
 //! Attempts begin, act, and are given up.
 
 use sarsen_protocol::id::{ChunkHandle, FileId, ServerId, SessionId};
+use sarsen_protocol::message::HeldFlags;
 use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::status::Status;
 
@@ -119,8 +120,8 @@ impl Machine {
         // Of a chunk that was sealed a moment ago its holders have not told yet.
         let fewest = usize::from(self.config.fewest_replicas(replicas));
         if let Base::Sealed { holders, .. } = &base
-            && holders.len() < fewest
             && is_early
+            && (holders.len() < fewest || self.is_any_awaited(handle, holders))
         {
             self.retry_later(subject);
             return Ok(());
@@ -146,9 +147,16 @@ impl Machine {
                 (End::Sealed { len, sessions_end }, false)
             }
         };
+        // That of a seal with a next chunk was drawn with the next one's.
+        let next = self.open_chunks.works.get(&subject);
+        let next = next.and_then(|work| work.next.as_ref());
+        let version = match next.map(|next| next.seal_version) {
+            Some(version) => version,
+            None => self.allocations.draw_version(),
+        };
         let plan = Plan {
             handle,
-            version: self.allocations.draw_version(),
+            version,
             base,
             end,
             drain,
@@ -212,12 +220,14 @@ impl Machine {
             patience: self.patience_of_changes(),
         };
         let (attempt, actions) = VersionChange::start(plan, self.now_ms());
+        let seal_version = self.allocations.draw_version();
         let all = &mut self.open_chunks;
         all.attempts.insert(handle, (subject, Which::Next));
         if let Some(work) = all.works.get_mut(&subject) {
             work.next = Some(Next {
                 handle,
                 index,
+                seal_version,
                 attempt,
                 begun: None,
             });
@@ -260,11 +270,15 @@ impl Machine {
         }
         let sealed = record.sealed.ok_or(Status::NotFound)?;
         let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
+        // A seal that was given up lies beside the sealed file, which is there still.
+        let is_good = |replica: &Replica| match replica.standing(record) {
+            Standing::Good => !replica.flags.has(HeldFlags::UNSYNCED),
+            Standing::Ahead => replica.flags.has(HeldFlags::PREPARED),
+            _ => false,
+        };
         let good = self.servers.live_replicas(handle, now, dead_after);
         let good = good.filter(|replica| {
-            replica.source == Source::Reported
-                && replica.standing(record) == Standing::Good
-                && self.is_usable(replica.server)
+            replica.source == Source::Reported && is_good(replica) && self.is_usable(replica.server)
         });
         let mut holders: Vec<Member> = good.filter_map(|replica| self.member(replica)).collect();
         holders.sort_by_key(|holder| holder.server);
@@ -451,11 +465,12 @@ impl Machine {
             return;
         };
         work.attempt = None;
-        work.next = None;
+        let next = work.next.take();
         let handle = work.handle;
-        self.open_chunks
-            .attempts
-            .retain(|_, (of, _)| *of != subject);
+        self.open_chunks.attempts.remove(&handle);
+        if let Some(next) = next {
+            self.open_chunks.attempts.remove(&next.handle);
+        }
         match why {
             Why::Members(faults) => {
                 self.note_failed(subject, faults.iter().map(|(server, _)| *server));
@@ -486,6 +501,8 @@ impl Machine {
                 let failure = Failure::new(Status::TooFewServers, text).retry_after(wait);
                 return self.fail_work(subject, &failure);
             }
+            // What passes may pass, and a member that has restarted takes another version only.
+            Why::Unavailable if self.may_become_available(subject) => {}
             Why::Unavailable => {
                 self.open_chunks.unavailable.insert(handle);
                 return self.fail_work(subject, &unavailable(handle));
@@ -501,16 +518,61 @@ impl Machine {
                 let text = format!("server {holder} could not seal its copy of chunk {handle}");
                 self.fail_work(subject, &Failure::new(Status::Unavailable, text));
             }
+            // Its request holds the file closed.
+            Some(Goal::Sealed(Then::Cut { .. })) if !self.may_take_longer(subject) => {
+                let text = format!("the copies of chunk {handle} could not be cut for now");
+                self.fail_work(subject, &Failure::new(Status::TooFewServers, text));
+            }
             _ => self.retry_later(subject),
         }
     }
 
+    /// Whether a work is younger than `dead_after`.
+    fn may_take_longer(&self, subject: Subject) -> bool {
+        let work = self.open_chunks.works.get(&subject);
+        work.is_some_and(|work| {
+            self.now.elapsed < work.began.saturating_add(self.config.dead_after)
+        })
+    }
+
+    /// Whether a chunk of which nobody counts may be tried again: a member is there, and it has not
+    /// been tried for long (section 8).
+    fn may_become_available(&self, subject: Subject) -> bool {
+        let active = match subject {
+            Subject::Chunk(handle) => self.active(handle),
+            Subject::Slot(..) => None,
+        };
+        let is_one_there = active.is_some_and(|active| {
+            let mut members = active.members.iter();
+            members.any(|member| self.is_usable(member.server))
+        });
+        is_one_there && self.may_take_longer(subject)
+    }
+
+    /// Whether a holder of a sealed chunk is to settle, or to sync, and may be asked in a moment.
+    fn is_any_awaited(&self, handle: ChunkHandle, holders: &[Member]) -> bool {
+        let settling = self.open_chunks.settling.get(&handle);
+        let is_settling =
+            settling.is_some_and(|it| it.members.iter().any(|&server| self.is_usable(server)));
+        let Some(record) = self.state.chunks.record(handle) else {
+            return false;
+        };
+        let is_full = holders.len() >= usize::from(record.replicas);
+        let mut replicas = self.servers.replicas(handle).iter();
+        let is_unsynced = |replica: &Replica| {
+            replica.standing(record) == Standing::Good
+                && replica.flags.has(HeldFlags::UNSYNCED)
+                && self.is_usable(replica.server)
+        };
+        is_settling || !is_full && replicas.any(is_unsynced)
+    }
+
     fn note_failed(&mut self, subject: Subject, servers: impl Iterator<Item = ServerId>) {
         if let Some(work) = self.open_chunks.works.get_mut(&subject) {
+            // Who failed last comes first: if not all can be left out, it is somebody else's turn.
             for server in servers {
-                if !work.failed.contains(&server) {
-                    work.failed.push(server);
-                }
+                work.failed.retain(|&it| it != server);
+                work.failed.insert(0, server);
             }
         }
     }

@@ -124,6 +124,8 @@ struct Waiting {
 struct Next {
     handle: ChunkHandle,
     index: u32,
+    /// What the full one is sealed in: drawn with the rest, as long as there was enough to draw from.
+    seal_version: ChunkVersion,
     attempt: VersionChange,
     /// Its members have begun it: what is to be logged with the seal.
     begun: Option<Configuration>,
@@ -239,7 +241,10 @@ impl OpenChunks {
     /// Takes a work away, with the names of its attempts.
     fn end(&mut self, subject: Subject) -> Option<Work> {
         let work = self.works.remove(&subject)?;
-        self.attempts.retain(|_, (of, _)| *of != subject);
+        let next = work.next.as_ref().map(|next| next.handle);
+        for handle in next.into_iter().chain([work.handle]) {
+            self.attempts.remove(&handle);
+        }
         Some(work)
     }
 }
@@ -377,6 +382,15 @@ impl Machine {
             self.open_chunks.mending.remove(&handle);
         }
         is_awaited
+    }
+
+    /// What a work waited for has come.
+    fn go_on_with(&mut self, subject: Subject) {
+        let now = self.now.elapsed;
+        if let Some(work) = self.open_chunks.works.get_mut(&subject) {
+            work.retry_at = work.retry_at.min(now);
+            self.begin_attempt_if_due(subject);
+        }
     }
 
     /// Tells those who have waited for long to ask again.

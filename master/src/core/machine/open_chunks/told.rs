@@ -139,7 +139,9 @@ impl Machine {
         };
         open.is_granted = true;
         open.granted_by = None;
-        for waiting in std::mem::take(&mut open.waiting) {
+        for mut waiting in std::mem::take(&mut open.waiting) {
+            // It has said that it holds the lease: what failed for the client was on the way there.
+            waiting.asked.failed = ChunkVersion::NONE;
             self.open_for(waiting);
         }
     }
@@ -156,8 +158,15 @@ impl Machine {
         }
         let (handle, version) = (held.handle, held.version);
         let record = self.state.chunks.record(handle);
-        let sealed = record.and_then(|record| record.at_rest());
-        if let Some(sealed) = sealed.filter(|sealed| sealed.version == version) {
+        let Some(sealed) = record.and_then(|record| record.at_rest()) else {
+            return;
+        };
+        if sealed.version < version {
+            // A seal that was given up. Only a higher version makes it void, and until then the
+            // replica counts for nothing (section 3.7).
+            return self.begin_change(Subject::Chunk(handle), Goal::Sealed(Then::Nothing));
+        }
+        if sealed.version == version {
             let settle = Settle {
                 epoch: self.epoch,
                 handle,
@@ -204,6 +213,7 @@ impl Machine {
             if it.members.is_empty() {
                 settling.remove(&handle);
                 self.repairs.touch(handle);
+                self.go_on_with(Subject::Chunk(handle));
             }
         }
     }

@@ -32,6 +32,10 @@ struct Servers {
     unable: BTreeSet<u64>,
     /// Refuse leases.
     stopped: BTreeSet<u64>,
+    /// Refuse to promise, for now.
+    busy: BTreeSet<u64>,
+    /// Are in another start than they registered with.
+    restarted: BTreeSet<u64>,
     orders: Vec<(u64, &'static str)>,
 }
 
@@ -44,10 +48,13 @@ impl Servers {
         let member = |n: u64| MemberState {
             server: ServerId(n),
             directory_id: DirectoryId([u8::try_from(n).unwrap(); 16]),
-            start_number: StartNumber(1),
+            start_number: StartNumber(1 + u64::from(self.restarted.contains(&n))),
         };
         let is_unable = self.unable.contains(&server);
         Some(match message {
+            AnyMessage::Promise(_) if self.busy.contains(&server) => Err(Status::Overloaded),
+            // None of the blocks is known to be wrong, nor to be right.
+            AnyMessage::VerifyChunk(_) => Err(Status::ChunkOpen),
             AnyMessage::Promise(order) => {
                 let Some(replica) = self.replicas.get_mut(&(server, order.handle)) else {
                     return Some(Err(Status::ChunkUnknown));

@@ -415,3 +415,188 @@ fn trouble_that_is_told_in_safe_mode_is_acted_on_afterwards() {
         "it goes on without whom nobody hears"
     );
 }
+
+/// The primary was asked whether it holds the lease, said so, and was asked again, for as long as
+/// the client was held.
+#[test]
+fn a_client_that_lost_its_way_to_a_good_primary_goes_on_with_it() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let failed = OpenChunk {
+        failed: first.version,
+        ..play.last(file)
+    };
+    let again = play.open(failed);
+    assert_eq!((again.handle, again.version), (first.handle, first.version));
+}
+
+/// All holders had a seal prepared that no log knew, counted for nothing, and were never asked for
+/// anything that would have made it void.
+#[test]
+fn a_master_that_ends_in_a_cut_leaves_no_chunk_behind_that_nobody_can_read() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let handle = first.handle;
+    play.mutate(handle, 7, 1000);
+    play.send(SealFile {
+        path: "/f".to_owned(),
+    });
+    play.wait(seconds(1));
+    let (old, _) = play.sealed(handle).expect("it is sealed");
+    let members = first.chain.iter().map(|hop| hop.server.0);
+    play.servers.deaf.extend(members);
+    let truncate = Truncate {
+        request: play.rig.request(),
+        path: "/f".to_owned(),
+        size: 400,
+    };
+    play.send(truncate);
+    // They promise and prepare, and what they say of that comes too late.
+    play.unanswered.clear();
+    for n in std::mem::take(&mut play.servers.deaf) {
+        let replica = play.servers.replicas.get_mut(&(n, handle)).unwrap();
+        let version = ChunkVersion(old.0 + 1);
+        (replica.version, replica.promised) = (version, version);
+        replica.begin = replica.serial;
+        replica.prepared = Some((version, 400, 4711 + 400));
+    }
+    play.restart();
+    // Nobody has a good replica: safe mode lasts as long as it may.
+    play.wait(settings().safe_mode_max + seconds(5));
+    let (new, len) = play.sealed(handle).expect("it is sealed");
+    assert!(new > old, "a higher version makes the preparations void");
+    assert_eq!(len, 1000, "nothing was cut");
+    let again = play.open(play.last(file));
+    assert_eq!((again.handle, again.chain.len()), (handle, 3));
+}
+
+/// A refusal for now counted as the last word: with another member that had restarted nobody was
+/// left who counted, and what was acknowledged from memory was called lost.
+#[test]
+fn who_has_its_hands_full_is_asked_again() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let asked = OpenChunk {
+        memory: true,
+        ..play.last(file)
+    };
+    let first = play.open(asked);
+    let [primary, second, third] = [0, 1, 2].map(|at| first.chain[at].server.0);
+    play.mutate(first.handle, 5, 500);
+    let replica = play.servers.replicas.get_mut(&(second, first.handle));
+    let replica = replica.unwrap();
+    (replica.serial, replica.length) = (Serial(1), 0);
+    play.servers.restarted.insert(second);
+    play.servers.silent.insert(third);
+    play.servers.busy.insert(primary);
+    play.report(primary, &first, ChainTrouble::HopFailed, third);
+    play.wait(seconds(5));
+    play.servers.busy.clear();
+    play.wait(seconds(20));
+    let record = play.rig.machine.state.chunks.record(first.handle).unwrap();
+    assert_eq!(record.losses.len(), 0);
+    assert_eq!(play.sealed(first.handle).map(|it| it.1), Some(500));
+}
+
+/// Who had failed first was left out each time, and the other, who could do nothing, was asked for
+/// ever.
+#[test]
+fn of_two_of_whom_one_can_not_begin_the_other_has_its_turn() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let [primary, second, third] = [0, 1, 2].map(|at| first.chain[at].server.0);
+    play.servers.silent.insert(third);
+    play.servers.unable.extend([primary, second]);
+    play.mutate(first.handle, 3, 300);
+    play.report(primary, &first, ChainTrouble::HopFailed, third);
+    play.wait(settings().dead_after + seconds(4));
+    play.servers.unable.remove(&primary);
+    play.wait(seconds(30));
+    assert_eq!(play.sealed(first.handle).map(|sealed| sealed.1), Some(300));
+}
+
+/// A chunk that was made open can't be read back by its servers, which was taken for damage: all
+/// were called corrupt, and one of them was sealed.
+#[test]
+fn members_that_differ_and_can_not_tell_who_is_wrong_stay_as_they_are() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    play.mutate(first.handle, 3, 300);
+    let odd = first.chain[1].server.0;
+    let replica = play.servers.replicas.get_mut(&(odd, first.handle)).unwrap();
+    replica.length = 299;
+    let seal = SealFile {
+        path: "/f".to_owned(),
+    };
+    assert_eq!(play.refused(seal), Status::Corrupt);
+    play.wait(seconds(60));
+    assert_eq!(play.active(first.handle).version, first.version);
+    assert_eq!(play.refused(play.last(file)), Status::Corrupt);
+}
+
+/// A cut that no server could prepare was tried again for ever, and its file stayed closed.
+#[test]
+fn a_cut_that_can_not_be_made_is_told_and_the_file_opened_again() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    play.mutate(first.handle, 7, 1000);
+    play.send(SealFile {
+        path: "/f".to_owned(),
+    });
+    play.wait(seconds(1));
+    play.servers.unable.extend(1..=4);
+    let truncate = Truncate {
+        request: play.rig.request(),
+        path: "/f".to_owned(),
+        size: 400,
+    };
+    let cuts = play.send(truncate);
+    play.wait(settings().dead_after + seconds(15));
+    let reply = play.replies.remove(&cuts);
+    assert!(
+        matches!(&reply, Some(Err(failure)) if failure.status == Status::TooFewServers),
+        "{reply:?}"
+    );
+    play.servers.unable.clear();
+    let again = play.open(play.last(file));
+    assert_eq!(again.handle, first.handle);
+    assert_eq!(play.sealed(first.handle), None, "it is open");
+}
+
+/// As soon as two had settled a chunk was opened again, without the third, which had to be copied
+/// then.
+#[test]
+fn who_settles_a_moment_later_is_waited_for() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let third = first.chain[2].server.0;
+    play.mutate(first.handle, 3, 300);
+    let members = first.chain.iter().map(|hop| hop.server.0);
+    play.servers.deaf.extend(members);
+    play.send(SealFile {
+        path: "/f".to_owned(),
+    });
+    for _ in 0..3 {
+        let orders = std::mem::take(&mut play.unanswered);
+        play.answer_late(orders);
+    }
+    let is_late = |order: &(ConnectionId, OrderId, AnyMessage)| order.0.0 == third;
+    let (late, others): (Vec<_>, Vec<_>) = std::mem::take(&mut play.unanswered)
+        .into_iter()
+        .partition(is_late);
+    play.answer_late(others);
+    play.servers.deaf.clear();
+    let opens = play.send(play.last(file));
+    play.wait(Duration::from_millis(300));
+    play.answer_late(late);
+    let Some(Ok(AnyMessage::ChunkOpened(opened))) = play.replies.remove(&opens) else {
+        panic!("{:?}", play.replies)
+    };
+    assert_eq!(opened.chain.len(), 3);
+}
