@@ -44,6 +44,7 @@ mod timers;
 mod turn;
 pub mod words;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -266,9 +267,17 @@ impl Replica {
                 "nothing was heard of the chain for too long",
             );
         }
-        let has = (self.member.has().0, self.member.commit_mark());
-        match has >= (version, serial) {
-            true => Ok(has),
+        let (held, mark) = (self.member.has().0, self.member.commit_mark());
+        let (begin, _) = self.member.began_at();
+        // Of a version that it began and doesn't know to be active it has what was committed before,
+        // which may be less than what the version begins with.
+        let is_new_enough = match version.cmp(&held) {
+            Ordering::Less => mark >= serial.min(begin),
+            Ordering::Equal => mark >= serial.max(begin),
+            Ordering::Greater => false,
+        };
+        match is_new_enough {
+            true => Ok((held, mark)),
             false => refuse(Status::Behind, "the committed state is older"),
         }
     }

@@ -6,6 +6,7 @@ use sarsen_protocol::id::{ChunkVersion, Serial};
 use sarsen_protocol::message::{ChainTrouble, Kind, Level, Marked};
 use sarsen_protocol::status::Status;
 
+use super::super::super::member::Done;
 use super::super::{Action, Frame, Reply};
 use super::harness::config;
 use super::script::*;
@@ -269,6 +270,33 @@ fn a_member_serves_its_committed_state_and_only_while_it_hears_its_chain() {
     assert_eq!(read(&replica, NOW, 5), Ok((V, Serial(5))));
     let stale = NOW + config().dead_after;
     assert_eq!(read(&replica, stale, 4), Err(Status::Behind));
+}
+
+/// A client had written serial 5 and was answered by the primary. Another member had not heard that
+/// it is committed when a new version began there, and served serial 4 as that version's: newer than
+/// what the client had seen, by its name (found by the simulator).
+#[test]
+fn what_was_begun_is_no_newer_than_what_it_has() {
+    let mut replica = middle(true);
+    replica.handle_batch(NOW, UP, batch(5, 4, Level::Memory, &[1]), payload(1));
+    replica.handle_applied(NOW, V, Serial(5));
+    let newer = ChunkVersion(V.0 + 1);
+    replica.handle_order(NOW, 8, promise(newer.0));
+    replica.handle_done(NOW, Done::PromiseKept { length: 3, ids: 1 });
+    replica.handle_order(NOW, 9, begin_at(newer, Serial(5), true));
+    replica.handle_done(NOW, Done::Begun { length: 3 });
+    let read = |replica: &super::super::Replica, version, serial| {
+        let read = replica.check_read(NOW, version, Serial(serial));
+        read.map_err(|(status, _)| status)
+    };
+    assert_eq!(read(&replica, V, 4), Ok((newer, Serial(4))));
+    assert_eq!(read(&replica, V, 5), Err(Status::Behind));
+    assert_eq!(read(&replica, newer, 0), Err(Status::Behind));
+    let mut open = chain_open(1, 3, true);
+    (open.version, open.begin_serial) = (newer, Serial(5));
+    replica.handle_open(NOW, UP, open);
+    assert_eq!(read(&replica, V, 9), Ok((newer, Serial(5))));
+    assert_eq!(read(&replica, newer, 0), Ok((newer, Serial(5))));
 }
 
 #[test]

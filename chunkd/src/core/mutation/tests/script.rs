@@ -43,11 +43,15 @@ pub(super) fn promise(version: u64) -> Order {
 }
 
 fn begin(memory: bool) -> Order {
+    begin_at(V, BEGIN, memory)
+}
+
+pub(super) fn begin_at(version: ChunkVersion, serial: Serial, memory: bool) -> Order {
     Order::Change(member::Order::Begin(Begin {
         epoch: EPOCH,
         handle: HANDLE,
-        version: V,
-        serial: BEGIN,
+        version,
+        serial,
         start_number: StartNumber(1),
         directory_id: DirectoryId([7; 16]),
         memory,
