@@ -1,6 +1,6 @@
 //! The threads of the data plane, and a connection's life on one of them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -116,6 +116,8 @@ impl DataPlane {
             let (connections, stopped) = (Arc::clone(&connections), stopped.clone());
             let (strangers, turns) = (Arc::clone(&strangers), Arc::clone(&turns));
             let stop = stopped.clone();
+            // Orders that come before the thread runs find it; one that begins anew is another host.
+            let first = Cell::new(Some(chunkserver.members.host()));
             let serve = move |mode| {
                 let thread = Rc::new(Thread {
                     mode,
@@ -129,7 +131,8 @@ impl DataPlane {
                     stop: stopped.clone(),
                 });
                 let listener = listener.try_clone()?;
-                let actors = chunkserver.members.host();
+                let actors = first.take();
+                let actors = actors.unwrap_or_else(|| chunkserver.members.host());
                 crate::io::run(mode, accept(thread, listener, actors)).and_then(|accepted| accepted)
             };
             let serve = move || keep_serving(number, config.mode, &stop, serve);
@@ -279,9 +282,25 @@ async fn accept(
         }
     }
     drop(listener);
+    let ending = async {
+        loop {
+            tokio::select! {
+                ended = connections.join_next() => {
+                    if ended.is_none() {
+                        break;
+                    }
+                }
+                Some(_) = working.join_next() => {}
+                // The master still orders: what it waits for is done, or refused.
+                Some(actor) = actors.recv() => {
+                    working.spawn_local(actor.run(Rc::clone(&thread)));
+                }
+            }
+        }
+    };
     tokio::select! {
         () = thread.stopped(Stop::Now) => {}
-        () = async { while connections.join_next().await.is_some() {} } => {}
+        () = ending => {}
     }
     // io_uring waits for every request, so nothing may be left that has one.
     connections.shutdown().await;
