@@ -110,8 +110,8 @@ pub const BATCH_CRCS_MAX: usize = 352;
 /// Requests that one `FindRequests` asks for.
 pub const FIND_MAX: usize = 4096;
 
-/// Rows of an id table that one `ChunkIds` asks for.
-pub const ID_ROWS_ASKED_MAX: u32 = 65_536;
+/// Rows of an id table in one `ChunkIdsReply`.
+pub const ID_ROWS_TOLD_MAX: usize = 255;
 
 /// Unanswered requests on one control connection.
 pub const REQUESTS_UNANSWERED_MAX: usize = 1024;
@@ -122,6 +122,8 @@ pub const READS_UNANSWERED_MAX: usize = 16;
 // Each record may begin a block of its own, each mutation may touch two that it shares.
 const _: () = assert!(APPEND_CRCS_MAX >= APPEND_ITEMS_MAX + PIECES_MAX - 1);
 const _: () = assert!(BATCH_CRCS_MAX >= 2 * BATCH_ROWS_MAX + PIECES_MAX - 1);
+// A `ChunkIdsReply` is a body of the data plane.
+const _: () = assert!(16 + 32 * ID_ROWS_TOLD_MAX <= DATA_BODY_LEN_MAX as usize);
 const _: () = assert!(CHUNK_LEN_MAX.is_multiple_of(BLOCK_LEN));
 const _: () = assert!(CHUNK_LEN_MIN.is_multiple_of(BLOCK_LEN));
 const _: () = assert!(PAYLOAD_LEN_MAX.is_multiple_of(BLOCK_LEN));

@@ -12,6 +12,7 @@
 mod control;
 mod copies;
 mod due;
+mod ids;
 mod journals;
 mod mutation_streams;
 mod open_chunks;
@@ -456,6 +457,7 @@ impl Process {
                 }
                 Kind::WriteOpen => self.open_some_stream(world, conn, &frame),
                 Kind::Read | Kind::ReadCut => self.open_reading(world, conn, &frame),
+                Kind::ChunkIds => self.tell_ids(world, conn, &frame),
                 _ => self.drop_accepted(world, conn),
             }
         }

@@ -214,6 +214,11 @@ def check_append(value):
     bounds(pieces == len(value["crcs"]))
 
 
+def check_ids(value):
+    length, rows = value["table_length"], value["rows"]
+    bounds((value["first_row"] + len(rows)) * 32 <= length and bool(rows) == bool(length))
+
+
 def check_result(value):
     if value["status"]:
         sizes = [value["copies"], value["offset"], value["length"], number(value["serial"])]
@@ -530,10 +535,6 @@ def _mutation_questions(table):
          "NewestReply", [*ids("version", "serial"), ("length", Int(4, 0, 64 * MIB))])
     pair(0x0306, "FindRequests", [("session", U64), ("numbers", ListOf(U64, 4096))],
          "RequestsFound", [("found", ListOf(FOUND, 4096))])
-    pair(0x0308, "ChunkIds", [("first_row", U32), ("count", Int(4, 1, 65_536))],
-         "ChunkIdsReply", [
-             ("table_length", ID_TABLE_LENGTH), ("table_crc32", U32),
-             ("rows", ListOf(Bytes(32), 65_536))])
 
 
 def _mutation_streams(table):
@@ -547,6 +548,11 @@ def _mutation_streams(table):
     _pair(table, 0x040A, ON_DATA, "Mark", Struct(
         *ids("handle", "version", "commit_mark", "number"),
     ), "Marked", Struct(*ids("handle", "version"), ("number", Int(8, 1))))
+    _pair(table, 0x0412, ON_DATA, "ChunkIds", Struct(
+        ("ticket", TICKET), *ids("handle", "version"),
+    ), "ChunkIdsReply", Struct(
+        ("table_length", ID_TABLE_LENGTH), ("table_crc32", U32), ("first_row", U32),
+        ("rows", ListOf(Bytes(32), 255)), check=check_ids))
     table[0x040C] = Message("WriteBatch", ON_DATA, Struct(
         *ids("handle", "version", "first_serial", "commit_mark"), *part, ("level", LEVEL),
         ("rows", ListOf(BATCH_ROW, 160, fewest=1)), ("crcs", ListOf(U32, 352)),

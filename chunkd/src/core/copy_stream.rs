@@ -1,15 +1,22 @@
-//! The receiver's end of the one `Read` that a copy is made of (`spec/messages.md` section 10).
+//! The receiver's end of what a copy is made of: one `Read`, and behind it one `ChunkIds`
+//! (`spec/messages.md` section 10).
 //!
 //! [`CopyStream::request`] asks a source for the whole chunk; [`CopyStream::handle_data`] takes
 //! what comes, in order, and says where it stops being the chunk that was ordered. What passed is
 //! the source's word against its own CRCs; whether it is the chunk of the master's log is for the
 //! store to say in the end, which compares length and CRC of the whole.
 //!
+//! [`CopyStream::ids_request`] then asks for the ids, and [`CopyStream::handle_ids`] puts the table
+//! together: 16 MiB at most, which grows by what has come. It is compared with its CRC by who stores it.
+//!
 //! Left out on purpose: going on at another source in the middle. A copy is given up with its
 //! source, and the next one begins anew.
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
-use sarsen_protocol::message::{ChunkState, CopyChunk, Read, ReadData, Want};
+use sarsen_protocol::id_row::ID_ROW_LEN;
+use sarsen_protocol::message::{
+    ChunkIds, ChunkIdsReply, ChunkState, CopyChunk, Read, ReadData, Want,
+};
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::Ticket;
 use thiserror::Error;
@@ -40,6 +47,17 @@ pub enum CopyFault {
         /// How far it came.
         reached: u32,
     },
+    /// Rows of another table than the frames before.
+    #[error("the source sent rows of two different tables of ids")]
+    OtherTable,
+    /// The rows do not follow those before, or come before the data has.
+    #[error("the source sent ids from row {first_row} on where those from {wanted} on were due")]
+    IdsOutOfOrder {
+        /// The first of them.
+        first_row: u32,
+        /// The one that was due.
+        wanted: u32,
+    },
     /// A piece does not match its CRC.
     #[error("the bytes at {offset} do not match their CRC")]
     Damaged {
@@ -60,7 +78,7 @@ impl CopyFault {
 }
 
 /// The frames of a copy that are still to come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyStream {
     handle: ChunkHandle,
     version: ChunkVersion,
@@ -68,7 +86,19 @@ pub struct CopyStream {
     ticket: Ticket,
     reached: u32,
     serial: Option<Serial>,
+    has_data: bool,
+    ids: Option<IdTableBytes>,
     is_over: bool,
+}
+
+/// The id table, as far as it came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdTableBytes {
+    /// Its rows, one behind the other.
+    pub bytes: Vec<u8>,
+    /// What the source says that their CRC is.
+    pub crc32: u32,
+    length: u32,
 }
 
 impl CopyStream {
@@ -82,6 +112,8 @@ impl CopyStream {
             ticket: order.ticket,
             reached: 0,
             serial: None,
+            has_data: false,
+            ids: None,
             is_over: false,
         }
     }
@@ -117,7 +149,7 @@ impl CopyStream {
         if self.serial.is_some_and(|serial| serial != data.serial) {
             return Err(CopyFault::OtherState);
         }
-        if self.is_over || data.offset != self.reached {
+        if self.has_data || data.offset != self.reached {
             return Err(CopyFault::OutOfOrder {
                 offset: data.offset,
                 wanted: self.reached,
@@ -133,8 +165,48 @@ impl CopyStream {
             return Err(CopyFault::WrongEnd { reached });
         }
         self.serial = Some(data.serial);
-        self.is_over = data.last;
+        self.has_data = data.last;
         Ok(())
+    }
+
+    /// What the source is asked for when [`Self::has_data`].
+    #[must_use]
+    pub fn ids_request(&self) -> ChunkIds {
+        ChunkIds {
+            ticket: self.ticket,
+            handle: self.handle,
+            version: self.version,
+        }
+    }
+
+    /// Rows of the id table came, in a body of good form. The table, when it is whole.
+    ///
+    /// # Errors
+    /// Why the source is to be given up.
+    pub fn handle_ids(&mut self, reply: &ChunkIdsReply) -> Result<Option<IdTableBytes>, CopyFault> {
+        let of_this = IdTableBytes {
+            bytes: Vec::new(),
+            crc32: reply.table_crc32,
+            length: reply.table_length,
+        };
+        let table = self.ids.get_or_insert(of_this);
+        if (table.crc32, table.length) != (reply.table_crc32, reply.table_length) {
+            return Err(CopyFault::OtherTable);
+        }
+        let wanted = u32::try_from(table.bytes.len() / ID_ROW_LEN).unwrap_or(u32::MAX);
+        if !self.has_data || self.is_over || reply.first_row != wanted {
+            let first_row = reply.first_row;
+            return Err(CopyFault::IdsOutOfOrder { first_row, wanted });
+        }
+        table.bytes.extend_from_slice(reply.rows.as_flattened());
+        self.is_over = reply.is_last();
+        Ok(self.ids.take_if(|_| self.is_over))
+    }
+
+    /// Whether all data has come.
+    #[must_use]
+    pub fn has_data(&self) -> bool {
+        self.has_data
     }
 
     /// Whether everything has come.
@@ -215,10 +287,13 @@ mod tests {
         );
         let (first, rest) = (bytes(2 * BLOCK_LEN), bytes(100));
         assert_eq!(stream.handle_data(&data(0, &first, false), &first), Ok(()));
-        assert!(!stream.is_over());
+        assert!(!stream.has_data());
         let last = data(2 * BLOCK_LEN, &rest, true);
         assert_eq!(stream.handle_data(&last, &rest), Ok(()));
-        assert!(stream.is_over());
+        assert!(
+            stream.has_data() && !stream.is_over(),
+            "the ids are missing"
+        );
         assert_eq!(stream.serial(), Serial(9));
         assert!(
             stream.handle_data(&last, &rest).is_err(),
@@ -232,7 +307,82 @@ mod tests {
             ..data(0, &[], true)
         };
         assert_eq!(empty.handle_data(&nothing, &[]), Ok(()));
-        assert!(empty.is_over());
+        assert!(empty.has_data());
+    }
+
+    /// A copy whose data has come.
+    fn with_data() -> CopyStream {
+        let mut stream = CopyStream::new(&order(0));
+        let nothing = ReadData {
+            chunk_length: 0,
+            ..data(0, &[], true)
+        };
+        stream.handle_data(&nothing, &[]).expect("taken");
+        stream
+    }
+
+    fn ids(table_rows: u32, first_row: u32, rows: u8) -> ChunkIdsReply {
+        ChunkIdsReply {
+            table_length: table_rows * 32,
+            table_crc32: 77,
+            first_row,
+            rows: (1..=rows).map(|row| [row; ID_ROW_LEN]).collect(),
+        }
+    }
+
+    #[test]
+    fn the_ids_come_behind_the_data_in_as_many_frames_as_they_take() {
+        let mut stream = with_data();
+        let asked = stream.ids_request();
+        assert_eq!(
+            (asked.handle, asked.version),
+            (ChunkHandle(1), ChunkVersion(5))
+        );
+        assert_eq!(stream.handle_ids(&ids(3, 0, 2)), Ok(None));
+        assert!(!stream.is_over());
+        let table = stream
+            .handle_ids(&ids(3, 2, 1))
+            .expect("taken")
+            .expect("whole");
+        let rows: Vec<u8> = [1, 2, 1]
+            .into_iter()
+            .flat_map(|row| [row; ID_ROW_LEN])
+            .collect();
+        assert_eq!((table.bytes, table.crc32), (rows, 77));
+        assert!(stream.is_over());
+
+        let mut none = with_data();
+        let table = none
+            .handle_ids(&ids(0, 0, 0))
+            .expect("taken")
+            .expect("whole");
+        assert_eq!(table.bytes, [0; 0]);
+        assert!(none.is_over());
+    }
+
+    #[test]
+    fn ids_that_are_not_one_table_behind_the_data_are_named() {
+        let out_of_order = |first_row, wanted| Err(CopyFault::IdsOutOfOrder { first_row, wanted });
+        let mut early = CopyStream::new(&order(LENGTH));
+        assert_eq!(early.handle_ids(&ids(1, 0, 1)), out_of_order(0, 0));
+
+        let mut stream = with_data();
+        assert_eq!(stream.handle_ids(&ids(3, 1, 1)), out_of_order(1, 0));
+        assert_eq!(stream.handle_ids(&ids(3, 0, 1)), Ok(None));
+        assert_eq!(stream.handle_ids(&ids(3, 0, 1)), out_of_order(0, 1));
+        assert_eq!(stream.handle_ids(&ids(3, 2, 1)), out_of_order(2, 1));
+        assert_eq!(stream.handle_ids(&ids(4, 1, 1)), Err(CopyFault::OtherTable));
+        let other = ChunkIdsReply {
+            table_crc32: 78,
+            ..ids(3, 1, 1)
+        };
+        assert_eq!(stream.handle_ids(&other), Err(CopyFault::OtherTable));
+        assert!(stream.handle_ids(&ids(3, 1, 2)).expect("taken").is_some());
+        assert_eq!(
+            stream.handle_ids(&ids(3, 0, 1)),
+            out_of_order(0, 0),
+            "it is over"
+        );
     }
 
     #[test]

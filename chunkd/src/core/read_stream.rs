@@ -3,7 +3,8 @@
 //! [`ReadStream::new`] decides whether this replica may answer; then each
 //! [`ReadStream::next_part`] is one `ReadData` frame, in the order of offsets.
 //!
-//! A cut read ([`cut`]) is answered with one frame.
+//! A cut read ([`cut`]) is answered with one frame. Who asks for the ids ([`check_ids`]) gets the table
+//! as the file has it.
 //!
 //! Left out on purpose: the ticket ([`super::tickets`]), and the bytes, which are not looked at.
 
@@ -81,6 +82,14 @@ impl ReadStream {
             last: self.is_over,
         })
     }
+}
+
+/// Whether this replica has the ids that a copy of `version` asks for.
+///
+/// # Errors
+/// As [`ReadStream::new`].
+pub fn check_ids(version: ChunkVersion, replica: &ReplicaFacts) -> Result<(), Refusal> {
+    check(version, Serial::NONE, Want::Sealed, replica)
 }
 
 /// Whether this replica may answer a read.

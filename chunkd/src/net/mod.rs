@@ -8,7 +8,7 @@
 //! - [`link`]: frames from a connection;
 //! - [`write_stream`]: a member's side of a chain, with [`next_hop`] for the way on;
 //! - [`members`]: open chunks, and the streams of mutations to them;
-//! - [`read`]: stored CRCs and bytes to a reader;
+//! - [`read`]: stored CRCs and bytes to a reader; [`ids`]: a chunk's id table to who copies it;
 //! - [`turns`]: who is served next, where several clients want something.
 //!
 //! Invariants: nothing is served without a ticket; no byte of a sealed chunk is copied in user space; memory
@@ -22,6 +22,7 @@
 pub mod chunkserver;
 pub mod counters;
 pub mod health;
+mod ids;
 mod link;
 pub mod members;
 mod next_hop;

@@ -28,7 +28,7 @@ use super::members::Actor;
 use super::next_hop::NextHops;
 use super::turns::{Member, Turns};
 use super::write_stream::StreamEnd;
-use super::{IDLE_MAX, read, write_stream};
+use super::{IDLE_MAX, ids, read, write_stream};
 use crate::core::turns::Client;
 use crate::io::pool::Pool;
 use crate::io::{Mode, Socket};
@@ -394,6 +394,7 @@ async fn stream(
         Kind::WriteOpen => write_stream::serve(thread, link, head).await,
         Kind::Read => Ok(read::serve(thread, link, member, head).await?),
         Kind::ReadCut => Ok(read::serve_cut(thread, link, member, head).await?),
+        Kind::ChunkIds => Ok(ids::serve(thread, link, member, head).await?),
         Kind::Goodbye => {
             let text = head.error()?.text;
             tracing::debug!(peer = %link.socket().peer(), text, "the peer says goodbye");

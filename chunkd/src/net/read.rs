@@ -187,8 +187,8 @@ fn wait_for_cut(
     Ok((frame, around))
 }
 
-/// Tells the peer that a read can't be answered.
-async fn refuse(
+/// Tells the peer that it can't be answered.
+pub(super) async fn refuse(
     thread: &Thread,
     link: &Link,
     kind: Kind,
@@ -216,19 +216,28 @@ fn medium_failed(
     (Status::MediumFailed, ErrorBody::new(text))
 }
 
-/// Finds the chunk, and decides what is sent of it.
+/// Checks the ticket, finds the chunk, and decides what is sent of it.
 async fn open<T>(
     thread: &Thread,
     ticket: &Ticket,
     handle: ChunkHandle,
     decide: impl Fn(&ReplicaFacts) -> Result<T, Refusal>,
 ) -> Result<(Arc<Directory>, Arc<ReadableChunk>, T), Refusal> {
-    let refuse = |status: Status, text: String| (status, ErrorBody::new(text));
     let keys = thread.chunkserver.ticket_keys();
     // An older ticket opens a newer version too, where the read allows one.
     let version = ticket.unverified_claims().version;
     keys.check_read(ticket, handle, version, wall_clock())
-        .map_err(|error| refuse(tickets::status_of(error), error.to_string()))?;
+        .map_err(|error| (tickets::status_of(error), ErrorBody::new(error.to_string())))?;
+    find(thread, handle, decide).await
+}
+
+/// Finds the chunk, and decides what is sent of it.
+pub(super) async fn find<T>(
+    thread: &Thread,
+    handle: ChunkHandle,
+    decide: impl Fn(&ReplicaFacts) -> Result<T, Refusal>,
+) -> Result<(Arc<Directory>, Arc<ReadableChunk>, T), Refusal> {
+    let refuse = |status: Status, text: String| (status, ErrorBody::new(text));
     let unknown = || refuse(Status::ChunkUnknown, format!("no chunk {handle} is here"));
     let directory = thread.chunkserver.directory_of(handle);
     let directory = directory.ok_or_else(unknown)?;
@@ -250,7 +259,11 @@ async fn open<T>(
     Ok((Arc::clone(directory), chunk, decided))
 }
 
-fn refused_by_store(thread: &Thread, handle: ChunkHandle, error: &StoreError) -> Refusal {
+pub(super) fn refused_by_store(
+    thread: &Thread,
+    handle: ChunkHandle,
+    error: &StoreError,
+) -> Refusal {
     tracing::warn!(%handle, %error, "a chunk can't be read");
     if matches!(error, StoreError::Io { .. }) {
         thread.chunkserver.counters.medium_errors.add(1);

@@ -6,8 +6,12 @@
 
 use std::sync::Arc;
 
+use sarsen_protocol::deframe::{Frame, frame};
+use sarsen_protocol::error::FrameError;
 use sarsen_protocol::id::ServerId;
-use sarsen_protocol::message::{ChunkCopied, CopyChunk, ErrorBody, ReadData};
+use sarsen_protocol::message::{
+    ChunkCopied, ChunkIdsReply, CopyChunk, ErrorBody, Message, ReadData,
+};
 use sarsen_protocol::status::Status;
 
 use crate::core::copy_stream::{CopyFault, CopyStream};
@@ -15,6 +19,12 @@ use crate::core::event::Refusal;
 use crate::net::Chunkserver;
 use crate::net::chunkserver::{Claim, status_of};
 use crate::store::{ChunkCopy, Directory, NewCopy, StoreError};
+
+/// The number of the question for the data on the connection to a source.
+const DATA_REQUEST: u64 = 1;
+
+/// And of that for the ids.
+const IDS_REQUEST: u64 = 2;
 
 /// How an order to copy begins.
 pub enum Begun {
@@ -30,6 +40,8 @@ pub struct Making {
     directory: Arc<Directory>,
     copy: ChunkCopy,
     stream: CopyStream,
+    /// Whether what is due was asked for.
+    has_asked: bool,
     /// Keeps whoever would make a chunk of the same handle out, in the other directories too.
     _claim: Claim,
 }
@@ -56,6 +68,17 @@ impl From<CopyFault> for CopyFailure {
             status: fault.status(),
             text: fault.to_string(),
             is_suspect: matches!(fault, CopyFault::Damaged { .. }),
+        }
+    }
+}
+
+impl CopyFailure {
+    /// The source, or the way to it, is of no use.
+    pub fn broken(why: impl std::fmt::Display) -> Self {
+        Self::Source {
+            status: Status::ChainBroken,
+            text: why.to_string(),
+            is_suspect: false,
         }
     }
 }
@@ -112,6 +135,7 @@ fn making(
         directory: Arc::clone(directory),
         copy,
         stream: CopyStream::new(order),
+        has_asked: false,
         _claim: claim,
     }))
 }
@@ -126,17 +150,57 @@ fn copied(directory: &Directory, order: &CopyChunk) -> ChunkCopied {
 }
 
 impl Making {
-    /// What the source is asked, and how far it has answered.
-    #[must_use]
-    pub fn stream(&self) -> &CopyStream {
-        &self.stream
+    /// The frame that is to be sent to the source now; none while answers are due.
+    pub fn next_request(&mut self) -> Option<Vec<u8>> {
+        if self.has_asked {
+            return None;
+        }
+        self.has_asked = true;
+        Some(match self.stream.has_data() {
+            false => frame(&self.stream.request(), DATA_REQUEST),
+            true => frame(&self.stream.ids_request(), IDS_REQUEST),
+        })
     }
 
-    /// Takes a frame that came whole, whose form fits its payload.
+    /// Whether all that the source has to tell has come: the copy is to be finished.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.stream.is_over()
+    }
+
+    /// Takes a frame that came whole.
     ///
     /// # Errors
     /// Whose fault it is that the copy can't go on.
-    pub fn take(&mut self, data: &ReadData, payload: &[u8]) -> Result<(), CopyFailure> {
+    pub fn take(&mut self, frame: &Frame) -> Result<(), CopyFailure> {
+        if self.stream.has_data() {
+            return self.take_ids(&message_of(frame, IDS_REQUEST)?);
+        }
+        let data: ReadData = message_of(frame, DATA_REQUEST)?;
+        let (kind, fits) = (
+            frame.header.kind,
+            data.check_payload(frame.header.payload_len),
+        );
+        fits.map_err(|source| CopyFailure::broken(FrameError::Body { kind, source }))?;
+        self.take_data(&data, &frame.payload)?;
+        self.has_asked = !self.stream.has_data();
+        Ok(())
+    }
+
+    fn take_ids(&mut self, reply: &ChunkIdsReply) -> Result<(), CopyFailure> {
+        let Some(table) = self.stream.handle_ids(reply)? else {
+            return Ok(());
+        };
+        let taken = self.copy.put_ids(table.bytes, table.crc32);
+        // It has to have it read back: the table is on its disk, or was spoiled on the way.
+        taken.map_err(|error| CopyFailure::Source {
+            status: Status::DamagedInTransit,
+            text: error.to_string(),
+            is_suspect: true,
+        })
+    }
+
+    fn take_data(&mut self, data: &ReadData, payload: &[u8]) -> Result<(), CopyFailure> {
         let handled = self.stream.handle_data(data, payload);
         if matches!(handled, Err(CopyFault::Damaged { .. })) {
             self.chunkserver.counters.pieces_damaged.add(1);
@@ -164,6 +228,7 @@ impl Making {
             copy,
             stream,
             _claim,
+            ..
         } = self;
         let new = *copy.new_copy();
         let finished = directory.finish_copy(copy, stream.serial(), now);
@@ -200,6 +265,29 @@ impl Making {
         }
         CopyFailure::Here(refused_here(self.chunkserver.me(), error))
     }
+}
+
+/// A source's frame as the answer that is due.
+fn message_of<M: Message>(frame: &Frame, request_id: u64) -> Result<M, CopyFailure> {
+    let header = &frame.header;
+    let kind = header.kind;
+    if !header.status.is_ok() {
+        let error = frame.error().map_err(CopyFailure::broken)?;
+        return Err(CopyFailure::Source {
+            // A goodbye says why the connection ends, not what is wrong with the chunk.
+            status: match kind == M::KIND {
+                true => header.status,
+                false => Status::ChainBroken,
+            },
+            text: error.text,
+            // What it says of itself, it tells the master too.
+            is_suspect: false,
+        });
+    }
+    if header.request_id != request_id {
+        return Err(CopyFailure::broken(FrameError::OutOfTurn { kind }));
+    }
+    frame.message().map_err(CopyFailure::broken)
 }
 
 /// What is said of an error of our own store, with the version that is here if that is why.

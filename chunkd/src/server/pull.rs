@@ -1,7 +1,7 @@
 //! Pulls a chunk from another chunkserver, as the master ordered (`spec/messages.md` section 10).
 //!
 //! A copy has a thread to itself, so it may wait for the disk and for its source without holding
-//! anybody up. It holds one frame at a time: memory does not grow with the chunk. A source that
+//! anybody up. It holds one frame at a time, and the id table: memory does not grow with the chunk. A source that
 //! does not bring a frame to its end in the time after which the cluster takes a server for dead is
 //! given up, and the next one is tried.
 
@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sarsen_edge::hello::dial_data;
-use sarsen_protocol::deframe::{Deframer, Frame, frame};
-use sarsen_protocol::error::FrameError;
-use sarsen_protocol::message::{ChunkCopied, CopyChunk, ErrorBody, Hop, Kind, Plane, ReadData};
+use sarsen_protocol::deframe::{Deframer, Frame};
+use sarsen_protocol::message::{ChunkCopied, CopyChunk, ErrorBody, Hop, Plane};
 use sarsen_protocol::status::Status;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -29,9 +28,6 @@ const DIAL_MAX: Duration = Duration::from_secs(5);
 
 /// Bytes that there is room for before each receive.
 const READ_LEN: usize = 256 * 1024;
-
-/// The number of the one request on the connection.
-const REQUEST: u64 = 1;
 
 /// Carries an order out, from one source after the other. Blocks for as long as that takes.
 ///
@@ -114,11 +110,12 @@ async fn pull(
     mut making: Making,
 ) -> Result<Making, CopyFailure> {
     let mut connection = dial(chunkserver, source, silence_max).await?;
-    connection.ask(&making).await?;
-    while !making.stream().is_over() {
+    while !making.is_over() {
+        if let Some(request) = making.next_request() {
+            connection.send(&request).await?;
+        }
         let frame = connection.next_frame().await?;
-        let data = data_of(&frame)?;
-        making.take(&data, &frame.payload)?;
+        making.take(&frame)?;
     }
     Ok(making)
 }
@@ -130,11 +127,11 @@ async fn dial(
 ) -> Result<Connection, CopyFailure> {
     let (identity, key) = (chunkserver.identity(), chunkserver.key());
     let dialled = dial_data(&source.data_addr, identity, &key, DIAL_MAX).await;
-    let (stream, peer) = dialled.map_err(|error| broken(&error))?;
+    let (stream, peer) = dialled.map_err(CopyFailure::broken)?;
     let found = peer.identity.start.server_id;
     if found != source.server {
         let text = format!("server {found} answers at {}", source.data_addr);
-        return Err(broken(&text));
+        return Err(CopyFailure::broken(text));
     }
     let mut deframer = Deframer::new(Plane::Data);
     deframer.hello_is_done();
@@ -145,42 +142,6 @@ async fn dial(
     })
 }
 
-/// A frame as the part of a read that it must be.
-fn data_of(frame: &Frame) -> Result<ReadData, CopyFailure> {
-    let header = &frame.header;
-    let kind = header.kind;
-    if !header.status.is_ok() {
-        let error = frame.error().map_err(|error| broken(&error))?;
-        let status = match kind {
-            Kind::ReadData => header.status,
-            // A goodbye says why the connection ends, not what is wrong with the chunk.
-            _ => Status::ChainBroken,
-        };
-        return Err(CopyFailure::Source {
-            status,
-            text: error.text,
-            // What it says of itself, it tells the master too.
-            is_suspect: false,
-        });
-    }
-    if header.request_id != REQUEST {
-        return Err(broken(&FrameError::OutOfTurn { kind }));
-    }
-    let data: ReadData = frame.message().map_err(|error| broken(&error))?;
-    data.check_payload(header.payload_len)
-        .map_err(|source| broken(&FrameError::Body { kind, source }))?;
-    Ok(data)
-}
-
-/// The source, or the way to it, is of no use.
-fn broken(why: &dyn std::fmt::Display) -> CopyFailure {
-    CopyFailure::Source {
-        status: Status::ChainBroken,
-        text: why.to_string(),
-        is_suspect: false,
-    }
-}
-
 /// A connection to a source after its hello.
 struct Connection {
     stream: TcpStream,
@@ -189,28 +150,29 @@ struct Connection {
 }
 
 impl Connection {
-    async fn ask(&mut self, making: &Making) -> Result<(), CopyFailure> {
-        let read = frame(&making.stream().request(), REQUEST);
-        let sent = timeout(self.silence_max, self.stream.write_all(&read)).await;
-        let sent = sent.map_err(|_| broken(&"the source takes nothing"))?;
-        sent.map_err(|error| broken(&error))
+    async fn send(&mut self, frame: &[u8]) -> Result<(), CopyFailure> {
+        let sent = timeout(self.silence_max, self.stream.write_all(frame)).await;
+        let sent = sent.map_err(|_| CopyFailure::broken("the source takes nothing"))?;
+        sent.map_err(CopyFailure::broken)
     }
 
     async fn next_frame(&mut self) -> Result<Frame, CopyFailure> {
         let frame = timeout(self.silence_max, self.whole_frame()).await;
-        frame.map_err(|_| broken(&"the source fell silent"))?
+        frame.map_err(|_| CopyFailure::broken("the source fell silent"))?
     }
 
     async fn whole_frame(&mut self) -> Result<Frame, CopyFailure> {
         loop {
-            if let Some(frame) = self.deframer.next_frame().map_err(|error| broken(&error))? {
+            if let Some(frame) = self.deframer.next_frame().map_err(CopyFailure::broken)? {
                 return Ok(frame);
             }
             let buffer = self.deframer.buffer();
             buffer.reserve(READ_LEN);
             let read = self.stream.read_buf(buffer).await;
-            if read.map_err(|error| broken(&error))? == 0 {
-                return Err(broken(&io::Error::from(io::ErrorKind::UnexpectedEof)));
+            if read.map_err(CopyFailure::broken)? == 0 {
+                return Err(CopyFailure::broken(io::Error::from(
+                    io::ErrorKind::UnexpectedEof,
+                )));
             }
         }
     }

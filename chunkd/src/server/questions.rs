@@ -6,11 +6,10 @@ use std::sync::Arc;
 use sarsen_edge::connection::{Connection, Request};
 use sarsen_edge::strangers::{Stranger, Strangers};
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
-use sarsen_protocol::id_row::{ID_ROW_LEN, IdRowKind, encode_table};
+use sarsen_protocol::id_row::IdRowKind;
 use sarsen_protocol::message::{
-    AnyMessage, ChunkCrcs, ChunkCrcsReply, ChunkIds, ChunkIdsReply, ChunkState, ChunkStatus,
-    ChunkStatusReply, ErrorBody, FindRequests, FoundKind, FoundRequest, Kind, Newest,
-    RequestsFound,
+    AnyMessage, ChunkCrcs, ChunkCrcsReply, ChunkState, ChunkStatus, ChunkStatusReply, ErrorBody,
+    FindRequests, FoundKind, FoundRequest, Kind, Newest, RequestsFound,
 };
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::{Ticket, TicketError};
@@ -134,7 +133,6 @@ pub fn answer_from_store(
         AnyMessage::ChunkStatus(question) => asked.chunk_status(question).map(Into::into),
         AnyMessage::ChunkCrcs(question) => asked.chunk_crcs(question).map(Into::into),
         AnyMessage::FindRequests(question) => asked.find_requests(question).map(Into::into),
-        AnyMessage::ChunkIds(question) => asked.chunk_ids(question).map(Into::into),
         other => {
             let text = format!("a chunkserver does not answer {}", other.kind().name());
             Err((Status::Unsupported, ErrorBody::new(text)))
@@ -228,21 +226,6 @@ impl<'a> Asked<'a> {
             });
         }
         Ok(RequestsFound { found })
-    }
-
-    fn chunk_ids(&self, asked: &ChunkIds) -> Result<ChunkIdsReply, Refusal> {
-        let keys = self.chunkserver.ticket_keys();
-        keys.check_copy(&asked.ticket, asked.handle, asked.version, self.now)
-            .map_err(of_ticket)?;
-        let ids = self.sealed_ids(asked.handle, asked.version)?;
-        let table = encode_table(&ids.rows());
-        let (rows, _) = table.as_chunks::<ID_ROW_LEN>();
-        let wanted = rows.iter().skip(asked.first_row as usize);
-        Ok(ChunkIdsReply {
-            table_length: u32::try_from(table.len()).unwrap_or(u32::MAX),
-            table_crc32: ids.crc32,
-            rows: wanted.take(asked.count as usize).copied().collect(),
-        })
     }
 
     /// The ids of a chunk that is sealed in exactly this version.

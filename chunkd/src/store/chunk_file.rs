@@ -17,7 +17,8 @@ use super::directory::io_error;
 use super::error::{Operation, StoreError};
 use super::header::{FoundHeader, Header, decode_page};
 use super::layout::{
-    CRC_PAGE_LEN, CRC_PAGE_POSITION, DATA_POSITION, HEADER_PAGE_LEN, chunk_path, slot_position,
+    CRC_PAGE_LEN, CRC_PAGE_POSITION, DATA_POSITION, HEADER_PAGE_LEN, chunk_path, id_table_position,
+    slot_position,
 };
 use super::region::{Medium, Region, Tree};
 use super::upkeep::ReadFrom;
@@ -57,6 +58,8 @@ pub struct ReadBack {
     /// What is wrong with the CRC page, if it doesn't match the header. No blocks are looked at
     /// then: there is nothing to compare them with.
     pub crc_page_error: Option<CrcPageError>,
+    /// The id table does not match its CRC, or the medium didn't give it.
+    pub is_id_table_bad: bool,
     /// The medium has no header, or that of another state than the one that counts.
     pub is_header_lost: bool,
 }
@@ -65,7 +68,8 @@ impl ReadBack {
     /// Whether everything matched.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.bad_blocks.is_empty() && self.crc_page_error.is_none() && !self.is_header_lost
+        let is_data_good = self.bad_blocks.is_empty() && self.crc_page_error.is_none();
+        is_data_good && !self.is_id_table_bad && !self.is_header_lost
     }
 }
 
@@ -254,6 +258,7 @@ impl ChunkFile {
             crc32: 0,
             bad_blocks: Vec::new(),
             crc_page_error: None,
+            is_id_table_bad: false,
             is_header_lost: false,
         };
         let mut page = [0; CRC_PAGE_LEN];
@@ -277,7 +282,27 @@ impl ChunkFile {
             self.compare_blocks(read_at, bytes, block, expected, &mut found);
             block += BLOCKS_PER_READ;
         }
+        found.is_id_table_bad = !self.is_id_table_whole(read_at, &mut buf);
         found
+    }
+
+    /// Reads the id table, as much at a time as `buf` takes, and compares it with its CRC.
+    fn is_id_table_whole(&self, read_at: &mut ReadAt<'_>, buf: &mut [u8]) -> bool {
+        let mut position = id_table_position(self.header.chunk_size);
+        let mut left = self.header.id_table_length as usize;
+        let mut computed = 0;
+        while left > 0 {
+            let bytes = buf.split_at_mut(left.min(buf.len())).0;
+            match read_at(bytes, position) {
+                Ok(read) if read == bytes.len() => {}
+                _ => return false,
+            }
+            let len = bytes.len() as u64;
+            computed = combine(computed, crc32(bytes), len);
+            position += len;
+            left -= bytes.len();
+        }
+        computed == self.header.id_table_crc32
     }
 
     /// Reads `buf.len()` bytes from `first_block` on and compares them with their blocks' CRCs.

@@ -1,8 +1,7 @@
-//! The id table of a sealed chunk, for who asks what became of a mutation, and for copies
-//! (`spec/records.md` section 5, `spec/replication.md` section 11.3).
+//! The id table of a sealed chunk, for who asks what became of a mutation (`spec/records.md` section 5,
+//! `spec/replication.md` section 11.3). Copies get it as it stands ([`Directory::read_ids`]).
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
-use sarsen_protocol::id_row::IdRow;
 use sarsen_protocol::message::ChunkState;
 
 use super::chunk_file::ChunkFile;
@@ -19,16 +18,6 @@ pub struct SealedIds {
     pub version: ChunkVersion,
     /// The table, compared with its CRC.
     pub table: IdTable,
-    /// That CRC.
-    pub crc32: u32,
-}
-
-impl SealedIds {
-    /// All rows, in the table's order.
-    #[must_use]
-    pub fn rows(&self) -> Vec<IdRow> {
-        self.table.rows()
-    }
 }
 
 impl Directory {
@@ -55,7 +44,6 @@ impl Directory {
         Ok(SealedIds {
             version: file.header.version,
             table: sealed_ids(&file)?,
-            crc32: file.header.id_table_crc32,
         })
     }
 }

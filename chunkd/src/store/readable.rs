@@ -5,17 +5,19 @@
 //! the cache, and its file's deletion.
 
 use std::fs::File;
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 
 use rustix::io::{Errno, ReadWriteFlags};
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
+use sarsen_protocol::id_row::ID_ROW_LEN;
 use sarsen_protocol::message::ChunkState;
 
 use super::chunk_file::ChunkFile;
 use super::cut::KeptCrcs;
 use super::directory::Directory;
 use super::error::{Operation, StoreError};
+use super::layout::{chunk_path, id_table_position};
 use super::map::Mapping;
 use super::pending::data_position;
 use super::region::Region;
@@ -39,6 +41,11 @@ pub struct ReadableChunk {
     pub crc32: u32,
     /// CRC of each block; of the last one, over the bytes that are there.
     pub block_crcs: Box<[u32]>,
+    /// Bytes of the id table.
+    pub id_table_length: u32,
+    /// Their CRC.
+    pub id_table_crc32: u32,
+    id_table_position: u64,
     region: Arc<dyn Region>,
     mapping: Option<Mapping>,
     pub(super) kept_crcs: KeptCrcs,
@@ -81,7 +88,7 @@ impl ReadableChunk {
     ///
     /// # Errors
     /// Those of the medium.
-    pub fn bring_in(&self, offset: u32, len: u32) -> std::io::Result<()> {
+    pub fn bring_in(&self, offset: u32, len: u32) -> io::Result<()> {
         match &self.mapping {
             Some(mapping) => mapping.bring_in(offset, len),
             None => Ok(()),
@@ -89,7 +96,7 @@ impl ReadableChunk {
     }
 
     /// Reads the file at `position`, blocking; how much there was.
-    pub(super) fn read_region(&self, buf: &mut [u8], position: u64) -> std::io::Result<usize> {
+    pub(super) fn read_region(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         self.region.read_at(buf, position)
     }
 
@@ -103,10 +110,27 @@ impl ReadableChunk {
         let (wanted, _) = buf.split_at_mut(wanted);
         self.region
             .read_at(wanted, data_position(offset))
-            .map_err(|source| {
-                let path = super::layout::chunk_path(self.handle).into();
-                StoreError::io(Operation::Read, path, source)
-            })
+            .map_err(|source| self.read_error(source))
+    }
+
+    /// Up to `count` rows of the id table from `first` on, blocking. They are not looked at.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn read_ids(&self, first: u32, count: usize) -> Result<Vec<[u8; ID_ROW_LEN]>, StoreError> {
+        let left = (self.id_table_length as usize / ID_ROW_LEN).saturating_sub(first as usize);
+        let mut rows = vec![[0; ID_ROW_LEN]; count.min(left)];
+        let position = self.id_table_position + u64::from(first) * ID_ROW_LEN as u64;
+        let bytes = rows.as_flattened_mut();
+        let read = self.region.read_at(bytes, position);
+        match read.map_err(|source| self.read_error(source))? == bytes.len() {
+            true => Ok(rows),
+            false => Err(self.read_error(io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+
+    fn read_error(&self, source: io::Error) -> StoreError {
+        StoreError::io(Operation::Read, chunk_path(self.handle).into(), source)
     }
 }
 
@@ -155,6 +179,33 @@ impl Directory {
         }
     }
 
+    /// Up to `count` rows of a chunk's id table from `first` on, as the file has them: whoever gets
+    /// them compares the whole table with its CRC. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::open_for_read`]; [`StoreError::OtherVersion`] if the chunk is not what was opened
+    /// any more: the table of its next version may be written over this one (`spec/journal.md`
+    /// section 7). Those of the medium.
+    pub fn read_ids(
+        &self,
+        chunk: &ReadableChunk,
+        first: u32,
+        count: usize,
+    ) -> Result<Vec<[u8; ID_ROW_LEN]>, StoreError> {
+        let rows = chunk.read_ids(first, count)?;
+        // Looked at behind the read: it is open from before its file is written to until it has
+        // its next version.
+        let now = self.check_readable(chunk.handle)?;
+        match now.entry.version == chunk.version {
+            true => Ok(rows),
+            false => Err(StoreError::OtherVersion {
+                handle: chunk.handle,
+                held: now.entry.version,
+                asked: chunk.version,
+            }),
+        }
+    }
+
     /// Takes a chunk out of the cache; who reads it keeps it.
     pub(super) fn forget_readable(&self, handle: ChunkHandle) {
         let removed = lock(&self.readable).remove(handle);
@@ -196,6 +247,9 @@ impl Directory {
             length: file.header.length,
             crc32: file.header.data_crc32,
             block_crcs,
+            id_table_length: file.header.id_table_length,
+            id_table_crc32: file.header.id_table_crc32,
+            id_table_position: id_table_position(file.header.chunk_size),
             region: file.region,
             mapping,
             kept_crcs: KeptCrcs::default(),

@@ -10,4 +10,5 @@ mod hostile;
 mod mutations;
 mod peer;
 mod reads;
+mod seals;
 mod writes;

@@ -10,7 +10,6 @@ use sarsen_chunkd::core::mutation::{Answer, Order};
 use sarsen_chunkd::io::Mode;
 use sarsen_chunkd::net::Notice;
 use sarsen_chunkd::net::chunkserver::wall_clock;
-use sarsen_chunkd::store::open_chunk::Lookup;
 use sarsen_protocol::crc::crc32;
 use sarsen_protocol::deframe::frame;
 use sarsen_protocol::header::Header;
@@ -18,8 +17,8 @@ use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, RequestId, Serial, S
 use sarsen_protocol::message::{
     Append, AppendItem, AppendResult, Appended, BatchRow, Begin, ChainTrouble, ChunkState, Crcs,
     GrantLease, Hop, Kind, Level, Mark, Message as _, MutationKind, NewChunk, Newest, NewestReply,
-    Part, PrepareSeal, PreparedSeal, Promise, Promised, Read, ReadData, RevokeLease, Settle, Want,
-    WriteAck, WriteBatch, WriteData, WriteOpen, WriteOpened,
+    Part, Promise, Promised, Read, ReadData, RevokeLease, Want, WriteAck, WriteBatch, WriteData,
+    WriteOpen, WriteOpened,
 };
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::{Rights, Ticket};
@@ -27,19 +26,19 @@ use sarsen_protocol::ticket::{Rights, Ticket};
 use crate::cluster::{CHUNK_SIZE, Cluster, FILE, Server, modes, ticket_of};
 use crate::peer::{PATIENCE, Peer, bytes, crcs_of};
 
-const HANDLE: ChunkHandle = ChunkHandle(0x51);
+pub(crate) const HANDLE: ChunkHandle = ChunkHandle(0x51);
 
-const EPOCH: Epoch = Epoch {
+pub(crate) const EPOCH: Epoch = Epoch {
     number: 1,
     incarnation: 9,
 };
 
 /// Where a chunk that is made begins.
-const BEGIN: Serial = Serial(1);
+pub(crate) const BEGIN: Serial = Serial(1);
 
 const SUSPECT_AFTER: Duration = Duration::from_secs(2);
 
-fn hour() -> u64 {
+pub(crate) fn hour() -> u64 {
     wall_clock() + 3_600_000
 }
 
@@ -48,7 +47,7 @@ fn write_ticket(version: ChunkVersion, chain: &[Hop]) -> Ticket {
 }
 
 /// What a server answers to an order.
-fn ask(server: &Server, order: Order) -> Result<Answer, Refusal> {
+pub(crate) fn ask(server: &Server, order: Order) -> Result<Answer, Refusal> {
     let (told, answer) = mpsc::channel();
     let members = &server.chunkserver.members;
     let tell = move |answer| drop(told.send(answer));
@@ -58,7 +57,11 @@ fn ask(server: &Server, order: Order) -> Result<Answer, Refusal> {
     answer.recv_timeout(PATIENCE).expect("an answer")
 }
 
-fn make(server: &Server, version: ChunkVersion, memory: bool) -> Result<Answer, Refusal> {
+pub(crate) fn make(
+    server: &Server,
+    version: ChunkVersion,
+    memory: bool,
+) -> Result<Answer, Refusal> {
     let identity = server.directory.identity();
     let begin = Begin {
         epoch: EPOCH,
@@ -78,7 +81,7 @@ fn make(server: &Server, version: ChunkVersion, memory: bool) -> Result<Answer, 
     ask(server, Order::Change(member::Order::Begin(begin)))
 }
 
-fn promise(server: &Server, version: ChunkVersion) -> Result<Promised, Refusal> {
+pub(crate) fn promise(server: &Server, version: ChunkVersion) -> Result<Promised, Refusal> {
     let promise = Promise {
         epoch: EPOCH,
         handle: HANDLE,
@@ -90,7 +93,11 @@ fn promise(server: &Server, version: ChunkVersion) -> Result<Promised, Refusal> 
     }
 }
 
-fn begin(server: &Server, version: ChunkVersion, serial: Serial) -> Result<Answer, Refusal> {
+pub(crate) fn begin(
+    server: &Server,
+    version: ChunkVersion,
+    serial: Serial,
+) -> Result<Answer, Refusal> {
     let identity = server.directory.identity();
     let begin = Begin {
         epoch: EPOCH,
@@ -125,10 +132,10 @@ fn grant(server: &Server, version: ChunkVersion, serial: Serial, chain: &[Hop], 
     );
 }
 
-const FIRST: ChunkVersion = ChunkVersion(4);
+pub(crate) const FIRST: ChunkVersion = ChunkVersion(4);
 
 /// A chunk that all servers have begun, and the first one's lease.
-fn opened(mode: Mode, servers: u64, suspect_after: Duration) -> (Cluster, Vec<Hop>) {
+pub(crate) fn opened(mode: Mode, servers: u64, suspect_after: Duration) -> (Cluster, Vec<Hop>) {
     let cluster = Cluster::start_with(mode, servers, suspect_after);
     let chain = cluster.chain();
     for server in &cluster.servers {
@@ -139,7 +146,7 @@ fn opened(mode: Mode, servers: u64, suspect_after: Duration) -> (Cluster, Vec<Ho
 }
 
 /// One client with a stream of its own.
-struct Client {
+pub(crate) struct Client {
     peer: Peer,
     session: SessionId,
     version: ChunkVersion,
@@ -156,7 +163,7 @@ impl Client {
         }
     }
 
-    fn opened(
+    pub(crate) fn opened(
         cluster: &Cluster,
         session: u64,
         version: ChunkVersion,
@@ -194,7 +201,7 @@ impl Client {
     }
 
     /// Sends records under the next numbers.
-    fn append(&mut self, level: Level, records: &[&[u8]]) {
+    pub(crate) fn append(&mut self, level: Level, records: &[&[u8]]) {
         let first = self.last + 1;
         self.last += records.len() as u64;
         self.append_as(first, level, records);
@@ -221,7 +228,7 @@ impl Client {
         self.send(Kind::Append, &append.to_body(), &records.concat());
     }
 
-    fn write(&mut self, serial: u64, number: u64, offset: u32, payload: &[u8]) {
+    pub(crate) fn write(&mut self, serial: u64, number: u64, offset: u32, payload: &[u8]) {
         let write = WriteData {
             handle: HANDLE,
             version: self.version,
@@ -240,7 +247,7 @@ impl Client {
     }
 
     /// The next frame that is no keep-alive.
-    fn expect<M: sarsen_protocol::message::Message>(&mut self) -> M {
+    pub(crate) fn expect<M: sarsen_protocol::message::Message>(&mut self) -> M {
         loop {
             let frame = self.peer.recv().expect("a frame");
             let status = frame.header.status;
@@ -253,7 +260,7 @@ impl Client {
     }
 
     /// The results of so many records, by their numbers.
-    fn results(&mut self, count: usize) -> Vec<AppendResult> {
+    pub(crate) fn results(&mut self, count: usize) -> Vec<AppendResult> {
         let mut results = Vec::new();
         while results.len() < count {
             let appended: Appended = self.expect();
@@ -274,7 +281,7 @@ fn read(
     read_as(cluster, index, (version, serial), Want::Plain)
 }
 
-fn read_as(
+pub(crate) fn read_as(
     cluster: &Cluster,
     index: usize,
     (version, serial): (ChunkVersion, Serial),
@@ -328,7 +335,7 @@ fn read_soon(
 }
 
 /// Records of many lengths, over block edges too.
-fn records(seed: usize, count: usize) -> Vec<Vec<u8>> {
+pub(crate) fn records(seed: usize, count: usize) -> Vec<Vec<u8>> {
     let all = bytes(200_000);
     (0..count)
         .map(|n| {
@@ -338,7 +345,7 @@ fn records(seed: usize, count: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn slices(records: &[Vec<u8>]) -> Vec<&[u8]> {
+pub(crate) fn slices(records: &[Vec<u8>]) -> Vec<&[u8]> {
     records.iter().map(Vec::as_slice).collect()
 }
 
@@ -750,98 +757,5 @@ fn a_lease_that_is_revoked_drains_and_never_goes_on() {
             matches!(status, Status::PromiseRefused | Status::NotPrimary),
             "{status}"
         );
-    }
-}
-
-fn prepare(server: &Server, version: ChunkVersion, serial: Serial) -> PreparedSeal {
-    let prepare = PrepareSeal {
-        epoch: EPOCH,
-        handle: HANDLE,
-        version,
-        serial,
-        start_number: server.directory.identity().start_number,
-        length: None,
-        sessions_end: SessionId::NONE,
-    };
-    let order = Order::Change(member::Order::PrepareSeal(prepare));
-    match ask(server, order).expect("prepared") {
-        Answer::Change(member::Answer::Prepared(answer)) => answer.prepared,
-        other => panic!("{other:?} to a preparation"),
-    }
-}
-
-fn settle(server: &Server, prepared: &PreparedSeal, crc32: u32) -> Result<Answer, Refusal> {
-    let settle = Settle {
-        epoch: EPOCH,
-        handle: HANDLE,
-        version: prepared.version,
-        length: prepared.length,
-        crc32,
-    };
-    ask(server, Order::Change(member::Order::Settle(settle)))
-}
-
-/// Sealed by order, one member after a start: all have the same bytes and ids, and it is read as any
-/// sealed chunk.
-#[test]
-fn members_seal_the_same_and_one_that_was_prepared_settles_after_a_start() {
-    for mode in modes() {
-        let (mut cluster, chain) = opened(mode, 3, PATIENCE);
-        let mut client = Client::opened(&cluster, 7, FIRST, BEGIN, &chain);
-        let records = records(6, 18);
-        client.append(Level::Memory, &slices(&records));
-        let results = client.results(18);
-        let mut whole = records.concat();
-        client.write(1, 19, 10, b"written over");
-        let WriteAck { commit_mark, .. } = loop {
-            let ack: WriteAck = client.expect();
-            if ack.serial == Serial(1) {
-                break ack;
-            }
-        };
-        whole[10..22].copy_from_slice(b"written over");
-        let next = ChunkVersion(5);
-        for server in &cluster.servers {
-            assert_eq!(promise(server, next).expect("promised").serial, commit_mark);
-        }
-        let seals = cluster
-            .servers
-            .iter()
-            .map(|server| prepare(server, next, commit_mark));
-        let seals: Vec<PreparedSeal> = seals.collect();
-        assert!(seals.iter().all(|seal| *seal == seals[0]), "{seals:?}");
-        assert_eq!(
-            (seals[0].length as usize, seals[0].crc32),
-            (whole.len(), crc32(&whole))
-        );
-        let last = cluster.servers.pop().expect("three");
-        cluster.servers.push(last.restart(mode, PATIENCE));
-        for (index, server) in cluster.servers.iter().enumerate() {
-            let refused = settle(server, &seals[0], 1).expect_err("another CRC");
-            assert_eq!(refused.0, Status::SealMismatch);
-            for _ in 0..2 {
-                let settled = settle(server, &seals[0], seals[0].crc32);
-                assert_eq!(settled, Ok(Answer::Change(member::Answer::Settled)));
-            }
-            let held = server.directory.told(HANDLE).expect("held");
-            assert_eq!((held.state, held.version), (ChunkState::Sealed, next));
-            let ids = server.directory.sealed_ids(HANDLE).expect("read");
-            for result in &results {
-                let Lookup::Row(row) = ids.table.find(SessionId(7), result.number) else {
-                    panic!("{result:?} is not in the table");
-                };
-                assert_eq!((row.offset, row.length), (result.offset, result.length));
-            }
-            let read = read_as(&cluster, index, (next, Serial::NONE), Want::Sealed);
-            let (data, bytes) = read.expect("read");
-            assert_eq!(
-                (data.state, data.chunk_length),
-                (ChunkState::Sealed, seals[0].length)
-            );
-            assert_eq!(bytes, whole, "member {index}");
-            // Who reads on from the open chunk has to ask the master.
-            let moved = read_as(&cluster, index, (FIRST, commit_mark), Want::Plain);
-            assert_eq!(moved.err(), Some(Status::Moved));
-        }
     }
 }

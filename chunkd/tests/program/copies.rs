@@ -13,10 +13,13 @@ use sarsen_protocol::ticket::{Claims, Rights, Ticket};
 
 use crate::master::{EPOCH, Master, TICKET_KEY};
 use crate::process::{Process, command};
-use crate::source::{SERIAL, Source, Way, nobody};
+use crate::source::{SERIAL, Source, Way, ids, nobody};
 
 const CHUNK: ChunkHandle = ChunkHandle(0xbeef);
 const VERSION: ChunkVersion = ChunkVersion(3);
+
+/// Where the id table lies in a file of the scripted master's cluster (`spec/chunk-file.md` section 7).
+const ID_TABLE_AT: usize = 8192 + (1 << 20);
 
 /// Some frames, and a last block that is cut.
 fn content() -> Vec<u8> {
@@ -106,6 +109,8 @@ fn check_copied(master: &mut Master, copied: Result<ChunkCopied, Status>, suspec
         .expect("runs");
     assert!(verified.good);
     assert!(!file(master, "copy").exists());
+    let stored = std::fs::read(file(master, "chunk")).expect("there");
+    assert_eq!(stored[ID_TABLE_AT..], ids());
 }
 
 #[test]
@@ -168,6 +173,9 @@ fn bad_sources_are_given_up_one_after_the_other() {
         Way::Close(content(), 2),
         Way::Hang(content(), 1),
         Way::Refuse(Status::Corrupt),
+        Way::NoIds(content()),
+        Way::FlipIds(content()),
+        Way::RefuseIds(content(), Status::Moved),
     ];
     let sources: Vec<Source> = (10..)
         .zip(&ways)
@@ -182,7 +190,7 @@ fn bad_sources_are_given_up_one_after_the_other() {
     hops.extend([nobody(19), impostor, good.hop.clone()]);
     let copied = master.call(&order(hops));
     // Whose bytes did not match is told: on the way, or as a whole.
-    check_copied(&mut master, copied, &[10, 11]);
+    check_copied(&mut master, copied, &[10, 11, 17]);
 }
 
 #[test]
@@ -193,6 +201,9 @@ fn an_order_that_finds_no_good_source_says_why_and_leaves_nothing() {
         (Way::Close(content(), 1), Status::ChainBroken),
         (Way::Refuse(Status::Moved), Status::Moved),
         (Way::Refuse(Status::ChunkUnknown), Status::ChunkUnknown),
+        (Way::NoIds(content()), Status::ChainBroken),
+        (Way::FlipIds(content()), Status::DamagedInTransit),
+        (Way::RefuseIds(content(), Status::Moved), Status::Moved),
     ] {
         let source = Source::start(7, &master.key, &[way]);
         assert_eq!(master.call(&order(vec![source.hop])), Err(expected));

@@ -7,15 +7,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sarsen_protocol::crc::crc32;
-use sarsen_protocol::deframe::{Deframer, Frame, error_frame};
+use sarsen_protocol::deframe::{Deframer, Frame, error_frame, frame};
 use sarsen_protocol::handshake::{Identity, Listener};
 use sarsen_protocol::header::Header;
-use sarsen_protocol::id::{Serial, ServerId};
+use sarsen_protocol::id::{Serial, ServerId, SessionId};
+use sarsen_protocol::id_row::{ID_ROW_LEN, IdRow, IdRowKind, encode_table};
 use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{
-    ChunkState, Crcs, ErrorBody, Hop, Kind, Message as _, Plane, Read, ReadData, Role, Start,
+    ChunkIds, ChunkIdsReply, ChunkState, Crcs, ErrorBody, Hop, Kind, Message as _, Plane, Read,
+    ReadData, Role, Start,
 };
-use sarsen_protocol::size::BLOCK_LEN;
+use sarsen_protocol::size::{BLOCK_LEN, ID_ROWS_TOLD_MAX};
 use sarsen_protocol::status::Status;
 
 use crate::master::CLUSTER;
@@ -25,6 +27,19 @@ const FRAME_LEN: usize = 2 * BLOCK_LEN as usize;
 
 /// The serial of what it serves.
 pub(crate) const SERIAL: Serial = Serial(17);
+
+/// The ids of what it serves: so many rows that they take several frames.
+pub(crate) fn ids() -> Vec<u8> {
+    let row = |number| IdRow {
+        session: SessionId(5),
+        number,
+        kind: IdRowKind::Append,
+        offset: 0,
+        length: 1,
+        crc32: 9,
+    };
+    encode_table(&(1..=600).map(row).collect::<Vec<_>>())
+}
 
 /// How a connection goes.
 #[derive(Clone, Debug)]
@@ -39,6 +54,12 @@ pub(crate) enum Way {
     Hang(Vec<u8>, usize),
     /// It refuses.
     Refuse(Status),
+    /// It serves these bytes, and closes when it is asked for the ids, as who doesn't know the question.
+    NoIds(Vec<u8>),
+    /// It serves these bytes, and a row that does not match the table's CRC.
+    FlipIds(Vec<u8>),
+    /// It serves these bytes, and refuses to tell the ids.
+    RefuseIds(Vec<u8>, Status),
 }
 
 /// A data port.
@@ -121,7 +142,9 @@ fn serve(mut stream: TcpStream, id: ServerId, key: &SecretKey, way: &Way, seen: 
     let request_id = frame.header.request_id;
     seen.lock().expect("whole").push(read);
     let (bytes, flip, frames_max) = match way {
-        Way::Serve(bytes) => (bytes, None, usize::MAX),
+        Way::Serve(bytes) | Way::NoIds(bytes) | Way::FlipIds(bytes) | Way::RefuseIds(bytes, _) => {
+            (bytes, None, usize::MAX)
+        }
         Way::Flip(bytes, at) => (bytes, Some(*at), usize::MAX),
         Way::Close(bytes, frames) | Way::Hang(bytes, frames) => (bytes, None, *frames),
         Way::Refuse(status) => {
@@ -163,8 +186,42 @@ fn serve(mut stream: TcpStream, id: ServerId, key: &SecretKey, way: &Way, seen: 
             }
         }
     }
-    if matches!(way, Way::Hang(..)) {
-        // Until the other side has had enough.
-        next(&mut stream, &mut deframer);
+    if matches!(way, Way::Close(..)) {
+        return;
+    }
+    // One that hangs waits until the other side has had enough.
+    let Some(asked) = next(&mut stream, &mut deframer) else {
+        return;
+    };
+    tell_ids(&mut stream, &asked, way);
+}
+
+/// Tells the ids of what was served, in frames of 255 rows at most.
+fn tell_ids(stream: &mut TcpStream, asked: &Frame, way: &Way) {
+    let request_id = asked.header.request_id;
+    let ChunkIds { .. } = asked.message().expect("the question for the ids");
+    let mut table = ids();
+    let (length, crc) = (table.len() as u32, crc32(&table));
+    match way {
+        Way::NoIds(_) => return,
+        Way::RefuseIds(_, status) => {
+            let error = ErrorBody::new("scripted");
+            let frame = error_frame(Kind::ChunkIdsReply, request_id, *status, &error);
+            return stream.write_all(&frame).expect("sent");
+        }
+        Way::FlipIds(_) => table[300 * ID_ROW_LEN + 20] ^= 1,
+        _ => {}
+    }
+    let (rows, _) = table.as_chunks::<ID_ROW_LEN>();
+    for (n, rows) in rows.chunks(ID_ROWS_TOLD_MAX).enumerate() {
+        let reply = ChunkIdsReply {
+            table_length: length,
+            table_crc32: crc,
+            first_row: (n * ID_ROWS_TOLD_MAX) as u32,
+            rows: rows.to_vec(),
+        };
+        if stream.write_all(&frame(&reply, request_id)).is_err() {
+            return;
+        }
     }
 }

@@ -4,6 +4,7 @@ mod appender;
 mod backpressure;
 mod bad_input;
 mod chance;
+mod copied_ids;
 mod crowd;
 mod damage;
 mod failover;

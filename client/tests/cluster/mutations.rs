@@ -7,9 +7,6 @@
 //!     cargo test --release -p sarsen-client --test cluster mutations:: -- --nocapture
 //! ```
 //!
-//! Nobody is killed unless `SARSEN_TEST_KILLS` says so: a copy that repair made does not bring ids along
-//! yet (README).
-//!
 //! No command fails for a loss. Every acknowledged record is read back once, at its offset; a file
 //! that was written over is what a local model is; each replica alone holds all of it.
 

@@ -387,7 +387,6 @@ table! {
         0x0302 ChunkCrcs ChunkCrcsReply Control;
         0x0304 Newest NewestReply Control;
         0x0306 FindRequests RequestsFound Control;
-        0x0308 ChunkIds ChunkIdsReply Control;
         0x0400 WriteOpen WriteOpened Data;
         0x0402 WriteData WriteAck Data;
         0x0404 WriteSeal WriteSealed Data;
@@ -395,6 +394,7 @@ table! {
         0x0408 Append Appended Data;
         0x040a Mark Marked Data;
         0x0410 ReadCut CutData Data;
+        0x0412 ChunkIds ChunkIdsReply Data;
     }
     single {
         0x0006 Goodbye Both;

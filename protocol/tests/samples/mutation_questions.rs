@@ -73,22 +73,33 @@ fn find_requests(samples: &mut Samples) {
 }
 
 fn chunk_ids(samples: &mut Samples) {
-    let ask = |first_row, count| ChunkIds {
-        ticket: copy_ticket(),
-        handle: HANDLE,
-        version: VERSION,
-        first_row,
-        count,
-    };
-    put(samples, "ChunkIds", ask(0x7_ffff, 65_536));
-    put(samples, "ChunkIds: one row", ask(0, 1));
+    put(
+        samples,
+        "ChunkIds",
+        ChunkIds {
+            ticket: copy_ticket(),
+            handle: HANDLE,
+            version: VERSION,
+        },
+    );
     put(
         samples,
         "ChunkIdsReply",
         ChunkIdsReply {
             table_length: 1 << 24,
             table_crc32: CRC,
+            first_row: 0x7_fffe,
             rows: vec![counting(0x40), counting(0xa0)],
+        },
+    );
+    put(
+        samples,
+        "ChunkIdsReply: rows in the middle",
+        ChunkIdsReply {
+            table_length: 3 * 32,
+            table_crc32: CRC,
+            first_row: 1,
+            rows: vec![counting(0x40)],
         },
     );
     put(
@@ -97,6 +108,7 @@ fn chunk_ids(samples: &mut Samples) {
         ChunkIdsReply {
             table_length: 0,
             table_crc32: 0,
+            first_row: 0,
             rows: vec![],
         },
     );

@@ -8,17 +8,14 @@ use std::time::Duration;
 
 use sarsen_chunkd::core::event::Event as CoreEvent;
 use sarsen_chunkd::server::copies::{self, Begun, CopyFailure, Making};
-use sarsen_protocol::deframe::{Frame, frame};
-use sarsen_protocol::message::{ChunkCopied, CopyChunk, ErrorBody, Hop, Kind, Plane, ReadData};
+use sarsen_protocol::deframe::Frame;
+use sarsen_protocol::message::{ChunkCopied, CopyChunk, ErrorBody, Hop, Plane};
 use sarsen_protocol::status::Status;
 
 use super::{ChunkserverEvent, Process, is_server};
 use crate::net::{ConnId, DIAL_MAX, DialError, Hello};
 use crate::observation::Observation;
 use crate::world::World;
-
-/// The number of the one request on the connection.
-const REQUEST: u64 = 1;
 
 /// A copy of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,8 +124,8 @@ impl Process {
                 let Some(making) = &mut copying.making else {
                     return;
                 };
-                let taken = data_of(&frame).and_then(|data| making.take(&data, &frame.payload));
-                let is_over = making.stream().is_over();
+                let taken = making.take(&frame);
+                let is_over = making.is_over();
                 if is_dead() {
                     return;
                 }
@@ -138,7 +135,10 @@ impl Process {
                         let step = CopyStep::Finish;
                         self.plan_disk(world, ChunkserverEvent::Copy(id, step), 300, 6_000);
                     }
-                    Ok(()) => self.store_next_of_copy(world, id),
+                    Ok(()) => {
+                        self.ask_source(world, id);
+                        self.store_next_of_copy(world, id);
+                    }
                     Err(failure) => self.copy_fails(world, id, failure),
                 }
             }
@@ -187,7 +187,6 @@ impl Process {
         conn: ConnId,
         result: Result<Hello, DialError>,
     ) {
-        let node = self.node;
         let copying = self
             .sources
             .get(&conn)
@@ -198,16 +197,30 @@ impl Process {
         let Some((_, hop)) = &copying.source else {
             return;
         };
-        match (result, &copying.making) {
-            (Ok(hello), Some(making)) if is_server(&hello, hop.server) => {
+        match result {
+            Ok(hello) if copying.making.is_some() && is_server(&hello, hop.server) => {
                 copying.heard = world.now();
                 let due = copying.silence_max;
-                world.send(node, conn, frame(&making.stream().request(), REQUEST));
                 if let Some(&id) = self.sources.get(&conn) {
+                    self.ask_source(world, id);
                     self.plan(world, due, ChunkserverEvent::CopyDue(id));
                 }
             }
             _ => self.source_gone(world, conn, "the source can't be reached"),
+        }
+    }
+
+    /// Asks for what is due, if nobody has yet.
+    fn ask_source(&mut self, world: &World, id: CopyId) {
+        let copying = self.copyings.get_mut(&id);
+        let Some((making, conn)) = copying.and_then(|copying| {
+            let (conn, _) = copying.source.as_ref()?;
+            Some((copying.making.as_mut()?, *conn))
+        }) else {
+            return;
+        };
+        if let Some(request) = making.next_request() {
+            world.send(self.node, conn, request);
         }
     }
 
@@ -244,7 +257,7 @@ impl Process {
         if copying.is_storing || !copying.came.is_empty() {
             return;
         }
-        self.copy_fails(world, id, broken(text));
+        self.copy_fails(world, id, CopyFailure::broken(text));
     }
 
     pub(super) fn source_due(&mut self, world: &World, id: CopyId) {
@@ -258,7 +271,7 @@ impl Process {
                 .max(Duration::from_millis(50));
             self.plan(world, after, ChunkserverEvent::CopyDue(id));
         } else {
-            self.copy_fails(world, id, broken("the source fell silent"));
+            self.copy_fails(world, id, CopyFailure::broken("the source fell silent"));
         }
     }
 
@@ -316,40 +329,5 @@ impl Process {
             answer: answer.map(|copied| ChunkCopied { suspects, ..copied }),
         };
         self.tell(world, event);
-    }
-}
-
-/// A frame as the part of a read that it must be.
-fn data_of(frame: &Frame) -> Result<ReadData, CopyFailure> {
-    let header = &frame.header;
-    if !header.status.is_ok() {
-        let text = frame.error().map(|error| error.text).unwrap_or_default();
-        let status = match header.kind {
-            Kind::ReadData => header.status,
-            _ => Status::ChainBroken,
-        };
-        return Err(CopyFailure::Source {
-            status,
-            text,
-            is_suspect: false,
-        });
-    }
-    if header.request_id != REQUEST {
-        return Err(broken("another request's answer"));
-    }
-    let data: ReadData = frame
-        .message()
-        .map_err(|error| broken(&error.to_string()))?;
-    let fits = data.check_payload(header.payload_len);
-    fits.map_err(|error| broken(&error.to_string()))?;
-    Ok(data)
-}
-
-/// The source, or the way to it, is of no use.
-fn broken(text: &str) -> CopyFailure {
-    CopyFailure::Source {
-        status: Status::ChainBroken,
-        text: text.to_owned(),
-        is_suspect: false,
     }
 }

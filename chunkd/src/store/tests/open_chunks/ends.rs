@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use sarsen_protocol::crc::crc32;
 use sarsen_protocol::id::{ChunkVersion, Serial};
-use sarsen_protocol::id_row::encode_table;
+use sarsen_protocol::id_row::{ID_ROW_LEN, encode_table};
 use sarsen_protocol::message::ChunkState;
 
 use super::super::super::chunk_file::ChunkFile;
-use super::super::super::layout::{patch_path, sealing_path};
+use super::super::super::layout::{chunk_path, id_table_position, patch_path, sealing_path};
 use super::super::super::open_chunk::{IdTable, OpenChunkError};
 use super::super::super::recover::sealed_ids;
 use super::super::super::region::Tree;
-use super::super::super::{BeginOrder, Directory, StoreError};
+use super::super::super::{BeginOrder, Directory, ReadFrom, StoreError};
 use super::super::faulty::{Faults, FaultyTree, Survives};
 use super::super::scenario::{ADOPTION, START, Sample};
 use super::member::{EPOCH, Marks, Member, Model, Op, check};
@@ -288,6 +288,43 @@ fn a_copy_brings_the_ids_along() {
     assert_eq!(sealed.read(&directory).unwrap(), sealed.bytes);
     assert_eq!(ids_of(&directory), *ids);
     drop(directory);
-    let directory = Directory::open_tree(target, &START).unwrap();
+    let directory = Directory::open_tree(Arc::clone(&target), &START).unwrap();
     assert_eq!(ids_of(&directory), *ids);
+
+    // Told to who copies it on, as much at a time as is asked for.
+    let chunk = directory.open_for_read(BASE.handle).unwrap();
+    let told = [0, 1].map(|first| directory.read_ids(&chunk, first, 1).unwrap());
+    assert_eq!(told.concat().concat(), table[..2 * ID_ROW_LEN]);
+    let rest = directory.read_ids(&chunk, 2, 1000).unwrap();
+    assert_eq!(rest.concat(), table[2 * ID_ROW_LEN..]);
+    assert_eq!(
+        directory.read_ids(&chunk, 100_000, 1).unwrap(),
+        [[0; 32]; 0]
+    );
+}
+
+/// A table that rotted was never looked at: the replica was good whenever it was read back, and nobody
+/// could copy from it, or open it.
+#[test]
+fn an_id_table_that_rots_is_found_by_reading_back() {
+    for from in [ReadFrom::Cache, ReadFrom::Medium] {
+        let tree: Arc<dyn Tree> = Arc::new(prepared());
+        let mut model = Model::default();
+        let member = opened(&tree, &mut model).unwrap();
+        for op in [Op::Prepare(None), Op::Settle] {
+            member.run(BASE.handle, &mut model, &op).unwrap();
+        }
+        let directory = &member.directory;
+        let found = directory.verify(BASE.handle, from, 1).unwrap();
+        assert!(found.is_good(), "{found:?}");
+        let file = tree.open(&chunk_path(BASE.handle)).unwrap();
+        let position = id_table_position(ADOPTION.chunk_size) + 9;
+        let mut byte = [0];
+        file.read_at(&mut byte, position).unwrap();
+        file.write_at(&[byte[0] ^ 4], position).unwrap();
+        file.sync().unwrap();
+        let found = directory.verify(BASE.handle, from, 2).unwrap();
+        assert!(found.is_id_table_bad && found.bad_blocks.is_empty());
+        assert!(directory.entry(BASE.handle).unwrap().flags.corrupt);
+    }
 }
