@@ -9,7 +9,7 @@ use sarsen_edge::connection::Connection;
 use sarsen_protocol::message::{
     AnyMessage, ErrorBody, ExtendLeases, LeaseGranted, ReportChain, Settled,
 };
-use sarsen_protocol::status::Status;
+use sarsen_protocol::status::{Retry, Status};
 
 use super::master_link::{Inputs, ask, tell};
 use crate::core::action;
@@ -62,6 +62,10 @@ pub(super) async fn report(connection: Connection, report: ReportChain, inputs: 
     if let Err((status, error)) = answer {
         tracing::warn!(handle = %report.handle, %status, text = error.text,
             "the master refuses to hear of a chain");
+        if status.retry() != Retry::Never {
+            // It waits, and is said again over the next connection.
+            return;
+        }
     }
     let connection = connection.id();
     tell(&inputs, Event::ChainReported { connection, report });

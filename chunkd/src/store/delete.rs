@@ -5,8 +5,8 @@
 //! against what memory says of it. Orders come in batches, so that one sync of a folder serves
 //! all chunks that left it.
 //!
-//! Of an open chunk the journal says `dropped` when its file can't come back, and the patch file and
-//! sealed form go (`spec/journal.md` section 6).
+//! Of an open chunk, and of a sealed one with a promise, the journal says `dropped` when its file can't
+//! come back, and the patch file and sealed form go (`spec/journal.md` section 6).
 //!
 //! A delete may wait for its disk for long, and nobody may count on the chunk meanwhile: it is told as
 //! gone from [`Directory::begin_delete`] to [`Directory::end_delete`].
@@ -27,6 +27,15 @@ use super::table::{Turn, lock};
 /// The chunks that are being deleted, with how many orders name them.
 #[derive(Debug, Default)]
 pub(super) struct Leaving(Mutex<BTreeMap<ChunkHandle, usize>>);
+
+/// How a file was put aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aside {
+    /// By a rename that is stable, with the journal's last word on the chunk behind it.
+    Synced,
+    /// By a rename that is not stable yet.
+    Unsynced,
+}
 
 impl Leaving {
     pub(super) fn contains(&self, handle: ChunkHandle) -> bool {
@@ -67,17 +76,17 @@ impl Directory {
         let folders: BTreeSet<String> = orders
             .iter()
             .zip(&moved)
-            .filter(|(_, moved)| moved.is_ok())
+            .filter(|(_, moved)| matches!(moved, Ok(Aside::Unsynced)))
             .map(|(&(handle, _), _)| folder_of(handle))
             .collect();
         let unsynced: BTreeSet<String> = self.sync_left(folders);
-        let result = |(&(handle, _), moved): (&(ChunkHandle, _), Result<(), StoreError>)| {
-            moved?;
-            match unsynced.contains(&folder_of(handle)) {
-                true => Err(StoreError::DirectoryPoisoned),
-                false => Ok(()),
-            }
-        };
+        let result =
+            |(&(handle, _), moved): (&(ChunkHandle, _), Result<Aside, StoreError>)| match moved? {
+                Aside::Unsynced if unsynced.contains(&folder_of(handle)) => {
+                    Err(StoreError::DirectoryPoisoned)
+                }
+                Aside::Unsynced | Aside::Synced => Ok(()),
+            };
         orders.iter().zip(moved).map(result).collect()
     }
 
@@ -122,8 +131,8 @@ impl Directory {
         Ok(names.len() + self.remove_unfinished_copies()?)
     }
 
-    /// Checks one order and renames the file; not durable yet.
-    fn put_aside(&self, handle: ChunkHandle, asked: ChunkVersion) -> Result<(), StoreError> {
+    /// Checks one order and renames the file.
+    fn put_aside(&self, handle: ChunkHandle, asked: ChunkVersion) -> Result<Aside, StoreError> {
         let mut turn = self.table.turn(handle);
         let is_open = self.is_in_journal(&turn);
         let held = match self.entry(handle).filter(|_| is_open) {
@@ -141,15 +150,16 @@ impl Directory {
         turn.remove();
         self.forget_readable(handle);
         lock(&self.problems).retain(|problem| problem.handle != Some(handle));
-        if is_open {
-            // Only a file that can't come back is called dropped: one that does, with no word on it in
-            // the journal, would be nobody's.
-            self.sync_folder(DELETED_FOLDER)?;
-            self.sync_folder(&folder_of(handle))?;
-            self.opened.end(handle, held, &Body::Dropped);
-            self.remove_journaled(handle);
+        if !is_open && self.opened.promised(handle).is_none() {
+            return Ok(Aside::Unsynced);
         }
-        Ok(())
+        // Only a file that can't come back is called dropped: one that does, with no word on it in
+        // the journal, would be nobody's, or would have forgotten what it promised.
+        self.sync_folder(DELETED_FOLDER)?;
+        self.sync_folder(&folder_of(handle))?;
+        self.opened.end(handle, held, &Body::Dropped);
+        self.remove_journaled(handle);
+        Ok(Aside::Synced)
     }
 
     /// Whether the journal has a word on the chunk that says what it is.

@@ -18,8 +18,7 @@ use super::directory::{Directory, io_error};
 use super::error::{Operation, StoreError};
 use super::journal::body::{Body, Prepared, SealForm};
 use super::layout::{
-    CRC_PAGE_POSITION, chunk_path, folder_of, id_table_position, patch_path, sealed_file_len,
-    sealing_path,
+    chunk_path, folder_of, id_table_position, patch_path, sealed_file_len, sealing_path,
 };
 use super::open_chunk::{OpenChunkError, SealedForm, State};
 use super::recover::sealed_ids;
@@ -79,13 +78,7 @@ impl Directory {
         let handle = turn.handle();
         let header_stable = turn.held().is_some_and(|held| held.header_stable);
         let mut file = ChunkFile::open(&*self.tree, handle, self.owner(), header_stable)?;
-        let id_table = id_table_position(file.header.chunk_size);
-        file.region
-            .write_at(&form.crc_page(), CRC_PAGE_POSITION)
-            .and_then(|()| match form.id_table.is_empty() {
-                true => Ok(()),
-                false => file.region.write_at(&form.id_table, id_table),
-            })
+        form.write_tables(&*file.region, file.header.chunk_size)
             .map_err(|source| file.error(Operation::Write, source))?;
         file.sync()?;
         file.put_header(|header| form.put_into(header))?;

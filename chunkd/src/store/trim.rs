@@ -3,8 +3,11 @@
 //! [`Directory::trim`], again and again, from the directory's own thread. One call looks at the oldest
 //! segment and writes what has to stand elsewhere before it may go: a checkpoint of each chunk that is
 //! open, and forward copies of what a checkpoint does not cover. When all of that is stable a later
-//! call has the segment removed. Nothing is remembered of segments but which one is under way: what
-//! is in one is read from it.
+//! call has the segment removed. Nothing is remembered of segments but which one is under way, and of
+//! one that can't go who holds it up: what is in one is read from it.
+//!
+//! It is found out first whether the segment can go at all, and nothing is written for one that can't:
+//! what was would have to be written again at the next try, without an end.
 //!
 //! Invariants: a segment goes only when whatever a start would need of it is stable in a later one.
 //! What is written for a chunk is written with its turn, so nothing is copied behind the `settled` or
@@ -12,17 +15,17 @@
 //!
 //! Left out: promises are copied forward, where the page allows to put them into the header.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
 use sarsen_protocol::message::ChunkState;
 
 use super::directory::Directory;
 use super::error::StoreError;
 use super::journal::body::{Base, Body, Promised};
 use super::journal::{Class, Entry, FoundEntry, JournalError, JournalReader};
-use super::open_chunk::{OpenChunk, OpenChunkError};
-use super::table::lock;
+use super::open_chunk::{OpenChunk, Told};
+use super::table::{Held, InventoryEntry, Turn, lock};
 
 /// Bytes of entries that are copied forward for one segment. A chunk that needs more is stuck, and
 /// copies of it would fill the journal as fast as they empty it.
@@ -39,11 +42,37 @@ pub enum Trim {
     Waits,
 }
 
-/// A segment that may go when the journal is stable up to a sequence.
-#[derive(Clone, Copy, Debug)]
+/// The oldest segment, at which something is done or can't be.
+#[derive(Debug)]
 pub(super) struct Trimming {
     segment: u64,
-    wait_for: u64,
+    how: How,
+}
+
+#[derive(Debug)]
+enum How {
+    /// It may go when the journal is stable up to this sequence.
+    WaitsFor(u64),
+    /// It can't go, as long as these are as they were.
+    HeldUp(BTreeMap<ChunkHandle, Standing>),
+}
+
+/// What decides of a chunk whether a segment needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Standing {
+    /// Of an open chunk: its version, commit mark, whether it was changed and whether it is poisoned.
+    open: Option<(ChunkVersion, Serial, bool, bool)>,
+    promised: Option<ChunkVersion>,
+    /// What is told of it at rest: its version, whether it is sealed and whether it is marked.
+    held: Option<(ChunkVersion, bool, bool)>,
+    has_problem: bool,
+}
+
+/// The chunks of which a later segment than the oldest says that they were settled or dropped; read
+/// when it is asked for first.
+struct EndedLater<'a> {
+    segments: &'a [u64],
+    found: Option<BTreeSet<ChunkHandle>>,
 }
 
 /// What the oldest segment says of one chunk, without what it says itself to mean nothing any more.
@@ -52,10 +81,10 @@ struct Said(Vec<FoundEntry>);
 
 /// Why a segment can't go now.
 enum Stuck {
-    /// A chunk needs too much of it, or is just changing.
+    /// These chunks need too much of it.
+    HeldUp(BTreeSet<ChunkHandle>),
+    /// A chunk is just changing, or has just failed.
     NotNow,
-    /// An open chunk has failed just now.
-    Failed(OpenChunkError),
     Store(StoreError),
 }
 
@@ -73,6 +102,11 @@ impl Directory {
     /// Those of the medium; the segment stays then. A segment that does not read as it was written is
     /// left as it is: the next start says what comes of it.
     pub fn trim(&self, keep: usize) -> Result<Trim, StoreError> {
+        self.trim_within(keep, FORWARD_MAX)
+    }
+
+    /// As [`Self::trim`], with so many bytes copied forward for a segment.
+    pub(super) fn trim_within(&self, keep: usize, room: usize) -> Result<Trim, StoreError> {
         let log = self.opened.log();
         let extent = log.extent();
         let (Some(&oldest), Some(&successor)) = (extent.segments.first(), extent.segments.get(1))
@@ -83,29 +117,67 @@ impl Directory {
             return Ok(Trim::Nothing);
         }
         let mut trimming = lock(&self.opened.trimming);
-        if let Some(under_way) = trimming.filter(|it| it.segment == oldest) {
-            if extent.stable < under_way.wait_for {
+        match trimming.as_ref().filter(|it| it.segment == oldest) {
+            Some(Trimming {
+                how: How::WaitsFor(sequence),
+                ..
+            }) => {
+                if extent.stable >= *sequence {
+                    // It is kept in mind until it is gone: what was written for it is not written again.
+                    log.remove_oldest(oldest);
+                }
                 return Ok(Trim::Waits);
             }
-            // Its place is kept until it is gone: what was written for it is not written again.
-            log.remove_oldest(oldest);
-            return Ok(Trim::Waits);
+            Some(Trimming {
+                how: How::HeldUp(by),
+                ..
+            }) if by
+                .iter()
+                .all(|(&handle, &was)| self.standing(handle) == was) =>
+            {
+                return Ok(Trim::Nothing);
+            }
+            _ => {}
         }
         let said = match self.read_segment(oldest, successor) {
             Err(JournalError::Store(error)) => return Err(error),
             Err(_) => return Ok(Trim::Nothing),
             Ok(said) => said,
         };
-        match self.make_superfluous(said, &extent.segments) {
-            Ok(wait_for) => {
-                *trimming = Some(Trimming {
-                    segment: oldest,
-                    wait_for,
-                });
-                Ok(Trim::GoOn)
+        // Before it is looked at: what changes meanwhile is another thing than this.
+        let standing: BTreeMap<_, _> = said.keys().map(|&it| (it, self.standing(it))).collect();
+        let (how, trim) = match self.make_superfluous(&said, &extent.segments, room) {
+            Ok(wait_for) => (How::WaitsFor(wait_for), Trim::GoOn),
+            Err(Stuck::HeldUp(by)) => {
+                let of = standing.into_iter().filter(|(it, _)| by.contains(it));
+                (How::HeldUp(of.collect()), Trim::Nothing)
             }
-            Err(Stuck::Store(error)) => Err(error),
-            Err(Stuck::NotNow | Stuck::Failed(_)) => Ok(Trim::Nothing),
+            Err(Stuck::NotNow) => return Ok(Trim::Nothing),
+            Err(Stuck::Store(error)) => return Err(error),
+        };
+        *trimming = Some(Trimming {
+            segment: oldest,
+            how,
+        });
+        Ok(trim)
+    }
+
+    fn standing(&self, handle: ChunkHandle) -> Standing {
+        let open = self.opened.find(handle).map(|chunk| {
+            let told = chunk.told();
+            let was_changed = chunk.was_changed();
+            (told.version, told.commit_mark, was_changed, told.poisoned)
+        });
+        let held = self.table.held(handle).map(|held| {
+            let entry = &held.entry;
+            let is_sealed = entry.state == ChunkState::Sealed;
+            (entry.version, is_sealed, is_marked(entry))
+        });
+        Standing {
+            open,
+            promised: self.opened.promised(handle),
+            held,
+            has_problem: self.problem_of(handle).is_some(),
         }
     }
 
@@ -131,30 +203,36 @@ impl Directory {
     /// before it may go.
     fn make_superfluous(
         &self,
-        said: BTreeMap<ChunkHandle, Said>,
+        said: &BTreeMap<ChunkHandle, Said>,
         segments: &[u64],
+        room: usize,
     ) -> Result<u64, Stuck> {
+        let mut ended = EndedLater {
+            segments,
+            found: None,
+        };
+        self.check_room(said, &mut ended, room)?;
         let mut wait_for = 0;
-        let mut room = FORWARD_MAX;
-        for (handle, said) in said {
+        for (&handle, said) in said {
             let turn = self.table.turn(handle);
-            let forward = match self.opened.find(handle) {
-                Some(chunk) => match needed_of_open(&chunk, said) {
-                    Ok((forward, checkpoint)) => {
-                        wait_for = wait_for.max(checkpoint);
-                        forward
+            // Found out before the checkpoint, which may cover more than what is known now, not less.
+            let forward = self.needed(&turn, said, &mut ended)?;
+            if let Some(chunk) = self.opened.find(handle)
+                && needs_checkpoint(&chunk, said)
+            {
+                let version = chunk.told().version;
+                match chunk.checkpoint() {
+                    Ok(sequence) if sequence > 0 && chunk.told().version == version => {
+                        wait_for = wait_for.max(sequence);
                     }
-                    Err(Stuck::Failed(error)) => {
+                    Ok(_) => return Err(Stuck::NotNow),
+                    Err(error) => {
                         drop(turn);
                         self.open_chunk_failed(handle, &error);
                         return Err(Stuck::NotNow);
                     }
-                    Err(stuck) => return Err(stuck),
-                },
-                None => self.needed_of_closed(handle, turn.held().as_ref(), said, segments)?,
-            };
-            let bytes = forward.iter().map(|entry| entry.body.len()).sum();
-            room = room.checked_sub(bytes).ok_or(Stuck::NotNow)?;
+                }
+            }
             for entry in forward {
                 let offered = self.opened.log().offer(entry, Class::Control);
                 // The journal's failure is told by its thread.
@@ -164,16 +242,53 @@ impl Directory {
         Ok(wait_for)
     }
 
-    /// What is written for a chunk that is not open.
+    /// Whether the segment can go: what would be copied forward is looked at, and not written.
+    fn check_room(
+        &self,
+        said: &BTreeMap<ChunkHandle, Said>,
+        ended: &mut EndedLater<'_>,
+        room: usize,
+    ) -> Result<(), Stuck> {
+        let (mut room, mut holders) = (Some(room), BTreeSet::new());
+        for (&handle, said) in said {
+            let needed = self.needed(&self.table.turn(handle), said, ended)?;
+            let bytes: usize = needed.iter().map(|entry| entry.body.len()).sum();
+            if bytes > 0 {
+                holders.insert(handle);
+            }
+            room = room.and_then(|room| room.checked_sub(bytes));
+        }
+        match room {
+            Some(_) => Ok(()),
+            None => Err(Stuck::HeldUp(holders)),
+        }
+    }
+
+    /// What is copied forward of a chunk, of an open one beside its checkpoint.
+    fn needed(
+        &self,
+        turn: &Turn<'_>,
+        said: &Said,
+        ended: &mut EndedLater<'_>,
+    ) -> Result<Vec<Entry>, Stuck> {
+        let handle = turn.handle();
+        let needed = match self.opened.find(handle) {
+            Some(chunk) => needed_of_open(&chunk, said),
+            None => self.needed_of_closed(handle, turn.held().as_ref(), said, ended)?,
+        };
+        needed.ok_or_else(|| Stuck::HeldUp([handle].into()))
+    }
+
+    /// What is written for a chunk that is not open; none if not all that is needed of it is here.
     fn needed_of_closed(
         &self,
         handle: ChunkHandle,
-        held: Option<&super::table::Held>,
-        said: Said,
-        segments: &[u64],
-    ) -> Result<Vec<Entry>, Stuck> {
+        held: Option<&Held>,
+        said: &Said,
+        ended: &mut EndedLater<'_>,
+    ) -> Result<Option<Vec<Entry>>, Stuck> {
         if let Some(promised) = self.opened.promised(handle) {
-            return Ok(said.promise(promised));
+            return Ok(Some(said.promise(promised)));
         }
         let is_told_otherwise = self.problem_of(handle).is_some();
         let end = match held.map(|held| &held.entry) {
@@ -185,53 +300,61 @@ impl Directory {
         };
         match end {
             // Again: what ended it may stand further on, or nowhere but in the header.
-            Some((version, body)) => Ok(vec![Entry::new(handle, version, &body)]),
-            None if self.ends_later(handle, segments)? => Ok(Vec::new()),
+            Some((version, body)) => Ok(Some(vec![Entry::new(handle, version, &body)])),
+            None if self.ends_later(handle, ended)? => Ok(Some(Vec::new())),
             // A start could make nothing of it; the next one may.
-            None => said.all(),
+            None => Ok(said.all()),
         }
     }
 
     /// Whether a later segment says that the chunk was settled or dropped.
-    fn ends_later(&self, handle: ChunkHandle, segments: &[u64]) -> Result<bool, Stuck> {
+    fn ends_later(&self, handle: ChunkHandle, ended: &mut EndedLater<'_>) -> Result<bool, Stuck> {
+        let found = match ended.found.take() {
+            Some(found) => found,
+            None => self.read_ends(ended.segments)?,
+        };
+        Ok(ended.found.insert(found).contains(&handle))
+    }
+
+    fn read_ends(&self, segments: &[u64]) -> Result<BTreeSet<ChunkHandle>, Stuck> {
         let author = self.author()?;
+        let mut found = BTreeSet::new();
         for pair in segments.windows(2).skip(1) {
             let [first, successor] = pair else { continue };
             let entries = JournalReader::segment(&*self.tree, &author, *first, *successor);
-            let entries = entries.map_err(|_| Stuck::NotNow)?;
-            let ends = |it: &FoundEntry| matches!(it.body, Body::Settled | Body::Dropped);
-            if entries.iter().any(|it| it.handle == handle && ends(it)) {
-                return Ok(true);
-            }
+            let entries = entries.map_err(|error| match error {
+                JournalError::Store(error) => Stuck::Store(error),
+                // The next start says what comes of it.
+                _ => Stuck::NotNow,
+            })?;
+            let ends = |it: &&FoundEntry| matches!(it.body, Body::Settled | Body::Dropped);
+            found.extend(entries.iter().filter(ends).map(|it| it.handle));
         }
-        Ok(false)
+        Ok(found)
     }
 }
 
-fn is_marked(entry: &super::table::InventoryEntry) -> bool {
+fn is_marked(entry: &InventoryEntry) -> bool {
     entry.flags.poisoned || entry.flags.corrupt
 }
 
-/// What has to be copied forward of an open chunk, and the sequence of a checkpoint that makes the rest
-/// superfluous.
-fn needed_of_open(chunk: &OpenChunk, said: Said) -> Result<(Vec<Entry>, u64), Stuck> {
+/// Whether a checkpoint of an open chunk makes what the segment says of it superfluous, but for some.
+fn needs_checkpoint(chunk: &OpenChunk, said: &Said) -> bool {
+    // One that is told and read as the sealed chunk that it is would not be that any more.
+    !chunk.told().poisoned && (chunk.was_changed() || said.has_checkpoint())
+}
+
+/// What has to be copied forward of an open chunk beside its checkpoint, if it gets one; none if not
+/// all that is needed of it is here.
+fn needed_of_open(chunk: &OpenChunk, said: &Said) -> Option<Vec<Entry>> {
     let told = chunk.told();
     if told.poisoned {
-        return Ok((said.all()?, 0));
+        return said.all();
     }
-    if !chunk.was_changed() && !said.has_checkpoint() {
-        // It is told and read as the sealed chunk that it is, and a checkpoint would end that.
-        return Ok((said.beginnings(told.version, told.promised_version), 0));
-    }
-    let sequence = match chunk.checkpoint() {
-        Ok(sequence) => sequence,
-        Err(error) => return Err(Stuck::Failed(error)),
-    };
-    // It may have covered more than what was known before.
-    match sequence > 0 && chunk.told().version == told.version {
-        true => Ok((said.beyond(&told), sequence)),
-        false => Err(Stuck::NotNow),
-    }
+    Some(match needs_checkpoint(chunk, said) {
+        true => said.beyond(&told),
+        false => said.beginnings(told.version, told.promised_version),
+    })
 }
 
 impl Said {
@@ -247,26 +370,26 @@ impl Said {
 
     /// All of it, unless it ends within a checkpoint: parts that are copied would stand behind the last
     /// one, which alone would pass for a whole.
-    fn all(self) -> Result<Vec<Entry>, Stuck> {
+    fn all(&self) -> Option<Vec<Entry>> {
         let parts = self.0.iter().rev().find_map(|entry| match &entry.body {
             Body::Checkpoint(part) => Some(part.more),
             _ => None,
         });
         match parts {
-            Some(true) => Err(Stuck::NotNow),
-            _ => Ok(self.0.iter().map(again).collect()),
+            Some(true) => None,
+            _ => Some(self.0.iter().map(again).collect()),
         }
     }
 
     /// The promise that still counts, if it stands here.
-    fn promise(self, highest: ChunkVersion) -> Vec<Entry> {
+    fn promise(&self, highest: ChunkVersion) -> Vec<Entry> {
         let counts = |entry: &&FoundEntry| is_promise_of(&entry.body, highest);
         self.0.iter().filter(counts).take(1).map(again).collect()
     }
 
     /// What still counts of a chunk that was begun and not changed: an older beginning may be the one
     /// that tells what it was begun from.
-    fn beginnings(self, version: ChunkVersion, promised: ChunkVersion) -> Vec<Entry> {
+    fn beginnings(&self, version: ChunkVersion, promised: ChunkVersion) -> Vec<Entry> {
         let counts = |entry: &&FoundEntry| match &entry.body {
             Body::Begun(begun) => entry.version == version || begun.base != Base::Open,
             Body::Prepared(_) => entry.version == version,
@@ -276,7 +399,7 @@ impl Said {
     }
 
     /// What a checkpoint of the state that was told does not say.
-    fn beyond(self, told: &super::open_chunk::Told) -> Vec<Entry> {
+    fn beyond(&self, told: &Told) -> Vec<Entry> {
         let counts = |entry: &&FoundEntry| match &entry.body {
             Body::Applied(applied) => applied.last_serial() > told.commit_mark,
             Body::Prepared(_) => entry.version == told.version,

@@ -74,6 +74,8 @@ struct Candidate<'a> {
     length: u32,
     /// Cut at block edges for a write, from its own start for an append.
     crcs: &'a [u32],
+    /// What its row in the table of ids says.
+    what: What,
 }
 
 impl Orderer<'_> {
@@ -111,13 +113,8 @@ impl Orderer<'_> {
                 "the write reaches beyond the chunk",
             );
         }
-        let candidate = Candidate {
-            request,
-            kind: MutationKind::Write,
-            offset: Some(write.offset),
-            length,
-            crcs: write.crcs.as_slice(),
-        };
+        let crcs = write.crcs.as_slice();
+        let candidate = Candidate::new(request, Some(write.offset), length, crcs);
         let level = self.chain.level_of(write.level);
         let serial = match self.place(&candidate) {
             Ok(Standing::Done { serial, .. }) => serial,
@@ -225,10 +222,10 @@ impl Orderer<'_> {
             return Err(Not::Refused(Status::RecordTooLarge));
         }
         let (_, applied) = self.member.has();
-        let found =
-            self.primary
-                .flight
-                .find(&candidate.request, candidate.what(), applied, self.ids);
+        let found = self
+            .primary
+            .flight
+            .find(&candidate.request, candidate.what, applied, self.ids);
         match found {
             Standing::New => {}
             Standing::Done { .. } => {
@@ -310,7 +307,7 @@ impl Orderer<'_> {
             .give_serial(offset.saturating_add(candidate.length));
         self.primary
             .flight
-            .order(&candidate.request, candidate.what(), offset, serial);
+            .order(&candidate.request, candidate.what, offset, serial);
         let three_quarters = self.config.chunk_size / 4 * 3;
         if self.primary.length >= three_quarters && !self.primary.is_nearly_full_told {
             self.primary.is_nearly_full_told = true;
@@ -431,25 +428,29 @@ impl Orderer<'_> {
 }
 
 fn append_of(request: RequestId, item: AppendItem, crcs: &[u32]) -> Candidate<'_> {
-    Candidate {
-        request,
-        kind: MutationKind::Append,
-        offset: None,
-        length: item.length,
-        crcs,
-    }
+    Candidate::new(request, None, item.length, crcs)
 }
 
-impl Candidate<'_> {
-    fn what(&self) -> What {
-        let (kind, first) = match self.offset {
-            Some(offset) => (IdRowKind::Write, BLOCK_LEN - offset % BLOCK_LEN),
-            None => (IdRowKind::Append, BLOCK_LEN),
+impl<'a> Candidate<'a> {
+    fn new(request: RequestId, offset: Option<u32>, length: u32, crcs: &'a [u32]) -> Self {
+        let (kind, row_kind, first) = match offset {
+            Some(offset) => {
+                let first = BLOCK_LEN - offset % BLOCK_LEN;
+                (MutationKind::Write, IdRowKind::Write, first)
+            }
+            None => (MutationKind::Append, IdRowKind::Append, BLOCK_LEN),
         };
-        What {
+        Self {
+            request,
             kind,
-            length: self.length,
-            crc32: whole(self.crcs, first, self.length),
+            offset,
+            length,
+            crcs,
+            what: What {
+                kind: row_kind,
+                length,
+                crc32: whole(crcs, first, length),
+            },
         }
     }
 

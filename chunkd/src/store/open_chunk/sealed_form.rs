@@ -1,6 +1,8 @@
 //! What the sealed file of an open chunk says (`spec/journal.md` section 7): header, CRC page and id
-//! table of a state. Bytes only; [`super::chunk`] makes it, [`super::files`] writes it beside the
-//! chunk.
+//! table of a state. [`super::chunk`] makes it, [`super::files`] writes it beside the chunk or
+//! [`super::super::settle`] over what the chunk was.
+
+use std::io;
 
 use sarsen_protocol::crc::{combine_blocks, crc32};
 use sarsen_protocol::id::{ChunkVersion, FileId, Serial, SessionId};
@@ -10,7 +12,8 @@ use sarsen_protocol::message::{ChunkState, PreparedSeal};
 use super::super::crc_page;
 use super::super::header::{Flags, Header};
 use super::super::journal::body::{Prepared, SealForm};
-use super::super::layout::CRC_PAGE_LEN;
+use super::super::layout::{CRC_PAGE_LEN, CRC_PAGE_POSITION, id_table_position};
+use super::super::region::Region;
 use super::ids::IdTable;
 use super::state::State;
 
@@ -98,6 +101,18 @@ impl SealedForm {
         header.id_table_crc32 = crc32(&self.id_table);
         // Nobody has read all of it back yet.
         header.last_verified = 0;
+    }
+
+    /// Writes what the header speaks of beside the data: CRC page and id table. Not synced.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    pub fn write_tables(&self, region: &dyn Region, chunk_size: u32) -> io::Result<()> {
+        region.write_at(&self.crc_page(), CRC_PAGE_POSITION)?;
+        match self.id_table.is_empty() {
+            true => Ok(()),
+            false => region.write_at(&self.id_table, id_table_position(chunk_size)),
+        }
     }
 
     /// At most 16 MiB: an id table has no more rows.

@@ -9,9 +9,7 @@ use sarsen_protocol::size::{BLOCK_LEN, blocks_in};
 
 use super::super::super::error::{Operation, StoreError};
 use super::super::super::header::{Flags, Header};
-use super::super::super::layout::{
-    CRC_PAGE_POSITION, HEADER_PAGE_LEN, folder_of, id_table_position, sealing_path, slot_position,
-};
+use super::super::super::layout::{HEADER_PAGE_LEN, folder_of, sealing_path, slot_position};
 use super::super::super::region::Region;
 use super::super::sealed_form::SealedForm;
 use super::super::state::Content;
@@ -41,16 +39,10 @@ impl ChunkFiles {
             .map_err(failed(Operation::Write));
         written.map_err(|(operation, source)| self.error(operation, &path, source))?;
         self.copy_blocks(content, form, &*region)?;
-        let id_table = id_table_position(self.whose.chunk_size);
         let header = self.sealed_header(form);
         let slot = header.encode();
         Header::decode(&slot).map_err(|error| StoreError::HeaderInvalid { handle, error })?;
-        region
-            .write_at(&form.crc_page(), CRC_PAGE_POSITION)
-            .and_then(|()| match form.id_table.is_empty() {
-                true => Ok(()),
-                false => region.write_at(&form.id_table, id_table),
-            })
+        form.write_tables(&*region, self.whose.chunk_size)
             .map_err(failed(Operation::Write))
             .and_then(|()| region.sync().map_err(failed(Operation::Sync)))
             .and_then(|()| {

@@ -96,6 +96,11 @@ impl Gather {
         self.0.lock().unwrap().appender.mark().unwrap();
     }
 
+    /// The last sequence that was given out.
+    pub(super) fn offered(&self) -> u64 {
+        self.0.lock().unwrap().last
+    }
+
     /// Whether it takes nothing, for all its room is taken.
     pub(super) fn refuse(&self, refuses: bool) {
         self.0.lock().unwrap().refuses = refuses;

@@ -200,3 +200,67 @@ fn a_journal_stays_short_whatever_a_stuck_chunk_does() {
     assert_eq!(entry.state, ChunkState::Sealed);
     assert_eq!(unchanged.read(&member.directory).unwrap(), unchanged.bytes);
 }
+
+/// Whether a segment can go was found out while it was written what has to stand elsewhere: a checkpoint
+/// of each chunk before the one that held it up, and copies of what fitted, at each look, once a second.
+#[test]
+fn nothing_is_written_for_a_segment_that_can_not_go() {
+    const ROOM: usize = 20 * 1024;
+    let tree: Arc<dyn Tree> = Arc::new(HeapTree::new());
+    let member = Member::start(&tree).unwrap();
+    let (mut stuck, mut busy) = (Model::default(), Model::default());
+    let (first, second) = (ChunkHandle(MADE.0 + 1), ChunkHandle(MADE.0 + 2));
+    member.open(first, &mut busy, 1000, None).unwrap();
+    member.open(second, &mut stuck, 2000, None).unwrap();
+    // Stable, and not committed: more than may be copied.
+    for seed in 0..3 {
+        for op in [Op::Append(bytes(seed, 30 * KIB)), Op::Sync] {
+            member.run(second, &mut stuck, &op).unwrap();
+        }
+    }
+    for round in 0..20 {
+        let write = Op::Write(round, bytes(round as usize, 20 * KIB));
+        for op in [write, Op::Sync, Op::Commit(0)] {
+            member.run(first, &mut busy, &op).unwrap();
+        }
+    }
+    assert!(member.log.extent().segments.len() > 3);
+
+    let offered = member.log.offered();
+    for _ in 0..3 {
+        let trim = member.directory.trim_within(2, ROOM).unwrap();
+        assert_eq!(trim, Trim::Nothing);
+    }
+    assert_eq!(member.log.offered(), offered);
+
+    // It is looked at again when it may have become another thing.
+    member.run(second, &mut stuck, &Op::Commit(0)).unwrap();
+    let trim = member.directory.trim_within(2, ROOM).unwrap();
+    assert_eq!(trim, Trim::GoOn);
+    while member.directory.trim_within(2, ROOM).unwrap() != Trim::Nothing {
+        assert!(member.write());
+    }
+    assert!(member.log.extent().segments.len() <= 2);
+}
+
+/// What a sealed chunk had promised outlived its deletion: it was copied forward from segment to segment,
+/// for a chunk that was nobody's any more.
+#[test]
+fn a_promise_goes_with_its_chunk() {
+    let tree: Arc<dyn Tree> = Arc::new(HeapTree::new());
+    let sample = Sample::new(12, 500);
+    let directory = scenario::open(&tree).unwrap();
+    sample.store(&directory, Level::Disk).unwrap();
+    drop(directory);
+    let member = Member::start(&tree).unwrap();
+    let (handle, promised) = (sample.handle, ChunkVersion(4000));
+    member.directory.promise(handle, promised, EPOCH).unwrap();
+    assert!(member.write());
+    let deleted = member.directory.delete(&[(handle, sample.version)]);
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    assert_eq!(member.directory.promised_version(handle), None);
+    assert!(member.write());
+    drop(member);
+    let directory = Directory::open_tree(tree, &START).unwrap();
+    assert_eq!(directory.promised_version(handle), None);
+}
