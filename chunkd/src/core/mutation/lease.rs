@@ -169,7 +169,7 @@ impl Replica {
     }
 
     /// There is no primary of the version here any more.
-    pub(super) fn stop_primary(&mut self, _version: ChunkVersion) {
+    pub(super) fn stop_primary(&mut self) {
         let revoked = self.revoked_answer();
         self.refuse_newest();
         if let Some(primary) = self.primary.take() {

@@ -69,11 +69,8 @@ impl Replica {
             return;
         }
         if !assembly::is_undamaged(&batch, &payload) {
-            self.fail_here(
-                now,
-                Status::DamagedInTransit,
-                "a piece is not as it was sent",
-            );
+            let text = "a piece is not as it was sent";
+            self.fail_here(Status::DamagedInTransit, text, false);
             return;
         }
         let (level, mark, version) = (batch.level, batch.commit_mark, batch.version);

@@ -87,6 +87,8 @@ pub struct Replica {
     clients: BTreeMap<StreamId, ClientStream>,
     /// Clients whose record comes in parts; only the first few may go on.
     long: VecDeque<StreamId>,
+    /// The version in which the master was told that a read failed here.
+    told_corrupt: ChunkVersion,
 }
 
 impl Replica {
@@ -109,6 +111,7 @@ impl Replica {
             primary: None,
             clients: BTreeMap::new(),
             long: VecDeque::new(),
+            told_corrupt: ChunkVersion::NONE,
         }
     }
 
@@ -180,7 +183,7 @@ impl Replica {
         if self.member.has().0 != version {
             return;
         }
-        self.fail_here(now, status, text);
+        self.fail_here(status, text, is_in_doubt);
         self.member.handle_not_applied(serial);
         if is_in_doubt {
             self.member.handle_failed(status, text, true);
@@ -206,8 +209,28 @@ impl Replica {
     }
 
     /// There is none. What could not be stored here has no serial yet: others may have room.
-    pub fn handle_not_reserved(&mut self, now: Duration, status: Status, text: &str) {
-        self.fail_here(now, status, text);
+    pub fn handle_not_reserved(&mut self, status: Status, text: &str) {
+        self.fail_here(status, text, false);
+    }
+
+    /// Mutations have found no place for `suspect_after`, though checkpoints were taken: a seal sets all
+    /// places free (`spec/journal.md` section 4).
+    pub fn handle_no_place(&mut self) {
+        if self.primary.as_ref().is_some_and(Primary::is_open) {
+            let me = self.member.me().server;
+            self.report(ChainTrouble::WantsSeal, me, Status::Overloaded);
+        }
+    }
+
+    /// The medium failed under a read of the committed state: the master makes the next version without
+    /// this member, if enough stay. Until then it goes on with what it has.
+    pub fn handle_read_failed(&mut self, status: Status) {
+        let version = self.member.has().0;
+        if self.chain.is_some() && self.told_corrupt != version {
+            self.told_corrupt = version;
+            let me = self.member.me().server;
+            self.report(ChainTrouble::Corrupt, me, status);
+        }
     }
 
     /// A step of a version change is done.
@@ -231,7 +254,7 @@ impl Replica {
     /// is believed any more.
     pub fn handle_failed(&mut self, now: Duration, status: Status, text: &str, is_in_doubt: bool) {
         if is_in_doubt || !self.member.has_step() {
-            self.fail_here(now, status, text);
+            self.fail_here(status, text, is_in_doubt);
         }
         self.member.handle_failed(status, text, is_in_doubt);
         self.follow_member(now);
@@ -346,11 +369,16 @@ impl Replica {
         self.watch_store(now);
     }
 
-    /// This member can't go on in the version: its own medium, or what came to it.
-    fn fail_here(&mut self, _now: Duration, status: Status, text: &str) {
+    /// This member can't go on in the version: its own medium, or what came to it. If it is in doubt
+    /// what it has, it is no member of the next one.
+    fn fail_here(&mut self, status: Status, text: &str, is_in_doubt: bool) {
         if self.chain.is_some() {
             let me = self.member.me().server;
-            self.report(ChainTrouble::HopFailed, me, status);
+            let what = match is_in_doubt {
+                true => ChainTrouble::Corrupt,
+                false => ChainTrouble::HopFailed,
+            };
+            self.report(what, me, status);
             let (_, error) = self.refusal(status, text);
             self.end_chain(status, error);
         }
@@ -379,7 +407,7 @@ impl Replica {
                 _ => Status::ChainBroken,
             };
             self.end_clients(status, &error);
-            self.stop_primary(chain.version());
+            self.stop_primary();
         }
     }
 

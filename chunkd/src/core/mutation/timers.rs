@@ -58,7 +58,7 @@ impl Replica {
             .is_some_and(|since| now.saturating_sub(since) >= self.config.disk_patience)
         {
             self.store_since = None;
-            self.fail_here(now, Status::MediumFailed, "the disk does not answer");
+            self.fail_here(Status::MediumFailed, "the disk does not answer", false);
         }
         if self.flush_due.is_some_and(|due| now >= due) {
             self.flush_due = None;

@@ -317,7 +317,7 @@ impl Lane {
             };
         }
         // What is committed and stable in its places sets free the places that it replaced.
-        match chunk.checkpoint() {
+        match chunk.checkpoint_if_more() {
             Ok(sequence) => Outcome::Again {
                 action: Action::Apply(mutations),
                 sequence,

@@ -74,9 +74,21 @@ struct Work {
     /// A step that is done when the journal has come so far.
     awaiting: Option<(u64, Done)>,
     /// The first action of the queue found no place: when it is tried again.
-    again: Option<(u64, Duration)>,
+    again: Option<Again>,
+    /// Since when none was applied for want of a place.
+    stuck_since: Option<Duration>,
+    /// How long that may last before only a seal helps.
+    suspect_after: Duration,
     /// How far the journal was when it was looked at last.
     seen: u64,
+}
+
+/// An action that found no place is tried again, when the journal has come so far, if that is still to
+/// come; at the latest, and else, when it is due.
+#[derive(Debug)]
+struct Again {
+    sequence: Option<u64>,
+    due: Duration,
 }
 
 /// What has to be synced before the journal may have it.
@@ -88,6 +100,8 @@ struct Flush {
     is_needed: bool,
     bytes: u64,
     due: Option<Duration>,
+    /// The journal had no room: it is not asked again before.
+    not_before: Duration,
     /// The last mutation that went to the lane.
     ordered: Serial,
     /// The machine wants to hear when this is stable. It may be ahead of what is applied.
@@ -135,6 +149,8 @@ impl Worker {
                 queue: VecDeque::new(),
                 awaiting: None,
                 again: None,
+                stuck_since: None,
+                suspect_after: chunkserver.suspect_after(),
                 seen: 0,
             },
             directory,
@@ -231,6 +247,10 @@ impl Worker {
 
     /// Readers see it from now on.
     fn commit(&mut self, now: Duration, mark: Serial) {
+        if let Some(again) = &mut self.work.again {
+            // A checkpoint of more sets more places free.
+            again.due = now;
+        }
         let committed = self.chunk.as_ref().map(|chunk| chunk.commit_to(mark));
         if let Some(Err(error)) = committed {
             self.handle_failed(now, &Failure::from(&error));
@@ -240,10 +260,8 @@ impl Worker {
     /// What waits for the lane, if nobody is at it: to be carried out by a thread that may wait for
     /// the disk, and told by [`Self::handle_lane_done`].
     pub fn start_lane(&mut self, now: Duration) -> Option<LaneWork> {
-        let is_held = self
-            .work
-            .again
-            .is_some_and(|(sequence, due)| self.work.seen < sequence && now < due);
+        let again = self.work.again.as_ref();
+        let is_held = again.is_some_and(|again| again.is_held(now, self.work.seen));
         if is_held || self.work.queue.is_empty() {
             return None;
         }
@@ -259,29 +277,15 @@ impl Worker {
     /// Whether [`lane::flush`] is to be called now, by a thread that may wait for the disk, and told by
     /// [`Self::handle_flushed`]; then one is taken to be under way.
     pub fn start_flush(&mut self, now: Duration) -> bool {
-        let flush = &mut self.flush;
-        let is_due = flush.due.is_some_and(|due| due <= now) || flush.bytes >= UNSYNCED_BYTES_MAX;
-        let starts = flush.is_needed && (flush.is_wanted || is_due) && !flush.is_running;
-        if starts {
-            // Who waits for what is not applied yet waits for another one.
-            flush.is_running = true;
-            flush.is_needed = false;
-            flush.bytes = 0;
-            flush.due = None;
-        }
-        starts
+        self.flush.start(now)
     }
 
     /// When it is to be driven again at the latest.
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
-        let flush = match self.flush.is_running {
-            true => None,
-            false => self.flush.due,
-        };
-        let again = self.work.again.map(|(_, due)| due);
+        let again = self.work.again.as_ref().map(|again| again.due);
         let again = again.filter(|_| self.work.lane.is_some());
-        [self.replica.poll_timeout(), flush, again]
+        [self.replica.poll_timeout(), self.flush.deadline(), again]
             .into_iter()
             .flatten()
             .min()
@@ -314,8 +318,7 @@ impl Worker {
         self.flush.is_running = false;
         match outcome {
             Outcome::Flushed { needs_flush: true } => {
-                self.flush.is_needed = true;
-                self.flush.due = Some(now + RETRY_DELAY);
+                self.flush.handle_no_room(now);
             }
             Outcome::Failed(failure) => self.handle_failed(now, &failure),
             _ => {}
@@ -362,13 +365,14 @@ impl Worker {
             Outcome::Reserved(end) => self.replica.handle_reserved(now, end),
             Outcome::NotReserved(failure) => {
                 self.replica
-                    .handle_not_reserved(now, failure.status, &failure.text);
+                    .handle_not_reserved(failure.status, &failure.text);
             }
             Outcome::Applied {
                 version,
                 serial,
                 needs_flush,
             } => {
+                self.work.stuck_since = None;
                 self.replica.handle_applied(now, version, serial);
                 if needs_flush {
                     self.flush.is_needed = true;
@@ -404,12 +408,21 @@ impl Worker {
                 // Only what comes further shows that the disk works.
                 if serial > self.replica.member().has().1 {
                     self.replica.handle_applied(now, version, serial);
+                    self.work.stuck_since = None;
                 }
                 if self.replica.member().state() != State::Active {
                     return self.give_up_places(now, version, serial);
                 }
                 self.work.queue.push_front(action);
-                self.work.again = Some((sequence, now + RETRY_DELAY));
+                self.work.again = Some(Again {
+                    sequence: Some(sequence).filter(|it| *it > self.work.seen),
+                    due: now + RETRY_DELAY,
+                });
+                let since = *self.work.stuck_since.get_or_insert(now);
+                if now.saturating_sub(since) >= self.work.suspect_after {
+                    self.work.stuck_since = Some(now);
+                    self.replica.handle_no_place();
+                }
             }
             Outcome::Failed(failure) => self.handle_failed(now, &failure),
         }
@@ -527,6 +540,45 @@ impl Worker {
     }
 }
 
+impl Again {
+    fn is_held(&self, now: Duration, seen: u64) -> bool {
+        now < self.due && self.sequence.is_none_or(|sequence| seen < sequence)
+    }
+}
+
+impl Flush {
+    /// Whether one is to begin now; then it is taken to be under way.
+    fn start(&mut self, now: Duration) -> bool {
+        let is_due = self.due.is_some_and(|due| due <= now) || self.bytes >= UNSYNCED_BYTES_MAX;
+        let is_asked = self.is_needed && (self.is_wanted || is_due);
+        let starts = is_asked && !self.is_running && now >= self.not_before;
+        if starts {
+            // Who waits for what is not applied yet waits for another one.
+            self.is_running = true;
+            self.is_needed = false;
+            self.bytes = 0;
+            self.due = None;
+        }
+        starts
+    }
+
+    /// The one that is over left entries that the journal had no room for.
+    fn handle_no_room(&mut self, now: Duration) {
+        self.is_needed = true;
+        self.not_before = now + RETRY_DELAY;
+        self.due = Some(self.not_before);
+    }
+
+    /// When one is to begin at the latest, as far as that is known.
+    fn deadline(&self) -> Option<Duration> {
+        match self.is_needed && self.is_wanted {
+            _ if self.is_running => None,
+            true => Some(self.not_before),
+            false => self.due.map(|due| due.max(self.not_before)),
+        }
+    }
+}
+
 /// What changes an inventory's entry.
 fn told_of(replica: &Replica, chunk: Option<&OpenChunk>) -> (State, ChunkVersion, bool) {
     let (member, was_changed) = (replica.member(), chunk.is_some_and(OpenChunk::was_changed));
@@ -600,4 +652,50 @@ impl LaneDone {
 
 fn is_apply_of(action: &Action, version: ChunkVersion) -> bool {
     matches!(action, Action::Apply(mutations) if mutations.version == version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(9);
+
+    /// While the journal was full, a flush that somebody waited for began again as soon as it was over: a
+    /// thread of the processor's for nothing, until a segment was free.
+    #[test]
+    fn a_flush_that_the_journal_has_no_room_for_is_tried_again_after_a_while() {
+        let mut flush = Flush {
+            is_needed: true,
+            is_wanted: true,
+            ..Flush::default()
+        };
+        assert!(flush.start(NOW) && !flush.start(NOW));
+        assert_eq!(flush.deadline(), None);
+        flush.is_running = false;
+        flush.handle_no_room(NOW);
+        flush.bytes = UNSYNCED_BYTES_MAX;
+        let again = NOW + RETRY_DELAY;
+        assert_eq!(flush.deadline(), Some(again));
+        assert!(!flush.start(again - Duration::from_millis(1)));
+        assert!(flush.start(again));
+        flush.is_running = false;
+        assert_eq!(flush.deadline(), None, "nothing is needed");
+    }
+
+    /// A mutation that found no place was tried again at once when the checkpoint was stable that had
+    /// freed none, and each try took another checkpoint.
+    #[test]
+    fn what_found_no_place_waits_for_a_checkpoint_or_for_a_while() {
+        let due = NOW + RETRY_DELAY;
+        let waits = Again {
+            sequence: Some(7),
+            due,
+        };
+        assert!(waits.is_held(NOW, 6) && !waits.is_held(NOW, 7) && !waits.is_held(due, 6));
+        let rests = Again {
+            sequence: None,
+            due,
+        };
+        assert!(rests.is_held(NOW, 99) && !rests.is_held(due, 6));
+    }
 }

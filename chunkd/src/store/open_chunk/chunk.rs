@@ -139,6 +139,8 @@ struct Books {
     promise_sequence: u64,
     promise_epoch: Epoch,
     begun_sequence: u64,
+    /// The last checkpoint: its version and serial, and its sequence.
+    last_checkpoint: Option<(ChunkVersion, Serial, u64)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -172,6 +174,7 @@ impl OpenChunk {
             promise_sequence: 0,
             promise_epoch: Epoch::NONE,
             begun_sequence: 0,
+            last_checkpoint: None,
         };
         Self {
             log,
@@ -469,7 +472,27 @@ impl OpenChunk {
         books
             .on_stable
             .push_back((sequence, OnStable::Checkpoint(serial)));
+        books.last_checkpoint = Some((version, serial, sequence));
         Ok(sequence)
+    }
+
+    /// As [`Self::checkpoint`], if more is committed than the last one says; else that one's sequence:
+    /// another would set no more slots free.
+    ///
+    /// # Errors
+    /// As [`Self::checkpoint`].
+    pub fn checkpoint_if_more(&self) -> Result<u64, OpenChunkError> {
+        let last = {
+            let books = lock(&self.books);
+            let now = (books.state.version(), books.state.commit_mark());
+            books
+                .last_checkpoint
+                .filter(|&(version, serial, _)| (version, serial) == now)
+        };
+        match last {
+            Some((_, _, sequence)) => Ok(sequence),
+            None => self.checkpoint(),
+        }
     }
 
     /// The committed state, which stays readable while this lives.

@@ -163,6 +163,9 @@ fn a_poisoned_member_takes_no_more_part() {
     let mut replica = middle(true);
     replica.handle_failed(NOW, Status::MediumFailed, "a sync failed", true);
     let all = actions(&mut replica);
+    // Its promise would not count anyway; that it is bad the master has to know too.
+    let corrupt = report(&replica, ChainTrouble::Corrupt, 2, Status::MediumFailed);
+    assert!(all.contains(&corrupt), "{all:?}");
     assert_eq!(failures(&all), [(UP, Status::MediumFailed)]);
     replica.handle_order(NOW, 8, promise(3));
     assert_eq!(
@@ -171,6 +174,18 @@ fn a_poisoned_member_takes_no_more_part() {
     );
     let read = replica.check_read(NOW, V, Serial(4));
     assert_eq!(read.map_err(|(status, _)| status), Err(Status::Poisoned));
+}
+
+/// A medium that failed under a read of an open chunk was told to the reader alone: the next reader met
+/// it again, and so did the seal.
+#[test]
+fn a_read_that_fails_is_told_once_a_version_and_the_member_goes_on() {
+    let mut replica = middle(true);
+    replica.handle_read_failed(Status::MediumFailed);
+    replica.handle_read_failed(Status::MediumFailed);
+    let corrupt = report(&replica, ChainTrouble::Corrupt, 2, Status::MediumFailed);
+    assert_eq!(actions(&mut replica), [corrupt]);
+    assert!(replica.check_read(NOW, V, Serial(4)).is_ok());
 }
 
 #[test]

@@ -536,3 +536,16 @@ fn a_record_that_waited_for_its_place_has_all_its_time_to_come() {
     replica.handle_timeout(soon);
     assert_eq!(failures(&turn_at(&mut replica, soon)), []);
 }
+
+/// A primary whose mutations found no place tried them for ever; nobody asked for the seal that sets
+/// places free.
+#[test]
+fn a_primary_without_places_asks_for_a_seal() {
+    let mut replica = primary(3, true);
+    replica.handle_no_place();
+    let wants = report(&replica, ChainTrouble::WantsSeal, 1, Status::Overloaded);
+    assert_eq!(actions(&mut replica), [wants]);
+    let mut secondary = middle(true);
+    secondary.handle_no_place();
+    assert_eq!(actions(&mut secondary), []);
+}
