@@ -54,7 +54,7 @@ pub(super) async fn serve(
     let request_id = head.header.request_id;
     let counters = &thread.chunkserver.counters;
     let _counted = counters.read_streams.count();
-    match reading::serve(thread, link, request_id, &read).await? {
+    match reading::serve(thread, link, member, request_id, &read).await? {
         Ok(true) => return Ok(()),
         Ok(false) => {}
         Err(refusal) => return refuse(thread, link, Kind::ReadData, request_id, refusal).await,
@@ -95,7 +95,7 @@ pub(super) async fn serve_cut(
     let request_id = head.header.request_id;
     let counters = &thread.chunkserver.counters;
     let _counted = counters.read_streams.count();
-    match reading::serve_cut(thread, link, request_id, &read).await? {
+    match reading::serve_cut(thread, link, member, request_id, &read).await? {
         Ok(true) => return Ok(()),
         Ok(false) => {}
         Err(refusal) => return refuse(thread, link, Kind::CutData, request_id, refusal).await,

@@ -4,14 +4,16 @@
 use sarsen_chunkd::core::member::{self, Refusal};
 use sarsen_chunkd::core::mutation::{Answer, Order};
 use sarsen_chunkd::io::Mode;
+use sarsen_chunkd::net::Notice;
+use sarsen_chunkd::store::data_position;
 use sarsen_chunkd::store::open_chunk::Lookup;
 use sarsen_protocol::crc::crc32;
 use sarsen_protocol::deframe::frame;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial, SessionId};
 use sarsen_protocol::id_row::{ID_ROW_LEN, decode_table, encode_table};
 use sarsen_protocol::message::{
-    ChunkIds, ChunkIdsReply, ChunkState, Kind, Level, PrepareSeal, PreparedSeal, Settle, Want,
-    WriteAck,
+    ChainTrouble, ChunkIds, ChunkIdsReply, ChunkState, Kind, Level, PrepareSeal, PreparedSeal,
+    Settle, Want, WriteAck,
 };
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::Rights;
@@ -226,5 +228,35 @@ fn ids_are_told_of_exactly_the_sealed_version_to_who_may_copy() {
         peer.send(&frame(&ids_request(Rights::COPY, HANDLE, FIRST), 1));
         let refused = peer.expect_failure();
         assert_eq!(refused, (Kind::ChunkIdsReply, Status::ChunkOpen, 1));
+    }
+}
+
+/// A medium that failed under a read of an open chunk was told to the reader, and to nobody else: the
+/// next one met it again, and so did the seal.
+#[test]
+fn a_medium_that_fails_under_a_read_of_an_open_chunk_is_told_to_the_master() {
+    for mode in modes() {
+        let (mut cluster, chain) = opened(mode, 1, PATIENCE);
+        let mut client = Client::opened(&cluster, 7, FIRST, BEGIN, &chain);
+        client.append(Level::Disk, &[&[7; 200_000]]);
+        client.results(1);
+        let path = cluster.servers[0].path_of(HANDLE);
+        let file = std::fs::OpenOptions::new().write(true).open(path);
+        let file = file.expect("there");
+        file.set_len(data_position(65_536)).expect("cut");
+        for _ in 0..2 {
+            let read = read_as(&cluster, 0, (FIRST, BEGIN), Want::Plain);
+            assert_eq!(read.err(), Some(Status::MediumFailed), "{mode:?}");
+        }
+        let server = &mut cluster.servers[0];
+        let told = loop {
+            if let Notice::ChainTrouble(report) = server.notice() {
+                break report;
+            }
+        };
+        assert_eq!(
+            (told.handle, told.version, told.what),
+            (HANDLE, FIRST, ChainTrouble::Corrupt)
+        );
     }
 }

@@ -169,6 +169,7 @@ impl Actor {
             Input::Flushed(outcome) => self.worker.handle_flushed(now, outcome),
             Input::LookAgain => self.is_overtaken = self.worker.is_overtaken(),
             Input::JournalFailed => self.worker.handle_journal_failed(now),
+            Input::ReadFailed(status) => self.worker.machine().handle_read_failed(status),
         }
     }
 

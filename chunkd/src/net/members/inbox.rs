@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use sarsen_protocol::id::{ChunkVersion, Serial};
 use sarsen_protocol::message::{Newest, WriteOpen};
+use sarsen_protocol::status::Status;
 use tokio::sync::{Notify, oneshot};
 
 use super::frames::{Came, FromNext};
@@ -49,6 +50,8 @@ pub(super) enum Input {
     LaneDone(LaneDone),
     Flushed(Outcome),
     JournalFailed,
+    /// The medium failed under a read.
+    ReadFailed(Status),
     /// Something of the chunk has changed in its directory, perhaps by another hand.
     LookAgain,
 }

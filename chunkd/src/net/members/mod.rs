@@ -26,6 +26,7 @@ mod inbox;
 mod journal;
 pub mod lane;
 pub mod reading;
+mod room;
 pub(super) mod stream;
 pub mod worker;
 
@@ -37,11 +38,13 @@ use std::time::{Duration, Instant};
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, Serial};
 use sarsen_protocol::message::{HeldLease, Newest, WriteOpen};
 use sarsen_protocol::size::LEASES_MAX;
+use sarsen_protocol::status::Status;
 use tokio::sync::{mpsc, oneshot};
 
 pub(super) use self::actor::Actor;
 use self::inbox::{Inbox, Input, ReadAsked, lock};
 use self::journal::Journal;
+use self::room::Room;
 use self::worker::{Readable, Worker};
 use super::chunkserver::Chunkserver;
 use crate::core::member::Refusal;
@@ -58,6 +61,8 @@ pub struct Members {
     places: Mutex<HashMap<ChunkHandle, Arc<Place>>>,
     /// The data plane's threads, which run actors.
     hosts: Mutex<Vec<mpsc::UnboundedSender<Actor>>>,
+    /// What frames of reads take.
+    room: Room,
     journals: Mutex<HashMap<DirectoryId, Arc<Journal>>>,
     last_stream: AtomicU64,
     /// In milliseconds, as the master told it.
@@ -80,6 +85,7 @@ impl Members {
             began: Instant::now(),
             places: Mutex::default(),
             hosts: Mutex::default(),
+            room: Room::default(),
             journals: Mutex::default(),
             last_stream: AtomicU64::new(0),
             dead_after: AtomicU64::new(DEAD_AFTER_DEFAULT),
@@ -163,6 +169,14 @@ impl Members {
         if let Some(place) = self.find(handle) {
             // One that has ended begins from what is there now.
             let _ = place.inbox.push(Input::LookAgain);
+        }
+    }
+
+    /// The medium failed so under a read of an open chunk.
+    fn read_failed(&self, handle: ChunkHandle, status: Status) {
+        if let Some(place) = self.find(handle) {
+            // One that has ended is no member of anything.
+            let _ = place.inbox.push(Input::ReadFailed(status));
         }
     }
 

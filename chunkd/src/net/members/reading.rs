@@ -6,8 +6,8 @@
 //! of a place in the patch file may leave the machine when that place holds something else
 //! (`spec/journal.md` section 4). They are not looked at, the reader verifies.
 //!
-//! Memory is bounded by [`FRAMES_MAX`]: a read waits for its turn, and who takes nothing of its frame
-//! for [`STALL_MAX`] is left.
+//! Memory is bounded ([`super::room`]); clients are fair to each other as in reads of sealed chunks. Who takes
+//! nothing of its frame for [`STALL_MAX`] is left, and for `suspect_after` if others wait for room.
 
 use std::io;
 use std::sync::Arc;
@@ -21,25 +21,20 @@ use sarsen_protocol::message::{
 use sarsen_protocol::size::{BLOCK_LEN, HEADER_LEN, pieces_in};
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::Ticket;
-use tokio::sync::{Semaphore, oneshot};
-use tokio::time::timeout;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 
 use super::super::STALL_MAX;
 use super::super::chunkserver::{Chunkserver, status_of, wall_clock};
 use super::super::link::{Link, LinkError};
 use super::super::plane::Thread;
+use super::super::turns::Member;
 use super::worker::Readable;
 use crate::core::mutation::Answer;
 use crate::core::read_stream::{self, Part, ReadStream, Refusal, ReplicaFacts};
 use crate::core::tickets;
 use crate::store::open_chunk::Snapshot;
 use crate::store::{Operation, StoreError};
-
-/// Frames of open chunks that are on their way at a time, of a mebibyte at most.
-const FRAMES_MAX: usize = 64;
-
-/// Bounds what reads of open chunks hold in memory.
-pub(super) static FRAMES: Semaphore = Semaphore::const_new(FRAMES_MAX);
 
 /// What a read asks for, whichever way.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +118,7 @@ impl<'a> Asked<'a> {
 pub(in super::super) async fn serve(
     thread: &Thread,
     link: &Link,
+    member: &Arc<Member>,
     request_id: u64,
     read: &Read,
 ) -> Result<Result<bool, Refusal>, LinkError> {
@@ -136,10 +132,16 @@ pub(in super::super) async fn serve(
         Err(refusal) => return Ok(Err(refusal)),
     };
     thread.chunkserver.count_read(read.handle);
+    let sending = Sending {
+        thread,
+        link,
+        member,
+        handle: read.handle,
+    };
     while let Some(part) = parts.next_part() {
         let snapshot = Arc::clone(&snapshot);
         let make = move || frame_of(&snapshot, request_id, part);
-        if let Err(refusal) = send(thread, link, part.len, make).await? {
+        if let Err(refusal) = sending.send(part.len, make).await? {
             return Ok(Err(refusal));
         }
     }
@@ -153,6 +155,7 @@ pub(in super::super) async fn serve(
 pub(in super::super) async fn serve_cut(
     thread: &Thread,
     link: &Link,
+    member: &Arc<Member>,
     request_id: u64,
     read: &ReadCut,
 ) -> Result<Result<bool, Refusal>, LinkError> {
@@ -166,8 +169,14 @@ pub(in super::super) async fn serve_cut(
         Err(refusal) => return Ok(Err(refusal)),
     };
     thread.chunkserver.count_read(read.handle);
+    let sending = Sending {
+        thread,
+        link,
+        member,
+        handle: read.handle,
+    };
     let make = move || cut_frame_of(&snapshot, request_id, part);
-    let sent = send(thread, link, part.len, make).await?;
+    let sent = sending.send(part.len, make).await?;
     Ok(sent.map(|()| true))
 }
 
@@ -204,28 +213,57 @@ async fn confirm(thread: &Thread, newest: Newest) -> Result<Answer, Refusal> {
     answered.await.map_err(|_| gone())?
 }
 
-/// Makes a frame on a blocking thread and sends it.
-async fn send(
-    thread: &Thread,
-    link: &Link,
-    len: u32,
-    make: impl FnOnce() -> Result<Vec<u8>, Refusal> + Send + 'static,
-) -> Result<Result<(), Refusal>, LinkError> {
-    // It is never closed.
-    let _turn = FRAMES.acquire().await;
-    let made = tokio::task::spawn_blocking(make).await;
-    let made = made.unwrap_or_else(|error| Err(refuse(Status::Internal, &error.to_string())));
-    let frame = match made {
-        Ok(frame) => frame,
-        Err(refusal) => {
-            thread.chunkserver.counters.medium_errors.add(1);
-            return Ok(Err(refusal));
+/// One read on its way out.
+struct Sending<'a> {
+    thread: &'a Thread,
+    link: &'a Link,
+    member: &'a Arc<Member>,
+    handle: ChunkHandle,
+}
+
+impl Sending<'_> {
+    /// Makes a frame on a blocking thread and sends it.
+    async fn send(
+        &self,
+        len: u32,
+        make: impl FnOnce() -> Result<Vec<u8>, Refusal> + Send + 'static,
+    ) -> Result<Result<(), Refusal>, LinkError> {
+        let chunkserver = &self.thread.chunkserver;
+        let room = &chunkserver.members.room;
+        let directory = chunkserver.directory_of(self.handle);
+        let directory = directory.map(|it| it.identity().directory_id);
+        let _turn = self
+            .member
+            .turn(len, &chunkserver.counters.turns_held)
+            .await;
+        let at_disk = room.at_disk(directory.unwrap_or_default()).await;
+        let _frame = room.for_frame().await;
+        let made = tokio::task::spawn_blocking(make).await;
+        drop(at_disk);
+        let made = made.unwrap_or_else(|error| Err(refuse(Status::Internal, &error.to_string())));
+        let frame = match made {
+            Ok(frame) => frame,
+            Err(refusal) => {
+                if refusal.0 == Status::MediumFailed {
+                    chunkserver.counters.medium_errors.add(1);
+                    chunkserver.members.read_failed(self.handle, refusal.0);
+                }
+                return Ok(Err(refusal));
+            }
+        };
+        let has_to_go = async {
+            sleep(chunkserver.suspect_after()).await;
+            room.wanted().await;
+        };
+        tokio::select! {
+            sent = timeout(STALL_MAX, self.link.socket().send(frame)) => {
+                sent.map_err(|_| LinkError::Silent)??;
+            }
+            () = has_to_go => return Err(LinkError::Silent),
         }
-    };
-    let sent = timeout(STALL_MAX, link.socket().send(frame)).await;
-    sent.map_err(|_| LinkError::Silent)??;
-    thread.chunkserver.counters.bytes_out.add(u64::from(len));
-    Ok(Ok(()))
+        chunkserver.counters.bytes_out.add(u64::from(len));
+        Ok(Ok(()))
+    }
 }
 
 /// What a read of a committed state is compared with.
