@@ -346,8 +346,12 @@ impl Medium {
             self.room()?;
         }
         let dies = self.step()?;
-        // A process that dies in a write leaves some of it.
-        let len = if dies { bytes.len() / 2 } else { bytes.len() };
+        // A process that dies in a write leaves some of it, in whole sectors.
+        let half = (position + bytes.len() / 2) / SECTOR * SECTOR;
+        let len = match dies {
+            true => half.saturating_sub(position),
+            false => bytes.len(),
+        };
         self.inodes[inode].write(position, &bytes[..len]);
         match dies {
             true => Err(io::ErrorKind::BrokenPipe.into()),
