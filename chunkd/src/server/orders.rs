@@ -124,6 +124,10 @@ impl Deletes {
                 }
             }
         }
+        for order in &self.orders {
+            // Whoever drives it as an open chunk was told before, when nothing was gone yet.
+            self.chunkserver.members.look_again(order.handle);
+        }
         let refused = |result: Result<(), StoreError>| result.map_err(|error| refusal(&error));
         results.into_iter().map(refused).collect()
     }

@@ -167,8 +167,11 @@ impl OpenMembers {
             let is_there = promised >= said.promised
                 && (has.version, has.serial) >= (said.version, said.stable);
             if !is_there {
+                let (entry, problems) = (directory.entry(handle), directory.problems());
+                let problem = problems.iter().find(|it| it.handle == Some(handle));
                 return Err(format!(
-                    "machine {machine} said {said:?} of {handle}, and has after a restart: {has:?}"
+                    "machine {machine} said {said:?} of {handle}, and has after a restart: {has:?}; \
+                     told as {entry:?}, {problem:?}"
                 ));
             }
         }

@@ -182,6 +182,7 @@ impl Process {
                 machine: self.number,
                 handle: order.handle,
             });
+            self.look_again(world, order.handle);
         }
         let answers = batch.iter().zip(results);
         let answers = answers.map(|(order, result)| (order.connection, order.request_id, result));

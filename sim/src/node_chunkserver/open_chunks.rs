@@ -56,8 +56,6 @@ pub(super) struct OpenOne {
     last_request: RequestId,
     /// When its next turn is planned.
     planned: Option<Duration>,
-    /// Something has changed in its directory, perhaps by another hand.
-    looks_again: bool,
 }
 
 /// Who waits for an answer of a machine.
@@ -93,7 +91,6 @@ impl Process {
                 answerers: BTreeMap::new(),
                 last_request: 0,
                 planned: None,
-                looks_again: false,
             };
             self.open.chunks.insert(handle, one);
         }
@@ -177,7 +174,7 @@ impl Process {
     /// Something of a chunk has changed in its directory.
     pub(super) fn look_again(&mut self, world: &World, handle: ChunkHandle) {
         if let Some(one) = self.open.chunks.get_mut(&handle) {
-            one.looks_again = true;
+            one.worker.handle_changed();
             self.stir(world, handle);
         }
     }
@@ -233,12 +230,12 @@ impl Process {
             return;
         }
         one.planned = None;
-        if std::mem::take(&mut one.looks_again) && one.worker.is_overtaken() {
+        let stable = self.open.journals.stable(one.directory);
+        one.worker.handle_journal(now, stable);
+        if one.worker.is_overtaken() {
             world.count("path: open chunk overtaken");
             return self.forget(world, handle);
         }
-        let stable = self.open.journals.stable(one.directory);
-        one.worker.handle_journal(now, stable);
         one.worker.take_turn(now);
         let mut actions = VecDeque::new();
         actions.extend(std::iter::from_fn(|| one.worker.poll_action()));
@@ -302,9 +299,7 @@ impl Process {
             world.close(self.node, next.conn);
         }
         for who in one.answerers.into_values() {
-            if let Answerer::Reading(conn, turn) = who {
-                self.newest_confirmed(world, conn, turn, Err(unknown()));
-            }
+            self.answer_to(world, handle, who, Err(unknown()));
         }
     }
 
@@ -368,19 +363,8 @@ impl Process {
             Action::EndStream(stream) => self.end_incoming(world, handle, stream),
             Action::Answer { to, answer } => {
                 let one = self.open.chunks.get_mut(&handle);
-                let who = one.and_then(|one| one.answerers.remove(&to));
-                match who {
-                    Some(Answerer::Master(conn, id, order)) => {
-                        self.observe_answer(world, handle, &order, &answer);
-                        self.answer_master(world, (conn, id), &order, *answer);
-                    }
-                    Some(Answerer::Question(conn, id)) => {
-                        self.answer_newest(world, conn, id, *answer);
-                    }
-                    Some(Answerer::Reading(conn, turn)) => {
-                        self.newest_confirmed(world, conn, turn, *answer);
-                    }
-                    None => {}
+                if let Some(who) = one.and_then(|one| one.answerers.remove(&to)) {
+                    self.answer_to(world, handle, who, *answer);
                 }
             }
             Action::Report(report) => {
@@ -389,6 +373,23 @@ impl Process {
             }
             // Those for the store are the worker's.
             _ => {}
+        }
+    }
+
+    fn answer_to(
+        &mut self,
+        world: &World,
+        handle: ChunkHandle,
+        who: Answerer,
+        answer: Result<Answer, Refusal>,
+    ) {
+        match who {
+            Answerer::Master(conn, id, order) => {
+                self.observe_answer(world, handle, &order, &answer);
+                self.answer_master(world, (conn, id), &order, answer);
+            }
+            Answerer::Question(conn, id) => self.answer_newest(world, conn, id, answer),
+            Answerer::Reading(conn, turn) => self.newest_confirmed(world, conn, turn, answer),
         }
     }
 

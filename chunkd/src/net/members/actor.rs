@@ -25,7 +25,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use sarsen_protocol::deframe::frame;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
-use sarsen_protocol::message::{Hop, WriteOpen};
+use sarsen_protocol::message::{ErrorBody, Hop, WriteOpen};
+use sarsen_protocol::status::Status;
 use tokio::task::{AbortHandle, spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep_until};
 
@@ -55,8 +56,6 @@ pub(in super::super) struct Actor {
     next: Option<Next>,
     answerers: HashMap<RequestId, Answerer>,
     last_request: RequestId,
-    /// Somebody else has deleted or replaced what the machine speaks of.
-    is_overtaken: bool,
 }
 
 /// The way to the next hop.
@@ -90,7 +89,6 @@ impl Actor {
             next: None,
             answerers: HashMap::new(),
             last_request: 0,
-            is_overtaken: false,
         }
     }
 
@@ -102,11 +100,11 @@ impl Actor {
             for input in inputs.drain(..) {
                 self.feed(input);
             }
-            if self.is_overtaken {
-                return thread.chunkserver.members.forget(self.handle, &self.place);
-            }
             self.worker
                 .handle_journal(self.now(), self.progress.stable());
+            if self.worker.is_overtaken() {
+                return thread.chunkserver.members.forget(self.handle, &self.place);
+            }
             self.take_turn(&thread);
             self.start_work();
             self.publish(&thread);
@@ -167,7 +165,7 @@ impl Actor {
             Input::Next(version, said) => said.tell(self.worker.machine(), now, version),
             Input::LaneDone(done) => self.worker.handle_lane_done(now, done),
             Input::Flushed(outcome) => self.worker.handle_flushed(now, outcome),
-            Input::LookAgain => self.is_overtaken = self.worker.is_overtaken(),
+            Input::LookAgain => self.worker.handle_changed(),
             Input::JournalFailed => self.worker.handle_journal_failed(now),
             Input::ReadFailed(status) => self.worker.machine().handle_read_failed(status),
         }
@@ -305,6 +303,13 @@ impl Drop for Actor {
         *lock(&self.place.lease) = None;
         for port in self.streams.values() {
             port.outbox.end();
+        }
+        let (status, text) = match self.worker.is_overtaken() {
+            true => (Status::ChunkUnknown, "the chunk was deleted or replaced"),
+            false => (Status::Internal, "the chunk's work has ended"),
+        };
+        for (_, answerer) in self.answerers.drain() {
+            answerer(Err((status, ErrorBody::new(text))));
         }
     }
 }

@@ -165,7 +165,7 @@ impl Members {
 
     /// Something of a chunk has changed in its directory: a copy may have taken its place, or it was
     /// deleted.
-    pub(super) fn look_again(&self, handle: ChunkHandle) {
+    pub(crate) fn look_again(&self, handle: ChunkHandle) {
         if let Some(place) = self.find(handle) {
             // One that has ended begins from what is there now.
             let _ = place.inbox.push(Input::LookAgain);
@@ -348,5 +348,60 @@ pub fn whose(order: &Order) -> (ChunkHandle, Option<DirectoryId>) {
         Order::Change(Change::Settle(order)) => (order.handle, None),
         Order::Grant(order) => (order.handle, None),
         Order::Revoke(order) => (order.handle, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sarsen_protocol::id::Epoch;
+    use sarsen_protocol::key::SecretKey;
+    use sarsen_protocol::message::{Level, Promise};
+
+    use super::*;
+    use crate::core::action::DeleteOrder;
+    use crate::core::member;
+    use crate::core::tickets::TicketKeys;
+    use crate::server::orders::Deletes;
+    use crate::store::tests::scenario::{ADOPTION, START, Sample};
+
+    /// An actor looked again when a deletion was announced, and found nothing changed; of the deletion
+    /// itself it was told nothing, and went on promising and serving what was gone.
+    #[test]
+    fn an_actor_hears_that_its_chunk_was_deleted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let directory = Directory::open(&folder.path().join("d"), &START).expect("opens");
+        directory.adopt(ADOPTION).expect("adopts");
+        let sample = Sample::new(1, 100);
+        sample.store(&directory, Level::Disk).expect("sealed");
+        let id = directory.identity().directory_id;
+        let key = SecretKey::new([0; 32]);
+        let (server, _notices) = Chunkserver::new(key, vec![Arc::new(directory)]);
+        server.register(TicketKeys::new(&[]), &[id], Duration::from_secs(3));
+        let server = Arc::new(server);
+        let _hosted = server.members.host();
+        let promise = Promise {
+            epoch: Epoch::NONE,
+            handle: sample.handle,
+            version: ChunkVersion(sample.version.0 + 5),
+        };
+        let order = Order::Change(member::Order::Promise(promise));
+        let ordered = server.members.order(&server, order, drop);
+        ordered.expect("it is here");
+        let deletes = Deletes::announce(
+            &server,
+            vec![DeleteOrder {
+                connection: 1,
+                request_id: 1,
+                handle: sample.handle,
+                version: sample.version,
+            }],
+        );
+        let inbox = Arc::clone(&server.members.find(sample.handle).expect("works").inbox);
+        let mut inputs = Vec::new();
+        inbox.take(&mut inputs);
+        inputs.clear();
+        assert!(deletes.run().iter().all(Result::is_ok));
+        inbox.take(&mut inputs);
+        assert!(matches!(inputs[..], [Input::LookAgain]));
     }
 }

@@ -63,6 +63,9 @@ pub struct Worker {
     told: (State, ChunkVersion, bool),
     /// The machine was told something since its last turn.
     is_stirred: bool,
+    /// Something of the chunk has changed in its directory, perhaps by another hand.
+    looks_again: bool,
+    is_overtaken: bool,
 }
 
 /// The lane, and what waits for it.
@@ -157,6 +160,8 @@ impl Worker {
             flush: Flush::default(),
             told,
             is_stirred: true,
+            looks_again: false,
+            is_overtaken: false,
         }
     }
 
@@ -465,6 +470,11 @@ impl Worker {
     /// Tells the machine of a step that is stable.
     fn end_step(&mut self, now: Duration) {
         if let Some((_, done)) = self.work.awaiting.take_if(|(at, _)| *at <= self.work.seen) {
+            if self.looks_again && self.work.lane.is_some() && self.differs() {
+                // It was done to a chunk that is no more.
+                self.is_overtaken = true;
+                return;
+            }
             // What was waited for in the version before is in the step, or forgotten.
             self.flush.goal = None;
             self.flush.is_wanted = false;
@@ -494,14 +504,28 @@ impl Worker {
         waits && stable != self.work.seen
     }
 
+    /// Something of the chunk has changed in its directory, perhaps by another hand.
+    pub const fn handle_changed(&mut self) {
+        self.is_stirred = true;
+        self.looks_again = true;
+    }
+
     /// Whether the directory has something else under the handle than the machine speaks of: another
     /// hand deleted or replaced it, and this has come to its end. While a step of the machine's own is
-    /// under way that is so for a moment, and not told.
-    #[must_use]
-    pub fn is_overtaken(&self) -> bool {
-        if self.work.lane.is_none() || self.work.awaiting.is_some() || !self.work.queue.is_empty() {
-            return false;
+    /// under way that may be so for a moment; it is looked at when that is over.
+    pub fn is_overtaken(&mut self) -> bool {
+        let work = &self.work;
+        let is_busy = work.lane.is_none() || work.awaiting.is_some() || !work.queue.is_empty();
+        if self.looks_again && !is_busy {
+            self.looks_again = false;
+            self.is_overtaken |= self.differs();
         }
+        self.is_overtaken
+    }
+
+    /// Whether the directory has something else than the machine speaks of. To be asked while nothing is
+    /// being carried out.
+    fn differs(&self) -> bool {
         let member = self.replica.member();
         match (self.directory.open_chunk(self.handle), &self.chunk) {
             (Some(now), Some(held)) => !Arc::ptr_eq(&now, held),
@@ -655,47 +679,4 @@ fn is_apply_of(action: &Action, version: ChunkVersion) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Duration = Duration::from_secs(9);
-
-    /// While the journal was full, a flush that somebody waited for began again as soon as it was over: a
-    /// thread of the processor's for nothing, until a segment was free.
-    #[test]
-    fn a_flush_that_the_journal_has_no_room_for_is_tried_again_after_a_while() {
-        let mut flush = Flush {
-            is_needed: true,
-            is_wanted: true,
-            ..Flush::default()
-        };
-        assert!(flush.start(NOW) && !flush.start(NOW));
-        assert_eq!(flush.deadline(), None);
-        flush.is_running = false;
-        flush.handle_no_room(NOW);
-        flush.bytes = UNSYNCED_BYTES_MAX;
-        let again = NOW + RETRY_DELAY;
-        assert_eq!(flush.deadline(), Some(again));
-        assert!(!flush.start(again - Duration::from_millis(1)));
-        assert!(flush.start(again));
-        flush.is_running = false;
-        assert_eq!(flush.deadline(), None, "nothing is needed");
-    }
-
-    /// A mutation that found no place was tried again at once when the checkpoint was stable that had
-    /// freed none, and each try took another checkpoint.
-    #[test]
-    fn what_found_no_place_waits_for_a_checkpoint_or_for_a_while() {
-        let due = NOW + RETRY_DELAY;
-        let waits = Again {
-            sequence: Some(7),
-            due,
-        };
-        assert!(waits.is_held(NOW, 6) && !waits.is_held(NOW, 7) && !waits.is_held(due, 6));
-        let rests = Again {
-            sequence: None,
-            due,
-        };
-        assert!(rests.is_held(NOW, 99) && !rests.is_held(due, 6));
-    }
-}
+mod tests;

@@ -1,0 +1,173 @@
+use std::sync::Mutex;
+
+use sarsen_protocol::id::Epoch;
+use sarsen_protocol::key::SecretKey;
+use sarsen_protocol::message::{Level, Promise};
+
+use super::*;
+use crate::core::mutation::Order;
+use crate::core::tickets::TicketKeys;
+use crate::store::journal::{
+    Appender, Class, Entry, Extent, JournalLimits, JournalQueue, Log, Refused,
+};
+use crate::store::tests::scenario::{ADOPTION, START, Sample};
+
+const NOW: Duration = Duration::from_secs(1);
+
+/// A journal that writes when the test says so.
+#[derive(Debug)]
+struct Held(Mutex<JournalQueue>, Mutex<Appender>);
+
+impl Log for Held {
+    fn offer(&self, entry: Entry, class: Class) -> Result<u64, Refused> {
+        self.0.lock().unwrap().offer(entry, class)
+    }
+
+    fn extent(&self) -> Extent {
+        self.0.lock().unwrap().extent().clone()
+    }
+
+    fn remove_oldest(&self, first_sequence: u64) {
+        self.0.lock().unwrap().remove_oldest(first_sequence);
+    }
+}
+
+/// A worker of a sealed chunk, its directory, and the journal.
+struct Scene {
+    _folder: tempfile::TempDir,
+    directory: Arc<Directory>,
+    sample: Sample,
+    worker: Worker,
+    log: Arc<Held>,
+}
+
+fn scene() -> Scene {
+    let folder = tempfile::tempdir().expect("a folder");
+    let directory = Directory::open(&folder.path().join("d"), &START).expect("opens");
+    directory.adopt(ADOPTION).expect("adopts");
+    let sample = Sample::new(1, 100);
+    sample.store(&directory, Level::Disk).expect("sealed");
+    let mut log = None;
+    let begun = directory.start_journal(JournalLimits::default(), |appender| {
+        let queue = Mutex::new(JournalQueue::new(&appender));
+        let held = Arc::new(Held(queue, Mutex::new(appender)));
+        log = Some(Arc::clone(&held));
+        Ok(held)
+    });
+    begun.expect("begun");
+    let directory = Arc::new(directory);
+    let key = SecretKey::new([0; 32]);
+    let (server, _) = Chunkserver::new(key, vec![Arc::clone(&directory)]);
+    let id = directory.identity().directory_id;
+    server.register(TicketKeys::new(&[]), &[id], Duration::from_secs(3));
+    let dead_after = Duration::from_secs(10);
+    let worker = Worker::new(&server, Arc::clone(&directory), sample.handle, dead_after);
+    Scene {
+        _folder: folder,
+        directory,
+        sample,
+        worker,
+        log: log.expect("made"),
+    }
+}
+
+impl Scene {
+    /// Takes a turn, and carries out what the machine wants of the disk; what else it wants.
+    fn turn(&mut self) -> Vec<Action> {
+        self.worker.take_turn(NOW);
+        if let Some(mut work) = self.worker.start_lane(NOW) {
+            while work.step(|| Ok(())) {}
+            self.worker.handle_lane_done(NOW, work.done());
+        }
+        std::iter::from_fn(|| self.worker.poll_action()).collect()
+    }
+
+    /// Syncs the journal, and tells so.
+    fn sync(&mut self) {
+        let mut appender = self.log.1.lock().expect("whole");
+        let written = JournalQueue::write_next(&self.log.0, &mut appender);
+        let stable = written.expect("written").expect("something waited");
+        self.worker.handle_journal(NOW, stable);
+    }
+
+    fn promise(&mut self) {
+        let promise = Promise {
+            epoch: Epoch::NONE,
+            handle: self.sample.handle,
+            version: ChunkVersion(self.sample.version.0 + 5),
+        };
+        let order = Order::Change(crate::core::member::Order::Promise(promise));
+        self.worker.machine().handle_order(NOW, 1, order);
+        assert_eq!(self.turn(), [], "the promise is not stable yet");
+    }
+}
+
+#[test]
+fn a_promise_is_answered_when_it_is_stable() {
+    let mut scene = scene();
+    scene.promise();
+    scene.sync();
+    let answered = scene.turn();
+    assert!(
+        matches!(&answered[..], [Action::Answer { to: 1, answer }] if answer.is_ok()),
+        "{answered:?}"
+    );
+    scene.worker.handle_changed();
+    assert!(!scene.worker.is_overtaken(), "it is what it was");
+}
+
+/// That something else was done to the chunk was looked at once, and forgotten if a step waited for the
+/// journal at that moment: a chunk that was deleted meanwhile was promised all the same, and one that
+/// was open went on being read from what was known of it.
+#[test]
+fn what_is_deleted_while_its_promise_waits_is_not_promised() {
+    let mut scene = scene();
+    scene.promise();
+    let order = (scene.sample.handle, scene.sample.version);
+    let deleted = scene.directory.delete(&[order]);
+    assert!(deleted[0].is_ok(), "{deleted:?}");
+    scene.worker.handle_changed();
+    assert!(!scene.worker.is_overtaken(), "a step is under way");
+    scene.sync();
+    assert!(scene.worker.is_overtaken());
+    assert_eq!(scene.turn(), [], "nothing is told of what is gone");
+}
+
+/// While the journal was full, a flush that somebody waited for began again as soon as it was over: a
+/// thread of the processor's for nothing, until a segment was free.
+#[test]
+fn a_flush_that_the_journal_has_no_room_for_is_tried_again_after_a_while() {
+    let mut flush = Flush {
+        is_needed: true,
+        is_wanted: true,
+        ..Flush::default()
+    };
+    assert!(flush.start(NOW) && !flush.start(NOW));
+    assert_eq!(flush.deadline(), None);
+    flush.is_running = false;
+    flush.handle_no_room(NOW);
+    flush.bytes = UNSYNCED_BYTES_MAX;
+    let again = NOW + RETRY_DELAY;
+    assert_eq!(flush.deadline(), Some(again));
+    assert!(!flush.start(again - Duration::from_millis(1)));
+    assert!(flush.start(again));
+    flush.is_running = false;
+    assert_eq!(flush.deadline(), None, "nothing is needed");
+}
+
+/// A mutation that found no place was tried again at once when the checkpoint was stable that had
+/// freed none, and each try took another checkpoint.
+#[test]
+fn what_found_no_place_waits_for_a_checkpoint_or_for_a_while() {
+    let due = NOW + RETRY_DELAY;
+    let waits = Again {
+        sequence: Some(7),
+        due,
+    };
+    assert!(waits.is_held(NOW, 6) && !waits.is_held(NOW, 7) && !waits.is_held(due, 6));
+    let rests = Again {
+        sequence: None,
+        due,
+    };
+    assert!(rests.is_held(NOW, 99) && !rests.is_held(due, 6));
+}
