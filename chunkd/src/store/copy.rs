@@ -129,8 +129,8 @@ impl Directory {
     /// # Errors
     /// [`StoreError::OtherVersion`] if a newer version is here; [`StoreError::AlreadyExists`] if
     /// the chunk is being written, copied or deleted, or its name is taken by a file that is nobody's to
-    /// replace; [`StoreError::OtherState`] if it is open and its version or promise is not below the
-    /// copy's; [`StoreError::NoSpace`],
+    /// replace; [`StoreError::OtherState`] if it is open and its version is not below the copy's, or its
+    /// promise is above it; [`StoreError::NoSpace`],
     /// [`StoreError::NotAdopted`], [`StoreError::DirectoryPoisoned`], [`StoreError::HeaderInvalid`]
     /// for a handle or version of 0, those of the medium. Nothing is left behind then.
     pub fn begin_copy(&self, new: &NewCopy) -> Result<Option<ChunkCopy>, StoreError> {
@@ -287,16 +287,17 @@ impl Directory {
         if turn.pending().is_some() {
             return Err(StoreError::AlreadyExists { handle });
         }
-        let opened = self.opened.find(handle).map(|chunk| {
-            let told = chunk.told();
-            (told.version.max(told.promised_version), chunk.was_changed())
-        });
+        let opened = self.opened.find(handle);
+        let opened = opened.map(|chunk| (chunk.told(), chunk.was_changed()));
         let open = StoreError::OtherState {
             handle,
             state: ChunkState::Open,
         };
-        // Below the order in version and promise it can't be a member of anything as new.
-        let may_replace = opened.is_none_or(|(highest, _)| highest < new.version);
+        // Then it can't be a member of anything as new. That it promised the version says only that it
+        // was asked for its state before others sealed that, and missed the rest.
+        let may_replace = opened.as_ref().is_none_or(|(told, _)| {
+            told.version < new.version && told.promised_version <= new.version
+        });
         if !may_replace && opened.is_some_and(|(_, was_changed)| was_changed) {
             return Err(open);
         }
