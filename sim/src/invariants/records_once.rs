@@ -16,8 +16,11 @@ use crate::oracle::records::{Appends, RecordId};
 pub struct RecordsOnce {
     appends: BTreeMap<FileId, Appends>,
     /// Acknowledged from memory, in which version of which chunk.
-    in_memory: Vec<(ChunkHandle, ChunkVersion, FileId, RecordId)>,
+    in_memory: Vec<InMemory>,
 }
+
+/// In which version of which chunk, of which file, which record.
+type InMemory = (ChunkHandle, ChunkVersion, FileId, RecordId);
 
 impl Invariant for RecordsOnce {
     fn name(&self) -> &'static str {
@@ -68,18 +71,24 @@ impl RecordsOnce {
         let Some((file, Change::Record { .. })) = facts.changes.get(&id) else {
             return Ok(());
         };
-        let appends = self.appends.entry(*file).or_default();
         match outcome {
             ChangeOutcome::Done(done) => {
-                if done.level == Level::Memory {
-                    let acked = (done.handle, done.version, *file, named(id));
-                    self.in_memory.push(acked);
-                }
-                let acked = appends.acked(named(id), file_offset(&done), facts.now);
                 self.forgive(facts);
+                let appends = self.appends.entry(*file).or_default();
+                let acked = appends.acked(named(id), file_offset(&done), facts.now);
+                if done.level == Level::Memory {
+                    let in_memory = (done.handle, done.version, *file, named(id));
+                    self.in_memory.push(in_memory);
+                    self.forgive(facts);
+                    if is_lost(&in_memory, facts) {
+                        // Where it was told to be something else may be.
+                        return Ok(());
+                    }
+                }
                 acked.map_err(|how| format!("file {file}: {how}"))
             }
             ChangeOutcome::NotDone => {
+                let appends = self.appends.entry(*file).or_default();
                 appends.not_done(named(id));
                 Ok(())
             }
@@ -89,15 +98,21 @@ impl RecordsOnce {
 
     /// Of what the log says that it may be gone, nothing has to be there.
     fn forgive(&mut self, facts: &Facts) {
-        for (handle, version, file, id) in &self.in_memory {
-            let loss = facts.losses.get(handle);
-            if loss.is_some_and(|(lost, ..)| version <= lost)
+        for acked in &self.in_memory {
+            let (_, _, file, id) = acked;
+            if is_lost(acked, facts)
                 && let Some(appends) = self.appends.get_mut(file)
             {
                 appends.may_be_lost(*id);
             }
         }
     }
+}
+
+/// Whether the log says that what was acknowledged so may be gone.
+fn is_lost((handle, version, ..): &InMemory, facts: &Facts) -> bool {
+    let loss = facts.losses.get(handle);
+    loss.is_some_and(|(lost, ..)| version <= lost)
 }
 
 fn check_payloads(appends: &Appends, records: &[FoundRecord]) -> Result<(), String> {
