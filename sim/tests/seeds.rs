@@ -43,7 +43,7 @@ fn a_check_that_is_removed_is_missed() {
         (Check::RequestOnce, "exactly once", 2),
         (Check::ReplyAfterFlush, "log prefix", 2),
         (Check::PieceCrc, "can't be read", 3),
-        (Check::StartNumber, "fencing", 8),
+        (Check::StartNumber, "fencing", 63),
         (Check::ReadCrc, "never wrong bytes", 4),
         (Check::GarbageInUse, "no delete of what is needed", 0),
         (Check::HandleRange, "takes its log for damaged", 0),
