@@ -78,7 +78,8 @@ pub struct Replica {
     flush_due: Option<Duration>,
     /// Since when the store has not moved though something is asked of it.
     store_since: Option<Duration>,
-    /// When something was heard of the chain, or the master asked for a new version.
+    /// When something was heard of the chain; or, if it had been lately, when the master asked for a new
+    /// version.
     heard: Option<Duration>,
     /// There is one exactly while the member is active.
     chain: Option<Chain>,
@@ -139,7 +140,8 @@ impl Replica {
             Order::Change(order) => {
                 let is_known = self.is_known(&order);
                 self.member.handle_order(to, order);
-                if !is_known {
+                // It may have been on its way for long: who serves no more has missed what it can't tell.
+                if !is_known && self.is_fresh(now) {
                     self.heard = Some(now);
                 }
                 self.follow_member(now);
@@ -147,6 +149,12 @@ impl Replica {
             Order::Grant(grant) => self.grant(now, to, &grant),
             Order::Revoke(revoke) => self.revoke(now, to, &revoke),
         }
+    }
+
+    /// Whether something was heard of the chain lately.
+    fn is_fresh(&self, now: Duration) -> bool {
+        let heard = self.heard.map(|heard| now.saturating_sub(heard));
+        heard.is_some_and(|silence| silence < self.config.dead_after)
     }
 
     /// Whether an order says nothing new: it doesn't show that the master still counts this member.
@@ -283,8 +291,7 @@ impl Replica {
             .chain
             .as_ref()
             .is_some_and(|chain| chain.open.chain.len() == 1);
-        let is_fresh = |heard| now.saturating_sub(heard) < self.config.dead_after;
-        if !is_alone && !self.heard.is_some_and(is_fresh) {
+        if !is_alone && !self.is_fresh(now) {
             return refuse(
                 Status::Behind,
                 "nothing was heard of the chain for too long",

@@ -287,6 +287,24 @@ fn a_member_serves_its_committed_state_and_only_while_it_hears_its_chain() {
     assert_eq!(read(&replica, stale, 4), Err(Status::Behind));
 }
 
+/// A promise that was asked for long ago came to a member that was left out since, and it served again
+/// what had been committed before that (found by the simulator).
+#[test]
+fn a_promise_lets_a_member_serve_on_but_not_again() {
+    let read = |replica: &super::super::Replica, at| {
+        let read = replica.check_read(at, V, Serial(4));
+        read.map_err(|(status, _)| status)
+    };
+    let silence = config().dead_after;
+    let almost = NOW + silence - config().suspect_after / 2;
+    let mut replica = middle(true);
+    replica.handle_order(almost, 8, promise(V.0 + 1));
+    assert_eq!(read(&replica, NOW + silence), Ok((V, Serial(4))));
+    let mut replica = middle(true);
+    replica.handle_order(NOW + silence, 8, promise(V.0 + 1));
+    assert_eq!(read(&replica, NOW + silence), Err(Status::Behind));
+}
+
 /// A client had written serial 5 and was answered by the primary. Another member had not heard that
 /// it is committed when a new version began there, and served serial 4 as that version's: newer than
 /// what the client had seen, by its name (found by the simulator).
