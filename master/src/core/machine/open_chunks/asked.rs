@@ -7,7 +7,7 @@ use sarsen_protocol::ticket::Rights;
 
 use super::{Goal, Machine, Subject, Then, Waiting};
 use crate::core::action::Failure;
-use crate::core::command::SLOTS_MAX;
+use crate::core::command::{Command, SLOTS_MAX};
 use crate::core::event::Token;
 use crate::core::file::File;
 use crate::core::machine::millis;
@@ -185,9 +185,14 @@ impl Machine {
         })
     }
 
-    /// Whether nothing of a file is opened at the moment: it is being truncated.
+    /// Whether nothing of a file is opened at the moment: it is being truncated, be it that only the log
+    /// is waited for. What is opened before that entry is applied would be opened with what it cuts off.
     fn is_held_closed(&self, file: FileId) -> bool {
-        let errands = self.open_chunks.errands.iter();
-        errands.into_iter().any(|errand| errand.holds_closed(file))
+        let mut errands = self.open_chunks.errands.iter();
+        let mut logging = self.in_flight.values();
+        errands.any(|errand| errand.holds_closed(file))
+            || logging.any(
+                |one| matches!(&one.entry.command, Command::FileResized(it) if it.file == file),
+            )
     }
 }

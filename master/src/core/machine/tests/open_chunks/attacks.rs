@@ -320,6 +320,45 @@ fn a_truncate_waits_for_what_is_being_logged() {
     assert!(play.replies.remove(&opens).is_some());
 }
 
+/// A chunk that was opened while the entry that cuts it off was being logged came to the log behind it,
+/// and its bytes were in the file again (found by the simulator).
+#[test]
+fn nothing_is_opened_while_a_cut_is_being_logged() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    play.mutate(first.handle, 7, 1000);
+    play.send(SealFile {
+        path: "/f".to_owned(),
+    });
+    let truncate = Truncate {
+        request: play.rig.request(),
+        path: "/f".to_owned(),
+        size: 0,
+    };
+    let cuts = play.rig.send(CLIENT, truncate);
+    let logging = play.rig.actions();
+    assert!(matches!(&logging[..], [Action::Append(_)]), "{logging:?}");
+    let early = play.rig.send(CLIENT, play.last(file));
+    let refused = play.rig.actions();
+    let is_refused = |action: &Action| {
+        let Action::Reply { to, reply } = action else {
+            return false;
+        };
+        *to == early && matches!(reply, Err(failure) if failure.status == Status::Overloaded)
+    };
+    assert!(refused.iter().all(is_refused), "{refused:?}");
+    assert_eq!(refused.len(), 1);
+    play.wait(seconds(1));
+    assert!(matches!(
+        play.replies.remove(&cuts),
+        Some(Ok(AnyMessage::Truncated(_)))
+    ));
+    let opened = play.open(play.last(file));
+    assert_ne!(opened.handle, first.handle);
+    assert_eq!(play.rig.get(stat("/f")).node.size, 0);
+}
+
 /// Reopening waited for the next inventory of two servers, and the copies that repair made in the
 /// meantime were of nobody's use.
 #[test]
