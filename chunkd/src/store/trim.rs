@@ -218,7 +218,7 @@ impl Directory {
             // Found out before the checkpoint, which may cover more than what is known now, not less.
             let forward = self.needed(&turn, said, &mut ended)?;
             if let Some(chunk) = self.opened.find(handle)
-                && needs_checkpoint(&chunk, said)
+                && needs_checkpoint(&chunk)
             {
                 let version = chunk.told().version;
                 match chunk.checkpoint() {
@@ -339,9 +339,10 @@ fn is_marked(entry: &InventoryEntry) -> bool {
 }
 
 /// Whether a checkpoint of an open chunk makes what the segment says of it superfluous, but for some.
-fn needs_checkpoint(chunk: &OpenChunk, said: &Said) -> bool {
-    // One that is told and read as the sealed chunk that it is would not be that any more.
-    !chunk.told().poisoned && (chunk.was_changed() || said.has_checkpoint())
+fn needs_checkpoint(chunk: &OpenChunk) -> bool {
+    // One that is told and read as the sealed chunk that it is would not be that any more, whatever
+    // an earlier life of it left in the segment.
+    !chunk.told().poisoned && chunk.was_changed()
 }
 
 /// What has to be copied forward of an open chunk beside its checkpoint, if it gets one; none if not
@@ -351,7 +352,7 @@ fn needed_of_open(chunk: &OpenChunk, said: &Said) -> Option<Vec<Entry>> {
     if told.poisoned {
         return said.all();
     }
-    Some(match needs_checkpoint(chunk, said) {
+    Some(match needs_checkpoint(chunk) {
         true => said.beyond(&told),
         false => said.beginnings(told.version, told.promised_version),
     })
@@ -361,11 +362,6 @@ impl Said {
     fn version(&self) -> ChunkVersion {
         let versions = self.0.iter().map(|entry| entry.version);
         versions.max().unwrap_or_default()
-    }
-
-    fn has_checkpoint(&self) -> bool {
-        let is_one = |entry: &FoundEntry| matches!(entry.body, Body::Checkpoint(_));
-        self.0.iter().any(is_one)
     }
 
     /// All of it, unless it ends within a checkpoint: parts that are copied would stand behind the last

@@ -201,6 +201,56 @@ fn a_journal_stays_short_whatever_a_stuck_chunk_does() {
     assert_eq!(unchanged.read(&member.directory).unwrap(), unchanged.bytes);
 }
 
+/// A segment with a checkpoint of a chunk went with another checkpoint of it, though it had been sealed
+/// since and opened again: a start took it for changed, and it was not the sealed chunk any more that it
+/// was to readers and to the master (found by the simulator).
+#[test]
+fn a_checkpoint_from_before_a_seal_does_not_count_as_a_change() {
+    let tree: Arc<dyn Tree> = Arc::new(HeapTree::new());
+    let member = Member::start(&tree).unwrap();
+    let (mut sealed, mut busy) = (Model::default(), Model::default());
+    let (first, second) = (ChunkHandle(MADE.0 + 1), ChunkHandle(MADE.0 + 2));
+    member.open(first, &mut busy, 1000, None).unwrap();
+    member.open(second, &mut sealed, 2000, None).unwrap();
+    let fill = |busy: &mut Model| {
+        let segments = member.log.extent().segments.len();
+        for seed in 0.. {
+            let write = Op::Write(0, bytes(seed, 20 * KIB));
+            for op in [write, Op::Sync, Op::Commit(0)] {
+                member.run(first, busy, &op).unwrap();
+            }
+            if member.log.extent().segments.len() > segments {
+                return;
+            }
+        }
+    };
+    let bytes = bytes(7, 100);
+    for op in [
+        Op::Append(bytes.clone()),
+        Op::Sync,
+        Op::Commit(0),
+        Op::Checkpoint,
+    ] {
+        member.run(second, &mut sealed, &op).unwrap();
+    }
+    fill(&mut busy);
+    for op in [Op::Prepare(None), Op::Settle, Op::Reopen] {
+        member.run(second, &mut sealed, &op).unwrap();
+    }
+    let oldest = member.log.extent().segments[0];
+    while member.log.extent().segments[0] == oldest {
+        fill(&mut busy);
+        while member.directory.trim(2).unwrap() != Trim::Nothing {
+            assert!(member.write());
+        }
+    }
+    drop(member);
+    let directory = Directory::open_tree(Arc::clone(&tree), &START).unwrap();
+    let entry = directory.entry(second).unwrap();
+    assert_eq!(entry.state, ChunkState::Sealed);
+    assert_eq!(entry.length, 100);
+}
+
 /// Whether a segment can go was found out while it was written what has to stand elsewhere: a checkpoint
 /// of each chunk before the one that held it up, and copies of what fitted, at each look, once a second.
 #[test]
