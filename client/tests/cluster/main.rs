@@ -1,5 +1,6 @@
 //! Whole clusters of real processes: what a user sees, through failures too.
 
+mod apart;
 mod appender;
 mod backpressure;
 mod bad_input;
