@@ -176,6 +176,12 @@ impl Disk {
         self.medium().is_full = is_full;
     }
 
+    /// Whether there is no room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.medium().is_full
+    }
+
     /// What this disk has done, since the last call.
     #[must_use]
     pub fn take_fired(&self) -> Fired {

@@ -23,6 +23,8 @@ pub mod slots_kept;
 
 pub use facts::{Applied, Facts, OpRecord, SealedReplica, file_offset};
 
+use sarsen_chunkd::store::InventoryEntry;
+
 use crate::observation::Observation;
 
 /// A promise.
@@ -108,4 +110,10 @@ impl Checker {
         }
         Ok(())
     }
+}
+
+/// Whether a start could not make good what it found of a chunk, for want of room: it is told as poisoned
+/// then, and what is stable of it counts again at the next start (`spec/journal.md` section 9 step 5).
+fn is_put_off(is_full: bool, entry: Option<&InventoryEntry>) -> bool {
+    is_full && entry.is_some_and(|entry| entry.flags.poisoned)
 }

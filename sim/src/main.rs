@@ -33,6 +33,12 @@ struct Args {
     /// Seeds at a time [default: the number of cores]
     #[arg(long)]
     jobs: Option<usize>,
+    /// How many doings are acknowledged at least in a run
+    #[arg(long, default_value_t = 200)]
+    acknowledged: u64,
+    /// How many faults fire at least in a run
+    #[arg(long, default_value_t = 5)]
+    faults: u64,
     /// Goes on after a failure
     #[arg(long)]
     keep_going: bool,
@@ -80,10 +86,21 @@ fn remove(name: Option<&str>) -> Result<(), String> {
     ))
 }
 
+impl Args {
+    /// The run of a seed.
+    fn options(&self, seed: u64) -> Options {
+        Options {
+            acknowledged_min: self.acknowledged,
+            faults_min: self.faults,
+            ..Options::new(seed)
+        }
+    }
+}
+
 fn one(seed: u64, args: &Args) -> ExitCode {
     let options = Options {
         is_verbose: args.verbose,
-        ..Options::new(seed)
+        ..args.options(seed)
     };
     let began = Instant::now();
     let report = run(&options);
@@ -98,7 +115,7 @@ fn one(seed: u64, args: &Args) -> ExitCode {
         report.trace_hash
     );
     if args.twice
-        && let Err(text) = determinism::check(&Options::new(seed))
+        && let Err(text) = determinism::check(&args.options(seed))
     {
         println!("FAILED: not the same twice: {text}");
         return ExitCode::FAILURE;
@@ -123,7 +140,7 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, report: Report) {
+    fn add(&mut self, report: Report, options: &Options) {
         self.runs += 1;
         self.counters.merge(&report.counters);
         let lower = |least: &mut Option<(u64, u64)>, value| {
@@ -134,7 +151,9 @@ impl Sum {
         lower(&mut self.faults_min, report.counters.faults());
         if let Some(failure) = report.failure {
             self.failures.push((report.seed, failure));
-        } else if report.acknowledged < 200 || report.counters.faults() < 5 {
+        } else if report.acknowledged < options.acknowledged_min
+            || report.counters.faults() < options.faults_min
+        {
             let few = format!(
                 "only {} acknowledged and {} faults fired",
                 report.acknowledged,
@@ -160,16 +179,17 @@ fn many(seeds: Range<u64>, args: &Args) -> ExitCode {
                     if seed >= seeds.end {
                         return;
                     }
-                    let mut report = run(&Options::new(seed));
+                    let options = args.options(seed);
+                    let mut report = run(&options);
                     if args.twice
                         && report.failure.is_none()
-                        && run(&Options::new(seed)).trace_hash != report.trace_hash
+                        && run(&options).trace_hash != report.trace_hash
                     {
                         report.failure = Some("not the same twice".to_owned());
                     }
                     let failed = report.failure.is_some();
                     if let Ok(mut sum) = sum.lock() {
-                        sum.add(report);
+                        sum.add(report, &options);
                     }
                     if failed && !args.keep_going {
                         next.store(seeds.end, Ordering::Relaxed);
@@ -208,7 +228,19 @@ fn tell(sum: &Sum, began: Instant, args: &Args) -> ExitCode {
         } else {
             "--release "
         };
-        println!("    again: cargo run {profile}-p sarsen-sim -- --seed {seed} -v{removed}");
+        let (its, usual) = (args.options(*seed), Options::new(*seed));
+        let is_usual =
+            (its.acknowledged_min, its.faults_min) == (usual.acknowledged_min, usual.faults_min);
+        let length = match is_usual {
+            true => String::new(),
+            false => format!(
+                " --acknowledged {} --faults {}",
+                its.acknowledged_min, its.faults_min
+            ),
+        };
+        println!(
+            "    again: cargo run {profile}-p sarsen-sim -- --seed {seed} -v{length}{removed}"
+        );
     }
     if sum.runs >= SEEDS_FOR_ALL {
         for name in sum

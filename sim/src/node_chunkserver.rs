@@ -258,6 +258,7 @@ impl ChunkserverNode {
         world.observe(&Observation::ChunkserverStarted {
             machine: self.machine,
             server: &process.server,
+            is_full: self.disks.iter().any(Disk::is_full),
         });
         self.process = Some(process);
         self.after(world)

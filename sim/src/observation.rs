@@ -101,6 +101,8 @@ pub enum Observation<'a> {
         machine: u8,
         /// Its directories.
         server: &'a Chunkserver,
+        /// Whether there was no room on its disks.
+        is_full: bool,
     },
     /// A chunk is sealed and its stream will be told so.
     Sealed {

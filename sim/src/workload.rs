@@ -23,9 +23,8 @@ const NAMES: &[&str] = &[
 /// The length of a chunk.
 pub const CHUNK_SIZE: u32 = 1024 * 1024;
 
-/// How many of a client's doings are with files that change, beside a hundred of others: none as long
-/// as no simulated chunkserver takes part in open chunks.
-const CHANGES: u64 = 0;
+/// How many of a client's doings are with files that change, beside a hundred of others.
+const CHANGES: u64 = 80;
 
 /// Bytes of a block.
 const BLOCK: u64 = 64 * 1024;

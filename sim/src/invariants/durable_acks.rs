@@ -4,7 +4,7 @@
 use sarsen_protocol::id::ChunkHandle;
 use sarsen_protocol::message::ChunkState;
 
-use super::{Facts, Invariant};
+use super::{Facts, Invariant, is_put_off};
 use crate::observation::Observation;
 
 /// Nothing to remember: what was acknowledged is among the facts.
@@ -18,7 +18,11 @@ impl Invariant for DurableAcks {
 
     fn observe(&mut self, observation: &Observation<'_>, facts: &Facts) -> Result<(), String> {
         match observation {
-            Observation::ChunkserverStarted { machine, server } => started(*machine, server, facts),
+            Observation::ChunkserverStarted {
+                machine,
+                server,
+                is_full,
+            } => started(*machine, server, *is_full, facts),
             Observation::Publishes { chunks, .. } => {
                 for chunk in *chunks {
                     for server in &chunk.servers {
@@ -47,6 +51,7 @@ impl Invariant for DurableAcks {
 fn started(
     machine: u8,
     server: &sarsen_chunkd::net::Chunkserver,
+    is_full: bool,
     facts: &Facts,
 ) -> Result<(), String> {
     let its_own = facts
@@ -59,6 +64,9 @@ fn started(
         }
         let directory = server.directory(replica.directory);
         let entry = directory.and_then(|directory| directory.entry(*handle));
+        if is_put_off(is_full, entry.as_ref()) {
+            continue;
+        }
         let is_so = entry.as_ref().is_some_and(|entry| {
             let is_sealed = entry.state == ChunkState::Sealed
                 && (entry.version, entry.length, entry.crc32)

@@ -234,7 +234,9 @@ impl Facts {
                 self.held.remove(&(*machine, *handle));
             }
             // What was sealed or copied when the process died, and told to nobody, is there too.
-            Observation::ChunkserverStarted { machine, server } => {
+            Observation::ChunkserverStarted {
+                machine, server, ..
+            } => {
                 self.held.retain(|(of, _)| of != machine);
                 for directory in server.directories() {
                     let entries = directory.inventory(None, usize::MAX).into_iter();

@@ -47,7 +47,9 @@ impl Invariant for Fencing {
                 self.rolled_back.extend(directories);
                 Ok(())
             }
-            Observation::ChunkserverStarted { machine, server } => {
+            Observation::ChunkserverStarted {
+                machine, server, ..
+            } => {
                 let ids = server.directories().map(|it| it.identity().directory_id);
                 self.directories.insert(*machine, ids.collect());
                 Ok(())

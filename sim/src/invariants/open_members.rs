@@ -3,19 +3,23 @@
 //! nothing older; what it acknowledged at `disk`, and what it told with a promise, is found again; a
 //! version that allows no acks at `memory` gets none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sarsen_chunkd::net::Chunkserver;
 use sarsen_chunkd::net::members::lane::found;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, Serial};
 use sarsen_protocol::message::Level;
 
-use super::{Facts, Invariant};
+use super::{Facts, Invariant, is_put_off};
 use crate::observation::Observation;
 
 /// What members have said so far.
 #[derive(Debug, Default)]
-pub struct OpenMembers(BTreeMap<(u8, ChunkHandle), Said>);
+pub struct OpenMembers {
+    said: BTreeMap<(u8, ChunkHandle), Said>,
+    /// What was deleted since a machine's start: answers about it may be on their way still.
+    deleted: BTreeSet<(u8, ChunkHandle)>,
+}
 
 /// What one member has said of a chunk.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,6 +41,15 @@ impl Invariant for OpenMembers {
     fn observe(&mut self, observation: &Observation<'_>, facts: &Facts) -> Result<(), String> {
         match *observation {
             Observation::Promised {
+                machine, handle, ..
+            }
+            | Observation::Begun {
+                machine, handle, ..
+            }
+            | Observation::Acked {
+                machine, handle, ..
+            } if self.deleted.contains(&(machine, handle)) => Ok(()),
+            Observation::Promised {
                 machine,
                 handle,
                 promised,
@@ -51,7 +64,7 @@ impl Invariant for OpenMembers {
                 serial,
                 memory,
             } => {
-                let said = self.0.entry((machine, handle)).or_default();
+                let said = self.said.entry((machine, handle)).or_default();
                 if version < said.promised || version < said.version {
                     return Err(format!(
                         "machine {machine} begins {version} of {handle} behind {said:?}"
@@ -74,7 +87,7 @@ impl Invariant for OpenMembers {
                 level,
                 to_client,
             } => {
-                let said = self.0.entry((machine, handle)).or_default();
+                let said = self.said.entry((machine, handle)).or_default();
                 let is_older = version < said.promised || version < said.version;
                 let is_loose = level == Level::Memory && version == said.version && !said.memory;
                 if is_older || is_loose {
@@ -91,17 +104,22 @@ impl Invariant for OpenMembers {
             Observation::Deleted { machine, handle }
             | Observation::DeleteRuns {
                 machine, handle, ..
+            } => {
+                self.said.remove(&(machine, handle));
+                self.deleted.insert((machine, handle));
+                Ok(())
             }
-            | Observation::Spoiled {
+            Observation::Spoiled {
                 machine,
                 handle: Some(handle),
             } => {
-                self.0.remove(&(machine, handle));
+                self.said.remove(&(machine, handle));
                 Ok(())
             }
             // Another chunk than the one that was spoken of, be it that it has the same handle.
             Observation::Copied { machine, order, .. } => {
-                self.0.remove(&(machine, order.handle));
+                self.said.remove(&(machine, order.handle));
+                self.deleted.remove(&(machine, order.handle));
                 Ok(())
             }
             Observation::Lost { machine }
@@ -109,11 +127,16 @@ impl Invariant for OpenMembers {
                 machine,
                 handle: None,
             } => {
-                self.0.retain(|(of, _), _| *of != machine);
+                self.said.retain(|(of, _), _| *of != machine);
                 Ok(())
             }
-            Observation::ChunkserverStarted { machine, server } => {
-                self.started(machine, server, facts)
+            Observation::ChunkserverStarted {
+                machine,
+                server,
+                is_full,
+            } => {
+                self.deleted.retain(|(of, _)| *of != machine);
+                self.started(machine, server, is_full, facts)
             }
             _ => Ok(()),
         }
@@ -127,7 +150,7 @@ impl OpenMembers {
         promised: ChunkVersion,
         told: (ChunkVersion, Serial),
     ) -> Result<(), String> {
-        let said = self.0.entry((machine, handle)).or_default();
+        let said = self.said.entry((machine, handle)).or_default();
         if told < (said.version, said.stable) {
             return Err(format!(
                 "machine {machine} promises {promised} of {handle} and tells {told:?}, having said \
@@ -141,10 +164,16 @@ impl OpenMembers {
         Ok(())
     }
 
-    fn started(&self, machine: u8, server: &Chunkserver, facts: &Facts) -> Result<(), String> {
+    fn started(
+        &self,
+        machine: u8,
+        server: &Chunkserver,
+        is_full: bool,
+        facts: &Facts,
+    ) -> Result<(), String> {
         let first = (machine, ChunkHandle(0));
         let last = (machine, ChunkHandle(u64::MAX));
-        for (&(_, handle), said) in self.0.range(first..=last) {
+        for (&(_, handle), said) in self.said.range(first..=last) {
             if facts.spoiled_machines.contains(&machine)
                 || facts.spoiled.contains(&(machine, handle))
             {
@@ -162,6 +191,9 @@ impl OpenMembers {
                     "machine {machine} has nothing of {handle} after a restart, having said {said:?}"
                 ));
             };
+            if is_put_off(is_full, directory.entry(handle).as_ref()) {
+                continue;
+            }
             let has = found(directory, handle);
             let promised = has.promised.max(has.version);
             let is_there = promised >= said.promised
