@@ -351,6 +351,33 @@ pub enum Observation<'a> {
 }
 
 impl Observation<'_> {
+    /// Who has which version of a chunk whole from now on, be it only prepared.
+    #[must_use]
+    pub const fn has_whole(&self) -> Option<(u8, ChunkHandle, ChunkVersion)> {
+        match *self {
+            Self::Sealed {
+                machine,
+                handle,
+                version,
+                ..
+            }
+            | Self::SealPrepared {
+                machine,
+                handle,
+                version,
+                ..
+            }
+            | Self::Settled {
+                machine,
+                handle,
+                version,
+                ..
+            } => Some((machine, handle, version)),
+            Self::Copied { machine, order, .. } => Some((machine, order.handle, order.version)),
+            _ => None,
+        }
+    }
+
     /// Whether it is a step of a member of an open chunk.
     #[must_use]
     pub const fn is_of_a_member(&self) -> bool {

@@ -9,9 +9,9 @@ use crate::harness::Cluster;
 /// A server that hangs is waited for, for longer than the test takes.
 const SETTINGS: &[&str] = &[
     "heartbeat=200ms",
-    "suspect_after=2min",
-    "dead_after=4min",
-    "lease=5min",
+    "suspect_after=2m",
+    "dead_after=4m",
+    "lease=5m",
     "safe_mode_max=5s",
 ];
 

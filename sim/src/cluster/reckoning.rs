@@ -63,7 +63,18 @@ impl Cluster {
             return;
         };
         let garbage = self.garbage();
-        let found = reckoning.found.borrow();
+        let mut found = reckoning.found.borrow_mut();
+        self.world.with_checker(|checker| {
+            let facts = &checker.facts;
+            let is_lost = |path: &String| {
+                let file = facts.names.files().find(|(it, _)| it == path);
+                file.is_some_and(|(_, file)| facts.is_beyond_help(file))
+            };
+            found.unread.retain(|path| !is_lost(path));
+            if let Some(findings) = &mut found.findings {
+                findings.retain(|finding| !facts.is_chunk_beyond_help(finding.handle));
+            }
+        });
         let is_read = found.unread.is_empty();
         let wrong = &found.findings;
         let is_right = is_read && wrong.as_ref().is_some_and(Vec::is_empty);

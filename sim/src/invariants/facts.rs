@@ -81,6 +81,8 @@ pub struct Facts {
     pub spoiled: BTreeSet<(u8, ChunkHandle)>,
     /// Machines any of whose replicas may be spoiled.
     pub spoiled_machines: BTreeSet<u8>,
+    /// Who ever had a version of a chunk whole: sealed, copied or prepared.
+    pub had: BTreeMap<(ChunkHandle, ChunkVersion), BTreeSet<u8>>,
     /// Whether all that went wrong was made good.
     pub is_healed: bool,
     /// How many doings were acknowledged.
@@ -164,6 +166,10 @@ impl Facts {
 
     /// What becomes of replicas.
     fn observe_replica(&mut self, observation: &Observation<'_>) {
+        if let Some((machine, handle, version)) = observation.has_whole() {
+            let had = self.had.entry((handle, version)).or_default();
+            had.insert(machine);
+        }
         match observation {
             Observation::Spoiled { machine, handle } => match handle {
                 Some(handle) => _ = self.spoiled.insert((*machine, *handle)),
@@ -265,6 +271,35 @@ impl Facts {
             .iter()
             .filter(|(of, held)| *held == handle && *of != machine);
         others.count()
+    }
+
+    /// Whether a file has a chunk that is beyond help: it was sealed with the only member that there was
+    /// (`spec/replication.md` section 8), and that one's disk has lost what was stable before anybody had
+    /// a copy.
+    #[must_use]
+    pub fn is_beyond_help(&self, file: FileId) -> bool {
+        let Some(file) = self.shadow.namespace.file(file) else {
+            return false;
+        };
+        let mut handles = file.chunks().map(|(_, handle)| handle);
+        handles.any(|handle| self.is_chunk_beyond_help(handle))
+    }
+
+    /// The same of one chunk.
+    #[must_use]
+    pub fn is_chunk_beyond_help(&self, handle: ChunkHandle) -> bool {
+        let sealed = self
+            .shadow
+            .chunks
+            .record(handle)
+            .and_then(|it| it.at_rest());
+        let had = sealed.and_then(|sealed| self.had.get(&(handle, sealed.version)));
+        had.is_some_and(|had| {
+            had.iter().all(|machine| {
+                self.spoiled_machines.contains(machine)
+                    || self.spoiled.contains(&(*machine, handle))
+            })
+        })
     }
 
     /// A master has read the log: what it found of what nobody was told happened all the same.
