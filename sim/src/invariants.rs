@@ -20,6 +20,7 @@ pub mod open_left_alone;
 pub mod open_members;
 pub mod records_once;
 pub mod slots_kept;
+pub mod states_alike;
 
 pub use facts::{Applied, Facts, OpRecord, SealedReplica, file_offset};
 
@@ -78,6 +79,7 @@ impl Checker {
                 Box::new(fencing::Fencing::default()),
                 Box::new(open_members::OpenMembers::default()),
                 Box::new(slots_kept::SlotsKept),
+                Box::new(states_alike::StatesAlike::default()),
                 Box::new(open_left_alone::OpenLeftAlone),
                 Box::new(records_once::RecordsOnce::default()),
                 Box::new(cells_in_order::CellsInOrder::default()),

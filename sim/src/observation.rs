@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sarsen_chunkd::net::Chunkserver;
+use sarsen_chunkd::store::open_chunk::Snapshot;
 use sarsen_client::core::mutation::Done;
 use sarsen_master::core::command::Entry;
 use sarsen_master::core::state::State;
@@ -208,6 +209,15 @@ pub enum Observation<'a> {
         level: Level,
         /// A client is told, by the primary; else the hop before.
         to_client: bool,
+    },
+    /// A read of a committed state of an open chunk begins.
+    StateRead {
+        /// Which machine.
+        machine: u8,
+        /// The chunk.
+        handle: ChunkHandle,
+        /// The state.
+        snapshot: &'a Snapshot,
     },
     /// A member has the sealed form of an open chunk beside it.
     SealPrepared {

@@ -54,6 +54,7 @@ fn a_check_that_is_removed_is_missed() {
         (Check::LastMember, "records once", 2),
         (Check::DiskPrefix, "open members", 0),
         (Check::IdsKept, "records once", 1),
+        (Check::CommittedReads, "states alike", 22),
         (Check::CopyAtRest, "open left alone", 0),
         (Check::DeleteAtRest, "open left alone", 0),
         (Check::SlotKept, "slots kept", 114),

@@ -12,11 +12,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{BufWriter, Read as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sarsen_protocol::crc::{crc32, extend};
 use sarsen_protocol::record;
 use serde_json::Value;
 
@@ -44,6 +46,9 @@ const PAYLOAD_MAX: f64 = 1_048_576.0;
 
 /// Bytes of the file that is written over: several chunks.
 const FILE_LEN: u64 = 20 * 1024 * 1024;
+
+/// As in the settings.
+const CHUNK_SIZE: u64 = 8 * 1024 * 1024;
 
 /// How long a victim stays away at the most, in milliseconds.
 const AWAY_MAX: u64 = 1_500;
@@ -73,20 +78,33 @@ fn line(chance: &mut Chance, name: &str) -> Vec<u8> {
     line
 }
 
+/// What is kept of a record, of which there may be gigabytes: its length and its CRC.
+type Digest = (usize, u32);
+
+fn digest(payload: &[u8]) -> Digest {
+    (payload.len(), crc32(payload))
+}
+
 /// A process that appends the lines of a file.
 struct Appender {
     child: Child,
     name: String,
-    lines: Vec<Vec<u8>>,
+    lines: Vec<Digest>,
 }
 
 impl Appender {
     fn start(cluster: &Cluster, chance: &mut Chance, name: String) -> Self {
         let count = told("SARSEN_TEST_RECORDS", RECORDS);
-        let lines: Vec<_> = (0..count)
-            .map(|number| line(chance, &format!("{name}-{number}")))
-            .collect();
-        let source = cluster.local(&name, &lines.join(&b'\n'));
+        let source = cluster.path(&name);
+        let mut file = BufWriter::new(File::create(&source).expect("a local file"));
+        let lines = (0..count).map(|number| {
+            let line = line(chance, &format!("{name}-{number}"));
+            file.write_all(&line).expect("room");
+            file.write_all(b"\n").expect("room");
+            digest(&line)
+        });
+        let lines = lines.collect();
+        file.flush().expect("room");
         let mut command = cluster.command();
         command.args(["--master", &cluster.control, "--json", "--timeout", "120s"]);
         command.args(["append", "--lines", "/log"]).arg(source);
@@ -101,7 +119,7 @@ impl Appender {
     }
 
     /// What it appended, by offset.
-    fn finish(mut self, cluster: &Cluster) -> Vec<(u64, Vec<u8>)> {
+    fn finish(mut self, cluster: &Cluster) -> Vec<(u64, Digest)> {
         let status = self.child.wait().expect("a child");
         let text = |end: &str| {
             let file = cluster.path(&format!("{}-{end}", self.name));
@@ -114,9 +132,10 @@ impl Appender {
             .map(|line| serde_json::from_str(line).expect("a document a line"))
             .collect();
         assert_eq!(told.len(), self.lines.len(), "{}", self.name);
+        fs::remove_file(cluster.path(&self.name)).expect("its source");
         let records = told.iter().zip(self.lines);
         let records = records.map(|(told, line)| {
-            assert_eq!(told["length"], line.len());
+            assert_eq!(told["length"], line.0);
             (told["offset"].as_u64().expect("an offset"), line)
         });
         records.collect()
@@ -131,43 +150,78 @@ fn kill_one(cluster: &mut Cluster, chance: &mut Chance) {
     cluster.start_chunkserver(victim);
 }
 
-/// Every record of a file, as `spec/records.md` section 3 finds them.
-fn records(bytes: &[u8]) -> Vec<(u64, Vec<u8>, (u64, u64))> {
-    let (mut records, mut at) = (Vec::new(), 0);
-    while at < bytes.len() {
-        match record::decode(&bytes[at..]) {
-            Ok(found) => {
-                let id = (found.session.0, found.number);
-                records.push((at as u64, found.payload.to_vec(), id));
-                at += found.encoded_len();
+/// Every record of a file, as `spec/records.md` section 3 finds them, and its id. None lies in two
+/// chunks.
+fn records(file: &Path) -> Vec<(u64, Digest, (u64, u64))> {
+    let mut file = File::open(file).expect("a local file");
+    let mut records = Vec::new();
+    for chunk in 0.. {
+        let mut bytes = Vec::new();
+        let taken = (&mut file).take(CHUNK_SIZE).read_to_end(&mut bytes);
+        if taken.expect("a local file") == 0 {
+            break;
+        }
+        let mut at = 0;
+        while at < bytes.len() {
+            match record::decode(&bytes[at..]) {
+                Ok(found) => {
+                    let id = (found.session.0, found.number);
+                    let offset = chunk * CHUNK_SIZE + at as u64;
+                    records.push((offset, digest(found.payload), id));
+                    at += found.encoded_len();
+                }
+                Err(_) => at += 1,
             }
-            Err(_) => at += 1,
         }
     }
     records
 }
 
-/// The bytes of a file once its chunks are at rest, the same from each server alone.
-fn settled(cluster: &mut Cluster, path: &str) -> Vec<u8> {
+/// A file once its chunks are at rest, as a local one; it is the same from each server alone.
+fn settled(cluster: &mut Cluster, path: &str) -> PathBuf {
     cluster.until("the chunks are sealed", |cluster| {
         (cluster.sarsen(&["checksum", path]).code == Some(0)).then_some(())
     });
     cluster.until_healthy();
-    let bytes = cluster.bytes(path);
+    let local = cluster.path("settled");
+    let target = local.to_str().expect("a plain name").to_owned();
+    let got = |cluster: &Cluster| {
+        let done = cluster.sarsen(&["get", path, &target]);
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        crc_of(Path::new(&target))
+    };
+    let all = got(cluster);
     for alone in 0..SERVERS {
         for other in (0..SERVERS).filter(|&it| it != alone) {
             cluster.kill_chunkserver(other);
         }
-        assert!(
-            cluster.bytes(path) == bytes,
-            "server {alone} has other bytes"
-        );
+        assert!(got(cluster) == all, "server {alone} has other bytes");
         for other in (0..SERVERS).filter(|&it| it != alone) {
             cluster.start_chunkserver(other);
         }
         cluster.wait(SERVERS);
     }
-    bytes
+    local
+}
+
+fn bytes_of(file: &Path) -> Vec<u8> {
+    fs::read(file).expect("a local file")
+}
+
+/// A local file's length and CRC.
+fn crc_of(file: &Path) -> (u64, u32) {
+    let mut file = File::open(file).expect("a local file");
+    let (mut len, mut crc) = (0, crc32(&[]));
+    let mut bytes = vec![0; 1 << 20];
+    loop {
+        let read = file.read(&mut bytes).expect("a local file");
+        if read == 0 {
+            return (len, crc);
+        }
+        let more = &bytes[..read];
+        crc = extend(crc, more);
+        len += read as u64;
+    }
 }
 
 #[test]
@@ -207,15 +261,15 @@ fn what_was_appended_under_kills_is_there_once_at_its_offset() {
     ids.dedup();
     assert_eq!(ids.len(), all.len(), "a record is there twice");
     let found: BTreeMap<_, _> = all.into_iter().map(|(at, bytes, _)| (at, bytes)).collect();
-    let place_of = |bytes: &Vec<u8>, of: &BTreeMap<_, Vec<u8>>| {
-        of.iter().find(|(_, it)| *it == bytes).map(|(at, _)| *at)
+    let place_of = |record: &Digest, of: &BTreeMap<u64, Digest>| {
+        of.iter().find(|(_, it)| *it == record).map(|(at, _)| *at)
     };
-    for (at, bytes) in &acknowledged {
+    for (at, record) in &acknowledged {
         assert!(
-            found.get(at) == Some(bytes),
+            found.get(at) == Some(record),
             "a record of {} bytes was told to be at {at}, it is at {:?}; {} told, {} found",
-            bytes.len(),
-            place_of(bytes, &found),
+            record.0,
+            place_of(record, &found),
             acknowledged.len(),
             found.len()
         );
@@ -267,7 +321,7 @@ fn what_was_written_over_under_kills_is_what_a_model_says() {
     }
     println!("{writes} writes, {kills} kills");
     cluster.wait(SERVERS);
-    assert!(settled(&mut cluster, "/disk") == model);
+    assert!(bytes_of(&settled(&mut cluster, "/disk")) == model);
 }
 
 #[test]
@@ -288,7 +342,7 @@ fn a_file_is_cut_and_lengthened() {
         model.resize(model.len().max(5), 0);
         model[1..5].copy_from_slice(b"over");
     }
-    assert!(settled(&mut cluster, "/file") == model);
+    assert!(bytes_of(&settled(&mut cluster, "/file")) == model);
 }
 
 #[test]

@@ -24,6 +24,7 @@ use sarsen_protocol::status::Status;
 use super::open_chunks::{Answerer, unknown};
 use super::{ChunkserverEvent, Process};
 use crate::net::ConnId;
+use crate::observation::Observation;
 use crate::world::World;
 
 /// A read on its way out.
@@ -183,6 +184,11 @@ impl Process {
             Readable::Open(snapshot) => {
                 let parts = reading.asked.parts(&reading::facts_of(&snapshot))?;
                 world.count("path: open chunk read");
+                world.observe(&Observation::StateRead {
+                    machine: self.number,
+                    handle: reading.asked.asked().handle,
+                    snapshot: &snapshot,
+                });
                 let from = From::Open(snapshot);
                 Ok(Serving { from, parts })
             }
