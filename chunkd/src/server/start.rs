@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
@@ -272,6 +272,7 @@ fn open_directories(dirs: &[PathBuf]) -> Result<Vec<Arc<Directory>>, StartError>
             tracing::warn!(dir = %path.display(), file = problem.path, kind = ?problem.kind,
                 "a file is not in order; it is left as it is");
         }
+        tell_not_recovered(path, &directory);
         tracing::info!(dir = %path.display(), chunks, problems = problems.len(),
             start = %directory.identity().start_number, "a directory is open");
         opened.push(Arc::new(directory));
@@ -281,6 +282,32 @@ fn open_directories(dirs: &[PathBuf]) -> Result<Vec<Arc<Directory>>, StartError>
         _ => Ok(opened),
     }
 }
+
+/// Says which open chunks take no part, why, and what to do.
+fn tell_not_recovered(path: &Path, directory: &Directory) {
+    let dir = path.display();
+    let not_recovered = directory.not_recovered();
+    match &not_recovered.journal {
+        Some(fault) => {
+            tracing::error!(%dir, why = %fault, "A DIRECTORY IS POISONED: what its journal \
+            says can't be believed, so none of its open chunks takes part any more; {POISONED_HINT}")
+        }
+        None if directory.is_poisoned() => {
+            tracing::error!(%dir, why = "a write or sync of its journal, \
+            or a sync of a folder, failed in an earlier start", "A DIRECTORY IS POISONED: it takes \
+            nothing new, and its open chunks take no part any more; {POISONED_HINT}")
+        }
+        None => {}
+    }
+    for (handle, fault) in &not_recovered.chunks {
+        tracing::warn!(%dir, %handle, why = %fault,
+            "an open chunk takes no part any more; the master goes on with its other members");
+    }
+}
+
+/// What can be done about a poisoned directory.
+const POISONED_HINT: &str = "its sealed chunks are still read, and copied elsewhere. Check the disk, \
+    keep chunkd running until `sarsen fsck` lists nothing, then give --dir an empty folder in its place";
 
 /// Whether a directory can't be opened for what its disk does, and not for what somebody typed.
 fn is_of_the_disk(error: &StoreError) -> bool {

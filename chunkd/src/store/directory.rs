@@ -28,7 +28,7 @@ use super::layout::{
 };
 use super::opening::Opened;
 use super::readable::ReadableChunk;
-use super::recover::{Recovered, recover};
+use super::recover::{NotRecovered, Recovered, recover};
 use super::region::{FileTree, Region, Space, Tree};
 use super::scan::{Problem, scan};
 use super::table::{InventoryEntry, Table, lock};
@@ -61,6 +61,7 @@ pub struct Directory {
     /// Held while `IDENTITY` is replaced, so that replacements don't overtake each other.
     replacing: Mutex<()>,
     poisoned: AtomicBool,
+    not_recovered: NotRecovered,
 }
 
 impl Directory {
@@ -100,7 +101,7 @@ impl Directory {
                 .map_err(|source| io_error(&*tree, Operation::Sync, "", source))?;
         }
         let mut found = scan(&*tree, owner_of(&identity), start.scan_threads)?;
-        let recovered = match (identity.author(), identity.adoption) {
+        let mut recovered = match (identity.author(), identity.adoption) {
             (Some(author), Some(adoption)) => recover(
                 &tree,
                 author,
@@ -111,11 +112,13 @@ impl Directory {
             _ => Recovered::default(),
         };
         let mut identity = identity;
-        if recovered.is_damaged && !identity.poisoned {
+        if recovered.not_recovered.journal.is_some() && !identity.poisoned {
             identity.poisoned = true;
             replace_identity(&*tree, &identity)?;
         }
+        let not_recovered = std::mem::take(&mut recovered.not_recovered);
         Ok(Self {
+            not_recovered,
             table: Table::new(found.held, start.open_chunks_max),
             readable: Mutex::new(Cache::new(start.open_chunks_max)),
             problems: Mutex::new(found.problems),
@@ -318,6 +321,12 @@ impl Directory {
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         lock(&self.problems).clone()
+    }
+
+    /// What the start could not take up of the open chunks, and why.
+    #[must_use]
+    pub const fn not_recovered(&self) -> &NotRecovered {
+        &self.not_recovered
     }
 
     /// How full the disk is.

@@ -70,6 +70,7 @@ pub use map::{Mapping, View};
 pub use opening::BeginOrder;
 pub use pending::{NewChunk, PendingChunk, data_position};
 pub use readable::ReadableChunk;
+pub use recover::{ChunkFault, JournalFault, NotRecovered};
 pub use region::Space;
 pub use scan::{Problem, ProblemKind};
 pub use seal::{SealClaim, SealOutcome};

@@ -17,19 +17,22 @@ use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, Serial};
 use sarsen_protocol::id_row::decode_table;
 use sarsen_protocol::message::ChunkState;
 use sarsen_protocol::size::BLOCK_LEN;
+use thiserror::Error;
 
 use super::chunk_file::{ChunkFile, Owner};
 use super::directory::io_error;
 use super::error::{Operation, StoreError};
 use super::journal::body::{Applied, Base, Block, Body, Place, Prepared, Promised};
 use super::journal::{
-    Author, EntryReader, JournalEnd, JournalError, JournalReader, named_chunks, settle,
+    Author, Damage, EntryReader, FormatError, JournalEnd, JournalError, JournalReader,
+    named_chunks, settle,
 };
 use super::layout::id_table_position;
 use super::open_chunk::chunk::Standing;
 use super::open_chunk::history::Standing as StandingMutation;
 use super::open_chunk::{
-    ChunkFiles, ChunkHistory, Content, IdTable, OpenHistory, Origin, Outcome, Resting, State, Whose,
+    ChunkFiles, ChunkHistory, Content, HistoryError, IdTable, OpenHistory, Origin, Outcome,
+    Resting, State, Whose,
 };
 use super::region::Tree;
 use super::scan::Found;
@@ -46,8 +49,61 @@ pub(super) struct Recovered {
     pub(super) promised: BTreeMap<ChunkHandle, ChunkVersion>,
     /// To be written first of all: entries of these handles mean nothing any more.
     pub(super) void: Vec<(ChunkHandle, ChunkVersion, Body)>,
-    /// The journal can't be believed: the directory is poisoned.
-    pub(super) is_damaged: bool,
+    /// What can't be taken up.
+    pub(super) not_recovered: NotRecovered,
+}
+
+/// What a start could not take up of a directory's open chunks, and why.
+#[derive(Debug, Default)]
+pub struct NotRecovered {
+    /// Why nothing that the journal says is believed: the directory is poisoned, and every open chunk.
+    pub journal: Option<JournalFault>,
+    /// Single chunks that take no part in this start.
+    pub chunks: Vec<(ChunkHandle, ChunkFault)>,
+}
+
+/// Why a journal is not believed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum JournalFault {
+    /// An entry that was stable is not there, or not what it was.
+    #[error(transparent)]
+    Damaged(#[from] Damage),
+    /// Its entries are whole, and can't all be true.
+    #[error("what the journal says of chunk {handle} can't be: {error}")]
+    Contradictory {
+        /// The chunk.
+        handle: ChunkHandle,
+        /// How they contradict each other.
+        error: HistoryError,
+    },
+    /// This program can't read it.
+    #[error("the journal can't be read: {0}")]
+    Unreadable(FormatError),
+    /// It was written to no more.
+    #[error("the journal has failed")]
+    Failed,
+}
+
+/// Why an open chunk is not taken up.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ChunkFault {
+    /// It was marked before.
+    #[error("it was marked as poisoned or corrupt before this start")]
+    Marked,
+    /// What lies under its name is not what its mutations were applied to.
+    #[error("its file is not the one that its mutations were applied to")]
+    OtherFile,
+    /// What the journal says of it does not go with what its files hold.
+    #[error("its mutations can't be put into their places again")]
+    NotReplayed,
+    /// There is no word on it in the journal.
+    #[error("its header says open, and the journal says nothing of it")]
+    Unknown,
+    /// Its files, or the medium.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// An open chunk as a start found it.
@@ -66,19 +122,23 @@ pub(super) struct RecoveredChunk {
 /// Why a chunk's word is not carried out.
 enum Failure {
     /// This chunk does not match what was stable: it is corrupt.
-    Corrupt,
+    Corrupt(ChunkFault),
     /// The medium refused. The journal's word stays for the next start, this one goes without.
-    Refused,
+    Refused(ChunkFault),
     /// The start must not go on.
     Start(StoreError),
+}
+
+impl Failure {
+    const NOT_REPLAYED: Self = Self::Corrupt(ChunkFault::NotReplayed);
 }
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             error if error.is_failed_sync() => Self::Start(error),
-            StoreError::Io { .. } | StoreError::NoSpace { .. } => Self::Refused,
-            _ => Self::Corrupt,
+            StoreError::Io { .. } | StoreError::NoSpace { .. } => Self::Refused(error.into()),
+            error => Self::Corrupt(error.into()),
         }
     }
 }
@@ -97,13 +157,16 @@ pub(super) fn recover(
     let (histories, end) = match read_histories(&**tree, &author) {
         Ok(read) => read,
         Err(JournalError::Store(error)) => return Err(error),
-        Err(_) => return poison_all(&**tree, &author, found),
+        Err(error) => return poison_all(&**tree, &author, found, fault_of(error)),
     };
     let mut outcomes = BTreeMap::new();
     for (handle, history) in histories {
         match history.finish() {
             Ok(outcome) => drop(outcomes.insert(handle, outcome)),
-            Err(_) => return poison_all(&**tree, &author, found),
+            Err(error) => {
+                let fault = JournalFault::Contradictory { handle, error };
+                return poison_all(&**tree, &author, found, fault);
+            }
         }
     }
     settle(&**tree, &end).map_err(store_error)?;
@@ -142,7 +205,7 @@ pub(super) fn recover(
             }
         }
     }
-    mark_unknown(found, &named);
+    mark_unknown(found, &named, &mut recovered.not_recovered);
     remove_unnamed(&**tree, found, &named)?;
     Ok(recovered)
 }
@@ -166,6 +229,7 @@ fn poison_all(
     tree: &dyn Tree,
     author: &Author,
     found: &mut Found,
+    fault: JournalFault,
 ) -> Result<Recovered, StoreError> {
     let mut named = named_chunks(tree, author.directory_id).map_err(store_error)?;
     named.extend(found.journaled.iter().map(|(handle, _)| *handle));
@@ -177,9 +241,20 @@ fn poison_all(
         }
     }
     Ok(Recovered {
-        is_damaged: true,
+        not_recovered: NotRecovered {
+            journal: Some(fault),
+            chunks: Vec::new(),
+        },
         ..Recovered::default()
     })
+}
+
+fn fault_of(error: JournalError) -> JournalFault {
+    match error {
+        JournalError::Damaged(damage) => damage.into(),
+        JournalError::Invalid(error) => JournalFault::Unreadable(error),
+        JournalError::Failed | JournalError::Store(_) => JournalFault::Failed,
+    }
 }
 
 fn store_error(error: JournalError) -> StoreError {
@@ -250,7 +325,7 @@ fn recover_chunk(
     let is_still_sealed = history.is_still_sealed();
     let is_marked = held.entry.flags.poisoned || held.entry.flags.corrupt;
     let rebuilt = match is_marked {
-        true => Err(Failure::Refused),
+        true => Err(Failure::Refused(ChunkFault::Marked)),
         false => rebuild(whose, history),
     };
     if !is_still_sealed {
@@ -269,12 +344,14 @@ fn recover_chunk(
             recovered.open.push(chunk);
             Ok(())
         }
-        Err(Failure::Corrupt) => {
+        Err(Failure::Corrupt(fault)) => {
             held.entry.flags.corrupt = true;
+            recovered.not_recovered.chunks.push((handle, fault));
             Ok(())
         }
-        Err(Failure::Refused) => {
+        Err(Failure::Refused(fault)) => {
             held.entry.flags.poisoned = true;
+            recovered.not_recovered.chunks.push((handle, fault));
             Ok(())
         }
         Err(Failure::Start(error)) => Err(error),
@@ -301,7 +378,7 @@ fn rebuild(whose: Whose, history: &OpenHistory) -> Result<RecoveredChunk, Failur
     replay(&*tree, &mut files, &mut state, &history.standing)?;
     state
         .commit_to(history.commit_mark)
-        .map_err(|_| Failure::Corrupt)?;
+        .map_err(|_| Failure::NOT_REPLAYED)?;
     compare_blocks(&files, &state, chunk_size)?;
     files.sync()?;
     if let Some(prepared) = &history.prepared {
@@ -343,7 +420,7 @@ fn origin_of(file: &ChunkFile, history: &OpenHistory) -> Result<(Content, IdTabl
         }
     };
     if !is_base {
-        return Err(Failure::Corrupt);
+        return Err(Failure::Corrupt(ChunkFault::OtherFile));
     }
     match &history.origin {
         Origin::Made => Ok((Content::default(), IdTable::default())),
@@ -353,8 +430,8 @@ fn origin_of(file: &ChunkFile, history: &OpenHistory) -> Result<(Content, IdTabl
             blocks,
             ids,
         } => {
-            let content = Content::new(*length, blocks.clone()).ok_or(Failure::Corrupt)?;
-            let ids = IdTable::from_rows(ids).map_err(|_| Failure::Corrupt)?;
+            let content = Content::new(*length, blocks.clone()).ok_or(Failure::NOT_REPLAYED)?;
+            let ids = IdTable::from_rows(ids).map_err(|_| Failure::NOT_REPLAYED)?;
             Ok((content, ids))
         }
     }
@@ -413,7 +490,7 @@ fn replay(
                 Ok(Body::Applied(applied)) => applied,
                 Err(JournalError::Store(error)) => return Err(error.into()),
                 // It was read a moment ago.
-                _ => return Err(Failure::Refused),
+                _ => return Err(Failure::Refused(ChunkFault::NotReplayed)),
             };
             last = Some((mutation.location, applied));
         }
@@ -434,23 +511,27 @@ fn replay_one(
         .filter(|m| m.has_bytes)
         .map(|m| m.length as usize)
         .sum();
-    let mutation = applied.mutations.get(number).ok_or(Failure::Corrupt)?;
+    let mutation = applied.mutations.get(number).ok_or(Failure::NOT_REPLAYED)?;
     let serial = Serial(state.serial().0.saturating_add(1));
     if mutation.has_bytes {
         let bytes = applied.bytes.get(from..from + mutation.length as usize);
-        let bytes = bytes.ok_or(Failure::Corrupt)?;
-        let plan = state.plan_again(mutation).map_err(|_| Failure::Corrupt)?;
+        let bytes = bytes.ok_or(Failure::NOT_REPLAYED)?;
+        let plan = state
+            .plan_again(mutation)
+            .map_err(|_| Failure::NOT_REPLAYED)?;
         if plan.highest_slot().is_some() && !files.has_patch() {
             files.open_patch()?;
         }
         let crcs = files.carry_out(&plan, bytes)?;
         if plan.mutation(&crcs, true).as_ref() != Some(mutation) {
-            return Err(Failure::Corrupt);
+            return Err(Failure::NOT_REPLAYED);
         }
     } else if mutation.blocks.iter().any(|b| b.place != Place::OwnRoom) && !files.has_patch() {
         files.open_patch()?;
     }
-    state.apply(serial, mutation).map_err(|_| Failure::Corrupt)
+    state
+        .apply(serial, mutation)
+        .map_err(|_| Failure::NOT_REPLAYED)
 }
 
 /// Compares the blocks of every state that may be asked for.
@@ -459,7 +540,7 @@ fn compare_blocks(files: &ChunkFiles, state: &State, chunk_size: u32) -> Result<
     let mut seen = BTreeSet::new();
     for serial in state.commit_mark().0..=state.serial().0 {
         let Some(content) = state.content_at(Serial(serial)) else {
-            return Err(Failure::Corrupt);
+            return Err(Failure::NOT_REPLAYED);
         };
         for (index, &block) in content.blocks().iter().enumerate() {
             let start = u32::try_from(index)
@@ -479,10 +560,12 @@ fn compare_blocks(files: &ChunkFiles, state: &State, chunk_size: u32) -> Result<
 
 /// A chunk whose header says open and of which the journal says nothing: its beginning was never
 /// answered, or it was deleted by order. It can be no member of anything.
-fn mark_unknown(found: &mut Found, named: &BTreeSet<ChunkHandle>) {
+fn mark_unknown(found: &mut Found, named: &BTreeSet<ChunkHandle>, told: &mut NotRecovered) {
     for held in &mut found.held {
-        if held.entry.state == ChunkState::Open && !named.contains(&held.entry.handle) {
+        let handle = held.entry.handle;
+        if held.entry.state == ChunkState::Open && !named.contains(&handle) {
             held.entry.flags.corrupt = true;
+            told.chunks.push((handle, ChunkFault::Unknown));
         }
     }
 }

@@ -64,6 +64,46 @@ fn it_registers_says_so_beats_and_drains() {
     master.expect_closed();
 }
 
+/// The mark made a server's open chunks useless without a word: who ran it learned from the master
+/// that a disk had failed, and nothing told which file, nor what to do.
+#[test]
+fn a_directory_with_a_damaged_journal_says_why_and_what_to_do() {
+    let mut master = Master::start();
+    let mut process = start(&master);
+    master.register();
+    process.ready();
+    process.terminate();
+    let journal = master.dir().join("journal");
+    std::fs::create_dir_all(&journal).expect("made");
+    let segment = journal.join("0000000000000001.journal");
+    std::fs::write(&segment, [7; 8192]).expect("written");
+    let log = master.key_file().with_file_name("log");
+    // The mark that the first start leaves stays when the damage is gone.
+    for (why, is_damaged) in [
+        (
+            "journal/0000000000000001.journal is damaged at byte 0",
+            true,
+        ),
+        ("failed in an earlier start", false),
+    ] {
+        if !is_damaged {
+            std::fs::remove_file(&segment).expect("removed");
+        }
+        let command = command(&master.address(), &master.key_file(), &master.dir());
+        let mut process = Process::spawn_logged(command, &log);
+        master.register();
+        process.ready();
+        process.terminate();
+        let log = std::fs::read_to_string(&log).expect("a log");
+        let mut lines = log.lines();
+        let line = lines.find(|line| line.contains("A DIRECTORY IS POISONED"));
+        let line = line.expect("it is told");
+        for word in [why, "Check the disk", "give --dir an empty folder"] {
+            assert!(line.contains(word), "{word}: {line}");
+        }
+    }
+}
+
 #[test]
 fn it_comes_back_with_its_id_a_higher_start_and_the_epoch_that_it_obeyed() {
     let mut master = Master::start();

@@ -1,5 +1,6 @@
 //! One `chunkd` as a process of its own.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -32,6 +33,14 @@ impl Process {
     pub(crate) fn spawn(mut command: Command) -> Self {
         // The log would fill a pipe that nobody empties.
         command.stderr(Stdio::null());
+        let mut child = command.spawn().expect("starts");
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        Self { child, stdout }
+    }
+
+    /// With its log, in a file.
+    pub(crate) fn spawn_logged(mut command: Command, log: &Path) -> Self {
+        command.stderr(File::create(log).expect("made"));
         let mut child = command.spawn().expect("starts");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         Self { child, stdout }

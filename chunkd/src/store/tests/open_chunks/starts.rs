@@ -63,6 +63,12 @@ fn a_spoiled_journal_poisons_and_never_answers_with_an_older_state() {
             let story = format!("{segment} at {at}");
             if directory.is_poisoned() {
                 damaged += 1;
+                let fault = directory.not_recovered().journal.as_ref();
+                let why = fault.map(ToString::to_string).unwrap_or_default();
+                assert!(
+                    why.contains("journal is damaged at byte") && why.contains(&segment),
+                    "{story}: {why}"
+                );
                 for handle in [BASE.handle, MADE] {
                     assert!(directory.open_chunk(handle).is_none(), "{story}");
                     let entry = directory.entry(handle).unwrap();
@@ -71,7 +77,10 @@ fn a_spoiled_journal_poisons_and_never_answers_with_an_older_state() {
                 // Neither the journal nor what may be its chunks' is touched; a restart clears nothing.
                 assert!(heap.find(&patch_path(BASE.handle)).is_ok(), "{story}");
                 drop(directory);
-                assert!(reopen(&tree).is_poisoned(), "{story}");
+                let again = reopen(&tree);
+                assert!(again.is_poisoned(), "{story}");
+                assert!(again.not_recovered().journal.is_some(), "{story}");
+                drop(again);
                 assert!(Member::start(&tree).is_none(), "{story}");
                 unmark(&heap);
             } else {
@@ -151,6 +160,8 @@ fn what_does_not_match_is_corrupt() {
             entry.flags.corrupt && entry.state == ChunkState::Open,
             "{number}"
         );
+        let told = &directory.not_recovered().chunks;
+        assert!(told.len() == 1 && told[0].0 == BASE.handle, "{told:?}");
         check(&directory, MADE, &made, None, Marks::None, "the other one");
         assert!(!directory.is_poisoned());
     }
