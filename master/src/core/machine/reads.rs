@@ -207,17 +207,22 @@ impl Machine {
             .unwrap_or_default()
     }
 
-    /// The members of an open chunk that can be heard, in the order of its chain.
+    /// The members of an open chunk that can be heard, in the order of its chain. One that does not
+    /// believe its own replica comes last, and only as the primary, which is asked what is newest.
     fn readable_members(&self, handle: ChunkHandle, active: &Configuration) -> Vec<ReplicaMessage> {
         let members = active.members.iter().map(|member| member.server);
-        let heard = members.filter(|&server| self.is_live(server));
-        let turn = handle.0;
-        let mut replicas: Vec<ReplicaMessage> = heard
-            .filter_map(|server| self.replica_message(server))
-            .collect();
-        let turn = turn % (replicas.len() as u64).max(1);
-        replicas.rotate_left(usize::try_from(turn).unwrap_or(0));
+        let mut heard: Vec<ServerId> = members.filter(|&server| self.is_live(server)).collect();
+        let turn = handle.0 % (heard.len() as u64).max(1);
+        heard.rotate_left(usize::try_from(turn).unwrap_or(0));
+        let is_doubtful = |server: &ServerId| self.open_chunks.is_doubtful(handle, *server);
+        if !heard.iter().all(is_doubtful) {
+            heard.retain(|server| !is_doubtful(server) || *server == active.primary);
+            heard.sort_by_key(is_doubtful);
+        }
+        let replicas = heard.into_iter();
         replicas
+            .filter_map(|server| self.replica_message(server))
+            .collect()
     }
 
     fn replica_message(&self, server: ServerId) -> Option<ReplicaMessage> {

@@ -567,7 +567,11 @@ impl Machine {
         is_settling || !is_full && replicas.any(is_unsynced)
     }
 
-    fn note_failed(&mut self, subject: Subject, servers: impl Iterator<Item = ServerId>) {
+    pub(super) fn note_failed(
+        &mut self,
+        subject: Subject,
+        servers: impl Iterator<Item = ServerId>,
+    ) {
         if let Some(work) = self.open_chunks.works.get_mut(&subject) {
             // Who failed last comes first: if not all can be left out, it is somebody else's turn.
             for server in servers {

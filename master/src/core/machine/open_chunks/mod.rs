@@ -159,6 +159,8 @@ struct Open {
     troubled: Option<Duration>,
     /// Its primary said that a record did not fit.
     is_full: bool,
+    /// Members that don't believe their own replica, by their own word.
+    doubtful: BTreeSet<ServerId>,
     waiting: Vec<Waiting>,
 }
 
@@ -231,6 +233,12 @@ impl OpenChunks {
     /// Whether a chunk's primary holds the lease, as far as is known.
     pub(super) fn is_granted(&self, handle: ChunkHandle) -> bool {
         self.open.get(&handle).is_some_and(|open| open.is_granted)
+    }
+
+    /// Whether a member of an open chunk said that its own replica can't be believed, or read.
+    pub(super) fn is_doubtful(&self, handle: ChunkHandle, server: ServerId) -> bool {
+        let open = self.open.get(&handle);
+        open.is_some_and(|open| open.doubtful.contains(&server))
     }
 
     fn work_of(&mut self, handle: ChunkHandle) -> Option<(Subject, Which, &mut Work)> {
@@ -437,6 +445,17 @@ impl Machine {
         }
     }
 
+    /// A member of an open chunk does not believe its own replica: that is no word of one against
+    /// another, so it is left out at once (section 7), and readers are sent to others until then.
+    fn doubt(&mut self, handle: ChunkHandle, version: ChunkVersion, server: ServerId) {
+        self.servers.mark_corrupt(handle, version, server);
+        let open = self.open_chunks.open.entry(handle).or_default();
+        open.doubtful.insert(server);
+        self.trouble(handle, version, server);
+        // If a change runs already, that is for its next attempt.
+        self.note_failed(Subject::Chunk(handle), std::iter::once(server));
+    }
+
     /// Something is wrong with an open chunk's chain: it goes on in another version.
     pub(super) fn trouble(&mut self, handle: ChunkHandle, version: ChunkVersion, blamed: ServerId) {
         let Some(active) = self.active(handle).filter(|it| it.version == version) else {
@@ -455,7 +474,8 @@ impl Machine {
         let open = self.open_chunks.open.entry(handle).or_default();
         let again = open
             .troubled
-            .is_some_and(|at| now < at.saturating_add(suspect_after));
+            .is_some_and(|at| now < at.saturating_add(suspect_after))
+            || open.doubtful.contains(&blamed);
         let waiting = std::mem::take(&mut open.waiting);
         if let Some(work) = self.open_chunks.works.get_mut(&subject) {
             work.blamed = blamed.is_some().then_some(Blamed {
@@ -547,9 +567,12 @@ impl Machine {
         let all = &mut self.open_chunks;
         all.leases.activate(handle, active.version, is_short, now);
         let open = all.open.entry(handle).or_default();
+        let mut doubtful = std::mem::take(&mut open.doubtful);
+        doubtful.retain(|server| active.members.iter().any(|it| it.server == *server));
         *open = Open {
             granted_by: Some(now.saturating_add(self.config.suspect_after)),
             troubled: is_for_trouble.then_some(now),
+            doubtful,
             waiting: std::mem::take(&mut open.waiting),
             ..Open::default()
         };
@@ -563,7 +586,30 @@ impl Machine {
         for waiting in work.waiting {
             self.open_for(waiting);
         }
+        if let Subject::Chunk(handle) = subject {
+            self.leave_out_doubtful(handle);
+        }
         self.look_after_errands();
+    }
+
+    /// A member that said so while the version was being changed may be in the new one, too.
+    fn leave_out_doubtful(&mut self, handle: ChunkHandle) {
+        let Some(record) = self.state.chunks.record(handle) else {
+            return;
+        };
+        let fewest = usize::from(self.config.fewest_replicas(record.replicas));
+        let Some(active) = record
+            .active
+            .as_ref()
+            .filter(|it| it.members.len() > fewest)
+        else {
+            return;
+        };
+        let mut members = active.members.iter().map(|member| member.server);
+        let doubtful = members.find(|&server| self.open_chunks.is_doubtful(handle, server));
+        if let Some(server) = doubtful {
+            self.trouble(handle, active.version, server);
+        }
     }
 
     /// A work can't come to its end now.

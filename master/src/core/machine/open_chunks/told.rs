@@ -78,10 +78,7 @@ impl Machine {
             ChainTrouble::HopFailed | ChainTrouble::PromiseRefused => {
                 self.trouble(handle, version, report.blamed);
             }
-            ChainTrouble::Corrupt => {
-                self.servers.mark_corrupt(handle, version, server);
-                self.trouble(handle, version, server);
-            }
+            ChainTrouble::Corrupt => self.doubt(handle, version, server),
             ChainTrouble::Full if is_primary => {
                 if let Some(open) = self.open_chunks.open.get_mut(&handle) {
                     open.is_full = true;

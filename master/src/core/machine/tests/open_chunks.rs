@@ -215,6 +215,18 @@ impl Play {
         self.rig.settle()
     }
 
+    /// Those who were deaf answer what they were ordered so far; what follows they don't answer.
+    fn answer_late(&mut self, orders: Vec<(ConnectionId, OrderId, AnyMessage)>) {
+        for (connection, order, message) in orders {
+            let deaf = std::mem::take(&mut self.servers.deaf);
+            let reply = self.servers.obey(connection.0, &message);
+            self.servers.deaf = deaf;
+            let reply = reply.expect("it hears").map_err(OrderFailure::from);
+            let actions = self.answer(connection, order, reply);
+            self.run(actions);
+        }
+    }
+
     /// A client asks; the answer, if there is one by now.
     fn ask(&mut self, message: impl Into<AnyMessage>) -> Option<Result<AnyMessage, Failure>> {
         let token = self.rig.send(CLIENT, message);
@@ -412,6 +424,95 @@ fn who_is_blamed_goes_to_the_end_and_the_second_time_is_left_out() {
     let now = play.open(play.last(file));
     play.report(primary, &now, ChainTrouble::HopFailed, second);
     assert_eq!(servers_of(&play.active(first.handle)), [primary, third]);
+}
+
+impl Play {
+    /// Whom a reader of a file's first chunk is sent to.
+    fn readers_are_sent_to(&mut self, file: FileId) -> BTreeSet<u64> {
+        let locate = Locate {
+            path: String::new(),
+            file_id: file,
+            first_index: 0,
+            count: 1,
+        };
+        let located = self.rig.get(locate);
+        let replicas = located.chunks[0].replicas.iter();
+        replicas.map(|replica| replica.server.0).collect()
+    }
+}
+
+/// A member whose disk failed under a read said so, and stayed: the first trouble of a version leaves
+/// nobody out, since one member's word stands against another's. So readers were sent to it again, and
+/// it had to fail a second one within `suspect_after`.
+#[test]
+fn who_does_not_believe_its_own_replica_is_left_out_the_first_time() {
+    for at in [0, 1, 2] {
+        let mut play = Play::new();
+        let file = play.touch("/f");
+        let first = play.open(play.last(file));
+        let chain = [0, 1, 2].map(|at| first.chain[at].server.0);
+        let (bad, good) = (
+            chain[at],
+            BTreeSet::from(chain)
+                .into_iter()
+                .filter(|it| *it != chain[at]),
+        );
+        let good: BTreeSet<u64> = good.collect();
+        assert_eq!(play.readers_are_sent_to(file), BTreeSet::from(chain));
+        // While the version is being changed, too.
+        play.servers.deaf.extend(chain);
+        play.report(bad, &first, ChainTrouble::Corrupt, bad);
+        let mut sent_to = play.readers_are_sent_to(file);
+        if at == 0 {
+            // The primary says what is newest, whoever is read then.
+            assert!(sent_to.remove(&bad));
+        }
+        assert_eq!(sent_to, good);
+        play.servers.deaf.clear();
+        let unanswered = std::mem::take(&mut play.unanswered);
+        play.answer_late(unanswered);
+        let then = play.active(first.handle);
+        assert!(then.version > first.version);
+        assert_eq!(servers_of(&then).into_iter().collect::<BTreeSet<_>>(), good);
+        assert_eq!(play.readers_are_sent_to(file), good);
+    }
+}
+
+/// The attempt that runs has its plan: the next one is the first that can do without.
+#[test]
+fn who_does_not_believe_its_own_replica_while_the_version_changes_is_left_out_next() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let [primary, second, third] = [0, 1, 2].map(|at| first.chain[at].server.0);
+    play.servers.deaf.insert(primary);
+    play.report(third, &first, ChainTrouble::HopFailed, second);
+    play.report(third, &first, ChainTrouble::Corrupt, third);
+    play.servers.deaf.clear();
+    let unanswered = std::mem::take(&mut play.unanswered);
+    play.answer_late(unanswered);
+    let then = play.active(first.handle);
+    assert_eq!(servers_of(&then), [primary, second]);
+}
+
+/// Below `min_replicas` nobody is left out: the chunk goes on, and readers are sent to the other one.
+#[test]
+fn where_nobody_can_be_spared_readers_are_sent_to_the_others_all_the_same() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let [primary, second, third] = [0, 1, 2].map(|at| first.chain[at].server.0);
+    play.report(third, &first, ChainTrouble::Corrupt, third);
+    let two = play.open(play.last(file));
+    play.report(second, &two, ChainTrouble::Corrupt, second);
+    let then = play.active(first.handle);
+    assert_eq!(servers_of(&then), [primary, second]);
+    assert_eq!(play.readers_are_sent_to(file), BTreeSet::from([primary]));
+    // All of them are better than none.
+    let now = play.open(play.last(file));
+    play.report(primary, &now, ChainTrouble::Corrupt, primary);
+    let both = BTreeSet::from([primary, second]);
+    assert_eq!(play.readers_are_sent_to(file), both);
 }
 
 #[test]

@@ -12,18 +12,6 @@ impl Play {
         token
     }
 
-    /// Those who were deaf answer what they were ordered so far; what follows they don't answer.
-    fn answer_late(&mut self, orders: Vec<(ConnectionId, OrderId, AnyMessage)>) {
-        for (connection, order, message) in orders {
-            let deaf = std::mem::take(&mut self.servers.deaf);
-            let reply = self.servers.obey(connection.0, &message);
-            self.servers.deaf = deaf;
-            let reply = reply.expect("it hears").map_err(OrderFailure::from);
-            let actions = self.answer(connection, order, reply);
-            self.run(actions);
-        }
-    }
-
     /// The master ends and another begins on its log; all servers register with it.
     fn restart(&mut self) {
         self.rig = self.rig.restarted(settings());
