@@ -14,19 +14,11 @@
 //! Whether an extension is asked for by the primary that the log names, in the start that it
 //! names, and that no attempt to change the version runs, is for the caller to check.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
 
-/// Why a chunk is to be sealed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
-    /// Its lease is over: there was no work.
-    Idle,
-    /// It has fewer members than copies are wanted, and is repaired at rest.
-    Short,
-}
+use super::timed::{Due, Timed};
 
 /// How long things last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +37,23 @@ struct Lease {
     /// When it was granted or extended last.
     last: Duration,
     short_since: Option<Duration>,
+    /// When the chunk is due if nobody says that there is work (section 16).
+    end: Duration,
+    /// Something else is done for it, or nothing can be.
+    is_held_back: bool,
+}
+
+impl Due for Lease {
+    fn due(&self) -> Option<Duration> {
+        (!self.is_held_back).then_some(self.end)
+    }
 }
 
 /// The leases of all open chunks.
 #[derive(Clone, Debug)]
 pub struct Leases {
     spans: Spans,
-    leases: BTreeMap<ChunkHandle, Lease>,
+    leases: Timed<ChunkHandle, Lease>,
 }
 
 impl Leases {
@@ -60,7 +62,7 @@ impl Leases {
     pub const fn new(spans: Spans) -> Self {
         Self {
             spans,
-            leases: BTreeMap::new(),
+            leases: Timed::new(),
         }
     }
 
@@ -80,14 +82,27 @@ impl Leases {
             version,
             last: now,
             short_since: is_short.then_some(short_since),
+            end: now,
+            is_held_back: before.is_some_and(|lease| lease.is_held_back),
         };
-        self.leases.insert(handle, lease);
+        let end = self.spans.end_of(&lease);
+        self.leases.insert(handle, Lease { end, ..lease });
     }
 
     /// The lease is granted once more, to a primary that may not have heard of it.
     pub fn grant_again(&mut self, handle: ChunkHandle, version: ChunkVersion, now: Duration) {
+        let spans = self.spans;
         if let Some(lease) = self.of(handle, version) {
             lease.last = now;
+            lease.end = spans.end_of(lease);
+        }
+    }
+
+    /// Whether a chunk is not to be sealed for want of work, because something else is done for it,
+    /// or nothing can be.
+    pub fn hold_back(&mut self, handle: ChunkHandle, is_held_back: bool) {
+        if let Some(lease) = self.leases.get_mut(&handle) {
+            lease.is_held_back = is_held_back;
         }
     }
 
@@ -99,13 +114,14 @@ impl Leases {
         version: ChunkVersion,
         now: Duration,
     ) -> Option<Duration> {
-        let length = self.spans.lease;
+        let spans = self.spans;
         let lease = self.of(handle, version)?;
-        if now >= lease.last.saturating_add(length) {
+        if now >= lease.last.saturating_add(spans.lease) {
             return None;
         }
         lease.last = now;
-        Some(length)
+        lease.end = spans.end_of(lease);
+        Some(spans.lease)
     }
 
     /// The chunk is sealed, or gone.
@@ -113,18 +129,14 @@ impl Leases {
         self.leases.remove(&handle);
     }
 
-    /// Chunks that are to be sealed, and why.
-    pub fn due(&self, now: Duration) -> impl Iterator<Item = (ChunkHandle, ChunkVersion, Due)> {
-        self.leases.iter().filter_map(move |(&handle, lease)| {
-            let (at, why) = self.end_of(lease);
-            (now >= at).then_some((handle, lease.version, why))
-        })
+    /// Chunks that are to be sealed, since there was no work or they are short of members.
+    pub fn due(&mut self, now: Duration) -> Vec<ChunkHandle> {
+        self.leases.take_due(now)
     }
 
-    /// When each chunk is due.
-    pub fn ends(&self) -> impl Iterator<Item = (ChunkHandle, Duration)> {
-        let leases = self.leases.iter();
-        leases.map(|(&handle, lease)| (handle, self.end_of(lease).0))
+    /// When the first chunk is due.
+    pub fn next_due(&mut self) -> Option<Duration> {
+        self.leases.next_due()
     }
 
     /// Whether a primary with a working clock may still order mutations of the chunk: as long as
@@ -140,16 +152,17 @@ impl Leases {
         let lease = self.leases.get_mut(&handle);
         lease.filter(|lease| lease.version == version)
     }
+}
 
-    /// When a chunk is due if nobody says that there is work (section 16).
-    fn end_of(&self, lease: &Lease) -> (Duration, Due) {
-        let idle = lease.last.saturating_add(self.spans.lease);
+impl Spans {
+    fn end_of(&self, lease: &Lease) -> Duration {
+        let idle = lease.last.saturating_add(self.lease);
         match lease.short_since {
-            None => (idle, Due::Idle),
+            None => idle,
             Some(since) => {
-                let quiet = lease.last.saturating_add(self.spans.suspect_after);
-                let latest = since.saturating_add(self.spans.lease);
-                (quiet.min(latest), Due::Short)
+                let quiet = lease.last.saturating_add(self.suspect_after);
+                let latest = since.saturating_add(self.lease);
+                quiet.min(latest)
             }
         }
     }
@@ -174,25 +187,23 @@ mod tests {
         })
     }
 
-    fn next_due(leases: &Leases) -> Option<Duration> {
-        leases.ends().map(|(_, at)| at).min()
-    }
-
-    fn due(leases: &Leases, at: u64) -> Vec<Due> {
-        leases.due(seconds(at)).map(|(_, _, why)| why).collect()
+    fn is_due(leases: &mut Leases, at: u64) -> bool {
+        let due = leases.due(seconds(at));
+        assert!(due.is_empty() || due == [H]);
+        !due.is_empty()
     }
 
     #[test]
     fn a_chunk_without_work_is_due_when_its_lease_is_over() {
         let mut leases = leases();
         leases.activate(H, V, false, seconds(0));
-        assert_eq!(next_due(&leases), Some(seconds(60)));
-        assert_eq!(due(&leases, 59), []);
+        assert_eq!(leases.next_due(), Some(seconds(60)));
+        assert!(!is_due(&mut leases, 59));
         assert_eq!(leases.extend(H, V, seconds(50)), Some(seconds(60)));
-        assert_eq!(due(&leases, 109), []);
-        assert_eq!(due(&leases, 110), [Due::Idle]);
+        assert!(!is_due(&mut leases, 109));
+        assert!(is_due(&mut leases, 110));
         leases.forget(H);
-        assert_eq!((due(&leases, 110), next_due(&leases)), (vec![], None));
+        assert_eq!((is_due(&mut leases, 110), leases.next_due()), (false, None));
     }
 
     #[test]
@@ -202,20 +213,20 @@ mod tests {
         leases.activate(H, V, false, seconds(0));
         assert_eq!(leases.extend(H, ChunkVersion(19), seconds(1)), None);
         assert_eq!(leases.extend(H, V, seconds(60)), None);
-        assert_eq!(next_due(&leases), Some(seconds(60)));
+        assert_eq!(leases.next_due(), Some(seconds(60)));
     }
 
     #[test]
     fn a_short_chunk_is_due_soon_after_its_last_work_and_never_later_than_a_lease() {
         let mut leases = leases();
         leases.activate(H, V, true, seconds(0));
-        assert_eq!(due(&leases, 2), []);
-        assert_eq!(due(&leases, 3), [Due::Short]);
+        assert!(!is_due(&mut leases, 2));
+        assert!(is_due(&mut leases, 3));
         for at in 1..60 {
             assert!(leases.extend(H, V, seconds(at)).is_some());
-            assert_eq!(due(&leases, at), [], "{at}");
+            assert!(!is_due(&mut leases, at), "{at}");
         }
-        assert_eq!(due(&leases, 60), [Due::Short]);
+        assert!(is_due(&mut leases, 60));
     }
 
     #[test]
@@ -223,9 +234,22 @@ mod tests {
         let mut leases = leases();
         leases.activate(H, V, true, seconds(0));
         leases.activate(H, ChunkVersion(21), true, seconds(59));
-        assert_eq!(next_due(&leases), Some(seconds(60)));
+        assert_eq!(leases.next_due(), Some(seconds(60)));
         leases.activate(H, ChunkVersion(22), false, seconds(59));
-        assert_eq!(next_due(&leases), Some(seconds(119)));
+        assert_eq!(leases.next_due(), Some(seconds(119)));
+    }
+
+    #[test]
+    fn a_chunk_that_is_held_back_is_not_due() {
+        let mut leases = leases();
+        leases.activate(H, V, false, seconds(0));
+        leases.hold_back(H, true);
+        assert_eq!((is_due(&mut leases, 60), leases.next_due()), (false, None));
+        // Its next version is activated before its change is over.
+        leases.activate(H, ChunkVersion(21), false, seconds(59));
+        assert_eq!(leases.next_due(), None);
+        leases.hold_back(H, false);
+        assert_eq!(leases.next_due(), Some(seconds(119)));
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //! - [`apply`]: how an entry changes it; [`checkpoint`]: how it is laid out when saved;
 //! - [`replica`], [`chunkservers`], [`placement`], [`garbage`], [`diagnosis`], [`repair`]: what is
 //!   only observed, and what follows from it;
-//! - [`version_change`], [`lease`]: one attempt to change an open chunk's members, and how long
-//!   its primary may order mutations; nothing drives them yet;
+//! - [`version_change`], [`lease`], [`timed`]: one attempt to change an open chunk's members, how long
+//!   its primary may order mutations, and what comes due first of many;
 //! - [`config`], [`event`], [`action`], [`machine`]: all of it together, driven by an edge.
 //!
 //! Invariant: everything imports `sarsen_protocol` and its own siblings, nothing else.
@@ -34,6 +34,7 @@ pub mod repair;
 pub mod replica;
 pub mod session;
 pub mod state;
+pub mod timed;
 pub mod version_change;
 
 #[cfg(test)]

@@ -364,7 +364,7 @@ impl Machine {
 
     /// When [`handle_timeout`](Self::handle_timeout) is due, in time since the process started.
     #[must_use]
-    pub fn next_timeout(&self) -> Duration {
+    pub fn next_timeout(&mut self) -> Duration {
         // Before this master serves, safe mode can't end; the flush that makes it serve sees to it.
         let safe_mode_end = self
             .safe_mode_since

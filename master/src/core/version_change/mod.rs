@@ -231,6 +231,15 @@ impl VersionChange {
             .collect()
     }
 
+    /// Members that are awaited to prepare a seal.
+    pub fn preparing(&self) -> impl Iterator<Item = ServerId> {
+        let awaited = match &self.phase {
+            Phase::Preparing { until_ms, .. } => Some(until_ms.keys().copied()),
+            _ => None,
+        };
+        awaited.into_iter().flatten()
+    }
+
     /// A member that prepares a seal said that it is still at it.
     pub fn handle_alive(&mut self, server: ServerId, now_ms: u64) {
         let after = now_ms.saturating_add(self.plan.patience.dead_after_ms);

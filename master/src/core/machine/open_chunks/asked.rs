@@ -5,7 +5,7 @@ use sarsen_protocol::message::{ChunkOpened, OpenChunk, Slot};
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::Rights;
 
-use super::{Goal, Machine, Subject, Then, Waiting};
+use super::{Goal, Machine, Open, Subject, Then, Waiting};
 use crate::core::action::Failure;
 use crate::core::command::{Command, SLOTS_MAX};
 use crate::core::event::Token;
@@ -38,7 +38,10 @@ impl Machine {
                 self.answer(waiting.to, opened);
             }
             Ok(Aim::Granted(handle)) => {
-                let open = self.open_chunks.open.entry(handle).or_default();
+                let open = self
+                    .open_chunks
+                    .open
+                    .get_or_insert_with(handle, Open::default);
                 let is_asked = open.granted_by.is_some();
                 open.waiting.push(waiting);
                 if !is_asked {
@@ -47,7 +50,7 @@ impl Machine {
             }
             Ok(Aim::After(subject, goal)) => {
                 if let Subject::Chunk(handle) = subject {
-                    self.open_chunks.unavailable.remove(&handle);
+                    self.open_chunks.set_unavailable(handle, false);
                 }
                 self.begin_work(subject, goal);
                 if let Some(work) = self.open_chunks.works.get_mut(&subject) {
@@ -188,9 +191,8 @@ impl Machine {
     /// Whether nothing of a file is opened at the moment: it is being truncated, be it that only the log
     /// is waited for. What is opened before that entry is applied would be opened with what it cuts off.
     fn is_held_closed(&self, file: FileId) -> bool {
-        let mut errands = self.open_chunks.errands.iter();
         let mut logging = self.in_flight.values();
-        errands.any(|errand| errand.holds_closed(file))
+        self.open_chunks.errands.holds_closed(file)
             || logging.any(
                 |one| matches!(&one.entry.command, Command::FileResized(it) if it.file == file),
             )

@@ -26,8 +26,14 @@ impl Machine {
             Subject::Chunk(handle) => handle,
             Subject::Slot(..) => ChunkHandle::NONE,
         };
-        self.open_chunks.works.entry(subject).or_insert(Work {
+        let file = match subject {
+            Subject::Chunk(handle) => self.state.chunks.record(handle).map(|record| record.file),
+            Subject::Slot(file, _) => Some(file),
+        };
+        let file = file.unwrap_or_default();
+        self.open_chunks.begin(subject, file, || Work {
             goal,
+            file,
             began: now,
             handle,
             attempt: None,
@@ -485,7 +491,7 @@ impl Machine {
                 self.note_failed(subject, servers.into_iter());
             }
             Why::Corrupt(_) => {
-                self.open_chunks.differing.insert(handle);
+                self.open_chunks.set_differing(handle);
                 let text = format!(
                     "the members of chunk {handle} differ, and none has a block that does not \
                      match: it stays as it is, see `sarsen fsck`"
@@ -504,7 +510,7 @@ impl Machine {
             // What passes may pass, and a member that has restarted takes another version only.
             Why::Unavailable if self.may_become_available(subject) => {}
             Why::Unavailable => {
-                self.open_chunks.unavailable.insert(handle);
+                self.open_chunks.set_unavailable(handle, true);
                 return self.fail_work(subject, &unavailable(handle));
             }
             Why::NotApplied => {

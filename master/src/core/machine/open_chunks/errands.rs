@@ -1,7 +1,7 @@
 //! Requests that take more than one chunk's change: sealing a file or a tree, cutting a file, going
 //! on with a loss (`spec/messages.md` section 14.1, `spec/replication.md` sections 8 and 10).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, FileId, RequestId, ServerId};
@@ -18,13 +18,15 @@ use crate::core::machine::changes::Asked;
 use crate::core::machine::reads::node_message;
 use crate::core::machine::{Waiter, millis};
 use crate::core::replica::Source;
+use crate::core::timed::{Due, Timed};
 
 /// A request whose chunks are being sealed.
 #[derive(Clone, Debug)]
 pub(super) struct Errand {
     to: Token,
     what: What,
-    /// Chunks that are still open.
+    /// Chunks that it waits for: those that were open when that was last found out and were not
+    /// sealed since.
     left: BTreeSet<ChunkHandle>,
     /// When whoever asked is told to ask again.
     until: Duration,
@@ -44,17 +46,110 @@ enum What {
     Cut(FileId, ChunkHandle),
 }
 
-impl Errand {
-    pub(super) const fn until(&self) -> Duration {
-        self.until
+impl What {
+    /// The file of which nothing may be opened until this is over.
+    const fn held_closed(self) -> Option<FileId> {
+        match self {
+            Self::Seal(_) => None,
+            Self::Truncate { file, .. } | Self::Cut(file, _) => Some(file),
+        }
+    }
+}
+
+impl Due for Errand {
+    fn due(&self) -> Option<Duration> {
+        (self.until < Duration::MAX).then_some(self.until)
+    }
+}
+
+/// All of them, by whom it concerns when a chunk was sealed.
+#[derive(Debug, Default)]
+pub(super) struct Errands {
+    errands: Timed<u64, Errand>,
+    /// How many there ever were.
+    count: u64,
+    waiting_for: BTreeMap<ChunkHandle, BTreeSet<u64>>,
+    closed: BTreeMap<FileId, u64>,
+}
+
+impl Errands {
+    pub(super) fn next_due(&mut self) -> Option<Duration> {
+        self.errands.next_due()
     }
 
-    /// Whether nothing of a file may be opened until this is over.
+    /// Whether nothing of a file may be opened.
     pub(super) fn holds_closed(&self, file: FileId) -> bool {
-        match self.what {
-            What::Seal(_) => false,
-            What::Truncate { file: it, .. } | What::Cut(it, _) => it == file,
+        self.closed.contains_key(&file)
+    }
+
+    fn add(&mut self, errand: Errand) -> u64 {
+        self.count += 1;
+        let id = self.count;
+        for &handle in &errand.left {
+            self.waiting_for.entry(handle).or_default().insert(id);
         }
+        if let Some(file) = errand.what.held_closed() {
+            self.closed.insert(file, id);
+        }
+        self.errands.insert(id, errand);
+        id
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Errand> {
+        let errand = self.errands.remove(&id)?;
+        for handle in &errand.left {
+            self.waits_no_more(id, *handle);
+        }
+        if let Some(file) = errand.what.held_closed() {
+            self.closed.remove(&file);
+        }
+        Some(errand)
+    }
+
+    /// An errand does not wait for a chunk any more.
+    fn leave(&mut self, id: u64, handle: ChunkHandle) {
+        if let Some(errand) = self.errands.get_mut(&id) {
+            errand.left.remove(&handle);
+        }
+        self.waits_no_more(id, handle);
+    }
+
+    fn waits_no_more(&mut self, id: u64, handle: ChunkHandle) {
+        if let Some(ids) = self.waiting_for.get_mut(&handle) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.waiting_for.remove(&handle);
+            }
+        }
+    }
+
+    /// What an errand waits for from now on.
+    fn set_left(&mut self, id: u64, left: BTreeSet<ChunkHandle>) {
+        if let Some(errand) = self.errands.remove(&id) {
+            errand
+                .left
+                .iter()
+                .for_each(|it| self.waits_no_more(id, *it));
+            for &handle in &left {
+                self.waiting_for.entry(handle).or_default().insert(id);
+            }
+            self.errands.insert(id, Errand { left, ..errand });
+        }
+    }
+
+    /// Whom it concerns that something was done with a chunk or slot of a file.
+    fn concerned(&self, subject: Subject, file: FileId) -> BTreeSet<u64> {
+        let waiting = match subject {
+            Subject::Chunk(handle) => self.waiting_for.get(&handle),
+            Subject::Slot(..) => None,
+        };
+        let closed = self.closed.get(&file);
+        waiting
+            .into_iter()
+            .flatten()
+            .chain(closed)
+            .copied()
+            .collect()
     }
 }
 
@@ -106,8 +201,7 @@ impl Machine {
             let text = format!("a file has at most {SLOTS_MAX} chunks of {chunk_size} bytes");
             return Err(Failure::new(Status::TooLarge, text));
         }
-        let mut errands = self.open_chunks.errands.iter();
-        if errands.any(|it| it.holds_closed(id)) {
+        if self.open_chunks.errands.holds_closed(id) {
             return Err(self.starting());
         }
         Ok((id, self.open_from(id, asked.size)))
@@ -131,14 +225,7 @@ impl Machine {
 
     /// Whether anything of a file is being changed: what is being logged may open a chunk yet.
     fn is_changing(&self, id: FileId) -> bool {
-        let mut subjects = self.open_chunks.works.keys();
-        subjects.any(|subject| match *subject {
-            Subject::Slot(file, _) => file == id,
-            Subject::Chunk(handle) => {
-                let record = self.state.chunks.record(handle);
-                record.is_some_and(|record| record.file == id)
-            }
-        })
+        self.open_chunks.works_of.contains_key(&id)
     }
 
     /// Whether a request was answered before, or is on its way: then whoever asked is told, or will
@@ -156,17 +243,29 @@ impl Machine {
             return true;
         }
         // The answer goes to whoever asked last.
-        for errand in &mut self.open_chunks.errands {
-            if let What::Truncate { request: it, .. } = errand.what
-                && it == request
-            {
-                errand.to = to;
-                return true;
+        let all = &mut self.open_chunks;
+        let is_it = |it: RequestId| (it.session, it.number) == key;
+        let mut subjects = match asked {
+            Asked::AcceptLoss(handle, _) => vec![Subject::Chunk(handle)],
+            _ => Vec::new(),
+        };
+        for id in all.errands.closed.values() {
+            let Some(errand) = all.errands.errands.get_mut(id) else {
+                continue;
+            };
+            match errand.what {
+                What::Truncate { request, .. } if is_it(request) => {
+                    errand.to = to;
+                    return true;
+                }
+                What::Cut(_, handle) => subjects.push(Subject::Chunk(handle)),
+                _ => {}
             }
         }
-        for work in self.open_chunks.works.values_mut() {
-            if let Some((it, waits, _)) = &mut work.request
-                && *it == request
+        for subject in subjects {
+            let work = all.works.get_mut(&subject);
+            if let Some((it, waits, _)) = work.and_then(|work| work.request.as_mut())
+                && is_it(*it)
             {
                 *waits = to;
                 return true;
@@ -180,52 +279,88 @@ impl Machine {
             Err(failure) => self.refuse(to, failure),
             Ok((what, left)) => {
                 let until = self.now.elapsed.saturating_add(super::HOLD_MAX);
-                self.open_chunks.errands.push(Errand {
+                let id = self.open_chunks.errands.add(Errand {
                     to,
                     what,
                     left,
                     until,
                 });
-                self.look_after_errands();
+                self.go_on_with_errand(id);
             }
         }
     }
 
-    /// Goes on with what waits for chunks to be sealed.
+    /// Those who wait for long are told to ask again.
     pub(super) fn look_after_errands(&mut self) {
-        let errands = std::mem::take(&mut self.open_chunks.errands);
-        for mut errand in errands {
-            let is_held_up = match errand.what {
-                What::Cut(_, handle) => {
-                    if self.open_chunks.works.contains_key(&Subject::Chunk(handle)) {
-                        self.open_chunks.errands.push(errand);
-                    }
-                    continue;
-                }
-                What::Truncate { file, size, .. } => {
-                    errand.left = self.open_from(file, size);
-                    self.is_changing(file)
-                }
-                What::Seal(_) => {
-                    errand.left.retain(|handle| self.active(*handle).is_some());
-                    false
-                }
-            };
-            let dead_end = errand.left.iter().find_map(|it| self.dead_end(*it));
-            if let Some(failure) = dead_end {
-                self.refuse(errand.to, failure);
-            } else if errand.left.is_empty() && !is_held_up {
-                self.finish_errand(&errand);
-            } else if errand.until <= self.now.elapsed {
+        let now = self.now.elapsed;
+        for id in self.open_chunks.errands.errands.take_due(now) {
+            self.go_on_with_errand(id);
+            if let Some(errand) = self.open_chunks.errands.remove(id) {
                 let failure = self.starting();
                 self.refuse(errand.to, failure);
-            } else {
-                let left = errand.left.clone();
-                self.open_chunks.errands.push(errand);
-                for handle in left {
-                    self.begin_change(Subject::Chunk(handle), Goal::Sealed(Then::Nothing));
+            }
+        }
+    }
+
+    /// Something was done with a chunk or a slot of a file: goes on with whatever waited for that.
+    pub(super) fn go_on_with_errands(&mut self, subject: Subject, file: FileId) {
+        for id in self.open_chunks.errands.concerned(subject, file) {
+            if let Subject::Chunk(handle) = subject {
+                match self.active(handle).is_some() {
+                    true => self.seal_for_errand(id, handle),
+                    false => self.open_chunks.errands.leave(id, handle),
                 }
             }
+            let errand = self.open_chunks.errands.errands.get(&id);
+            if errand.is_some_and(|errand| errand.left.is_empty()) {
+                self.go_on_with_errand(id);
+            }
+        }
+    }
+
+    /// Has a chunk sealed that an errand waits for, or tells why it can't be.
+    fn seal_for_errand(&mut self, id: u64, handle: ChunkHandle) {
+        let errand = self.open_chunks.errands.errands.get(&id);
+        if errand.is_none_or(|errand| !errand.left.contains(&handle)) {
+            return;
+        }
+        match self.dead_end(handle) {
+            None => self.begin_change(Subject::Chunk(handle), Goal::Sealed(Then::Nothing)),
+            Some(failure) => {
+                if let Some(errand) = self.open_chunks.errands.remove(id) {
+                    self.refuse(errand.to, failure);
+                }
+            }
+        }
+    }
+
+    /// Finds out what an errand waits for, and has that sealed; if it waits for nothing it is done.
+    fn go_on_with_errand(&mut self, id: u64) {
+        let Some(errand) = self.open_chunks.errands.errands.get(&id) else {
+            return;
+        };
+        let is_open = |handle: &ChunkHandle| self.active(*handle).is_some();
+        let (left, is_held_up) = match errand.what {
+            What::Cut(_, handle) => {
+                if !self.open_chunks.works.contains_key(&Subject::Chunk(handle)) {
+                    self.open_chunks.errands.remove(id);
+                }
+                return;
+            }
+            What::Truncate { file, size, .. } => {
+                (self.open_from(file, size), self.is_changing(file))
+            }
+            What::Seal(_) => (errand.left.iter().copied().filter(is_open).collect(), false),
+        };
+        self.open_chunks.errands.set_left(id, left.clone());
+        for handle in &left {
+            self.seal_for_errand(id, *handle);
+        }
+        if left.is_empty()
+            && !is_held_up
+            && let Some(errand) = self.open_chunks.errands.remove(id)
+        {
+            self.finish_errand(&errand);
         }
     }
 
@@ -251,10 +386,11 @@ impl Machine {
                         len,
                     };
                     let subject = Subject::Chunk(handle);
-                    self.open_chunks.errands.push(Errand {
+                    self.open_chunks.errands.add(Errand {
+                        to,
                         what: What::Cut(id, handle),
+                        left: BTreeSet::new(),
                         until: Duration::MAX,
-                        ..errand.clone()
                     });
                     self.begin_work(subject, Goal::Sealed(then));
                     if let Some(work) = self.open_chunks.works.get_mut(&subject) {
@@ -292,14 +428,10 @@ impl Machine {
         let Subject::Chunk(handle) = subject else {
             return;
         };
-        let failed = |errand: &mut Errand| match errand.what {
-            What::Cut(_, it) => it == handle,
-            _ => errand.left.contains(&handle),
-        };
-        let failed: Vec<Errand> = self.open_chunks.errands.extract_if(.., failed).collect();
-        for errand in failed {
-            // That of a cut was told by its work.
-            if !matches!(errand.what, What::Cut(..)) {
+        // That of a cut is told by its work.
+        let waiting = self.open_chunks.errands.waiting_for.get(&handle).cloned();
+        for id in waiting.unwrap_or_default() {
+            if let Some(errand) = self.open_chunks.errands.remove(id) {
                 self.refuse(errand.to, failure.clone());
             }
         }

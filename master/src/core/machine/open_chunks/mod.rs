@@ -49,10 +49,11 @@ use crate::core::config::Config;
 use crate::core::event::Token;
 use crate::core::lease::{Leases, Spans};
 use crate::core::state::State;
+use crate::core::timed::{Due, Timed};
 use crate::core::version_change::VersionChange;
 use crate::core::version_change::words::{Blamed, Decision, Outcome};
 
-use self::errands::Errand;
+use self::errands::Errands;
 pub(super) use self::orders::ChangeStep;
 
 /// How long a client is held at the most while a chunk is being opened for it, before it is told to
@@ -134,6 +135,8 @@ struct Next {
 #[derive(Clone, Debug)]
 struct Work {
     goal: Goal,
+    /// Whose chunk or slot it is for.
+    file: FileId,
     began: Duration,
     /// The chunk of the attempt; of a slot it is drawn for each.
     handle: ChunkHandle,
@@ -171,12 +174,21 @@ struct Settling {
     until: Duration,
 }
 
+/// A chunk that was sealed with fewer members than copies are wanted.
+#[derive(Clone, Copy, Debug)]
+struct Mending {
+    since: Duration,
+    until: Duration,
+}
+
 /// All that changes.
 #[derive(Debug)]
 pub(super) struct OpenChunks {
     leases: Leases,
-    works: BTreeMap<Subject, Work>,
-    open: BTreeMap<ChunkHandle, Open>,
+    works: Timed<Subject, Work>,
+    /// How many works there are of a file's chunks and slots.
+    works_of: BTreeMap<FileId, usize>,
+    open: Timed<ChunkHandle, Open>,
     /// Whose work an attempt's handle is.
     attempts: BTreeMap<ChunkHandle, (Subject, Which)>,
     /// No member of the active version answered.
@@ -185,11 +197,10 @@ pub(super) struct OpenChunks {
     differing: BTreeSet<ChunkHandle>,
     /// Chunks that were sealed a moment ago: before their members have settled nothing is known of
     /// what has to be repaired.
-    settling: BTreeMap<ChunkHandle, Settling>,
-    /// Chunks that were sealed with fewer members than copies are wanted, and when: repair has its
-    /// chance before they are opened again.
-    mending: BTreeMap<ChunkHandle, Duration>,
-    errands: Vec<Errand>,
+    settling: Timed<ChunkHandle, Settling>,
+    /// Repair has its chance before these are opened again.
+    mending: Timed<ChunkHandle, Mending>,
+    errands: Errands,
 }
 
 impl OpenChunks {
@@ -201,14 +212,15 @@ impl OpenChunks {
                 suspect_after: config.suspect_after,
                 dead_after: config.dead_after,
             }),
-            works: BTreeMap::new(),
-            open: BTreeMap::new(),
+            works: Timed::new(),
+            works_of: BTreeMap::new(),
+            open: Timed::new(),
             attempts: BTreeMap::new(),
             unavailable: BTreeSet::new(),
             differing: BTreeSet::new(),
-            settling: BTreeMap::new(),
-            mending: BTreeMap::new(),
-            errands: Vec::new(),
+            settling: Timed::new(),
+            mending: Timed::new(),
+            errands: Errands::default(),
         };
         for (handle, record) in state.chunks.iter() {
             if let Some(active) = &record.active {
@@ -246,6 +258,15 @@ impl OpenChunks {
         Some((subject, which, self.works.get_mut(&subject)?))
     }
 
+    /// Puts a work in, unless there is one.
+    fn begin(&mut self, subject: Subject, file: FileId, work: impl FnOnce() -> Work) {
+        if !self.works.contains_key(&subject) {
+            self.works.insert(subject, work());
+            *self.works_of.entry(file).or_default() += 1;
+            self.review(subject);
+        }
+    }
+
     /// Takes a work away, with the names of its attempts.
     fn end(&mut self, subject: Subject) -> Option<Work> {
         let work = self.works.remove(&subject)?;
@@ -253,7 +274,60 @@ impl OpenChunks {
         for handle in next.into_iter().chain([work.handle]) {
             self.attempts.remove(&handle);
         }
+        if let Some(count) = self.works_of.get_mut(&work.file) {
+            *count -= 1;
+            if *count == 0 {
+                self.works_of.remove(&work.file);
+            }
+        }
+        self.review(subject);
         Some(work)
+    }
+
+    /// Notes whether any member of a chunk's active version can be heard.
+    fn set_unavailable(&mut self, handle: ChunkHandle, is_unavailable: bool) {
+        let is_news = match is_unavailable {
+            true => self.unavailable.insert(handle),
+            false => self.unavailable.remove(&handle),
+        };
+        if is_news {
+            self.review(Subject::Chunk(handle));
+        }
+    }
+
+    /// A chunk's members differ.
+    fn set_differing(&mut self, handle: ChunkHandle) {
+        self.differing.insert(handle);
+        self.review(Subject::Chunk(handle));
+    }
+
+    /// An open chunk is sealed for lack of work if nothing is done for it now, and something can be.
+    fn review(&mut self, subject: Subject) {
+        if let Subject::Chunk(handle) = subject {
+            let is_held_back = self.works.contains_key(&subject)
+                || self.is_unavailable(handle)
+                || self.is_differing(handle);
+            self.leases.hold_back(handle, is_held_back);
+        }
+    }
+}
+
+impl Due for Open {
+    fn due(&self) -> Option<Duration> {
+        let waits = self.waiting.iter().map(|waiting| waiting.until);
+        waits.chain(self.granted_by).min()
+    }
+}
+
+impl Due for Settling {
+    fn due(&self) -> Option<Duration> {
+        Some(self.until)
+    }
+}
+
+impl Due for Mending {
+    fn due(&self) -> Option<Duration> {
+        Some(self.until)
     }
 }
 
@@ -264,8 +338,9 @@ impl Work {
             Which::Next => self.next.as_mut().map(|next| &mut next.attempt),
         }
     }
+}
 
-    /// When it is to be looked at.
+impl Due for Work {
     fn due(&self) -> Option<Duration> {
         let waits = self.waiting.iter().map(|waiting| waiting.until);
         let attempts = [
@@ -288,14 +363,10 @@ impl Machine {
             return;
         }
         self.seal_what_is_idle();
-        let now = self.now.elapsed;
-        let is_due = |work: &Work| work.due().is_some_and(|due| due <= now);
-        let works = self.open_chunks.works.iter();
-        let due: Vec<Subject> = works
-            .filter_map(|(&subject, work)| is_due(work).then_some(subject))
-            .collect();
+        let due = self.open_chunks.works.take_due(self.now.elapsed);
         for subject in due {
             self.release_waiting(subject);
+            self.note_beats(subject);
             for which in [Which::Next, Which::Own] {
                 let now_ms = self.now_ms();
                 let work = self.open_chunks.works.get_mut(&subject);
@@ -308,26 +379,21 @@ impl Machine {
         }
         self.look_after_grants();
         self.look_after_errands();
+        self.forget_what_was_sealed();
     }
 
     /// When something comes due.
-    pub(super) fn next_of_open_chunks(&self) -> Option<Duration> {
+    pub(super) fn next_of_open_chunks(&mut self) -> Option<Duration> {
         if !self.is_serving() {
             return None;
         }
-        let all = &self.open_chunks;
-        let works = all.works.values().filter_map(Work::due);
-        let grants = all.open.values().flat_map(|open| {
-            let waits = open.waiting.iter().map(|waiting| waiting.until);
-            waits.chain(open.granted_by)
-        });
-        let errands = all.errands.iter().map(Errand::until);
         // What can't be sealed now has its turn when something comes of it.
         let is_writable = self.check_writable().is_ok();
-        let leases = all.leases.ends();
-        let leases = leases.filter(|(handle, _)| is_writable && self.may_be_sealed(*handle));
-        let leases = leases.map(|(_, due)| due).min();
-        works.chain(grants).chain(errands).chain(leases).min()
+        let all = &mut self.open_chunks;
+        let leases = is_writable.then(|| all.leases.next_due()).flatten();
+        let works = all.works.next_due();
+        let next = [leases, works, all.open.next_due(), all.errands.next_due()];
+        next.into_iter().flatten().min()
     }
 
     /// Chunks without work are sealed, and those short of members.
@@ -335,25 +401,40 @@ impl Machine {
         if self.check_writable().is_err() {
             return;
         }
-        let all = &self.open_chunks;
-        let due: Vec<ChunkHandle> = all
-            .leases
-            .due(self.now.elapsed)
-            .map(|(handle, ..)| handle)
-            .filter(|handle| self.may_be_sealed(*handle))
-            .collect();
-        for handle in due {
+        for handle in self.open_chunks.leases.due(self.now.elapsed) {
             self.begin_work(Subject::Chunk(handle), Goal::Sealed(Then::Nothing));
         }
     }
 
-    /// Whether an open chunk may be sealed for lack of work: nothing is done for it now, and
-    /// something can be.
-    fn may_be_sealed(&self, handle: ChunkHandle) -> bool {
-        let all = &self.open_chunks;
-        !all.works.contains_key(&Subject::Chunk(handle))
-            && !all.is_unavailable(handle)
-            && !all.is_differing(handle)
+    /// Members that prepare a seal and beat are still at it; but who beats and never prepares is not
+    /// waited for without an end.
+    fn note_beats(&mut self, subject: Subject) {
+        let lease = self.config.lease;
+        let Some(work) = self.open_chunks.works.get_mut(&subject) else {
+            return;
+        };
+        let last = work.began.saturating_add(lease);
+        let Some(attempt) = &mut work.attempt else {
+            return;
+        };
+        let preparing: Vec<ServerId> = attempt.preparing().collect();
+        for id in preparing {
+            if let Some(server) = self.servers.server(id) {
+                let heard = server.last_heard.min(last);
+                attempt.handle_alive(id, elapsed_ms(heard));
+            }
+        }
+    }
+
+    /// Nobody asks any more how long ago these were sealed.
+    fn forget_what_was_sealed(&mut self) {
+        let (now, all) = (self.now.elapsed, &mut self.open_chunks);
+        for handle in all.settling.take_due(now) {
+            all.settling.remove(&handle);
+        }
+        for handle in all.mending.take_due(now) {
+            all.mending.remove(&handle);
+        }
     }
 
     /// Until when repair leaves a chunk alone: its version is being changed, or its members were
@@ -378,7 +459,7 @@ impl Machine {
         let Subject::Chunk(handle) = subject else {
             return false;
         };
-        let Some(&since) = self.open_chunks.mending.get(&handle) else {
+        let Some(&Mending { since, .. }) = self.open_chunks.mending.get(&handle) else {
             return false;
         };
         let age = self.now.elapsed.saturating_sub(since);
@@ -420,10 +501,12 @@ impl Machine {
     /// Primaries that don't say that they hold their lease are gone on without.
     fn look_after_grants(&mut self) {
         let now = self.now.elapsed;
-        let open = self.open_chunks.open.iter_mut();
         let mut late = Vec::new();
         let mut released = Vec::new();
-        for (&handle, open) in open {
+        for handle in self.open_chunks.open.take_due(now) {
+            let Some(open) = self.open_chunks.open.get_mut(&handle) else {
+                continue;
+            };
             if open.granted_by.is_some_and(|by| by <= now) {
                 open.granted_by = None;
                 late.push(handle);
@@ -449,7 +532,10 @@ impl Machine {
     /// another, so it is left out at once (section 7), and readers are sent to others until then.
     fn doubt(&mut self, handle: ChunkHandle, version: ChunkVersion, server: ServerId) {
         self.servers.mark_corrupt(handle, version, server);
-        let open = self.open_chunks.open.entry(handle).or_default();
+        let open = self
+            .open_chunks
+            .open
+            .get_or_insert_with(handle, Open::default);
         open.doubtful.insert(server);
         self.trouble(handle, version, server);
         // If a change runs already, that is for its next attempt.
@@ -471,7 +557,10 @@ impl Machine {
         let drain = false;
         self.begin_work(subject, Goal::Active { memory, drain });
         let (now, suspect_after) = (self.now.elapsed, self.config.suspect_after);
-        let open = self.open_chunks.open.entry(handle).or_default();
+        let open = self
+            .open_chunks
+            .open
+            .get_or_insert_with(handle, Open::default);
         let again = open
             .troubled
             .is_some_and(|at| now < at.saturating_add(suspect_after))
@@ -492,7 +581,7 @@ impl Machine {
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.now.elapsed.as_millis()).unwrap_or(u64::MAX)
+        elapsed_ms(self.now.elapsed)
     }
 
     /// The log has the word on a work's attempt.
@@ -527,7 +616,7 @@ impl Machine {
                     }
                 }
             }
-            self.open_chunks.unavailable.remove(&handle);
+            self.open_chunks.set_unavailable(handle, false);
         }
         if let Some((handle, begun, _)) = next.as_ref().filter(|_| is_applied) {
             self.activated(*handle, begun, false);
@@ -543,18 +632,17 @@ impl Machine {
         let (suspect_after, dead_after) = (config.suspect_after, config.dead_after);
         let record = self.state.chunks.record(handle);
         let wanted = record.map_or(0, |record| usize::from(record.replicas));
-        let OpenChunks {
-            settling, mending, ..
-        } = &mut self.open_chunks;
-        settling.retain(|_, it| now < it.until);
-        mending.retain(|_, since| now < since.saturating_add(dead_after));
         let awaited = Settling {
             members: members.iter().map(|member| member.server).collect(),
             until: now.saturating_add(suspect_after),
         };
-        settling.insert(handle, awaited);
+        self.open_chunks.settling.insert(handle, awaited);
         if members.len() < wanted {
-            mending.insert(handle, now);
+            let mending = Mending {
+                since: now,
+                until: now.saturating_add(dead_after),
+            };
+            self.open_chunks.mending.insert(handle, mending);
         }
     }
 
@@ -566,7 +654,7 @@ impl Machine {
         let is_short = active.members.len() < wanted;
         let all = &mut self.open_chunks;
         all.leases.activate(handle, active.version, is_short, now);
-        let open = all.open.entry(handle).or_default();
+        let open = all.open.get_or_insert_with(handle, Open::default);
         let mut doubtful = std::mem::take(&mut open.doubtful);
         doubtful.retain(|server| active.members.iter().any(|it| it.server == *server));
         *open = Open {
@@ -589,7 +677,7 @@ impl Machine {
         if let Subject::Chunk(handle) = subject {
             self.leave_out_doubtful(handle);
         }
-        self.look_after_errands();
+        self.go_on_with_errands(subject, work.file);
     }
 
     /// A member that said so while the version was being changed may be in the new one, too.
@@ -624,10 +712,10 @@ impl Machine {
             self.refuse(to, failure.clone());
         }
         self.fail_errands(subject, failure);
-        self.look_after_errands();
+        self.go_on_with_errands(subject, work.file);
     }
 
-    /// Chunks have left the table.
+    /// A chunk has left the table.
     pub(super) fn forget_open(&mut self, handle: ChunkHandle) {
         let all = &mut self.open_chunks;
         all.leases.forget(handle);
@@ -639,6 +727,7 @@ impl Machine {
         for waiting in waiting.unwrap_or_default() {
             self.refuse(waiting.to, Status::NotFound.into());
         }
+        self.go_on_with_errands(Subject::Chunk(handle), FileId::NONE);
     }
 
     /// How long a client is held: a primary that hangs is found out, and a version without it begun.
@@ -650,4 +739,8 @@ impl Machine {
     const fn waiter_of(subject: Subject) -> Waiter {
         Waiter::VersionChange(subject)
     }
+}
+
+fn elapsed_ms(elapsed: Duration) -> u64 {
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }

@@ -9,7 +9,7 @@ use sarsen_protocol::message::{
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::{Claims, Rights, Ticket, chain_crc};
 
-use super::{Machine, Subject, Which};
+use super::{Machine, Open, Subject, Which};
 use crate::core::action::Action as Do;
 use crate::core::chunk_table::Sealed;
 use crate::core::command::Member;
@@ -183,7 +183,10 @@ impl Machine {
         let (now, primary, version) = (self.now.elapsed, active.primary, active.version);
         let by = now.saturating_add(self.config.suspect_after);
         self.open_chunks.leases.grant_again(handle, version, now);
-        let open = self.open_chunks.open.entry(handle).or_default();
+        let open = self
+            .open_chunks
+            .open
+            .get_or_insert_with(handle, Open::default);
         open.is_granted = false;
         open.granted_by.get_or_insert(by);
         let message = self.grant_of(handle, &active).into();
@@ -290,18 +293,8 @@ impl Machine {
         self.try_unavailable(server);
     }
 
-    /// A server has beaten. If it prepares a seal it is still at it, and if it was taken for dead
-    /// its chunks are asked for again.
+    /// A server has beaten: if it was taken for dead its chunks are asked for again.
     pub(in crate::core::machine) fn changes_heard(&mut self, server: ServerId, was_live: bool) {
-        let (now, now_ms, lease) = (self.now.elapsed, self.now_ms(), self.config.lease);
-        for work in self.open_chunks.works.values_mut() {
-            // One that beats and never prepares is not waited for without an end.
-            if let Some(attempt) = &mut work.attempt
-                && now < work.began.saturating_add(lease)
-            {
-                attempt.handle_alive(server, now_ms);
-            }
-        }
         if !was_live && self.is_serving() {
             self.try_unavailable(server);
         }
@@ -316,7 +309,7 @@ impl Machine {
         let unavailable = self.open_chunks.unavailable.iter().copied();
         let back: Vec<ChunkHandle> = unavailable.filter(is_member).collect();
         for handle in back {
-            self.open_chunks.unavailable.remove(&handle);
+            self.open_chunks.set_unavailable(handle, false);
             self.go_on_without_primary(handle);
         }
     }

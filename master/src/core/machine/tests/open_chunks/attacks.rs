@@ -627,3 +627,39 @@ fn who_settles_a_moment_later_is_waited_for() {
     };
     assert_eq!(opened.chain.len(), 3);
 }
+
+/// Each look at what comes due, each seal and each chunk that an errand waited for went through all
+/// open chunks: sealing a tree took a time that grew with the square of its chunks, and a master with
+/// many open chunks did little else. Of so many as here that would be minutes.
+#[test]
+fn a_tree_of_many_open_chunks_is_sealed_like_many_small_ones() {
+    const CHUNKS: u32 = 10_000;
+    const OF_A_FILE: u32 = 100;
+    let mut play = Play::new();
+    let mut handles = Vec::new();
+    for n in 0..CHUNKS / OF_A_FILE {
+        let file = play.touch(&format!("/f{n}"));
+        for index in 0..OF_A_FILE {
+            let slot = Slot::At(index);
+            let asked = OpenChunk {
+                slot,
+                ..play.last(file)
+            };
+            handles.push(play.open(asked).handle);
+            // A driver asks at every turn of its loop.
+            let _ = play.rig.machine.next_timeout();
+        }
+    }
+    let seal = SealFile {
+        path: "/".to_owned(),
+    };
+    let token = play.send(seal);
+    // More versions are drawn than are logged ahead at once.
+    play.wait(seconds(5));
+    let reply = play.replies.remove(&token);
+    assert!(
+        matches!(reply, Some(Ok(AnyMessage::FileSealed(_)))),
+        "{reply:?}"
+    );
+    assert!(handles.iter().all(|handle| play.sealed(*handle).is_some()));
+}
