@@ -83,13 +83,22 @@ impl Machine {
         }
         let memory = asked.memory;
         let Some(handle) = file.slot(index) else {
-            let drain = false;
-            return Ok(Aim::After(
-                Subject::Slot(id, index),
-                Goal::Active { memory, drain },
-            ));
+            let (drain, subject) = (false, Subject::Slot(id, index));
+            return Ok(match self.full_chunk_before(file, index) {
+                Some(full) => Aim::After(Subject::Chunk(full), Goal::Sealed(Then::Next)),
+                None => Aim::After(subject, Goal::Active { memory, drain }),
+            });
         };
         self.aim_at(handle, after, asked)
+    }
+
+    /// The chunk before a slot, if it is being sealed with a next chunk, which is the one for the slot:
+    /// two attempts for one slot are not run at a time (section 3.1). The other way round the seal waits
+    /// until the work on the slot is over.
+    fn full_chunk_before(&self, file: &File, index: u32) -> Option<ChunkHandle> {
+        let before = file.slot(index.checked_sub(1)?)?;
+        let work = self.open_chunks.works.get(&Subject::Chunk(before))?;
+        (work.goal == Goal::Sealed(Then::Next)).then_some(before)
     }
 
     fn aim_at(

@@ -199,6 +199,15 @@ impl Machine {
             }
             return self.begin_own(subject);
         }
+        if self
+            .open_chunks
+            .works
+            .contains_key(&Subject::Slot(file, index))
+        {
+            // A chunk is being made for that slot already, for who writes there.
+            self.retry_later(subject);
+            return Ok(());
+        }
         if index as usize >= command::SLOTS_MAX {
             return Err(Failure::new(
                 Status::TooLarge,

@@ -663,3 +663,51 @@ fn a_tree_of_many_open_chunks_is_sealed_like_many_small_ones() {
     );
     assert!(handles.iter().all(|handle| play.sealed(*handle).is_some()));
 }
+
+/// A file's last chunk was full while somebody wrote behind it: one work made a chunk for the slot, the
+/// other the full one's next chunk for the same slot. The log took the first that came and refused the
+/// other, with its seal if it was that one: a chunk was made for nothing, and clients were told to wait
+/// for nothing. Nothing was lost, but only since the apply of an entry looks at the slot once more.
+#[test]
+fn one_chunk_is_made_for_a_slot_that_two_want() {
+    for is_slot_first in [true, false] {
+        let mut play = Play::new();
+        let file = play.touch("/f");
+        let full = play.open(play.last(file));
+        play.mutate(full.handle, 5, 700);
+        let behind = OpenChunk {
+            slot: Slot::At(1),
+            ..play.last(file)
+        };
+        let after = OpenChunk {
+            slot: Slot::Last { after: full.handle },
+            ..play.last(file)
+        };
+        play.servers.deaf.extend(1..=4);
+        let mut tokens = Vec::new();
+        if is_slot_first {
+            tokens.push(play.send(behind));
+        }
+        play.report(full.chain[0].server.0, &full, ChainTrouble::Full, 0);
+        tokens.push(play.send(after));
+        if !is_slot_first {
+            tokens.push(play.send(behind));
+        }
+        play.servers.deaf.clear();
+        while !play.unanswered.is_empty() {
+            let unanswered = std::mem::take(&mut play.unanswered);
+            play.answer_late(unanswered);
+        }
+        play.wait(seconds(1));
+        let made = |token| match play.replies.get(token) {
+            Some(Ok(AnyMessage::ChunkOpened(opened))) => (opened.index, opened.handle),
+            other => panic!("{other:?}"),
+        };
+        let made: BTreeSet<(u32, ChunkHandle)> = tokens.iter().map(made).collect();
+        assert_eq!(made.len(), 1, "{made:?}");
+        assert!(play.sealed(full.handle).is_some());
+        let begun = play.servers.replicas.keys();
+        let handles: BTreeSet<ChunkHandle> = begun.map(|(_, handle)| *handle).collect();
+        assert_eq!(handles.len(), 2, "no chunk was made for nothing");
+    }
+}
