@@ -220,6 +220,13 @@ pub(super) fn mark_loss(
         .chunks
         .record_mut(body.handle)
         .ok_or(Refusal::ChunkUnknown)?;
+    // What follows it may have come to nothing, and the next attempt says it again.
+    let is_known = record.losses.iter().any(|loss| {
+        (loss.version, loss.serial, loss.cause) == (body.version, body.serial, body.cause)
+    });
+    if is_known {
+        return Ok(Answer::Done);
+    }
     if record.losses.len() == LOSSES_MAX {
         record.losses.remove(0);
     }

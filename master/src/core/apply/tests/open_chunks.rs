@@ -134,6 +134,18 @@ fn a_possible_loss_stays_beside_its_chunk() {
     );
     let losses = &script.state.chunks.record(ChunkHandle(1)).unwrap().losses;
     assert_eq!((losses.len(), losses[0].serial), (1, Serial(4)));
+    // What was to follow it came to nothing, and the next attempt said it again: `fsck` listed it twice.
+    let time_ms = losses[0].time_ms;
+    assert_eq!(script.internal(loss(1)).answer, Answer::Done);
+    let other = PossibleLoss {
+        serial: Serial(3),
+        ..loss(1)
+    };
+    assert_eq!(script.internal(other).answer, Answer::Done);
+    let losses = &script.state.chunks.record(ChunkHandle(1)).unwrap().losses;
+    let serials: Vec<Serial> = losses.iter().map(|loss| loss.serial).collect();
+    assert_eq!(serials, [Serial(4), Serial(3)]);
+    assert_eq!(losses[0].time_ms, time_ms);
 }
 
 /// What the answer and the namespace say of a file: size, modification time, slots.
