@@ -124,6 +124,15 @@ impl Leases {
         Some(spans.lease)
     }
 
+    /// What is left of a version's lease.
+    #[must_use]
+    pub fn left(&self, handle: ChunkHandle, version: ChunkVersion, now: Duration) -> Duration {
+        let lease = self.leases.get(&handle);
+        let lease = lease.filter(|lease| lease.version == version);
+        let end = lease.map(|lease| lease.last.saturating_add(self.spans.lease));
+        end.unwrap_or_default().saturating_sub(now)
+    }
+
     /// The chunk is sealed, or gone.
     pub fn forget(&mut self, handle: ChunkHandle) {
         self.leases.remove(&handle);
@@ -199,11 +208,15 @@ mod tests {
         leases.activate(H, V, false, seconds(0));
         assert_eq!(leases.next_due(), Some(seconds(60)));
         assert!(!is_due(&mut leases, 59));
+        assert_eq!(leases.left(H, V, seconds(50)), seconds(10));
+        assert_eq!(leases.left(H, ChunkVersion(19), seconds(50)), seconds(0));
         assert_eq!(leases.extend(H, V, seconds(50)), Some(seconds(60)));
+        assert_eq!(leases.left(H, V, seconds(50)), seconds(60));
         assert!(!is_due(&mut leases, 109));
         assert!(is_due(&mut leases, 110));
         leases.forget(H);
         assert_eq!((is_due(&mut leases, 110), leases.next_due()), (false, None));
+        assert_eq!(leases.left(H, V, seconds(60)), seconds(0));
     }
 
     #[test]

@@ -123,6 +123,18 @@ impl VersionChange {
         &self.plan
     }
 
+    /// Whether it asks once more for the members that are silent, since without them there are too few.
+    #[must_use]
+    pub const fn is_short(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Asking {
+                is_first_round: false,
+                ..
+            }
+        )
+    }
+
     /// Whether its entry was handed to the log: then it can't be given up.
     #[must_use]
     pub const fn is_logging(&self) -> bool {

@@ -184,6 +184,8 @@ impl Machine {
         let chain = self.chain_of(active);
         let rights = Rights::READ.with(Rights::WRITE);
         let ticket = self.mutation_ticket(handle, active, &chain, asked.session, rights);
+        let leases = &self.open_chunks.leases;
+        let left = leases.left(handle, active.version, self.now.elapsed);
         Ok(ChunkOpened {
             index: record.index,
             handle,
@@ -193,7 +195,7 @@ impl Machine {
             sealed_version: record.sealed.map(|it| it.version).unwrap_or_default(),
             ticket,
             chain,
-            lease: millis(self.config.lease),
+            lease: millis(left),
         })
     }
 

@@ -296,7 +296,12 @@ impl Machine {
         for id in self.open_chunks.errands.errands.take_due(now) {
             self.go_on_with_errand(id);
             if let Some(errand) = self.open_chunks.errands.remove(id) {
-                let failure = self.starting();
+                let mut reasons = errand
+                    .left
+                    .iter()
+                    .map(|it| self.not_yet(Subject::Chunk(*it)));
+                let short = reasons.find(|failure| failure.status == Status::TooFewServers);
+                let failure = short.unwrap_or_else(|| self.starting());
                 self.refuse(errand.to, failure);
             }
         }

@@ -42,7 +42,7 @@ use sarsen_protocol::message::OpenChunk;
 use sarsen_protocol::status::Status;
 
 use super::changes::Asked;
-use super::{Machine, Waiter};
+use super::{Machine, Waiter, millis};
 use crate::core::action::Failure;
 use crate::core::command::chunks::{Configuration, Member};
 use crate::core::config::Config;
@@ -487,14 +487,27 @@ impl Machine {
         let now = self.now.elapsed;
         if let Some(work) = self.open_chunks.works.get_mut(&subject) {
             let due: Vec<Waiting> = work.waiting.extract_if(.., |it| it.until <= now).collect();
-            self.tell_to_wait(due);
+            let failure = self.not_yet(subject);
+            for waiting in due {
+                self.refuse(waiting.to, failure.clone());
+            }
         }
     }
 
-    fn tell_to_wait(&mut self, waiting: Vec<Waiting>) {
-        for waiting in waiting {
-            let failure = self.starting();
-            self.refuse(waiting.to, failure);
+    /// What is told of a work that takes longer than anybody is held for.
+    fn not_yet(&self, subject: Subject) -> Failure {
+        let work = self.open_chunks.works.get(&subject);
+        let attempt = work.and_then(|work| work.attempt.as_ref());
+        match attempt.filter(|attempt| attempt.is_short()) {
+            None => self.starting(),
+            Some(attempt) => {
+                let handle = attempt.plan().handle;
+                let text = format!(
+                    "chunk {handle} has too few members that can be heard: the others are waited for"
+                );
+                let wait = millis(self.config.heartbeat);
+                Failure::new(Status::TooFewServers, text).retry_after(wait)
+            }
         }
     }
 
@@ -513,7 +526,10 @@ impl Machine {
             }
             released.extend(open.waiting.extract_if(.., |it| it.until <= now));
         }
-        self.tell_to_wait(released);
+        let failure = self.starting();
+        for waiting in released {
+            self.refuse(waiting.to, failure.clone());
+        }
         for handle in late {
             self.go_on_without_primary(handle);
         }

@@ -639,6 +639,78 @@ fn a_member_that_promises_and_never_begins_is_left_out_in_the_end() {
     );
 }
 
+/// Who waited was told that too much is waiting here, which is no reason to start servers again.
+#[test]
+fn who_waits_for_members_that_are_too_few_is_told_so() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let gone = [1, 2].map(|at| first.chain[at].server.0);
+    play.servers.silent.extend(gone);
+    play.report(
+        first.chain[0].server.0,
+        &first,
+        ChainTrouble::HopFailed,
+        gone[0],
+    );
+    let token = play.rig.send(CLIENT, play.last(file));
+    let actions = play.rig.settle();
+    play.run(actions);
+    play.wait(seconds(9));
+    let Some(Err(failure)) = play.replies.remove(&token) else {
+        panic!("{:?}", play.replies)
+    };
+    assert_eq!(failure.status, Status::TooFewServers);
+    assert!(failure.retry_after_ms > 0 && failure.text.contains("too few members"));
+}
+
+/// It was told the whole length of a lease, however old that was: a client went on to believe in a
+/// primary that had stopped by itself.
+#[test]
+fn a_client_is_told_what_is_left_of_the_lease() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    assert_eq!(first.lease, 60_000);
+    play.wait(seconds(20));
+    let then = play.open(play.last(file));
+    assert_eq!((then.version, then.lease), (first.version, 40_000));
+}
+
+/// A request that is sent again tells what is outstanding by then. It was taken for another one, and
+/// refused since its own file was being truncated.
+#[test]
+fn a_truncate_that_is_sent_again_is_the_same_whatever_else_was_answered() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let open = play.open(play.last(file));
+    play.mutate(open.handle, 7, 1000);
+    let truncate = |play: &Play, lowest| Truncate {
+        request: RequestId {
+            lowest_outstanding: lowest,
+            ..play.rig.request_id(900)
+        },
+        path: "/f".to_owned(),
+        size: 400,
+    };
+    // Every order is answered, a round of them between two requests: whether the file is to be sealed
+    // first, or is being cut, or that is being logged, it is one request.
+    play.servers.deaf.extend(1..=4);
+    for lowest in 800..900 {
+        let again = truncate(&play, lowest);
+        if let Some(reply) = play.ask(again) {
+            assert!(matches!(reply, Ok(AnyMessage::Truncated(_))), "{reply:?}");
+            assert!(lowest > 803, "it takes a seal and a cut");
+            assert_eq!(play.sealed(open.handle).map(|sealed| sealed.1), Some(400));
+            return;
+        }
+        let unanswered = std::mem::take(&mut play.unanswered);
+        play.answer_late(unanswered);
+        play.wait(Duration::from_millis(100));
+    }
+    panic!("it is not cut");
+}
+
 /// A chunk that lost a member and was sealed a moment ago; whether there is another server to copy
 /// it to.
 fn sealed_short(is_spare_there: bool) -> (Play, FileId, ChunkHandle) {
