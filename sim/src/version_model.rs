@@ -455,6 +455,7 @@ fn plan(version: ChunkVersion, now: Configuration, memory_allowed: bool) -> Plan
         },
         drain: false,
         blamed: None,
+        doubtful: Vec::new(),
         failed: Vec::new(),
         insists: false,
         min_replicas: 1,

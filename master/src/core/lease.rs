@@ -140,7 +140,7 @@ impl Leases {
 
     /// Chunks that are to be sealed, since there was no work or they are short of members.
     pub fn due(&mut self, now: Duration) -> Vec<ChunkHandle> {
-        self.leases.take_due(now)
+        self.leases.due(now)
     }
 
     /// When the first chunk is due.

@@ -85,7 +85,7 @@ impl<K: Copy + Ord, V: Due> Timed<K, V> {
     }
 
     /// Those that have come due, the longest ago first.
-    pub fn take_due(&mut self, now: Duration) -> Vec<K> {
+    pub fn due(&mut self, now: Duration) -> Vec<K> {
         self.settle();
         let due = self.order.iter().take_while(|(at, _)| *at <= now);
         due.map(|(_, key)| *key).collect()
@@ -94,6 +94,8 @@ impl<K: Copy + Ord, V: Due> Timed<K, V> {
     /// Asks those that were lent.
     fn settle(&mut self) {
         for key in std::mem::take(&mut self.lent) {
+            #[cfg(test)]
+            looks::count();
             let due = self.values.get(&key).and_then(Due::due);
             let before = match due {
                 Some(at) => self.times.insert(key, at),
@@ -113,15 +115,30 @@ impl<K: Copy + Ord, V: Due> Default for Timed<K, V> {
     }
 }
 
+/// How often something was looked at, for tests of what that grows with.
 #[cfg(test)]
-mod tests {
+pub(in crate::core) mod looks {
     use std::cell::Cell;
 
-    use super::*;
-
     thread_local! {
-        static ASKED: Cell<usize> = const { Cell::new(0) };
+        static COUNT: Cell<usize> = const { Cell::new(0) };
     }
+
+    pub(in crate::core) fn count() {
+        COUNT.set(COUNT.get() + 1);
+    }
+
+    /// How often while this was done.
+    pub(in crate::core) fn of(what: impl FnOnce()) -> usize {
+        COUNT.set(0);
+        what();
+        COUNT.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     /// Due in so many seconds.
     #[derive(Clone, Debug)]
@@ -129,15 +146,8 @@ mod tests {
 
     impl Due for At {
         fn due(&self) -> Option<Duration> {
-            ASKED.set(ASKED.get() + 1);
             self.0.map(Duration::from_secs)
         }
-    }
-
-    fn asked(what: impl FnOnce()) -> usize {
-        ASKED.set(0);
-        what();
-        ASKED.get()
     }
 
     #[test]
@@ -149,13 +159,13 @@ mod tests {
         }
         let seconds = Duration::from_secs;
         assert_eq!(timed.next_due(), Some(seconds(4)));
-        assert!(timed.take_due(seconds(3)).is_empty());
-        assert_eq!(timed.take_due(seconds(5)), [3, 4, 1]);
+        assert!(timed.due(seconds(3)).is_empty());
+        assert_eq!(timed.due(seconds(5)), [3, 4, 1]);
         timed.get_mut(&3).expect("there").0 = None;
         timed.get_or_insert_with(2, || At(None)).0 = Some(1);
         timed.get_or_insert_with(6, || At(Some(2)));
         timed.insert(4, At(Some(9)));
-        assert_eq!(timed.take_due(seconds(9)), [2, 6, 1, 4]);
+        assert_eq!(timed.due(seconds(9)), [2, 6, 1, 4]);
         assert!(timed.remove(&2).is_some() && timed.remove(&2).is_none());
         assert_eq!(timed.next_due(), Some(seconds(2)));
         assert_eq!(timed.keys().copied().collect::<Vec<_>>(), [1, 3, 4, 6]);
@@ -168,13 +178,13 @@ mod tests {
         for key in 0..100_000_u64 {
             timed.insert(key, At(Some(1_000_000 - key)));
         }
-        let all = asked(|| assert_eq!(timed.next_due(), Some(Duration::from_secs(900_001))));
+        let all = looks::of(|| assert_eq!(timed.next_due(), Some(Duration::from_secs(900_001))));
         assert_eq!(all, 100_000);
         timed.get_mut(&7).expect("there").0 = Some(3);
-        let one = asked(|| {
+        let one = looks::of(|| {
             for _ in 0..10 {
                 assert_eq!(timed.next_due(), Some(Duration::from_secs(3)));
-                assert_eq!(timed.take_due(Duration::from_secs(3)), [7]);
+                assert_eq!(timed.due(Duration::from_secs(3)), [7]);
             }
         });
         assert_eq!(one, 1);

@@ -219,28 +219,30 @@ fn holders_that_count(
     Some((serial, members.collect()))
 }
 
-/// Who was blamed the second time or failed before is left out, if enough stay.
+/// Who failed before is left out if enough stay, and after that who was blamed the second time or does
+/// not believe its own replica: these could go on, and those may hold up the change.
 fn leave_out(plan: &Plan, members: &mut Vec<Member>) {
+    let fewest = plan.min_replicas.max(1);
+    let insists_on = if plan.insists { 1 } else { fewest };
     let blamed = plan.blamed.filter(|blamed| blamed.again);
     let blamed = blamed.map(|blamed| blamed.server);
-    for &server in blamed.iter().chain(&plan.failed) {
+    let failed = plan.failed.iter().map(|server| (*server, insists_on));
+    let others = blamed.iter().chain(&plan.doubtful);
+    let others = others.map(|server| (*server, fewest));
+    for (server, fewest) in failed.chain(others) {
         let is_one = members.iter().any(|member| member.server == server);
-        let fewest = if plan.insists {
-            1
-        } else {
-            plan.min_replicas.max(1)
-        };
         if is_one && members.len() > fewest {
             members.retain(|member| member.server != server);
         }
     }
 }
 
-/// The old order, but the one blamed last; the old primary first, unless it is blamed.
+/// The old order, but those who are blamed or doubtful last; the old primary first, unless it is one
+/// of them.
 fn in_chain_order(plan: &Plan, active: &Configuration, mut members: Vec<Member>) -> Vec<Member> {
     let blamed = plan.blamed.map(|blamed| blamed.server);
     let rank = |member: &Member| match member.server {
-        server if Some(server) == blamed => 2,
+        server if Some(server) == blamed || plan.doubtful.contains(&server) => 2,
         server if server == active.primary => 0,
         _ => 1,
     };

@@ -123,7 +123,7 @@ impl VersionChange {
         &self.plan
     }
 
-    /// Whether it asks once more for the members that are silent, since without them there are too few.
+    /// Whether it asks the members once more that are silent: too few of the others can go on.
     #[must_use]
     pub const fn is_short(&self) -> bool {
         matches!(
@@ -241,6 +241,13 @@ impl VersionChange {
             .map(|again| order(server, again))
             .into_iter()
             .collect()
+    }
+
+    /// A member does not believe its own replica: if nothing is decided yet, that goes with it.
+    pub fn handle_doubt(&mut self, server: ServerId) {
+        if matches!(self.phase, Phase::Draining { .. } | Phase::Asking { .. }) {
+            self.plan.doubtful.push(server);
+        }
     }
 
     /// Members that are awaited to prepare a seal.

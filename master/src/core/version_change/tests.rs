@@ -60,6 +60,7 @@ fn plan() -> Plan {
         },
         drain: false,
         blamed: None,
+        doubtful: Vec::new(),
         failed: Vec::new(),
         insists: false,
         min_replicas: 2,

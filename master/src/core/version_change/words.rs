@@ -22,6 +22,9 @@ pub struct Plan {
     pub drain: bool,
     /// Whom a member holds to be the fault.
     pub blamed: Option<Blamed>,
+    /// Who does not believe its own replica: left out at once, if enough stay, and else last in the
+    /// chain.
+    pub doubtful: Vec<ServerId>,
     /// Who failed in the attempts before: left out if enough stay without them.
     pub failed: Vec<ServerId>,
     /// Whether they are left out also if too few stay then: the attempts before have lasted for long,

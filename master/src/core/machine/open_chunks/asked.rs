@@ -95,7 +95,7 @@ impl Machine {
     /// The chunk before a slot, if it is being sealed with a next chunk, which is the one for the slot:
     /// two attempts for one slot are not run at a time (section 3.1). The other way round the seal waits
     /// until the work on the slot is over.
-    fn full_chunk_before(&self, file: &File, index: u32) -> Option<ChunkHandle> {
+    pub(super) fn full_chunk_before(&self, file: &File, index: u32) -> Option<ChunkHandle> {
         let before = file.slot(index.checked_sub(1)?)?;
         let work = self.open_chunks.works.get(&Subject::Chunk(before))?;
         (work.goal == Goal::Sealed(Then::Next)).then_some(before)

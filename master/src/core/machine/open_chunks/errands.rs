@@ -293,7 +293,7 @@ impl Machine {
     /// Those who wait for long are told to ask again.
     pub(super) fn look_after_errands(&mut self) {
         let now = self.now.elapsed;
-        for id in self.open_chunks.errands.errands.take_due(now) {
+        for id in self.open_chunks.errands.errands.due(now) {
             self.go_on_with_errand(id);
             if let Some(errand) = self.open_chunks.errands.remove(id) {
                 let mut reasons = errand
@@ -325,6 +325,8 @@ impl Machine {
 
     /// Has a chunk sealed that an errand waits for, or tells why it can't be.
     fn seal_for_errand(&mut self, id: u64, handle: ChunkHandle) {
+        #[cfg(test)]
+        crate::core::timed::looks::count();
         let errand = self.open_chunks.errands.errands.get(&id);
         if errand.is_none_or(|errand| !errand.left.contains(&handle)) {
             return;

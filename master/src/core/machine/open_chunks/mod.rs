@@ -162,7 +162,8 @@ struct Open {
     troubled: Option<Duration>,
     /// Its primary said that a record did not fit.
     is_full: bool,
-    /// Members that don't believe their own replica, by their own word.
+    /// Members that don't believe their own replica, by their own word: known to this master alone,
+    /// and said once in a version.
     doubtful: BTreeSet<ServerId>,
     waiting: Vec<Waiting>,
 }
@@ -251,6 +252,12 @@ impl OpenChunks {
     pub(super) fn is_doubtful(&self, handle: ChunkHandle, server: ServerId) -> bool {
         let open = self.open.get(&handle);
         open.is_some_and(|open| open.doubtful.contains(&server))
+    }
+
+    /// The members of an open chunk that said so.
+    fn doubtful(&self, handle: ChunkHandle) -> Vec<ServerId> {
+        let open = self.open.get(&handle);
+        open.map_or(Vec::new(), |open| open.doubtful.iter().copied().collect())
     }
 
     fn work_of(&mut self, handle: ChunkHandle) -> Option<(Subject, Which, &mut Work)> {
@@ -363,7 +370,7 @@ impl Machine {
             return;
         }
         self.seal_what_is_idle();
-        let due = self.open_chunks.works.take_due(self.now.elapsed);
+        let due = self.open_chunks.works.due(self.now.elapsed);
         for subject in due {
             self.release_waiting(subject);
             self.note_beats(subject);
@@ -429,10 +436,10 @@ impl Machine {
     /// Nobody asks any more how long ago these were sealed.
     fn forget_what_was_sealed(&mut self) {
         let (now, all) = (self.now.elapsed, &mut self.open_chunks);
-        for handle in all.settling.take_due(now) {
+        for handle in all.settling.due(now) {
             all.settling.remove(&handle);
         }
-        for handle in all.mending.take_due(now) {
+        for handle in all.mending.due(now) {
             all.mending.remove(&handle);
         }
     }
@@ -482,6 +489,16 @@ impl Machine {
         }
     }
 
+    /// A full chunk whose seal waited until the work on the slot behind it was over.
+    fn go_on_with_chunk_before(&mut self, subject: Subject) {
+        if let Subject::Slot(file, index) = subject
+            && let Some(file) = self.state.namespace.file(file)
+            && let Some(full) = self.full_chunk_before(file, index)
+        {
+            self.go_on_with(Subject::Chunk(full));
+        }
+    }
+
     /// Tells those who have waited for long to ask again.
     fn release_waiting(&mut self, subject: Subject) {
         let now = self.now.elapsed;
@@ -503,7 +520,7 @@ impl Machine {
             Some(attempt) => {
                 let handle = attempt.plan().handle;
                 let text = format!(
-                    "chunk {handle} has too few members that can be heard: the others are waited for"
+                    "too few members of chunk {handle} can go on with it: the others are waited for"
                 );
                 let wait = millis(self.config.heartbeat);
                 Failure::new(Status::TooFewServers, text).retry_after(wait)
@@ -516,7 +533,7 @@ impl Machine {
         let now = self.now.elapsed;
         let mut late = Vec::new();
         let mut released = Vec::new();
-        for handle in self.open_chunks.open.take_due(now) {
+        for handle in self.open_chunks.open.due(now) {
             let Some(open) = self.open_chunks.open.get_mut(&handle) else {
                 continue;
             };
@@ -552,10 +569,16 @@ impl Machine {
             .open_chunks
             .open
             .get_or_insert_with(handle, Open::default);
-        open.doubtful.insert(server);
+        // One that could not be spared says it in each version.
+        if !open.doubtful.insert(server) {
+            return;
+        }
+        // A change that runs and has decided nothing takes it along, any other is followed by one.
+        let work = self.open_chunks.works.get_mut(&Subject::Chunk(handle));
+        if let Some(attempt) = work.and_then(|work| work.attempt.as_mut()) {
+            attempt.handle_doubt(server);
+        }
         self.trouble(handle, version, server);
-        // If a change runs already, that is for its next attempt.
-        self.note_failed(Subject::Chunk(handle), std::iter::once(server));
     }
 
     /// Something is wrong with an open chunk's chain: it goes on in another version.
@@ -579,8 +602,7 @@ impl Machine {
             .get_or_insert_with(handle, Open::default);
         let again = open
             .troubled
-            .is_some_and(|at| now < at.saturating_add(suspect_after))
-            || open.doubtful.contains(&blamed);
+            .is_some_and(|at| now < at.saturating_add(suspect_after));
         let waiting = std::mem::take(&mut open.waiting);
         if let Some(work) = self.open_chunks.works.get_mut(&subject) {
             work.blamed = blamed.is_some().then_some(Blamed {
@@ -687,6 +709,7 @@ impl Machine {
         let Some(work) = self.open_chunks.end(subject) else {
             return;
         };
+        self.go_on_with_chunk_before(subject);
         for waiting in work.waiting {
             self.open_for(waiting);
         }
@@ -721,11 +744,17 @@ impl Machine {
         let Some(work) = self.open_chunks.end(subject) else {
             return;
         };
+        self.go_on_with_chunk_before(subject);
         for waiting in work.waiting {
             self.refuse(waiting.to, failure.clone());
         }
         if let Some((_, to, _)) = work.request {
             self.refuse(to, failure.clone());
+        }
+        if let Subject::Chunk(handle) = subject
+            && !self.open_chunks.is_unavailable(handle)
+        {
+            self.leave_out_doubtful(handle);
         }
         self.fail_errands(subject, failure);
         self.go_on_with_errands(subject, work.file);

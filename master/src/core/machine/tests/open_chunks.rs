@@ -478,21 +478,52 @@ fn who_does_not_believe_its_own_replica_is_left_out_the_first_time() {
     }
 }
 
-/// The attempt that runs has its plan: the next one is the first that can do without.
+/// A change that has decided nothing takes it along; one that has is followed by another.
 #[test]
 fn who_does_not_believe_its_own_replica_while_the_version_changes_is_left_out_next() {
+    for is_decided in [false, true] {
+        let mut play = Play::new();
+        let file = play.touch("/f");
+        let first = play.open(play.last(file));
+        let [primary, second, third] = [0, 1, 2].map(|at| first.chain[at].server.0);
+        play.servers.deaf.extend([primary, second, third]);
+        play.report(third, &first, ChainTrouble::HopFailed, second);
+        if is_decided {
+            let promises = std::mem::take(&mut play.unanswered);
+            play.answer_late(promises);
+        }
+        play.report(third, &first, ChainTrouble::Corrupt, third);
+        play.servers.deaf.clear();
+        play.servers.orders.clear();
+        let unanswered = std::mem::take(&mut play.unanswered);
+        play.answer_late(unanswered);
+        let then = play.active(first.handle);
+        assert_eq!(servers_of(&then), [primary, second]);
+        let begins = play.servers.orders.iter();
+        let begins = begins.filter(|(server, what)| *server == primary && *what == "Begin");
+        assert_eq!(begins.count(), 1 + usize::from(is_decided));
+    }
+}
+
+/// Who does not believe its own replica is left out for the sake of readers. It took the place of one
+/// that can't go on, and which held up the change until it was left out in the end.
+#[test]
+fn who_can_not_go_on_is_left_out_before_who_does_not_believe_its_own_replica() {
     let mut play = Play::new();
     let file = play.touch("/f");
     let first = play.open(play.last(file));
     let [primary, second, third] = [0, 1, 2].map(|at| first.chain[at].server.0);
-    play.servers.deaf.insert(primary);
-    play.report(third, &first, ChainTrouble::HopFailed, second);
-    play.report(third, &first, ChainTrouble::Corrupt, third);
-    play.servers.deaf.clear();
-    let unanswered = std::mem::take(&mut play.unanswered);
-    play.answer_late(unanswered);
+    play.servers.unable.insert(second);
+    // It was the primary, and is none if somebody else is there.
+    play.report(primary, &first, ChainTrouble::Corrupt, primary);
+    play.wait(seconds(1));
     let then = play.active(first.handle);
-    assert_eq!(servers_of(&then), [primary, second]);
+    assert_eq!(servers_of(&then), [third, primary]);
+    assert_eq!(play.readers_are_sent_to(file), BTreeSet::from([third]));
+    // It says so in this version too, and can't be spared: that is no reason for another one.
+    let now = play.open(play.last(file));
+    play.report(primary, &now, ChainTrouble::Corrupt, primary);
+    assert_eq!(play.active(first.handle), then);
 }
 
 /// Below `min_replicas` nobody is left out: the chunk goes on, and readers are sent to the other one.
