@@ -7,6 +7,7 @@
 //! 3. *healing*: nothing goes wrong any more, everything runs, clients come to their end;
 //! 4. *reckoning*: everything acknowledged is read, `fsck` finds nothing, garbage is gone.
 
+pub mod apart;
 mod reckoning;
 mod trouble;
 

@@ -166,7 +166,7 @@ impl Cluster {
         }
     }
 
-    fn partition(&mut self, node: Node, time: Duration) {
+    pub(super) fn partition(&mut self, node: Node, time: Duration) {
         self.world.count("fault: partition");
         let mut all = vec![Node::Master];
         let chunkservers = (0..self.chunkservers.len()).filter_map(|n| u8::try_from(n).ok());
