@@ -142,12 +142,17 @@ pub(crate) fn records(cluster: &Cluster, path: &str) -> BTreeMap<String, u64> {
     found
 }
 
-/// The server that holds the lease of a file's last chunk: its number among the chunkservers.
+/// The server that holds the lease of a file's last chunk, once that has all its members: its number
+/// among the chunkservers. With one member less than it should have, the next death would leave less
+/// than `min_replicas`, and who is silent is waited for until `dead_after` then.
 pub(crate) fn primary(cluster: &Cluster, path: &str) -> usize {
-    cluster.until("a lease is out", |cluster| {
+    cluster.until("a lease is out, and the chunk is whole", |cluster| {
         let located = cluster.sarsen(&["--json", "locate", path]).json();
         let chunks = located["chunks"].as_array()?.clone();
         let replicas = chunks.last()?["replicas"].as_array()?.clone();
+        if replicas.len() < 3 {
+            return None;
+        }
         let primary = replicas.iter().find(|replica| replica["primary"] == true)?;
         let addr = primary["data_addr"]
             .as_str()
