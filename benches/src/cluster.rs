@@ -14,7 +14,7 @@ use sarsen_edge::key;
 use tempfile::TempDir;
 
 use crate::cpu;
-use crate::limits::{HOPS, operations};
+use crate::limits::{HOPS, Records, operations};
 use crate::measure::Sample;
 use crate::place;
 use crate::roles::{CHUNKD, Client, Done, Errand, MASTER, Operation, Party, Role, connect};
@@ -156,6 +156,37 @@ impl Cluster {
         Ok(operations(&client.done()?))
     }
 
+    /// Has clients of one process append to a file, which is made and removed again for it.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn append(&self, records: Records, durable: bool) -> anyhow::Result<Sample> {
+        let path = "/appended";
+        let runtime = tokio::runtime::Runtime::new()?;
+        runtime.block_on(async {
+            let client = self.connect().await?;
+            client.touch(path).await?;
+            client.close().await;
+            anyhow::Ok(())
+        })?;
+        let sample = self.bulk(&[Errand::Append {
+            path: path.to_owned(),
+            durable,
+            clients: records.clients,
+            in_flight: records.in_flight,
+            count: records.count,
+            len: records.len,
+        }])?;
+        runtime.block_on(async {
+            let client = self.connect().await?;
+            client.remove(path, false, true).await?;
+            client.close().await;
+            anyhow::Ok(())
+        })?;
+        self.wait_for_space(0)?;
+        Ok(sample)
+    }
+
     /// Has a process for each errand, all at once, and tells the processor time of everybody.
     ///
     /// # Errors
@@ -174,9 +205,9 @@ impl Cluster {
             .map(Party::done)
             .collect::<anyhow::Result<Vec<Done>>>()?;
         // A single client knows better, to whom its own start and end don't count.
-        let elapsed = match done.as_slice() {
-            [only] => only.elapsed.unwrap_or_else(|| began.elapsed()),
-            _ => began.elapsed(),
+        let (elapsed, p50) = match done.as_slice() {
+            [only] => (only.elapsed.unwrap_or_else(|| began.elapsed()), only.p50),
+            _ => (began.elapsed(), None),
         };
         let mut cpu = vec![("client".to_owned(), done.iter().map(|done| done.cpu).sum())];
         for (daemon, before) in self.daemons().zip(before) {
@@ -186,7 +217,7 @@ impl Cluster {
             amount: done.iter().map(|done| done.amount).sum(),
             elapsed,
             cpu,
-            p50: None,
+            p50,
         })
     }
 

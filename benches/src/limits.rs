@@ -13,7 +13,10 @@ use std::time::{Duration, Instant};
 
 use crate::cpu;
 use crate::measure::{MIB, Sample, median_time};
-use crate::roles::{Asker, Done, FRAME_LEN, FileServer, Hop, Party, Reader, Replies, Role, Sender};
+use crate::roles::{
+    Asker, Done, FRAME_LEN, FileServer, Hop, Party, Reader, RecordHop, RecordSender, Replies, Role,
+    Sender,
+};
 use crate::store::ChunkFiles;
 
 /// Hops of a chain, and replicas of a chunk.
@@ -313,6 +316,53 @@ pub fn round_trips(asked: RoundTrips) -> anyhow::Result<Sample> {
     }))?;
     asker.go()?;
     Ok(operations(&asker.done()?))
+}
+
+/// Records that clients send, each with so many on their way.
+#[derive(Clone, Copy, Debug)]
+pub struct Records {
+    /// Clients of one process.
+    pub clients: usize,
+    /// Records of each that are on their way at a time.
+    pub in_flight: usize,
+    /// Records in all.
+    pub count: u64,
+    /// Bytes of a record.
+    pub len: usize,
+}
+
+/// Sends records down a chain of [`HOPS`], the last of which answers.
+///
+/// # Errors
+/// When loopback can't be used.
+pub fn records(sent: Records) -> anyhow::Result<Sample> {
+    let mut hops = Vec::new();
+    let mut next = None;
+    // From the last to the first, so that each knows its next.
+    for _ in 0..HOPS {
+        let (listener, address) = listen()?;
+        let hop = RecordHop {
+            clients: sent.clients,
+            next,
+            record_len: sent.len,
+        };
+        next = Some(address);
+        hops.push(Party::serve(&Role::RecordHop(hop), listener)?);
+    }
+    let mut sender = Party::start(&Role::RecordSender(RecordSender {
+        to: next.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+        clients: sent.clients,
+        in_flight: sent.in_flight,
+        count: sent.count,
+        record_len: sent.len,
+    }))?;
+    sender.go()?;
+    let sample = operations(&sender.done()?);
+    for hop in &mut hops {
+        let passed = hop.done()?.amount;
+        anyhow::ensure!(passed == sample.amount, "a hop had {passed} records");
+    }
+    Ok(sample)
 }
 
 /// A sample of operations that a party has timed.

@@ -63,6 +63,7 @@ impl Run {
             )?;
             self.compare(name, Unit::Megabytes, &all);
         }
+        self.appends_against(other)?;
         self.small_reads_against(other)
     }
 
@@ -101,7 +102,7 @@ impl Run {
         Ok(())
     }
 
-    fn compare(&mut self, name: &str, unit: Unit, all: &[Series]) {
+    pub(super) fn compare(&mut self, name: &str, unit: Unit, all: &[Series]) {
         if let [theirs, ours] = all {
             self.row(name, unit, ours, ("the other build", theirs), "");
         }

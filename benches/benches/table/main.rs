@@ -8,6 +8,7 @@
 //! `--quick` moves less and runs less often: it proves that everything works, not how fast.
 
 mod against;
+mod append;
 mod bulk;
 mod references;
 mod small;
@@ -42,6 +43,7 @@ fn main() -> anyhow::Result<ExitCode> {
     run.uploads_on_disk()?;
     run.downloads()?;
     run.many_clients()?;
+    run.appends()?;
     run.small_reads()?;
     run.metadata()?;
     println!("\n{}", run.table);

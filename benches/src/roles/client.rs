@@ -1,5 +1,6 @@
 //! A process that uses a cluster through the client library, as `sarsen` does.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +8,10 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use sarsen_client::{ClientConfig, GetOptions, GetTarget, OpenFile, PutOptions, PutSource};
+use sarsen_client::{
+    ClientConfig, GetOptions, GetTarget, OpenFile, PutOptions, PutSource, RecordWriter,
+    WriteOptions,
+};
 use sarsen_edge::key;
 use sarsen_protocol::message::Level;
 use serde::{Deserialize, Serialize};
@@ -52,6 +56,21 @@ pub enum Errand {
         target: PathBuf,
         /// Chunks on their way at a time; the library's default if not given.
         streams: Option<usize>,
+    },
+    /// Appends records to a file, which is there.
+    Append {
+        /// Which.
+        path: String,
+        /// At `disk`, else at `memory`.
+        durable: bool,
+        /// Clients, each with its own session and connections.
+        clients: usize,
+        /// Records of each that are on their way at a time.
+        in_flight: usize,
+        /// Records in all.
+        count: u64,
+        /// Bytes of a record.
+        len: usize,
     },
     /// Does something small many times.
     Many {
@@ -117,10 +136,7 @@ impl Client {
                 streams,
             } => {
                 let mut options = PutOptions::default();
-                options.level = match durable {
-                    true => Level::Disk,
-                    false => Level::Memory,
-                };
+                options.level = level(*durable);
                 options.replicas = replicas.unwrap_or(options.replicas);
                 options.streams_max = streams.unwrap_or(options.streams_max);
                 put(client, source, path, options).await
@@ -134,12 +150,104 @@ impl Client {
                 options.streams_max = streams.unwrap_or(options.streams_max);
                 get(client, path, target, options).await
             }
+            Errand::Append {
+                path,
+                durable,
+                clients,
+                in_flight,
+                count,
+                len,
+            } => {
+                let mut options = WriteOptions::default();
+                options.level = level(*durable);
+                let appending = Appending {
+                    in_flight: *in_flight,
+                    payload: vec![0xa5; *len],
+                    left: AtomicU64::new(*count),
+                };
+                self.append(path, options, *clients, appending).await
+            }
             Errand::Many {
                 operation,
                 in_flight,
                 count,
             } => many(client, operation, *in_flight, *count).await,
         }
+    }
+}
+
+const fn level(durable: bool) -> Level {
+    match durable {
+        true => Level::Disk,
+        false => Level::Memory,
+    }
+}
+
+/// What clients append, together.
+struct Appending {
+    in_flight: usize,
+    payload: Vec<u8>,
+    left: AtomicU64,
+}
+
+impl Appending {
+    /// Appends until nothing is left; the time that each record took until it was acknowledged.
+    async fn run(&self, writer: &mut RecordWriter) -> anyhow::Result<Vec<Duration>> {
+        let mut times = Vec::new();
+        let mut receipts = VecDeque::new();
+        loop {
+            while receipts.len() < self.in_flight && take_one(&self.left) {
+                let asked = Instant::now();
+                receipts.push_back((asked, writer.append(&self.payload).await?));
+            }
+            let Some((asked, receipt)) = receipts.pop_front() else {
+                return Ok(times);
+            };
+            receipt.await?;
+            times.push(asked.elapsed());
+        }
+    }
+}
+
+impl Client {
+    async fn append(
+        &self,
+        path: &str,
+        options: WriteOptions,
+        clients: usize,
+        appending: Appending,
+    ) -> anyhow::Result<Done> {
+        let mut writers = Vec::new();
+        for _ in 0..clients {
+            let client = connect(&self.master, &self.key_file).await?;
+            let mut writer = client.record_writer(path, options).await?;
+            // Opens the chunk, if it is the first, and the stream to its primary.
+            writer.append(&appending.payload).await?.await?;
+            writers.push((client, writer));
+        }
+        let started = Started::go()?;
+        let began = Instant::now();
+        let appending = Arc::new(appending);
+        let mut tasks = JoinSet::new();
+        for (client, mut writer) in writers {
+            let appending = Arc::clone(&appending);
+            tasks.spawn(async move {
+                let times = appending.run(&mut writer).await;
+                drop(writer);
+                (client, times)
+            });
+        }
+        let (mut times, mut ended) = (Vec::new(), Vec::new());
+        while let Some(task) = tasks.join_next().await {
+            let (client, own) = task?;
+            times.extend(own?);
+            ended.push(client);
+        }
+        let done = timed(&started, began.elapsed(), times);
+        for client in ended {
+            client.close().await;
+        }
+        Ok(done)
     }
 }
 

@@ -11,6 +11,7 @@
 mod chain;
 mod client;
 mod files;
+mod records;
 mod replies;
 
 use std::env;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 pub use chain::{FRAME_LEN, Hop, Sender};
 pub use client::{Begun, Client, Errand, Operation, connect};
 pub use files::{FileServer, Reader};
+pub use records::{RecordHop, RecordSender};
 pub use replies::{Asker, Replies};
 
 use crate::cpu;
@@ -57,6 +59,10 @@ pub enum Role {
     Replies(Replies),
     /// Makes requests.
     Asker(Asker),
+    /// Passes records on.
+    RecordHop(RecordHop),
+    /// Sends records.
+    RecordSender(RecordSender),
     /// Uses a cluster.
     Client(Client),
 }
@@ -102,6 +108,8 @@ fn play(args: &[OsString]) -> ExitCode {
             Role::Reader(reader) => reader.play(),
             Role::Replies(replies) => replies.play(),
             Role::Asker(asker) => asker.play(),
+            Role::RecordHop(hop) => hop.play(),
+            Role::RecordSender(sender) => sender.play(),
             Role::Client(client) => client.play(),
         };
         say(&serde_json::to_string(&done?)?)
