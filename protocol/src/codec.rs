@@ -39,6 +39,14 @@ impl Encoder {
         Self::default()
     }
 
+    /// An encoder with nothing written and room for so many bytes.
+    #[must_use]
+    pub fn with_capacity(len: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(len),
+        }
+    }
+
     /// The bytes written.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {

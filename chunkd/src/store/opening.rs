@@ -71,6 +71,12 @@ impl Log for DirectoryLog {
         }
     }
 
+    fn hurry(&self) {
+        if let Some(log) = self.0.get() {
+            log.hurry();
+        }
+    }
+
     fn extent(&self) -> Extent {
         self.0.get().map(|log| log.extent()).unwrap_or_default()
     }

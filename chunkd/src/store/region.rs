@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,9 @@ use rustix::fs::{CWD, FallocateFlags, FlockOperation, RenameFlags};
 
 use super::direct::FileMedium;
 use super::error::{Operation, StoreError, is_out_of_descriptors};
+
+/// Pieces that are written with one call: what the kernel takes.
+const PIECES_MAX: usize = 1024;
 
 /// A file.
 pub trait Region: Send + Sync + fmt::Debug {
@@ -31,6 +34,17 @@ pub trait Region: Send + Sync + fmt::Debug {
     /// # Errors
     /// Those of the medium; how much was written is then not known.
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()>;
+
+    /// Writes all of `pieces`, one behind the other, in one call if the kernel takes them so.
+    ///
+    /// # Errors
+    /// As [`Self::write_at`].
+    fn write_pieces_at(&self, pieces: &[&[u8]], position: u64) -> io::Result<()> {
+        match pieces {
+            [piece] => self.write_at(piece, position),
+            _ => self.write_at(&pieces.concat(), position),
+        }
+    }
 
     /// Reserves room, zeros where nothing was written, and makes the file at least that long.
     ///
@@ -303,6 +317,29 @@ impl Region for FileRegion {
 
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
         self.file.write_all_at(bytes, position)
+    }
+
+    fn write_pieces_at(&self, pieces: &[&[u8]], mut position: u64) -> io::Result<()> {
+        for some in pieces.chunks(PIECES_MAX) {
+            let slices: Vec<IoSlice<'_>> = some.iter().map(|it| IoSlice::new(it)).collect();
+            let mut written = match some {
+                // One piece needs no list.
+                [_] => 0,
+                _ => match rustix::io::pwritev(&self.file, &slices, position) {
+                    Err(rustix::io::Errno::INTR) => 0,
+                    written => written?,
+                },
+            };
+            for piece in some {
+                let done = written.min(piece.len());
+                if let Some(rest) = piece.get(done..).filter(|rest| !rest.is_empty()) {
+                    self.file.write_all_at(rest, position + done as u64)?;
+                }
+                written -= done;
+                position += piece.len() as u64;
+            }
+        }
+        Ok(())
     }
 
     fn reserve(&self, position: u64, len: u64) -> io::Result<()> {

@@ -129,6 +129,12 @@ impl Replica {
         self.chain.is_none() && !self.member.has_step() && self.actions.is_empty()
     }
 
+    /// Whether somebody waits until what this member has is stable.
+    #[must_use]
+    pub fn awaits_disk(&self) -> bool {
+        self.flush_wanted > self.stable
+    }
+
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
-use sarsen_protocol::message::MemberState;
+use sarsen_protocol::message::{BatchRow, MemberState, MutationKind};
 use sarsen_protocol::status::Status;
 
 use super::super::chunkserver::Chunkserver;
@@ -315,6 +315,16 @@ impl Worker {
             self.work.lane = Some(lane);
             self.handle_failed(now, &Failure::internal("the store has panicked"));
         }
+        self.hurry();
+    }
+
+    /// Has the journal write at once what it may keep for a while, if somebody waits for that.
+    fn hurry(&self) {
+        if let Some(chunk) = &self.chunk
+            && (self.flush.goal.is_some() || self.replica.awaits_disk())
+        {
+            chunk.hurry();
+        }
     }
 
     /// A flush is over.
@@ -450,6 +460,7 @@ impl Worker {
         if let Some(chunk) = &self.chunk {
             // In the order of the lane: what is to be applied before counts.
             self.flush.goal = Some(chunk.told().serial.max(self.flush.ordered));
+            chunk.hurry();
         }
         self.tell_stable(now);
     }
@@ -628,6 +639,24 @@ pub struct LaneDone {
 }
 
 impl LaneWork {
+    /// Bytes that are written, if nothing else is done than to put appends behind what is there: that
+    /// reads nothing, and waits for no sync.
+    #[must_use]
+    pub fn appended_len(&self) -> Option<usize> {
+        let mut len = 0;
+        for action in &self.queue {
+            let Action::Apply(mutations) = action else {
+                return None;
+            };
+            let is_append = |row: &BatchRow| row.kind == MutationKind::Append;
+            if !mutations.rows.iter().all(is_append) {
+                return None;
+            }
+            len += mutations.payload.iter().map(Bytes::len).sum::<usize>();
+        }
+        Some(len)
+    }
+
     /// Carries out the next action, for which `begin_journal` is called first if it needs the journal;
     /// false if it is the last one, be it that it has to be tried again. Blocks.
     pub fn step(&mut self, begin_journal: impl FnOnce() -> Result<(), StoreError>) -> bool {

@@ -224,7 +224,10 @@ impl Body {
     /// The fields' bytes. What breaks the page's bounds is not decoded again.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Encoder::new();
+        let mut out = match self {
+            Self::Applied(applied) => Encoder::with_capacity(applied.encoded_len()),
+            _ => Encoder::new(),
+        };
         match self {
             Self::Promised(promised) => {
                 out.put(&promised.promised_version).put(&promised.epoch);
@@ -316,6 +319,13 @@ impl Applied {
     pub const fn last_serial(&self) -> Serial {
         let count = self.mutations.len() as u64;
         Serial(self.first_serial.0.saturating_add(count).saturating_sub(1))
+    }
+
+    /// Bytes of its body.
+    fn encoded_len(&self) -> usize {
+        let blocks: usize = self.mutations.iter().map(|it| it.blocks.len()).sum();
+        let rows = self.mutations.len() * Mutation::LEN_MIN + blocks * Block::LEN_MIN;
+        8 + 8 + 4 + rows + self.bytes.len()
     }
 }
 

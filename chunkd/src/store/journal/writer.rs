@@ -5,6 +5,8 @@
 //! stable, the caller's function hears how far the journal reaches; acks, promises and seals up to
 //! there may go out.
 //!
+//! Mutations that nobody waits for are gathered for a while, until somebody does ([`Log::hurry`]).
+//!
 //! No call waits for the disk. Memory is bounded: a mutation finds [`AppendError::Full`] while
 //! [`QUEUE_LEN_MAX`] bytes wait, and may be handed over again after the next
 //! [`JournalEvent::Stable`]. What ends mutations (a promise, a beginning, a seal) is always taken,
@@ -17,6 +19,7 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -26,6 +29,13 @@ use super::error::{FormatError, JournalError};
 
 /// Bytes of entries that may wait before mutations are held back.
 pub const QUEUE_LEN_MAX: usize = 8 * 1024 * 1024;
+
+/// How long mutations are gathered that nobody waits for: a batch is a write and a sync, and a thread
+/// that wakes up for it.
+pub const GATHER_TIME: Duration = Duration::from_millis(50);
+
+/// Bytes of them that are not gathered any longer.
+pub const GATHERED_MAX: usize = 1024 * 1024;
 
 /// Segments of a journal with more than which it takes no mutation, until the oldest is gone: the one
 /// that is reserved is for what ends mutations (`spec/journal.md` sections 2 and 8). What waited when it
@@ -83,6 +93,9 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// See [`AppendError`]; the entry took no sequence then.
     fn offer(&self, entry: Entry, class: Class) -> Result<u64, Refused>;
 
+    /// Has mutations written at once that were handed over: somebody waits until they are stable.
+    fn hurry(&self);
+
     /// How far the journal reaches, and which segments it has.
     fn extent(&self) -> Extent;
 
@@ -139,6 +152,8 @@ pub struct JournalQueue {
     extent: Extent,
     /// The segment to be removed.
     remove: Option<u64>,
+    /// Somebody waits for what is in it.
+    is_urgent: bool,
     closed: bool,
     failed: bool,
 }
@@ -153,6 +168,7 @@ impl JournalQueue {
             last_sequence: appender.stable(),
             extent: Extent::of(appender),
             remove: None,
+            is_urgent: false,
             closed: false,
             failed: false,
         }
@@ -179,6 +195,7 @@ impl JournalQueue {
         }
         self.last_sequence += 1;
         self.len += len;
+        self.is_urgent |= class == Class::Control;
         self.entries.push(entry);
         Ok(self.last_sequence)
     }
@@ -192,6 +209,17 @@ impl JournalQueue {
     /// As [`Log::remove_oldest`].
     pub const fn remove_oldest(&mut self, first_sequence: u64) {
         self.remove = Some(first_sequence);
+    }
+
+    /// As [`Log::hurry`]; whether something waits.
+    pub const fn hurry(&mut self) -> bool {
+        self.is_urgent |= !self.entries.is_empty();
+        self.is_urgent
+    }
+
+    /// Whether what there is to do is to be done at once.
+    const fn is_due(&self) -> bool {
+        self.is_urgent || self.len >= GATHERED_MAX || self.remove.is_some() || self.closed
     }
 
     /// Whether there is something to write, or to remove.
@@ -228,6 +256,7 @@ impl JournalQueue {
     /// What waits, or nothing.
     fn take(&mut self) -> Vec<Entry> {
         self.len = 0;
+        self.is_urgent = false;
         std::mem::take(&mut self.entries)
     }
 
@@ -272,11 +301,25 @@ impl JournalWriter {
 
 impl Log for JournalWriter {
     fn offer(&self, entry: Entry, class: Class) -> Result<u64, Refused> {
-        let offered = self.shared.lock().offer(entry, class);
-        if offered.is_ok() {
+        let mut queue = self.shared.lock();
+        let (was_empty, was_due) = (!queue.has_work(), queue.is_due());
+        let offered = queue.offer(entry, class);
+        // Else the thread is at work, or knows when it is to begin.
+        let is_news = was_empty || (queue.is_due() && !was_due);
+        drop(queue);
+        if offered.is_ok() && is_news {
             self.shared.work.notify_one();
         }
         offered
+    }
+
+    fn hurry(&self) {
+        let mut queue = self.shared.lock();
+        let was_due = queue.is_due();
+        if queue.hurry() && !was_due {
+            drop(queue);
+            self.shared.work.notify_one();
+        }
     }
 
     fn extent(&self) -> Extent {
@@ -310,14 +353,25 @@ impl Shared {
         lock(&self.queue)
     }
 
-    /// Waits until there is something to take, or to remove; false when there never will be.
+    /// Waits until there is something to be written, or to remove; false when there never will be. What
+    /// nobody waits for is gathered for [`GATHER_TIME`].
     fn wait(&self) -> bool {
         let idle = |queue: &mut JournalQueue| !queue.has_work() && !queue.closed;
         let queue = self
             .work
             .wait_while(self.lock(), idle)
             .unwrap_or_else(PoisonError::into_inner);
+        let gathers = |queue: &mut JournalQueue| !queue.is_due();
+        let (queue, _) = self
+            .work
+            .wait_timeout_while(queue, GATHER_TIME, gathers)
+            .unwrap_or_else(PoisonError::into_inner);
         queue.has_work()
+    }
+
+    /// Whether nothing waits at all, so that a mark may be written.
+    fn is_idle(&self) -> bool {
+        self.lock().entries.is_empty()
     }
 }
 
@@ -345,8 +399,16 @@ fn write_until_closed(
     notify: &mut impl FnMut(JournalEvent),
 ) -> Result<(), JournalError> {
     while shared.wait() {
-        while let Some(stable) = JournalQueue::write_next(&shared.queue, appender)? {
+        let written = JournalQueue::write_next(&shared.queue, appender)?;
+        if let Some(stable) = written {
             notify(JournalEvent::Stable(stable));
+            if shared.is_idle() {
+                // Unless something came this moment, the mark.
+                let written = JournalQueue::write_next(&shared.queue, appender)?;
+                written
+                    .into_iter()
+                    .for_each(|stable| notify(JournalEvent::Stable(stable)));
+            }
         }
     }
     Ok(())

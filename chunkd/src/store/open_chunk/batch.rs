@@ -20,11 +20,15 @@ pub(super) struct Batch {
     entries: Vec<Applied>,
     /// Blocks that the last entry tells of.
     blocks: usize,
+    /// Bytes of mutations that may still come.
+    rest: usize,
 }
 
 impl Batch {
-    pub(super) const fn new(first: Serial, commit_mark: Serial) -> Self {
+    /// Of mutations from `first` on, which have `len` bytes together.
+    pub(super) const fn new(first: Serial, commit_mark: Serial, len: usize) -> Self {
         Self {
+            rest: len,
             next: first,
             commit_mark,
             entries: Vec::new(),
@@ -52,15 +56,21 @@ impl Batch {
                 self.blocks += blocks;
             }
             None => {
+                let mut kept = Vec::with_capacity(match own {
+                    [] => 0,
+                    _ => self.rest.min(ENTRY_BYTES_MAX),
+                });
+                kept.extend_from_slice(own);
                 self.entries.push(Applied {
                     first_serial: self.next,
                     commit_mark: self.commit_mark,
                     mutations: vec![mutation],
-                    bytes: own.to_vec(),
+                    bytes: kept,
                 });
                 self.blocks = blocks;
             }
         }
+        self.rest = self.rest.saturating_sub(bytes.len());
         self.next.0 = self.next.0.saturating_add(1);
     }
 

@@ -23,9 +23,12 @@ use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, FileId, Serial, Sess
 use sarsen_protocol::id_row::ID_ROW_LEN;
 use sarsen_protocol::message::PreparedSeal;
 use sarsen_protocol::sabotage::{Check, is_in_force};
+use sarsen_protocol::size::BLOCK_LEN;
 
 use super::super::error::StoreError;
-use super::super::journal::body::{Base, Begun, Body, Checkpoint, Mutation, Promised};
+use super::super::journal::body::{
+    Base, Begun, Body, Checkpoint, Mutation, MutationKind, Place, Promised,
+};
 use super::super::journal::{AppendError, Class, Entry, Log};
 use super::super::table::lock;
 use super::batch::{Batch, parts_of};
@@ -278,11 +281,13 @@ impl OpenChunk {
         let mut writer = lock(&self.writer);
         self.check_takes(version)?;
         let commit_mark = lock(&self.books).state.commit_mark();
-        let mut batch = Batch::new(first, commit_mark);
+        let len = mutations.iter().map(|ordered| ordered.bytes.len()).sum();
+        let mut batch = Batch::new(first, commit_mark, len);
         let mut serial = first;
         let mut result = Ok(());
-        for ordered in mutations {
-            match self.apply_one(&mut writer, serial, ordered) {
+        let written = self.write_ahead(&mut writer, mutations)?;
+        for (number, ordered) in mutations.iter().enumerate() {
+            match self.apply_one(&mut writer, serial, ordered, number < written) {
                 Ok(mutation) => batch.push(mutation, ordered.bytes),
                 Err(error) => {
                     result = Err(error);
@@ -310,7 +315,13 @@ impl OpenChunk {
     /// A failed sync poisons the chunk.
     pub fn flush(&self) -> Result<bool, OpenChunkError> {
         self.flush_as(Class::Mutation)?;
+        self.log.hurry();
         Ok(!lock(&self.writer).waiting.is_empty())
+    }
+
+    /// Has the journal write at once what was handed over to it.
+    pub fn hurry(&self) {
+        self.log.hurry();
     }
 
     /// Everything up to `mark` is committed: readers see it.
@@ -554,11 +565,52 @@ impl OpenChunk {
         }
     }
 
+    /// Writes the bytes of the first of `mutations` with one call, as many as are appends that follow
+    /// each other into blocks' own rooms; how many that are. Nothing that counts lies there, so nothing
+    /// but time is lost if they are not applied in the end.
+    fn write_ahead(
+        &self,
+        writer: &mut Writer,
+        mutations: &[Ordered<'_>],
+    ) -> Result<usize, OpenChunkError> {
+        let (from, id_rows) = {
+            let books = lock(&self.books);
+            let applied = books.state.applied();
+            let tail = applied.block((applied.length() / BLOCK_LEN) as usize);
+            if tail.is_some_and(|tail| tail.place != Place::OwnRoom) {
+                return Ok(0);
+            }
+            (applied.length(), books.state.ids().len())
+        };
+        let (mut end, mut pieces) = (from, Vec::with_capacity(mutations.len()));
+        for Ordered { incoming, bytes } in mutations {
+            let is_next = incoming.kind == MutationKind::Append && incoming.offset == end;
+            let next = end.checked_add(incoming.length);
+            match next.filter(|&next| next <= writer.files.whose().chunk_size) {
+                Some(next) if is_next && bytes.len() == incoming.length as usize => end = next,
+                _ => break,
+            }
+            pieces.push(*bytes);
+        }
+        // A row and a floor more for each.
+        let id_table_len = (id_rows + 2 * pieces.len()) * ID_ROW_LEN;
+        let has_room = |files: &mut ChunkFiles| files.make_room_behind(end, id_table_len).is_ok();
+        if pieces.len() < 2 || !has_room(&mut writer.files) {
+            // One by one it shows for which there is none.
+            return Ok(0);
+        }
+        let written = writer.files.write_behind(from, &pieces);
+        written.map_err(|error| self.failed(error))?;
+        Ok(pieces.len())
+    }
+
+    /// Applies one mutation, whose bytes may be in their places already.
     fn apply_one(
         &self,
         writer: &mut Writer,
         serial: Serial,
         ordered: &Ordered<'_>,
+        is_written: bool,
     ) -> Result<Mutation, OpenChunkError> {
         let (plan, length, id_rows, version) = {
             let books = lock(&self.books);
@@ -572,11 +624,17 @@ impl OpenChunk {
         if ordered.bytes.len() != plan.length() as usize {
             return Err(OpenChunkError::ByteCount);
         }
-        let done = writer
-            .files
-            .make_room(&plan, length, id_rows * ID_ROW_LEN, version)
-            .and_then(|()| writer.files.carry_out(&plan, ordered.bytes));
-        let crcs = done.map_err(|error| self.failed(error))?;
+        let crcs = match is_written {
+            // What only goes behind the end patches nothing.
+            true => Vec::new(),
+            false => {
+                let done = writer
+                    .files
+                    .make_room(&plan, length, id_rows * ID_ROW_LEN, version)
+                    .and_then(|()| writer.files.carry_out(&plan, ordered.bytes));
+                done.map_err(|error| self.failed(error))?
+            }
+        };
         let has_bytes = ordered.bytes.len() <= JOURNAL_BYTES_MAX;
         let mutation = plan
             .mutation(&crcs, has_bytes)
@@ -584,8 +642,10 @@ impl OpenChunk {
         let mut books = lock(&self.books);
         books.state.apply(serial, &mutation)?;
         books.was_changed = true;
-        // The patch file may have come.
-        books.places = writer.files.places();
+        if !is_written {
+            // The patch file may have come.
+            books.places = writer.files.places();
+        }
         Ok(mutation)
     }
 

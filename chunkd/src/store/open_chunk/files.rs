@@ -323,6 +323,33 @@ impl ChunkFiles {
         Ok(crcs)
     }
 
+    /// Makes the room that appends need which make the chunk `length` bytes long, all of them in blocks'
+    /// own rooms; `id_table_len` is what its ids will take.
+    ///
+    /// # Errors
+    /// As [`Self::make_room`].
+    pub(super) fn make_room_behind(
+        &mut self,
+        length: u32,
+        id_table_len: usize,
+    ) -> Result<(), StoreError> {
+        self.reserve(length)?;
+        self.make_room_to_seal(length, id_table_len)
+    }
+
+    /// Writes pieces one behind the other into blocks' own rooms, from a place in the chunk on at which
+    /// nothing lies. The room must have been made.
+    ///
+    /// # Errors
+    /// Those of the medium: what was written lies where nothing that counts does.
+    pub(super) fn write_behind(&mut self, offset: u32, pieces: &[&[u8]]) -> Result<(), StoreError> {
+        let path = chunk_path(self.whose.handle);
+        let written = self.chunk.write_pieces_at(pieces, data_position(offset));
+        let result = written.map_err(|source| self.error(Operation::Write, &path, source));
+        self.unsynced.note(path, &self.chunk);
+        result
+    }
+
     /// What was written since this was asked last; whoever asks must sync it.
     pub(super) fn take_unsynced(&mut self) -> Unsynced {
         std::mem::take(&mut self.unsynced)

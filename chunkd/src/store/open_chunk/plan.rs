@@ -266,7 +266,10 @@ impl Touched {
     fn crc_behind(&self, old: Option<Block>, incoming: &Incoming<'_>) -> u32 {
         let before = old.map_or(0, |old| old.crc32);
         let gap = u64::from(self.zeros.end - self.zeros.start);
-        let with_gap = combine(before, zeros(gap), gap);
+        let with_gap = match gap {
+            0 => before,
+            _ => combine(before, zeros(gap), gap),
+        };
         let first_piece = (incoming.offset / BLOCK_LEN) as usize;
         let piece = self.index.checked_sub(first_piece);
         match piece.and_then(|piece| incoming.pieces.get(piece)) {
@@ -279,6 +282,9 @@ impl Touched {
 /// CRC of all the mutation's bytes, of those of its pieces.
 fn crc_of(incoming: &Incoming<'_>) -> u32 {
     let lens = sarsen_protocol::size::piece_lens(incoming.offset, incoming.length);
+    if let [only] = incoming.pieces {
+        return *only;
+    }
     let pieces = incoming.pieces.iter().zip(lens);
     pieces.fold(0, |crc, (&piece, len)| combine(crc, piece, u64::from(len)))
 }

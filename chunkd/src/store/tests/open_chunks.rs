@@ -32,6 +32,10 @@ fn bytes(seed: usize, len: usize) -> Vec<u8> {
         .collect()
 }
 
+fn many(count: usize, len: usize) -> Vec<Vec<u8>> {
+    (0..count).map(|seed| bytes(30 + seed, len)).collect()
+}
+
 /// A little of everything: on the chunk that was sealed, and on the one that was made.
 fn everything() -> Vec<(ChunkHandle, Op)> {
     let base = BASE.handle;
@@ -43,11 +47,13 @@ fn everything() -> Vec<(ChunkHandle, Op)> {
         (MADE, Op::Append(bytes(4, 70 * KIB))),
         (base, Op::Write(65_000, bytes(5, 2000))),
         (base, Op::Append(bytes(6, 40 * KIB))),
+        (MADE, Op::Appends(many(40, 300))),
         (MADE, Op::Sync),
         (base, Op::Commit(1)),
         // A tail in a slot is appended to there; a gap; a block patched whole.
         (base, Op::Write(150_500, bytes(7, 100))),
         (base, Op::Append(bytes(8, 50))),
+        (base, Op::Appends(many(3, 200))),
         (MADE, Op::Write(140_000, bytes(9, 10))),
         (base, Op::Sync),
         (base, Op::Checkpoint),
@@ -224,6 +230,33 @@ fn stop_everywhere(ops: &[(ChunkHandle, Op)]) {
         let (_, directory) = reopen(faulty.after_kill(), &story);
         models.check(&directory, Marks::None, &story);
     }
+}
+
+/// Each record was a write of its own, which cost more than all else that was done for it.
+#[test]
+fn appends_of_one_batch_are_one_write() {
+    let tree = Arc::new(prepared());
+    let member = Member::start(&(tree.clone() as Arc<dyn Tree>)).unwrap();
+    let mut models = Models::default();
+    member.open(MADE, &mut models.made, 2000, None).unwrap();
+    let model = &mut models.made;
+    member
+        .run(MADE, model, &Op::Append(bytes(1, 100 * KIB)))
+        .unwrap();
+    let before = tree.counts().steps;
+    member
+        .run(MADE, model, &Op::Appends(many(100, 1000)))
+        .unwrap();
+    assert_eq!(tree.counts().steps - before, 1);
+    // A place that is not a block's own room.
+    member
+        .run(MADE, model, &Op::Write(190_000, bytes(2, 20_000)))
+        .unwrap();
+    member
+        .run(MADE, model, &Op::Appends(many(10, 100)))
+        .unwrap();
+    member.run(MADE, model, &Op::Sync).unwrap();
+    models.check(&member.directory, Marks::None, "after batches");
 }
 
 #[test]

@@ -23,6 +23,10 @@ impl Log for Held {
         self.0.lock().unwrap().offer(entry, class)
     }
 
+    fn hurry(&self) {
+        self.0.lock().unwrap().hurry();
+    }
+
     fn extent(&self) -> Extent {
         self.0.lock().unwrap().extent().clone()
     }

@@ -78,6 +78,9 @@ impl Log for Gather {
         Ok(gathered.last)
     }
 
+    // It is written when the test says so.
+    fn hurry(&self) {}
+
     fn extent(&self) -> Extent {
         Extent::of(&self.0.lock().unwrap().appender)
     }
@@ -121,6 +124,8 @@ impl Gather {
 pub(super) enum Op {
     /// Bytes at the end.
     Append(Vec<u8>),
+    /// The same for many mutations in one batch.
+    Appends(Vec<Vec<u8>>),
     /// Bytes at an offset.
     Write(u32, Vec<u8>),
     /// What waits for a sync is synced, and the journal is written.
@@ -297,12 +302,10 @@ impl Member {
         let chunk = self.directory.open_chunk(handle)?;
         let failed = |error: OpenChunkError| self.directory.open_chunk_failed(handle, &error);
         match op {
-            Op::Append(bytes) => {
-                let offset = u32::try_from(model.newest().len()).unwrap();
-                self.mutate(&chunk, model, MutationKind::Append, offset, bytes)
-            }
+            Op::Append(bytes) => self.append(&chunk, model, std::slice::from_ref(bytes)),
+            Op::Appends(all) => self.append(&chunk, model, all),
             Op::Write(offset, bytes) => {
-                self.mutate(&chunk, model, MutationKind::Write, *offset, bytes)
+                self.mutate(&chunk, model, MutationKind::Write, &[(*offset, bytes)])
             }
             Op::Sync => {
                 chunk.flush().map_err(failed).ok()?;
@@ -406,51 +409,70 @@ impl Member {
         Some(())
     }
 
+    fn append(&self, chunk: &Arc<OpenChunk>, model: &mut Model, all: &[Vec<u8>]) -> Option<()> {
+        let mut end = model.newest().len();
+        let each = all.iter().map(|bytes| {
+            let offset = u32::try_from(end).unwrap();
+            end += bytes.len();
+            (offset, &bytes[..])
+        });
+        let each: Vec<(u32, &[u8])> = each.collect();
+        self.mutate(chunk, model, MutationKind::Append, &each)
+    }
+
+    /// Applies mutations in one batch.
     fn mutate(
         &self,
         chunk: &Arc<OpenChunk>,
         model: &mut Model,
         kind: MutationKind,
-        offset: u32,
-        bytes: &[u8],
+        each: &[(u32, &[u8])],
     ) -> Option<()> {
-        model.requests += 1;
-        let request = RequestId {
-            session: SessionId(3),
-            number: model.requests,
-            lowest_outstanding: model.requests.saturating_sub(4).max(1),
-        };
-        let pieces = piece_crcs(offset, bytes);
-        let incoming = Incoming {
-            request: Some(request),
-            kind,
-            offset,
-            length: u32::try_from(bytes.len()).unwrap(),
-            pieces: &pieces,
-        };
-        let serial = Serial(model.serial.0 + 1);
-        // It may come back after a crash from the moment on that it is tried.
-        let mut newest = model.newest().clone();
-        let end = offset as usize + bytes.len();
-        newest.resize(newest.len().max(end), 0);
-        newest[offset as usize..end].copy_from_slice(bytes);
-        model.chain().insert(serial, newest);
-        let ids = model.ids.get_mut(&model.version).unwrap();
-        let mut table = ids[&model.serial].clone();
-        let row = IdRow {
-            session: request.session,
-            number: request.number,
-            kind: match kind {
-                MutationKind::Write => IdRowKind::Write,
-                MutationKind::Append => IdRowKind::Append,
-            },
-            offset,
-            length: incoming.length,
-            crc32: crc32(bytes),
-        };
-        table.apply(&request, row).unwrap();
-        ids.insert(serial, table);
-        let applied = chunk.apply(model.version, serial, &[Ordered { incoming, bytes }]);
+        let first = Serial(model.serial.0 + 1);
+        let pieces = each
+            .iter()
+            .map(|(offset, bytes)| piece_crcs(*offset, bytes));
+        let pieces: Vec<Vec<u32>> = pieces.collect();
+        let (mut batch, mut serial) = (Vec::new(), model.serial);
+        for (&(offset, bytes), pieces) in each.iter().zip(&pieces) {
+            model.requests += 1;
+            let request = RequestId {
+                session: SessionId(3),
+                number: model.requests,
+                lowest_outstanding: model.requests.saturating_sub(4).max(1),
+            };
+            let incoming = Incoming {
+                request: Some(request),
+                kind,
+                offset,
+                length: u32::try_from(bytes.len()).unwrap(),
+                pieces,
+            };
+            // It may come back after a crash from the moment on that it is tried.
+            let mut newest = model.chain()[&serial].clone();
+            let end = offset as usize + bytes.len();
+            newest.resize(newest.len().max(end), 0);
+            newest[offset as usize..end].copy_from_slice(bytes);
+            let ids = model.ids.get_mut(&model.version).unwrap();
+            let mut table = ids[&serial].clone();
+            let row = IdRow {
+                session: request.session,
+                number: request.number,
+                kind: match kind {
+                    MutationKind::Write => IdRowKind::Write,
+                    MutationKind::Append => IdRowKind::Append,
+                },
+                offset,
+                length: incoming.length,
+                crc32: crc32(bytes),
+            };
+            table.apply(&request, row).unwrap();
+            serial.0 += 1;
+            ids.insert(serial, table);
+            model.chain().insert(serial, newest);
+            batch.push(Ordered { incoming, bytes });
+        }
+        let applied = chunk.apply(model.version, first, &batch);
         let handle = chunk.handle();
         applied
             .map_err(|error| self.directory.open_chunk_failed(handle, &error))
