@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use sarsen_protocol::id::{ChunkVersion, FileId, RequestId, Serial, SessionId};
 use sarsen_protocol::message::{
     ChunkOpened, FindRequests, Level, Locate, LocatedChunk, OpenChunk, RequestsFound, Slot,
 };
-use sarsen_protocol::record::RECORD_HEADER_LEN;
 use sarsen_protocol::size::PAYLOAD_LEN_MAX;
 use sarsen_protocol::status::Status;
 use tokio::sync::{mpsc, oneshot};
@@ -17,7 +16,7 @@ use tokio::task::JoinSet;
 
 use super::{Change, Command, Job, WriteOptions, Written};
 use crate::client::Shared;
-use crate::core::mutation::frames::{Names, parts, record};
+use crate::core::mutation::frames::{Names, parts, put_header};
 use crate::core::mutation::{Action, Done, Find, Mutations, Outcome, Plan, StreamId, What};
 use crate::core::seen::State;
 use crate::error::{Error, StreamError};
@@ -54,8 +53,6 @@ struct Failed {
 /// A change under way.
 struct Entry {
     job: Job,
-    /// The bytes that are sent; of a record with its header.
-    bytes: Bytes,
     number: Outstanding,
 }
 
@@ -176,24 +173,24 @@ impl Driver {
         while !self.is_renewing
             && !self.waiting.is_empty()
             && let Some(number) = self.session.try_begin()
-            && let Some(job) = self.waiting.pop_front()
+            && let Some(mut job) = self.waiting.pop_front()
         {
-            let bytes = match job.change {
-                Change::Record => {
-                    let payload = job.bytes.get(RECORD_HEADER_LEN..).unwrap_or_default();
-                    Bytes::from(record(number.id(), payload))
-                }
-                Change::Write { .. } => job.bytes.clone(),
-            };
+            if matches!(job.change, Change::Record) {
+                // Only what goes under a second number may still be with the stream of the first.
+                let record = std::mem::take(&mut job.bytes).try_into_mut();
+                let mut record = record.unwrap_or_else(|sent| BytesMut::from(&sent[..]));
+                put_header(number.id(), &mut record);
+                job.bytes = record.freeze();
+            }
             // No job is longer than a record may be.
-            let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            let len = u32::try_from(job.bytes.len()).unwrap_or(u32::MAX);
             let what = match job.change {
                 Change::Record => What::Append { len },
                 Change::Write { index, offset } => What::Write { index, offset, len },
             };
             let name = number.id().number;
             self.machine.add(name, what);
-            let entry = Entry { job, bytes, number };
+            let entry = Entry { job, number };
             self.entries.insert(name, entry);
         }
     }
@@ -386,9 +383,11 @@ impl Driver {
         };
         // A write is at most a payload.
         let id = entry.number.id();
-        if let Some(data) = to.names.write(id, serial, offset, &entry.bytes) {
+        if let Some(data) = to.names.write(id, serial, offset, &entry.job.bytes) {
             // A stream that has just ended tells so itself.
-            let _ = to.frames.send(Sending::Write(data, entry.bytes.clone()));
+            let _ = to
+                .frames
+                .send(Sending::Write(data, entry.job.bytes.clone()));
         }
     }
 
@@ -398,7 +397,7 @@ impl Driver {
         };
         let entries = numbers.iter().filter_map(|it| self.entries.get(it));
         let records: Vec<(RequestId, Bytes)> = entries
-            .map(|it| (it.number.id(), it.bytes.clone()))
+            .map(|it| (it.number.id(), it.job.bytes.clone()))
             .collect();
         let Some((id, first)) = records.first() else {
             return;

@@ -66,7 +66,7 @@ impl Default for WriteOptions {
 #[derive(Debug)]
 struct Job {
     change: Change,
-    /// Of a record its header's room in front.
+    /// As they are sent: of a record with its header in front, which is filled in once it has a number.
     bytes: Bytes,
     reply: oneshot::Sender<Result<Written, Error>>,
     /// Held until its outcome is known.

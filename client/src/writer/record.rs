@@ -67,7 +67,8 @@ impl RecordWriter {
                 bytes_max: bytes_max as u64,
             });
         }
-        let mut record = vec![0; RECORD_HEADER_LEN];
+        let mut record = Vec::with_capacity(RECORD_HEADER_LEN + payload.len());
+        record.resize(RECORD_HEADER_LEN, 0);
         record.extend_from_slice(payload);
         let pending = self
             .writer

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use sarsen_client::{Appended, Error, Receipt, RecordWriter, WriteOptions};
-use sarsen_edge::exit::Exit;
+use sarsen_edge::exit::{Exit, Explain as _};
 use serde_json::json;
 use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -14,6 +14,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use crate::context::{Context, cluster_path, stream};
 use crate::durability::DurabilityArgs;
 use crate::failure::{Failure, Problem};
+use crate::transfer::Exits;
 
 /// Records on their way, of which none was told.
 const RECEIPTS_MAX: usize = 4_096;
@@ -48,6 +49,10 @@ pub(crate) async fn run(args: &AppendArgs, context: &Context) -> Result<Exit, Fa
     let mut appending = Appending {
         writer: writer.map_err(context.at(path))?,
         receipts: VecDeque::new(),
+        told: 0,
+        exits: Exits::default(),
+        are_many: args.lines,
+        path,
         context,
     };
     let taken = match args.lines {
@@ -57,7 +62,7 @@ pub(crate) async fn run(args: &AppendArgs, context: &Context) -> Result<Exit, Fa
     // What was taken before a failure is on its way, and may be there.
     let told = appending.tell_rest().await;
     taken.and(told).map_err(context.at(path))?;
-    Ok(Exit::Done)
+    Ok(appending.exits.common())
 }
 
 async fn open(args: &AppendArgs) -> Result<File, Problem> {
@@ -79,6 +84,11 @@ struct Appending<'a> {
     writer: RecordWriter,
     /// In the order of the records.
     receipts: VecDeque<Receipt>,
+    /// Records of which was told what became of them.
+    told: u64,
+    exits: Exits,
+    are_many: bool,
+    path: &'a str,
     context: &'a Context,
 }
 
@@ -111,6 +121,10 @@ impl Appending<'_> {
             let record = line.strip_suffix(b"\n").unwrap_or(&line);
             self.append(record).await?;
             self.tell_answered().await?;
+            if self.exits.common() != Exit::Done {
+                // What keeps one record out may keep out all, each for as long as it takes to tell.
+                return Ok(());
+            }
         }
     }
 
@@ -133,24 +147,38 @@ impl Appending<'_> {
                 return Ok(());
             };
             self.receipts.pop_front();
-            self.tell(&appended?)?;
+            self.tell(appended)?;
         }
     }
 
-    /// Waits for all that is under way, and tells each; the first failure, if there is one.
+    /// Waits for all that is under way, and tells each.
     async fn tell_rest(&mut self) -> Result<(), Problem> {
-        let mut first = Ok(());
         while let Some(receipt) = self.receipts.pop_front() {
-            let told = match receipt.await {
-                Ok(appended) => self.tell(&appended),
-                Err(error) => Err(error.into()),
-            };
-            first = first.and(told);
+            let appended = receipt.await;
+            self.tell(appended)?;
         }
-        first
+        Ok(())
     }
 
-    fn tell(&self, appended: &Appended) -> Result<(), Problem> {
+    /// Tells what became of the next record. One that failed keeps none of the others from being told.
+    fn tell(&mut self, appended: Result<Appended, Error>) -> Result<(), Problem> {
+        self.told += 1;
+        let appended = match appended {
+            Ok(appended) => appended,
+            Err(error) => {
+                let failure = match self.are_many {
+                    true => self
+                        .context
+                        .at(&format!("{} (record {})", self.path, self.told))(
+                        error
+                    ),
+                    false => self.context.at(self.path)(error),
+                };
+                self.context.tell(&failure);
+                self.exits.add(failure.exit());
+                return Ok(());
+            }
+        };
         let document = json!({
             "offset": appended.offset,
             "length": appended.length,

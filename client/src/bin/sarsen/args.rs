@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use sarsen_client::MASTER_DEFAULT;
 
 use crate::{
-    append, cat, checksum, completions, du, fsck, get, keygen, locate, ls, mkdir, mv, put, records,
-    rm, stat, tail, touch, trash, tree, truncate, wait, write,
+    append, bench, cat, checksum, completions, du, fsck, get, keygen, locate, ls, mkdir, mv, put,
+    records, rm, stat, tail, touch, trash, tree, truncate, wait, write,
 };
 
 /// The command line of a Sarsen cluster.
@@ -109,6 +109,8 @@ pub(crate) enum Verb {
     Report,
     /// Wait until chunkservers are live and the master takes changes
     Wait(wait::WaitArgs),
+    /// Measure a running cluster
+    Bench(bench::BenchArgs),
     /// Make a cluster key
     Keygen(keygen::KeygenArgs),
     /// Print a completion script for a shell
@@ -148,6 +150,7 @@ impl Verb {
             Self::Fsck(_) => "fsck",
             Self::Report => "report",
             Self::Wait(_) => "wait",
+            Self::Bench(_) => "bench",
             Self::Keygen(_) => "keygen",
             Self::Completions(_) => "completions",
             #[cfg(feature = "cluster")]
@@ -178,6 +181,7 @@ mod tests {
             (&["sarsen", "append", "--lines", "/b", "a"], "append"),
             (&["sarsen", "truncate", "--size", "0", "/b"], "truncate"),
             (&["sarsen", "touch", "/b"], "touch"),
+            (&["sarsen", "bench", "append", "--clients", "64"], "bench"),
             (
                 &["sarsen", "wait", "--chunkservers", "3", "--timeout", "5s"],
                 "wait",

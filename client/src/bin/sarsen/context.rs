@@ -35,16 +35,18 @@ impl Context {
 
     /// The cluster. Verbs check their arguments first, so that wrong usage needs no cluster.
     pub(crate) async fn client(&self) -> Result<&Client, Problem> {
-        let connect = async {
-            let mut config = ClientConfig::default();
-            config.masters.clone_from(&self.globals.master);
-            config.timeout = self.globals.timeout;
-            if let Some(file) = &self.globals.key_file {
-                config.key = Some(key::load(file)?);
-            }
-            Ok(Client::connect(config).await?)
-        };
-        self.client.get_or_try_init(|| connect).await
+        self.client.get_or_try_init(|| self.connect()).await
+    }
+
+    /// Another client of the same cluster, with a session of its own.
+    pub(crate) async fn connect(&self) -> Result<Client, Problem> {
+        let mut config = ClientConfig::default();
+        config.masters.clone_from(&self.globals.master);
+        config.timeout = self.globals.timeout;
+        if let Some(file) = &self.globals.key_file {
+            config.key = Some(key::load(file)?);
+        }
+        Ok(Client::connect(config).await?)
     }
 
     /// Ends the session, if there is one.

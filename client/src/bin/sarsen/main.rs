@@ -8,6 +8,7 @@
 
 mod append;
 mod args;
+mod bench;
 mod cat;
 mod checksum;
 #[cfg(feature = "cluster")]
@@ -150,6 +151,7 @@ async fn run(verb: Verb, context: &Context) -> Result<Exit, Failure> {
         Verb::Fsck(args) => fsck::run(&args, context).await,
         Verb::Report => report::run(context).await,
         Verb::Wait(args) => wait::run(&args, context).await,
+        Verb::Bench(args) => bench::run(&args, context).await,
         Verb::Keygen(args) => keygen::run(&args, context),
         Verb::Completions(args) => completions::run(&args, context),
         #[cfg(feature = "cluster")]

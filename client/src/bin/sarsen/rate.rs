@@ -29,7 +29,8 @@ fn limit(text: &str) -> Result<RateLimit, String> {
     RateLimit::new(rate).ok_or_else(too_low)
 }
 
-fn bytes(text: &str) -> Option<u64> {
+/// A number of bytes with its unit.
+pub(crate) fn bytes(text: &str) -> Option<u64> {
     let end = text.find(|it: char| !it.is_ascii_digit());
     let (digits, unit) = text.split_at_checked(end.unwrap_or(text.len()))?;
     let unit: u64 = match unit.trim_start_matches(' ') {

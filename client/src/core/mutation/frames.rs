@@ -102,17 +102,25 @@ impl Names {
 /// A record as it is sent: its header, and the payload behind it.
 #[must_use]
 pub fn record(id: RequestId, payload: &[u8]) -> Vec<u8> {
+    let mut whole = Vec::with_capacity(RECORD_HEADER_LEN + payload.len());
+    whole.resize(RECORD_HEADER_LEN, 0);
+    whole.extend_from_slice(payload);
+    put_header(id, &mut whole);
+    whole
+}
+
+/// Fills in the header of a record, which is in front of its payload.
+pub fn put_header(id: RequestId, record: &mut [u8]) {
+    let Some((room, payload)) = record.split_at_mut_checked(RECORD_HEADER_LEN) else {
+        return;
+    };
     let record = Record {
         session: id.session,
         number: id.number,
         payload,
     };
     // Its length was compared before it was handed over, so there is a header.
-    let header = record.header().unwrap_or([0; RECORD_HEADER_LEN]);
-    let mut whole = Vec::with_capacity(RECORD_HEADER_LEN + payload.len());
-    whole.extend_from_slice(&header);
-    whole.extend_from_slice(payload);
-    whole
+    room.copy_from_slice(&record.header().unwrap_or([0; RECORD_HEADER_LEN]));
 }
 
 /// A record of `len` bytes, a payload at a time: where each part lies in it. One that fits a payload
