@@ -594,10 +594,14 @@ impl OpenChunk {
         }
         // A row and a floor more for each.
         let id_table_len = (id_rows + 2 * pieces.len()) * ID_ROW_LEN;
-        let has_room = |files: &mut ChunkFiles| files.make_room_behind(end, id_table_len).is_ok();
-        if pieces.len() < 2 || !has_room(&mut writer.files) {
-            // One by one it shows for which there is none.
+        if pieces.len() < 2 {
             return Ok(0);
+        }
+        match writer.files.make_room_behind(end, id_table_len) {
+            Ok(()) => {}
+            // One by one it shows for which there is none.
+            Err(StoreError::NoSpace { .. } | StoreError::BeyondRoom { .. }) => return Ok(0),
+            Err(error) => return Err(self.failed(error)),
         }
         let written = writer.files.write_behind(from, &pieces);
         written.map_err(|error| self.failed(error))?;
