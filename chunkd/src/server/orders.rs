@@ -185,26 +185,28 @@ pub fn verify(
             held: entry.version,
             asked: version,
         }),
-        Some(entry) => {
-            let found = directory.verify(handle, ReadFrom::Medium, now);
-            found.map(|found| (entry.length, found))
-        }
+        Some(_) => directory.verify(handle, ReadFrom::Medium, now),
     };
     // A damaged header is found out, and marked, on the way.
     let is_marked = directory
         .entry(handle)
         .is_some_and(|entry| entry.flags.corrupt);
-    if is_marked {
+    let is_bad = found.as_ref().is_ok_and(|found| !found.is_good());
+    if is_marked || is_bad {
         tracing::error!(%handle, "a chunk was read back and does not match");
         chunkserver.counters.chunks_corrupt.add(1);
+    }
+    if is_bad && !is_marked {
+        // An open one: its chain is not to wait for the next mutation to hear of it.
+        chunkserver.members.read_failed(handle, Status::Corrupt);
     }
     // Also if it did match: to take note of that may have poisoned it.
     chunkserver.changed(directory, handle);
     found
         .map_err(|error| refusal(&error))
-        .map(|(length, found)| ChunkVerified {
+        .map(|found| ChunkVerified {
             good: found.is_good(),
-            length,
+            length: found.length,
             crc32: found.crc32,
         })
 }

@@ -51,6 +51,8 @@ pub(super) struct ChunkFile {
 /// What reading a chunk back showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadBack {
+    /// Bytes of data that there ought to be.
+    pub length: u32,
     /// CRC of the data that was read; of no meaning if some of it could not be read.
     pub crc32: u32,
     /// Blocks that don't match their CRC, or that the medium didn't give.
@@ -255,6 +257,7 @@ impl ChunkFile {
 
     fn compare(&self, read_at: &mut ReadAt<'_>) -> ReadBack {
         let mut found = ReadBack {
+            length: self.header.length,
             crc32: 0,
             bad_blocks: Vec::new(),
             crc_page_error: None,

@@ -172,25 +172,39 @@ pub(super) fn check_prepared(
             !state.applied().is_patched() && form.prepared(SealForm::InPlace) == *prepared
         }
         SealForm::Sealing => {
-            let path = sealing_path(handle);
-            let region = match tree.open(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(StoreError::Corrupt { handle });
-                }
-                opened => {
-                    opened.map_err(|source| io_error(tree, Operation::Open, &path, source))?
-                }
-            };
-            let file = ChunkFile::read(region, tree, handle, owner, true)?;
-            is_prepared(&file, state.version(), prepared)
-                && file.read_back(ReadFrom::Cache)?.is_good()
-                && sealed_ids(&file).is_ok()
+            let version = state.version();
+            is_form_right(tree, owner, handle, version, prepared, ReadFrom::Cache)?
         }
     };
     match is_right {
         true => Ok(()),
         false => Err(StoreError::Corrupt { handle }),
     }
+}
+
+/// Whether the file of form 2, read back, is what its entry says.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] if there is none, what is wrong with its header, those of the medium.
+pub(super) fn is_form_right(
+    tree: &dyn Tree,
+    owner: Owner,
+    handle: ChunkHandle,
+    version: ChunkVersion,
+    prepared: &Prepared,
+    from: ReadFrom,
+) -> Result<bool, StoreError> {
+    let path = sealing_path(handle);
+    let region = match tree.open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(StoreError::Corrupt { handle });
+        }
+        opened => opened.map_err(|source| io_error(tree, Operation::Open, &path, source))?,
+    };
+    let file = ChunkFile::read(region, tree, handle, owner, true)?;
+    Ok(is_prepared(&file, version, prepared)
+        && file.read_back(from)?.is_good()
+        && sealed_ids(&file).is_ok())
 }
 
 /// Whether a sealed form's header says what the journal does.

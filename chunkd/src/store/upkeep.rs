@@ -11,8 +11,11 @@ use super::chunk_file::{ChunkFile, ReadBack};
 use super::directory::{Directory, io_error};
 use super::error::{Operation, StoreError};
 use super::identity::IDENTITY_LEN;
+use super::journal::body::SealForm;
 use super::layout::{BEAT_FILE, IDENTITY_FILE};
+use super::open_chunk::OpenChunk;
 use super::region::{Region, Space};
+use super::settle::is_form_right;
 use super::table::{Held, Turn};
 
 /// Where a read back gets the bytes from.
@@ -52,13 +55,16 @@ impl BeatFile {
 }
 
 impl Directory {
-    /// Reads a sealed chunk back and compares every block. Sets the time of verification to `now`
-    /// (ms since 1970) if all match, marks the chunk corrupt if not.
+    /// Reads a chunk back and compares every block. Of a sealed one sets the time of verification to
+    /// `now` (ms since 1970) if all match, marks the chunk corrupt if not. Of an open one the committed
+    /// state is read, or the one that a seal was prepared of, with its form; if that does not match the
+    /// chunk is poisoned.
     ///
     /// Others may read, and order the deletion, meanwhile.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::OtherState`], [`StoreError::HeaderDamaged`] and
+    /// [`StoreError::NotFound`], [`StoreError::OtherState`], [`StoreError::OtherVersion`] if an open
+    /// chunk has become another meanwhile, [`StoreError::HeaderDamaged`] and
     /// [`StoreError::OtherFile`] (which mark it corrupt), those of the medium on the header.
     pub fn verify(
         &self,
@@ -70,6 +76,10 @@ impl Directory {
             .table
             .held(handle)
             .ok_or(StoreError::NotFound { handle })?;
+        let opened = self.opened.find(handle);
+        if let Some(chunk) = opened.filter(|chunk| chunk.is_read_back_open()) {
+            return self.verify_open(&chunk, from);
+        }
         if held.entry.state != ChunkState::Sealed {
             return Err(StoreError::OtherState {
                 handle,
@@ -101,6 +111,35 @@ impl Directory {
             }
             marked => marked.map(|()| found),
         }
+    }
+
+    fn verify_open(&self, chunk: &Arc<OpenChunk>, from: ReadFrom) -> Result<ReadBack, StoreError> {
+        let handle = chunk.handle();
+        let (snapshot, prepared) = chunk.to_read_back();
+        let mut found = snapshot.read_back(from)?;
+        if let Some(prepared) = prepared.filter(|it| it.form == SealForm::Sealing) {
+            let version = snapshot.version;
+            let tree = &*self.tree;
+            let is_right = is_form_right(tree, self.owner(), handle, version, &prepared, from);
+            // A file that can't be read is none.
+            found.is_header_lost = !is_right.unwrap_or(false);
+            (found.length, found.crc32) = (prepared.length, prepared.data_crc32);
+        }
+        if found.is_good() {
+            return Ok(found);
+        }
+        if !chunk.is_still(&snapshot, prepared) {
+            let held = chunk.told().version;
+            let asked = snapshot.version;
+            return Err(StoreError::OtherVersion {
+                handle,
+                held,
+                asked,
+            });
+        }
+        chunk.poison();
+        self.open_chunk_failed(handle, &StoreError::Corrupt { handle }.into());
+        Ok(found)
     }
 
     /// Opens the file that [`BeatFile::write`] writes to. It is made if there is none.

@@ -173,7 +173,7 @@ impl Members {
     }
 
     /// The medium failed so under a read of an open chunk.
-    fn read_failed(&self, handle: ChunkHandle, status: Status) {
+    pub(crate) fn read_failed(&self, handle: ChunkHandle, status: Status) {
         if let Some(place) = self.find(handle) {
             // One that has ended is no member of anything.
             let _ = place.inbox.push(Input::ReadFailed(status));

@@ -14,6 +14,7 @@
 //!
 //! What a crash leaves is what the journal says (section 9), never anything else.
 
+mod read_back;
 mod sealing;
 
 use std::collections::VecDeque;

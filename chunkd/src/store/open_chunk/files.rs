@@ -10,6 +10,7 @@
 //!
 //! What a crash leaves: bytes behind the length or in slots that nothing names.
 
+mod medium;
 mod sealing;
 
 use std::sync::Arc;

@@ -291,11 +291,11 @@ impl Machine {
                         || (sealed.len, sealed.crc) == (found.length, found.crc32)
                 });
                 if !found.good || !matches {
-                    self.servers.mark_corrupt(handle, version, server);
+                    self.found_corrupt(handle, version, server);
                 }
             }
             (Task::Verify, Err((Status::Corrupt | Status::MediumFailed | Status::Poisoned, _))) => {
-                self.servers.mark_corrupt(handle, version, server);
+                self.found_corrupt(handle, version, server);
             }
             (Task::Verify, _) => {}
         }

@@ -6,10 +6,10 @@ use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial, SessionId};
 use sarsen_protocol::message::{ChunkState, Level};
 
 use super::super::super::Directory;
-use super::super::super::layout::{patch_path, sealing_path};
+use super::super::super::layout::{chunk_path, patch_path, sealing_path};
 use super::super::super::open_chunk::OpenChunkError;
 use super::super::super::region::{FileTree, Tree};
-use super::super::super::{BeginOrder, StoreError};
+use super::super::super::{BeginOrder, ReadFrom, StoreError};
 use super::super::faulty::{Faults, FaultyTree, Survives};
 use super::super::heap::HeapTree;
 use super::super::scenario::START;
@@ -377,4 +377,94 @@ fn a_chunk_that_the_journal_did_not_take_can_be_made_again() {
     drop(member);
     let directory = Directory::open_tree(tree, &START).unwrap();
     assert!(directory.open_chunk(MADE).is_some());
+}
+
+/// A chunk that was made open could not be read back at all, and of one that was opened the sealed chunk
+/// was that it had been: members that differed at a seal all said that they could not tell, or that all
+/// was well, and a reader's complaint about an open chunk came to nothing.
+#[test]
+fn an_open_chunk_is_read_back_as_what_it_is() {
+    type Spoil = (&'static str, fn(&str) -> bool, u64);
+    let is_chunk = |path: &str| path == chunk_path(MADE);
+    let spoils: [Spoil; 3] = [
+        ("nothing", |_| false, 0),
+        ("a block in its own room", is_chunk, 8192 + 70_000),
+        ("a slot", |path| path == patch_path(MADE), 4096 + 20),
+    ];
+    for from in [ReadFrom::Cache, ReadFrom::Medium] {
+        for (story, is_spoiled, at) in spoils {
+            for is_prepared in [false, true] {
+                let (tree, member, mut models) = with_preparation();
+                for op in [
+                    Op::Change(0),
+                    Op::Write(10, bytes(2, 100)),
+                    Op::Sync,
+                    Op::Commit(0),
+                ] {
+                    member.run(MADE, &mut models.made, &op).unwrap();
+                }
+                let story = format!("{story}, {from:?}, prepared: {is_prepared}");
+                let directory = &member.directory;
+                let good = directory.verify(MADE, from, 7).unwrap();
+                let newest = models.made.chains[&models.made.version].values().last();
+                let newest = newest.unwrap();
+                let expected = (newest.len(), sarsen_protocol::crc::crc32(newest));
+                assert_eq!((good.length as usize, good.crc32), expected, "{story}");
+                assert!(good.is_good(), "{story}");
+                if is_prepared {
+                    let prepare = [Op::Change(0), Op::Prepare(None)];
+                    for op in prepare {
+                        member.run(MADE, &mut models.made, &op).unwrap();
+                    }
+                }
+                for path in [chunk_path(MADE), patch_path(MADE)] {
+                    if is_spoiled(&path) {
+                        let region = tree.open(&path).unwrap();
+                        region.write_at(&[0xee], at).unwrap();
+                        region.sync().unwrap();
+                    }
+                }
+                let is_good = story.starts_with("nothing");
+                let found = directory.verify(MADE, from, 8).unwrap();
+                assert_eq!(found.is_good(), is_good, "{story}");
+                let entry = directory.entry(MADE).unwrap();
+                assert_eq!(entry.flags.poisoned, !is_good, "{story}");
+                let promised = directory.promise(MADE, ChunkVersion(9_999_999), EPOCH);
+                assert_eq!(promised.is_ok(), is_good, "{story}: {promised:?}");
+            }
+        }
+    }
+}
+
+/// What is settled is the form beside the chunk: it has to be what was prepared.
+#[test]
+fn a_prepared_form_is_read_back_too() {
+    let (tree, member, mut models) = with_preparation();
+    for op in [
+        Op::Change(0),
+        Op::Write(10, bytes(2, 100)),
+        Op::Sync,
+        Op::Commit(0),
+        Op::Change(0),
+        Op::Prepare(None),
+    ] {
+        member.run(MADE, &mut models.made, &op).unwrap();
+    }
+    let directory = &member.directory;
+    assert!(
+        directory
+            .verify(MADE, ReadFrom::Medium, 7)
+            .unwrap()
+            .is_good()
+    );
+    let form = tree.open(&sealing_path(MADE)).unwrap();
+    form.write_at(&[0xee], 8192 + 5).unwrap();
+    form.sync().unwrap();
+    assert!(
+        !directory
+            .verify(MADE, ReadFrom::Medium, 8)
+            .unwrap()
+            .is_good()
+    );
+    assert!(directory.entry(MADE).unwrap().flags.poisoned);
 }

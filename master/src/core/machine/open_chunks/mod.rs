@@ -561,6 +561,22 @@ impl Machine {
         }
     }
 
+    /// A replica was read back and does not match: if it is one of an open chunk's members, that is its
+    /// own word.
+    pub(super) fn found_corrupt(
+        &mut self,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+        server: ServerId,
+    ) {
+        let active = self.active(handle).filter(|it| it.version == version);
+        let mut members = active.map(|it| it.members.iter()).into_iter().flatten();
+        match members.any(|member| member.server == server) {
+            true => self.doubt(handle, version, server),
+            false => self.servers.mark_corrupt(handle, version, server),
+        }
+    }
+
     /// A member of an open chunk does not believe its own replica: that is no word of one against
     /// another, so it is left out at once (section 7), and readers are sent to others until then.
     fn doubt(&mut self, handle: ChunkHandle, version: ChunkVersion, server: ServerId) {

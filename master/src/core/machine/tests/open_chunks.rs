@@ -34,6 +34,8 @@ struct Servers {
     stopped: BTreeSet<u64>,
     /// Refuse to promise, for now.
     busy: BTreeSet<u64>,
+    /// Have a block that does not match.
+    rotten: BTreeSet<u64>,
     /// Are in another start than they registered with.
     restarted: BTreeSet<u64>,
     orders: Vec<(u64, &'static str)>,
@@ -53,6 +55,12 @@ impl Servers {
         let is_unable = self.unable.contains(&server);
         Some(match message {
             AnyMessage::Promise(_) if self.busy.contains(&server) => Err(Status::Overloaded),
+            AnyMessage::VerifyChunk(_) if self.rotten.contains(&server) => Ok(ChunkVerified {
+                good: false,
+                length: 0,
+                crc32: 0,
+            }
+            .into()),
             // None of the blocks is known to be wrong, nor to be right.
             AnyMessage::VerifyChunk(_) => Err(Status::ChunkOpen),
             AnyMessage::Promise(order) => {
@@ -475,6 +483,46 @@ fn who_does_not_believe_its_own_replica_is_left_out_the_first_time() {
         assert!(then.version > first.version);
         assert_eq!(servers_of(&then).into_iter().collect::<BTreeSet<_>>(), good);
         assert_eq!(play.readers_are_sent_to(file), good);
+    }
+}
+
+/// A reader got bytes that did not match, and said so: the member looked for itself.
+#[test]
+fn a_readers_complaint_about_a_member_leaves_it_out_if_it_is_right() {
+    for is_right in [false, true] {
+        let mut play = Play::new();
+        let file = play.touch("/f");
+        let first = play.open(play.last(file));
+        let [primary, second, third] = [0, 1, 2].map(|at| first.chain[at].server.0);
+        let held = HeldChunk {
+            handle: first.handle,
+            version: first.version,
+            serial: Serial(1),
+            length: 0,
+            crc32: 0,
+            state: ChunkState::Open,
+            flags: HeldFlags::NONE,
+            file_id: file,
+            index: 0,
+        };
+        let n = u8::try_from(second).unwrap();
+        let told = inventory(n, 1, &[held]);
+        let (_, actions) = play.rig.exchange(ConnectionId(second), told);
+        play.run(actions);
+        play.servers.rotten.extend(is_right.then_some(second));
+        let complaint = ReportReplica {
+            handle: first.handle,
+            version: first.version,
+            server: ServerId(second),
+            fault: ReplicaFault::CrcMismatch,
+        };
+        let taken = play.ask(complaint);
+        assert!(matches!(taken, Some(Ok(_))), "{taken:?}");
+        let members = servers_of(&play.active(first.handle));
+        match is_right {
+            true => assert_eq!(members, [primary, third]),
+            false => assert_eq!(members, [primary, second, third]),
+        }
     }
 }
 
