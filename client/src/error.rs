@@ -328,16 +328,6 @@ pub enum StreamError {
         /// What.
         cause: crate::core::write::WriteFault,
     },
-    /// It answered mutations as it could not have.
-    #[error("server {server} ({addr}): {cause}")]
-    Mutation {
-        /// Which.
-        server: ServerId,
-        /// Its address.
-        addr: String,
-        /// How.
-        cause: crate::core::mutation::flow::FlowFault,
-    },
     /// The master does not let a chunk be changed for now.
     #[error("{text}")]
     NotOpened {

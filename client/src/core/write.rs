@@ -21,7 +21,7 @@ use sarsen_protocol::status::{Retry, Status};
 use super::window::{Acked, Window, Windows};
 
 /// How long nothing may come further that is owed, however often the chain says that it works:
-/// beyond what each member grants its own disk and its own link.
+/// beyond what each member grants its own disk and its own link. Of mutations as of uploads.
 pub const STALL_MAX: Duration = Duration::from_secs(300);
 
 /// An answer that the chain could not have given.

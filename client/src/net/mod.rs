@@ -34,6 +34,9 @@ use crate::master::Master;
 /// Silence after which a chunkserver hangs, until a master has told the cluster's own.
 const SUSPECT_AFTER_DEFAULT: u32 = 3_000;
 
+/// How long an answer that explains a broken connection is waited for.
+const EXPLANATION_TIME: Duration = Duration::from_millis(500);
+
 /// Connections that are kept for each server.
 const IDLE_MAX: usize = 64;
 

@@ -22,12 +22,9 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::Link;
+use super::{EXPLANATION_TIME, Link};
 use crate::core::mutation::frames::write_open;
 use crate::error::StreamError;
-
-/// How long an answer that explains a broken connection is waited for.
-const EXPLANATION_TIME: Duration = Duration::from_millis(500);
 
 /// How long a primary may take nothing of what is sent to it.
 const TAKES_NOTHING_MAX: Duration = Duration::from_secs(60);

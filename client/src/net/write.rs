@@ -23,7 +23,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::Link;
+use super::{EXPLANATION_TIME, Link};
 use crate::clock::Clock;
 use crate::core::pieces::extend_crc;
 use crate::core::window::Windows;
@@ -31,9 +31,6 @@ use crate::core::write::{WriteFault, WriteStream, is_a_servers_fault};
 use crate::error::{Error, StreamError};
 use crate::limit::RateLimit;
 use crate::source::{ChunkSource, Piece};
-
-/// How long an answer that explains a broken connection is waited for.
-const EXPLANATION_TIME: Duration = Duration::from_millis(500);
 
 /// One chunk to write.
 pub(crate) struct WriteJob<'a> {

@@ -14,15 +14,14 @@ use sarsen_protocol::id::{ChunkVersion, Serial};
 use sarsen_protocol::message::{AppendResult, Appended, Level, WriteAck};
 use sarsen_protocol::size::PAYLOAD_LEN_MAX;
 
+use crate::core::write::STALL_MAX;
+
 /// Bytes that a stream may have on their way: more than a chain of three takes at once on a local
 /// network. One mutation always may.
 pub const FLIGHT_BYTES_MAX: u64 = 8 * PAYLOAD_LEN_MAX as u64;
 
 /// Mutations that a stream may have on their way: small ones cost their primary a row each.
 pub const FLIGHT_COUNT_MAX: usize = 2_048;
-
-/// How long nothing that is owed may come, however often the primary says that it works.
-pub const STALL_MAX: Duration = Duration::from_secs(300);
 
 /// An answer that the primary could not have given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

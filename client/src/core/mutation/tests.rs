@@ -365,7 +365,8 @@ fn a_chunk_that_was_sealed_since_is_asked_and_what_it_never_saw_goes_to_the_last
             copies: 2,
         }),
     );
-    let forgotten = ended(3, Outcome::Refused(Status::RequestForgotten));
+    // Whoever is told that it was not done does it again.
+    let forgotten = ended(3, Outcome::InDoubt);
     assert_eq!(
         all(&mut machine, at(103)),
         [found_one, forgotten, open(TAIL, 1)]
@@ -375,6 +376,33 @@ fn a_chunk_that_was_sealed_since_is_asked_and_what_it_never_saw_goes_to_the_last
     assert_eq!(all(&mut machine, at(104)), [connect(SECOND, &next)]);
     machine.handle_stream_opened(at(105), SECOND).unwrap();
     assert_eq!(all(&mut machine, at(105)), [sends(SECOND, &[2])]);
+}
+
+/// What was found under an id was taken for the mutation, whatever it was.
+#[test]
+fn what_is_found_is_compared_with_what_was_sent() {
+    use FoundKind::{Append, Write};
+    for (row, is_it) in [
+        ((1, Append, 40, 10), true),
+        ((1, Append, 40, 11), false),
+        ((1, Write, 40, 10), false),
+    ] {
+        let mut machine = in_doubt(plan(), 1);
+        machine.handle_located(at(101), 0, located(HANDLE, 2, ChunkState::Sealed));
+        assert_eq!(all(&mut machine, at(101)), [find(2, 4, &[1])]);
+        machine.handle_found(at(102), 0, &found(&[row]));
+        let ends = all(&mut machine, at(102));
+        let is_done = matches!(
+            ends[..],
+            [Action::End {
+                outcome: Outcome::Done(_),
+                ..
+            }]
+        );
+        assert_eq!(is_done, is_it, "{row:?}: {ends:?}");
+        let refused = ended(1, Outcome::Refused(Status::InvalidArgument));
+        assert!(is_it || ends == [refused], "{row:?}: {ends:?}");
+    }
 }
 
 #[test]

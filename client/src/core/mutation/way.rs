@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
 use sarsen_protocol::message::{
-    Appended, ChunkOpened, ChunkState, FoundKind, Level, LocatedChunk, RequestsFound, Slot,
-    WriteAck,
+    Appended, ChunkOpened, ChunkState, FoundKind, FoundRequest, Level, LocatedChunk, RequestsFound,
+    Slot, WriteAck,
 };
 use sarsen_protocol::size::{
     APPEND_CRCS_MAX, APPEND_ITEMS_MAX, FIND_MAX, PAYLOAD_LEN_MAX, blocks_in,
@@ -392,19 +392,22 @@ impl Way {
             if !self.doubts.remove(&number) {
                 continue;
             }
-            let of_it = found.found.iter().find(|it| it.number == number);
-            let outcome = match of_it.map(|it| (it.kind, it.offset)) {
-                None => {
-                    self.send_anew(number, all);
-                    continue;
-                }
-                Some((FoundKind::Floor, _)) => Outcome::Refused(Status::RequestForgotten),
-                Some((FoundKind::Write | FoundKind::Append, offset)) => Outcome::Done(Done {
+            let Some(of_it) = found.found.iter().find(|it| it.number == number) else {
+                self.send_anew(number, all);
+                continue;
+            };
+            let what = all.mutations.get(&number).map(|it| it.what);
+            let outcome = match is_row_of(what, of_it) {
+                // It may have been done before it was forgotten.
+                None => Outcome::InDoubt,
+                // Another one was done under its id, and so this one was not.
+                Some(false) => Outcome::Refused(Status::InvalidArgument),
+                Some(true) => Outcome::Done(Done {
                     index: self.index,
                     handle: finding.chunk.handle,
                     version: finding.chunk.version,
                     serial: Serial::NONE,
-                    offset,
+                    offset: of_it.offset,
                     level: Level::Disk,
                     copies: u8::try_from(finding.chunk.replicas.len()).unwrap_or(u8::MAX),
                 }),
@@ -636,4 +639,18 @@ fn frame(
         }
     }
     numbers
+}
+
+/// Whether what was found under a mutation's id is the mutation (`spec/replication.md` section 11.2); none
+/// if it was forgotten.
+fn is_row_of(what: Option<What>, row: &FoundRequest) -> Option<bool> {
+    let is_it = match (row.kind, what?) {
+        (FoundKind::Floor, _) => return None,
+        (FoundKind::Append, What::Append { len }) => row.length == len,
+        (FoundKind::Write, What::Write { offset, len, .. }) => {
+            (row.offset, row.length) == (offset, len)
+        }
+        (FoundKind::Append | FoundKind::Write, _) => false,
+    };
+    Some(is_it)
 }
