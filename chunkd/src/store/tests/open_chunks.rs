@@ -243,6 +243,8 @@ fn appends_of_one_batch_are_one_write() {
     member
         .run(MADE, model, &Op::Append(bytes(1, 100 * KIB)))
         .unwrap();
+    let chunk = member.directory.open_chunk(MADE).unwrap();
+    chunk.reserve(300_000).unwrap();
     let before = tree.counts().steps;
     member
         .run(MADE, model, &Op::Appends(many(100, 1000)))
@@ -256,7 +258,15 @@ fn appends_of_one_batch_are_one_write() {
         .run(MADE, model, &Op::Appends(many(10, 100)))
         .unwrap();
     member.run(MADE, model, &Op::Sync).unwrap();
-    models.check(&member.directory, Marks::None, "after batches");
+    let (_, directory) = reopen(tree.after_kill(), "after batches");
+    check(
+        &directory,
+        MADE,
+        &models.made,
+        None,
+        Marks::None,
+        "after batches",
+    );
 }
 
 #[test]
