@@ -9,6 +9,7 @@
 //! - [`copy_stream`]: whether the answer to a read is the chunk that is to be copied;
 //! - [`member`]: what a member of an open chunk promised, began and prepared;
 //! - [`mutation`]: an open chunk on one member, with its streams, its lease and its clients;
+//! - [`brief_work`]: whether work on a disk is done where it comes up;
 //! - [`tickets`]: whether a ticket opens the door;
 //! - [`turns`]: who is served next, so that clients are fair to each other;
 //! - [`machine`]: the chunkserver and its master: registration, heartbeats, orders, with
@@ -16,6 +17,7 @@
 //!   what it wants done.
 
 pub mod action;
+pub mod brief_work;
 pub mod copy_stream;
 pub mod event;
 pub mod findings;

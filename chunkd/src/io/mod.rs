@@ -4,7 +4,8 @@
 //! forbidden, as in many containers. [`Socket`] and [`file::write_at`] do the same on both, and
 //! nothing above them knows which it is; [`file::begin_write_back`] is a hint that epoll leaves out.
 //! A data-plane thread runs its own single-threaded runtime ([`run`]); all tasks of a connection stay
-//! on the thread that accepted it.
+//! on the thread that accepted it, or that it was handed over to as a whole. Connections of small frames
+//! ([`Socket::of_small_frames`]) use readiness in both modes.
 //!
 //! Bytes of chunks move in [`pool::Buffer`]s, received into once and then shared read-only by
 //! the write to disk and the send to the next hop; and on reads from the chunk's mapping or

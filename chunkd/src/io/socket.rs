@@ -7,12 +7,14 @@
 //! A future that is dropped before it is ready may have received or sent some bytes: the
 //! connection is of no use afterwards and has to be dropped too. This is so with both modes.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
-use rustix::net::{RecvFlags, SendFlags};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -21,11 +23,16 @@ use super::pool::Buffer;
 use crate::store::{ReadableChunk, data_position};
 use crate::uring;
 
+/// Pieces that one call sends.
+const SLICES_MAX: usize = 64;
+
 /// A connection on the data plane, after its hello.
 #[derive(Debug)]
 pub struct Socket {
     kind: Kind,
     peer: SocketAddr,
+    /// The connection goes on over another descriptor.
+    is_released: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -64,7 +71,22 @@ impl Socket {
                 Kind::Uring(Arc::new(stream))
             }
         };
-        Ok(Self { kind, peer })
+        Ok(Self {
+            kind,
+            peer,
+            is_released: AtomicBool::new(false),
+        })
+    }
+
+    /// Takes over a connection that was [released](Self::release), whose small frames are received
+    /// when they are there and sent at once, whatever the mode of the thread is: a request of io_uring
+    /// for each costs a turn of the ring more than it saves.
+    ///
+    /// # Errors
+    /// When the connection is gone already.
+    pub fn of_small_frames(stream: std::net::TcpStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Self::new(Mode::Epoll, TcpStream::from_std(stream)?)
     }
 
     /// Who is at the other end.
@@ -73,26 +95,23 @@ impl Socket {
         self.peer
     }
 
-    /// Receives up to `len` bytes, at least one; an empty answer is the end of the stream.
+    /// Receives up to `len` bytes, at least one, behind those that `buffer` has and into the room
+    /// that it has; nothing more in it is the end of the stream.
     ///
     /// # Errors
-    /// When the connection broke.
-    pub async fn recv_some(&self, len: usize) -> io::Result<Vec<u8>> {
-        match &self.kind {
-            Kind::Uring(stream) => uring::ops::recv_some(stream, len).await,
-            Kind::Epoll(stream) => {
-                let mut bytes = vec![0; len];
-                loop {
-                    stream.readable().await?;
-                    match stream.try_read(&mut bytes) {
-                        Ok(received) => {
-                            bytes.truncate(received);
-                            return Ok(bytes);
-                        }
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                        Err(error) => return Err(error),
-                    }
-                }
+    /// When the connection broke; the buffer is lost with it.
+    pub async fn recv_some(&self, mut buffer: BytesMut, len: usize) -> io::Result<BytesMut> {
+        let len = len.min(buffer.capacity() - buffer.len());
+        let stream = match &self.kind {
+            Kind::Uring(stream) => return uring::ops::recv_some(stream, buffer, len).await,
+            Kind::Epoll(stream) => stream,
+        };
+        loop {
+            stream.readable().await?;
+            match stream.try_read_buf(&mut (&mut buffer).limit(len)) {
+                Ok(_) => return Ok(buffer),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
             }
         }
     }
@@ -133,6 +152,28 @@ impl Socket {
             Kind::Uring(stream) => uring::ops::send(stream, frame, SendFlags::empty()).await,
             Kind::Epoll(stream) => send_all(stream, &frame, SendFlags::empty()).await,
         }
+    }
+
+    /// Sends as much of some pieces as the socket takes at once; how many bytes that was.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if it takes nothing now, and when the connection broke.
+    pub fn try_send(&self, pieces: &[Bytes]) -> io::Result<usize> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let fd = match &self.kind {
+            Kind::Uring(stream) => stream.as_fd(),
+            Kind::Epoll(stream) => stream.as_fd(),
+        };
+        if let [piece] = pieces {
+            return Ok(rustix::net::send(fd, piece, flags)?);
+        }
+        let slices: Vec<IoSlice<'_>> = pieces
+            .iter()
+            .take(SLICES_MAX)
+            .map(|piece| IoSlice::new(piece))
+            .collect();
+        let mut nothing = SendAncillaryBuffer::default();
+        Ok(rustix::net::sendmsg(fd, &slices, &mut nothing, flags)?)
     }
 
     /// Sends the frame in a buffer, head and payload, from where it lies.
@@ -177,6 +218,20 @@ impl Socket {
         }
     }
 
+    /// Lets go of the connection, which goes on elsewhere: dropping this socket does not end it any
+    /// more. Nothing may be under way on it.
+    ///
+    /// # Errors
+    /// When there is no descriptor to be had; the connection ends then.
+    pub fn release(&self) -> io::Result<std::net::TcpStream> {
+        let released = match &self.kind {
+            Kind::Uring(stream) => stream.try_clone()?,
+            Kind::Epoll(stream) => socket2::SockRef::from(stream).try_clone()?.into(),
+        };
+        self.is_released.store(true, Ordering::Relaxed);
+        Ok(released)
+    }
+
     /// Whether an idle connection can still be used: the peer has neither closed it nor spoken.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
@@ -204,7 +259,9 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.shutdown(Shutdown::Both);
+        if !*self.is_released.get_mut() {
+            self.shutdown(Shutdown::Both);
+        }
     }
 }
 

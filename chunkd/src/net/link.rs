@@ -4,9 +4,11 @@
 //! received with one request of just that many bytes: a shorter frame leaves a rest that belongs
 //! to the next head, and no payload byte is ever received here and copied, but for the few that
 //! may have come with the hello.
+//!
+//! Where whole frames are wanted, as many as are there are received into one buffer, and cut from it.
 
 use std::io;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -28,6 +30,9 @@ const HEAD_LEN: usize = HEADER_LEN + WRITE_DATA_LEN;
 
 /// Bytes that are received with one request where whole frames are wanted.
 const READ_AHEAD_LEN: usize = 64 * 1024;
+
+/// Less than this is too little to receive into.
+const ROOM_MIN: usize = 4 * 1024;
 
 /// How long the rest of what a peer sends is taken and thrown away before its connection closes.
 const LINGER_MAX: Duration = Duration::from_secs(5);
@@ -79,21 +84,50 @@ impl Head {
 /// A connection after its hello, and what was received of it but not looked at.
 #[derive(Debug)]
 pub(super) struct Link {
-    socket: Rc<Socket>,
+    socket: Arc<Socket>,
     stash: BytesMut,
+}
+
+/// A connection on its way to a thread, or to another use, for which it carries small frames only.
+#[derive(Debug)]
+pub(super) struct HandedOver {
+    stream: std::net::TcpStream,
+    stash: BytesMut,
+}
+
+impl HandedOver {
+    /// The connection, on the thread that this is called on.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub(super) fn take_over(self) -> io::Result<Link> {
+        let socket = Socket::of_small_frames(self.stream)?;
+        Ok(Link::new(socket, self.stash))
+    }
 }
 
 impl Link {
     /// A connection, with the bytes that came behind its hello.
     pub(super) fn new(socket: Socket, stash: BytesMut) -> Self {
         Self {
-            socket: Rc::new(socket),
+            socket: Arc::new(socket),
             stash,
         }
     }
 
+    /// Lets the connection go on elsewhere. Nothing may be under way on it.
+    ///
+    /// # Errors
+    /// When there is no descriptor to be had; the connection ends then.
+    pub(super) fn hand_over(self) -> io::Result<HandedOver> {
+        Ok(HandedOver {
+            stream: self.socket.release()?,
+            stash: self.stash,
+        })
+    }
+
     /// The connection, to send on.
-    pub(super) fn socket(&self) -> &Rc<Socket> {
+    pub(super) fn socket(&self) -> &Arc<Socket> {
         &self.socket
     }
 
@@ -171,7 +205,8 @@ impl Link {
         mut deadline: Instant,
     ) -> Result<bool, LinkError> {
         while self.stash.len() < wanted {
-            let receive = self.socket.recv_some(at_most - self.stash.len());
+            let room = self.room(wanted, at_most);
+            let receive = self.socket.recv_some(room, at_most - self.stash.len());
             let received = timeout_at(deadline, receive)
                 .await
                 .map_err(|_| LinkError::Silent)??;
@@ -185,9 +220,21 @@ impl Link {
                 // Once, so that a byte now and then does not keep an unfinished frame going.
                 deadline = Instant::now() + STALL_MAX;
             }
-            self.stash.extend_from_slice(&received);
+            // It lies where it was cut off, so nothing is copied.
+            self.stash.unsplit(received);
         }
         Ok(true)
+    }
+
+    /// Room for what is received next, right behind the stash. What is left of a buffer is used as
+    /// long as it is not too little: frames that were cut from it keep all of it.
+    fn room(&mut self, wanted: usize, at_most: usize) -> BytesMut {
+        let len = self.stash.len();
+        let enough = (wanted - len).max(ROOM_MIN.min(at_most - len));
+        if self.stash.capacity() - len < enough {
+            self.stash.reserve(at_most - len);
+        }
+        self.stash.split_off(len)
     }
 
     /// Receives the payload that a prepared buffer is for.
@@ -222,10 +269,13 @@ impl Link {
     pub(super) async fn linger(self) {
         self.socket.end_sending();
         let throw_away = async {
-            while let Ok(bytes) = self.socket.recv_some(64 * 1024).await {
-                if bytes.is_empty() {
-                    break;
+            let mut thrown = BytesMut::with_capacity(READ_AHEAD_LEN);
+            loop {
+                match self.socket.recv_some(thrown, READ_AHEAD_LEN).await {
+                    Ok(bytes) if !bytes.is_empty() => thrown = bytes,
+                    _ => break,
                 }
+                thrown.clear();
             }
         };
         // A peer that goes on sending regardless is cut off.

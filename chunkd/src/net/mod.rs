@@ -1,7 +1,8 @@
 //! The data plane (`spec/wire.md` sections 4 and 12).
 //!
 //! [`DataPlane`] runs some threads, each with a runtime of its own; all accept from the same
-//! listening socket, and a connection stays on the thread that took it. [`chunkserver`] is what
+//! listening socket, and a connection stays on the thread that took it, but for one that becomes a stream
+//! of mutations, which goes on on the thread of its chunk. [`chunkserver`] is what
 //! the threads share with the control plane: who we are, the directories, the ticket keys.
 //!
 //! - [`health`]: how the directories' disks are, as their watchers saw it last;

@@ -24,7 +24,7 @@ use tokio::time::{interval, sleep};
 
 use super::chunkserver::Chunkserver;
 use super::link::{Head, Link, LinkError};
-use super::members::Actor;
+use super::members::{self, Hosted};
 use super::next_hop::NextHops;
 use super::turns::{Member, Turns};
 use super::write_stream::StreamEnd;
@@ -131,9 +131,9 @@ impl DataPlane {
                     stop: stopped.clone(),
                 });
                 let listener = listener.try_clone()?;
-                let actors = first.take();
-                let actors = actors.unwrap_or_else(|| chunkserver.members.host());
-                crate::io::run(mode, accept(thread, listener, actors)).and_then(|accepted| accepted)
+                let hosted = first.take();
+                let hosted = hosted.unwrap_or_else(|| chunkserver.members.host());
+                crate::io::run(mode, accept(thread, listener, hosted)).and_then(|accepted| accepted)
             };
             let serve = move || keep_serving(number, config.mode, &stop, serve);
             let builder = std::thread::Builder::new().name(format!("data-{number}"));
@@ -249,7 +249,7 @@ fn connections_max() -> usize {
 async fn accept(
     thread: Rc<Thread>,
     listener: std::net::TcpListener,
-    mut actors: mpsc::UnboundedReceiver<Actor>,
+    mut hosted: mpsc::UnboundedReceiver<Hosted>,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let mut connections = JoinSet::new();
@@ -261,8 +261,8 @@ async fn accept(
             _ = sweep.tick() => thread.next_hops.sweep(),
             Some(_) = connections.join_next() => {}
             Some(_) = working.join_next() => {}
-            Some(actor) = actors.recv() => {
-                working.spawn_local(actor.run(Rc::clone(&thread)));
+            Some(hosted) = hosted.recv() => {
+                take_in(&thread, hosted, &mut working, &mut connections);
             }
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
@@ -292,8 +292,8 @@ async fn accept(
                 }
                 Some(_) = working.join_next() => {}
                 // The master still orders: what it waits for is done, or refused.
-                Some(actor) = actors.recv() => {
-                    working.spawn_local(actor.run(Rc::clone(&thread)));
+                Some(hosted) = hosted.recv() => {
+                    take_in(&thread, hosted, &mut working, &mut connections);
                 }
             }
         }
@@ -330,25 +330,53 @@ async fn connection(thread: &Thread, stream: TcpStream, stranger: Stranger) {
         let text = "too many connections; try again later";
         return link.goodbye(Status::Overloaded, text).await;
     };
-    let peer = link.socket().peer();
     let member = thread.turns.enter(client_of(&identity));
     match streams(thread, &mut link, &member).await {
         Ok(()) => {}
-        Err(StreamEnd::Told) => link.linger().await,
-        Err(StreamEnd::Draining) => {
+        Err(StreamEnd::HandOver(request_id, open)) => {
+            members::stream::hand_over(thread, link, request_id, *open).await;
+        }
+        Err(end) => ended(thread, link, end).await,
+    }
+}
+
+/// Ends a connection as the end of its last stream asks for.
+pub(super) async fn ended(thread: &Thread, link: Link, end: StreamEnd) {
+    let peer = link.socket().peer();
+    match end {
+        StreamEnd::Told => link.linger().await,
+        StreamEnd::Draining => {
             let text = "the chunkserver is told to end";
             link.goodbye(Status::ShuttingDown, text).await;
         }
-        Err(StreamEnd::Link(LinkError::Frame(error))) => {
-            counters.protocol_errors.add(1);
+        StreamEnd::Link(LinkError::Frame(error)) => {
+            thread.chunkserver.counters.protocol_errors.add(1);
             tracing::warn!(%peer, %error, "closing a data connection");
             if error != FrameError::BadMagic {
                 link.goodbye(Status::ProtocolError, &error.to_string())
                     .await;
             }
         }
-        Err(StreamEnd::Link(error)) => tracing::debug!(%peer, %error, "a data connection ended"),
+        StreamEnd::Link(error) => tracing::debug!(%peer, %error, "a data connection ended"),
+        // It has a connection still.
+        StreamEnd::HandOver(..) => {}
     }
+}
+
+/// Has an actor or a stream that was given to this thread go on as a task of it.
+fn take_in(
+    thread: &Rc<Thread>,
+    hosted: Hosted,
+    actors: &mut JoinSet<()>,
+    streams: &mut JoinSet<()>,
+) {
+    let thread = Rc::clone(thread);
+    match hosted {
+        Hosted::Actor(actor) => actors.spawn_local(actor.run(thread)),
+        Hosted::Stream(handed) => {
+            streams.spawn_local(async move { members::stream::run(&thread, *handed).await })
+        }
+    };
 }
 
 async fn hello(thread: &Thread, mut stream: TcpStream) -> Result<(Link, Identity), String> {

@@ -33,7 +33,7 @@ const END_MAX: Duration = Duration::from_secs(5);
 /// # Errors
 /// When there can be no ring.
 pub fn run<F: Future>(future: F) -> io::Result<F::Output> {
-    let runtime = tokio_uring::Runtime::new(tokio_uring::builder().entries(ENTRIES))?;
+    let runtime = runtime()?;
     // Also after a panic nothing may be given back that the kernel has.
     let runtime = ManuallyDrop::new(runtime);
     let (output, is_idle) = runtime.block_on(async {
@@ -47,6 +47,22 @@ pub fn run<F: Future>(future: F) -> io::Result<F::Output> {
         tracing::warn!("requests of io_uring don't end; what they need is left to them");
     }
     Ok(output)
+}
+
+/// A runtime with a ring of its own. Where the kernel can, what it has to do for a completion waits
+/// until the thread comes to it by itself, which it does all the time: it need not be interrupted.
+fn runtime() -> io::Result<tokio_uring::Runtime> {
+    let with = |ring: &io_uring::Builder| {
+        tokio_uring::Runtime::new(tokio_uring::builder().entries(ENTRIES).uring_builder(ring))
+    };
+    let plain = tokio_uring::uring_builder();
+    let mut cooperative = plain.clone();
+    cooperative.setup_coop_taskrun();
+    match with(&cooperative) {
+        // Linux before 5.19.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => with(&plain),
+        made => made,
+    }
 }
 
 /// Makes a ring as the data plane does, and has it do nothing.

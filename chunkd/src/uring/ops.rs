@@ -16,7 +16,7 @@ use std::net::TcpStream;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use io_uring::{cqueue, opcode, squeue, types};
 use rustix::net::{RecvFlags, SendFlags};
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
@@ -32,16 +32,29 @@ pub async fn no_op() {
     let _ = submit((), opcode::Nop::new().build()).await;
 }
 
-/// Receives up to `len` bytes.
+/// Receives up to `len` bytes into the room behind those of `buffer`, which has that much.
 ///
 /// # Errors
 /// Those of the connection.
-pub async fn recv_some(stream: &Arc<TcpStream>, len: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0_u8; len];
-    let request = opcode::Recv::new(fd(stream), bytes.as_mut_ptr(), to_u32(len)).build();
-    let (result, (_, mut bytes)) = submit((Arc::clone(stream), bytes), request).await;
-    bytes.truncate(result? as usize);
-    Ok(bytes)
+#[expect(
+    unsafe_code,
+    reason = "the kernel fills memory that nothing was written to before"
+)]
+pub async fn recv_some(
+    stream: &Arc<TcpStream>,
+    mut buffer: BytesMut,
+    len: usize,
+) -> io::Result<BytesMut> {
+    let before = buffer.len();
+    let room = buffer.spare_capacity_mut();
+    let len = len.min(room.len());
+    let request = opcode::Recv::new(fd(stream), room.as_mut_ptr().cast(), to_u32(len)).build();
+    let (result, (_, mut buffer)) = submit((Arc::clone(stream), buffer), request).await;
+    let received = (result? as usize).min(len);
+    // SAFETY: the kernel has written so many bytes from the first of the room on, and the buffer had
+    // no other owner meanwhile.
+    unsafe { buffer.set_len(before + received) };
+    Ok(buffer)
 }
 
 /// Receives a buffer's payload from its byte `from` on, in one completion if nothing interrupts.

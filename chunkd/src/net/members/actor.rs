@@ -9,20 +9,23 @@
 //!
 //! All that waits in the inbox is fed, then the machine takes one turn, then its actions are carried
 //! out: so mutations of many clients become one batch, and a batch costs a wake-up, not a record.
-//! Whatever may wait for a disk is on a blocking thread, one at a time for the lane and one for a
-//! flush; the task itself waits for its inbox and for time only. A disk that hangs holds up the chunks
-//! that lie on it, and no other.
+//! Whatever waits for a disk is on a blocking thread, one at a time for the lane and one for a flush; the
+//! task itself waits for its inbox and for time only. A disk that hangs holds up the chunks that lie on
+//! it, and no other. Appends, which go to the page cache, are done here as long as they are brief
+//! ([`crate::core::brief_work`]): a thread that is woken and wakes this one again takes longer.
 //!
 //! Nothing is decided here: what the machine wants of the store and what it is told of that is the
 //! worker's.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustix::time::{ClockId, clock_gettime};
 use sarsen_protocol::deframe::frame;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
 use sarsen_protocol::message::{ErrorBody, Hop, WriteOpen};
@@ -30,12 +33,13 @@ use sarsen_protocol::status::Status;
 use tokio::task::{AbortHandle, spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep_until};
 
+use super::super::health::Fitness;
 use super::super::plane::Thread;
 use super::frames::{onward_frame, reply_frame};
 use super::inbox::{Answerer, Inbox, Input, Outbox, Port, Progress, ReadAsked, lock};
 use super::lane::{self, Failure, Outcome};
 use super::worker::{LaneDone, LaneWork, Worker};
-use super::{Place, hop, journal};
+use super::{Busy, Place, hop, journal};
 use crate::core::member::RequestId;
 use crate::core::mutation::{Action, Frame, StreamId};
 use crate::store::Directory;
@@ -53,6 +57,8 @@ pub(in super::super) struct Actor {
     /// Since when the process measures.
     began: Instant,
     streams: HashMap<StreamId, Arc<Port>>,
+    /// Who was told something in this turn.
+    told: Vec<Arc<Port>>,
     next: Option<Next>,
     answerers: HashMap<RequestId, Answerer>,
     last_request: RequestId,
@@ -86,6 +92,7 @@ impl Actor {
             worker,
             began: Instant::from_std(began),
             streams: HashMap::new(),
+            told: Vec::new(),
             next: None,
             answerers: HashMap::new(),
             last_request: 0,
@@ -106,7 +113,7 @@ impl Actor {
                 return thread.chunkserver.members.forget(self.handle, &self.place);
             }
             self.take_turn(&thread);
-            self.start_work();
+            self.start_work(&thread);
             self.publish(&thread);
             if self.worker.is_stirred() || self.worker.has_more_to_see(self.progress.stable()) {
                 continue;
@@ -151,10 +158,10 @@ impl Actor {
                 self.streams.insert(stream, port);
                 self.worker.machine().handle_open(now, stream, *open);
             }
-            Input::Came(stream, came) => {
+            Input::Came(stream, came, len) => {
                 // What the actor has taken may be followed by more.
                 if let Some(port) = self.streams.get(&stream) {
-                    port.taken(came.payload_len());
+                    port.taken(len);
                 }
                 came.tell(self.worker.machine(), now, stream);
             }
@@ -190,6 +197,13 @@ impl Actor {
         while let Some(action) = self.worker.poll_action() {
             self.act(thread, action);
         }
+        // Once for all that the turn has to say to one peer.
+        if let Some(next) = &self.next {
+            next.outbox.flush();
+        }
+        for port in self.told.drain(..) {
+            port.outbox.flush();
+        }
     }
 
     fn act(&mut self, thread: &Rc<Thread>, action: Action) {
@@ -203,6 +217,7 @@ impl Actor {
                 if let Some(port) = self.streams.get(&stream) {
                     let frame = reply_frame(&reply, port.request_id);
                     port.outbox.put(&frame, &[]);
+                    self.told.push(Arc::clone(port));
                 }
             }
             Action::Take { stream, is_wanted } => {
@@ -255,14 +270,20 @@ impl Actor {
 
     // The store.
 
-    /// Starts on blocking threads what is due there.
-    fn start_work(&mut self) {
+    /// Does what is brief, and starts on blocking threads what else is due on the disk.
+    fn start_work(&mut self, thread: &Thread) {
         let now = self.now();
         let directory = Arc::clone(self.worker.directory());
         if let Some(work) = self.worker.start_lane(now) {
-            let (directory, journal) = (Arc::clone(&directory), Arc::clone(&self.place.journal));
-            let report = LaneReport::new(&self.inbox);
-            spawn_blocking(move || run_lane(work, &directory, &journal, report));
+            match self.begin_brief(thread, &work) {
+                Some(busy) => self.do_work(work, busy),
+                None => {
+                    let directory = Arc::clone(&directory);
+                    let journal = Arc::clone(&self.place.journal);
+                    let report = LaneReport::new(&self.inbox);
+                    spawn_blocking(move || run_lane(work, &directory, &journal, report));
+                }
+            }
         }
         if self.worker.start_flush(now) {
             let handle = self.handle;
@@ -272,6 +293,40 @@ impl Actor {
                 report.outcome = lane::flush(&directory, handle);
             });
         }
+    }
+
+    /// Begins work on this thread, if it is brief.
+    fn begin_brief(&self, thread: &Thread, work: &LaneWork) -> Option<Busy> {
+        let (bytes, rows) = work.appended()?;
+        let chunkserver = &thread.chunkserver;
+        let health = chunkserver.health(self.worker.directory().identity().directory_id)?;
+        if health.fitness(std::time::Instant::now()) != Fitness::Good {
+            return None;
+        }
+        let busy = chunkserver.members.enter_brief()?;
+        let begins = lock(&self.place.journal.brief_work).begin(self.now(), bytes, rows);
+        begins.then_some(busy)
+    }
+
+    /// Does on this thread what is brief.
+    fn do_work(&mut self, mut work: LaneWork, busy: Busy) {
+        let (began, cpu) = (self.now(), own_cpu());
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            let has_failed = work.append();
+            (work.done(), has_failed)
+        }));
+        let now = self.now();
+        // What the processor took the disk has no part in.
+        let waited = now.saturating_sub(began);
+        let waited = waited.saturating_sub(own_cpu().saturating_sub(cpu));
+        lock(&self.place.journal.brief_work).end(now, waited);
+        drop(busy);
+        let (done, has_failed) = done.unwrap_or_else(|_| (LaneDone::panicked(), true));
+        if has_failed {
+            let (directory, handle) = (Arc::clone(self.worker.directory()), self.handle);
+            spawn_blocking(move || lane::mark_failed(&directory, handle));
+        }
+        self.worker.handle_lane_done(now, done);
     }
 
     // Rest.
@@ -359,6 +414,14 @@ impl Drop for FlushReport {
         // The actor may have ended.
         let _ = self.inbox.push(Input::Flushed(outcome));
     }
+}
+
+/// Processor time of this thread.
+fn own_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or_default();
+    Duration::new(seconds, nanoseconds)
 }
 
 /// Carries out what waits, up to the first that has to be tried again.

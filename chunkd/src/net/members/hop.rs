@@ -37,9 +37,11 @@ pub(super) async fn run(thread: Rc<Thread>, way: Way) {
         .next_hops
         .connect(&way.hop, thread.mode, &thread.chunkserver)
         .await;
-    let end = match connected {
+    let connected = connected.and_then(|link| link.hand_over().map_err(|error| error.to_string()));
+    let end = match connected.and_then(|it| it.take_over().map_err(|error| error.to_string())) {
         Ok(mut link) => {
-            let socket = Rc::clone(link.socket());
+            let socket = Arc::clone(link.socket());
+            way.outbox.connect(&socket);
             tokio::select! {
                 end = listen(&mut link, &way) => end,
                 end = send(&socket, &way.outbox) => end,

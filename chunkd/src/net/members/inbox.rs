@@ -6,7 +6,7 @@
 //! its own window, and the control plane sends one order of a kind at a time.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -20,6 +20,7 @@ use super::lane::Outcome;
 use super::worker::{LaneDone, Readable};
 use crate::core::member::Refusal;
 use crate::core::mutation::{Answer, Order, StreamId};
+use crate::io::Socket;
 
 /// Bytes of one stream that may wait to be taken by the actor.
 const PORT_BYTES_MAX: usize = 4 << 20;
@@ -41,8 +42,9 @@ pub(super) enum Input {
     LeaseExtended(ChunkVersion, Duration),
     Read(Box<ReadAsked>),
     // Streams that came in.
-    Open(StreamId, Box<WriteOpen>, std::sync::Arc<Port>),
-    Came(StreamId, Came),
+    Open(StreamId, Box<WriteOpen>, Arc<Port>),
+    /// A frame, and its bytes.
+    Came(StreamId, Came, usize),
     Gone(StreamId),
     // The next hop.
     Next(ChunkVersion, FromNext),
@@ -211,6 +213,9 @@ impl Port {
 }
 
 /// Frames that wait to be sent over a connection.
+///
+/// Whoever puts frames in sends them himself, at the end of his turn, as far as the socket takes
+/// them at once. What is left is for the connection's own task, which waits for the socket.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     frames: Mutex<Frames>,
@@ -224,6 +229,10 @@ struct Frames {
     tail: BytesMut,
     len: usize,
     is_ended: bool,
+    /// Where to, once it is known.
+    socket: Option<Arc<Socket>>,
+    /// The connection's task is at what came before.
+    is_sending: bool,
 }
 
 impl Frames {
@@ -236,30 +245,67 @@ impl Frames {
             self.pieces.push(self.tail.split().freeze());
         }
     }
+
+    /// Sends what the socket takes at once. A failure is for the connection's task to meet.
+    fn send(&mut self) {
+        let Some(socket) = self.socket.as_ref().filter(|_| !self.is_sending) else {
+            return;
+        };
+        while let Ok(mut sent @ 1..) = socket.try_send(&self.pieces) {
+            self.len -= sent;
+            let mut whole = 0;
+            for piece in &mut self.pieces {
+                if sent < piece.len() {
+                    drop(piece.split_to(sent));
+                    break;
+                }
+                sent -= piece.len();
+                whole += 1;
+            }
+            self.pieces.drain(..whole);
+            if self.pieces.is_empty() {
+                return;
+            }
+        }
+    }
 }
 
 impl Outbox {
+    /// The connection is there.
+    pub(super) fn connect(&self, socket: &Arc<Socket>) {
+        lock(&self.frames).socket = Some(Arc::clone(socket));
+    }
+
     /// Puts a frame behind those that wait: its head, and its payload in pieces.
     pub(super) fn put(&self, head: &[u8], payload: &[Bytes]) {
-        let was_empty = {
-            let mut frames = lock(&self.frames);
-            let was_empty = frames.len == 0;
-            frames.put(head);
-            frames.len += head.len();
-            for piece in payload {
-                frames.len += piece.len();
-                match piece.len() >= OWN_PIECE_MIN {
-                    true => {
-                        frames.close_tail();
-                        frames.pieces.push(piece.clone());
-                    }
-                    false => frames.put(piece),
+        let mut frames = lock(&self.frames);
+        frames.put(head);
+        frames.len += head.len();
+        for piece in payload {
+            frames.len += piece.len();
+            match piece.len() >= OWN_PIECE_MIN {
+                true => {
+                    frames.close_tail();
+                    frames.pieces.push(piece.clone());
                 }
+                false => frames.put(piece),
             }
-            was_empty
-        };
-        if was_empty {
-            self.filled.notify_one();
+        }
+    }
+
+    /// Has what was put in sent.
+    pub(super) fn flush(&self) {
+        let mut frames = lock(&self.frames);
+        frames.close_tail();
+        if frames.pieces.is_empty() {
+            return;
+        }
+        frames.send();
+        let is_empty = frames.pieces.is_empty();
+        drop(frames);
+        match is_empty {
+            true => self.sent.notify_one(),
+            false => self.filled.notify_one(),
         }
     }
 
@@ -269,14 +315,17 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// What is to be sent next; none when nothing follows any more.
+    /// What the connection's task is to send next, all of which was sent when it asks again; none when
+    /// nothing follows any more.
     pub(super) async fn next(&self) -> Option<Vec<Bytes>> {
+        lock(&self.frames).is_sending = false;
         loop {
             {
                 let mut frames = lock(&self.frames);
                 frames.close_tail();
                 if !frames.pieces.is_empty() {
                     frames.len = 0;
+                    frames.is_sending = true;
                     let pieces = std::mem::take(&mut frames.pieces);
                     drop(frames);
                     self.sent.notify_one();
@@ -314,4 +363,67 @@ impl Progress {
 /// Takes a lock, also after a panic elsewhere: what is under these is whole between calls.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    /// What a turn has to say is sent by itself as far as the socket takes it, and the rest by the
+    /// connection's task: whole, once and in order, also while more is put in.
+    #[test]
+    fn what_a_socket_does_not_take_at_once_follows_in_order() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        let outbox = Outbox::default();
+        let frames: Vec<Vec<u8>> = (0..200_u8).map(|it| vec![it; 40_000]).collect();
+        let small = [201_u8; 100];
+        let expected = [frames.concat(), small.to_vec()].concat();
+        let reading = std::thread::spawn({
+            let len = expected.len();
+            move || {
+                let mut read = vec![0; len];
+                peer.read_exact(&mut read).unwrap();
+                read
+            }
+        });
+        runtime.block_on(async {
+            let socket = Arc::new(Socket::of_small_frames(ours).unwrap());
+            outbox.put(&frames[0], &[]);
+            // Nothing is lost that was put in before the connection was there.
+            outbox.flush();
+            outbox.connect(&socket);
+            let sending = async {
+                while let Some(pieces) = outbox.next().await {
+                    for piece in pieces {
+                        socket.send(piece).await.unwrap();
+                    }
+                }
+            };
+            let putting = async {
+                for (number, frame) in frames.iter().enumerate().skip(1) {
+                    let (head, payload) = frame.split_at(number);
+                    outbox.put(head, &[Bytes::copy_from_slice(payload)]);
+                    if number % 3 == 0 {
+                        outbox.flush();
+                    }
+                    if number % 20 == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                outbox.put(&small, &[]);
+                outbox.flush();
+                outbox.end();
+            };
+            tokio::join!(sending, putting);
+        });
+        assert!(reading.join().unwrap() == expected);
+    }
 }

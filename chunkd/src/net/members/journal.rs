@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, Weak};
 
 use super::inbox::{Inbox, Input, Progress, lock};
+use crate::core::brief_work::BriefWork;
 use crate::store::journal::writer::{JournalEvent, JournalWriter};
 use crate::store::journal::{JournalLimits, Log};
 use crate::store::{Directory, StoreError};
@@ -16,6 +17,8 @@ use crate::store::{Directory, StoreError};
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     pub(super) progress: Arc<Progress>,
+    /// Of the directory's disk.
+    pub(super) brief_work: Mutex<BriefWork>,
     listeners: Arc<Listeners>,
 }
 

@@ -222,13 +222,32 @@ pub const fn needs_journal(action: &Action) -> bool {
 pub struct Lane {
     directory: Arc<Directory>,
     handle: ChunkHandle,
+    /// Failures are marked on the disk later, by [`mark_failed`].
+    marks_later: bool,
 }
 
 impl Lane {
     /// The way of a chunk, which need not be there, to the directory that it is in or will be.
     #[must_use]
     pub const fn new(directory: Arc<Directory>, handle: ChunkHandle) -> Self {
-        Self { directory, handle }
+        Self {
+            directory,
+            handle,
+            marks_later: false,
+        }
+    }
+
+    /// Whether failures are marked on the disk by whoever drives it, with [`mark_failed`], and not by the
+    /// action that fails.
+    pub const fn mark_later(&mut self, later: bool) {
+        self.marks_later = later;
+    }
+
+    /// Whether so many appends of so many bytes need nothing of the disk but a write to the page cache.
+    #[must_use]
+    pub fn is_ready_for(&self, bytes: usize, count: usize) -> bool {
+        let chunk = self.directory.open_chunk(self.handle);
+        chunk.is_some_and(|chunk| chunk.is_ready_for(bytes, count))
     }
 
     /// Does what the machine wants done. Blocks.
@@ -274,7 +293,9 @@ impl Lane {
     }
 
     fn failed(&self, error: &OpenChunkError) -> Failure {
-        self.directory.open_chunk_failed(self.handle, error);
+        if !self.marks_later {
+            self.directory.open_chunk_failed(self.handle, error);
+        }
         Failure::from(error)
     }
 
@@ -414,6 +435,12 @@ impl Lane {
             done: Done::Settled,
         })
     }
+}
+
+/// Marks a chunk on the disk that has failed, if it has. Blocks.
+pub fn mark_failed(directory: &Directory, handle: ChunkHandle) {
+    // Appends make no folder's name, so it was none that failed.
+    directory.open_chunk_failed(handle, &OpenChunkError::Poisoned);
 }
 
 /// Makes everything that is applied stable, as far as that needs a sync before the journal may have it.

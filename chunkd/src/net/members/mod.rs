@@ -15,6 +15,8 @@
 //!
 //! Nothing about one chunk is decided in two places, and two chunks never wait for each other.
 //!
+//! A chunk has its thread, and what is told to it over streams is received there.
+//!
 //! An actor is made when something is told to a chunk that this server has, or is to make, and goes
 //! when the chunk is sealed and at rest. Where its thread has panicked, the next one begins from what
 //! the store has, as after a restart: it takes no mutation of the version that it was in.
@@ -31,7 +33,7 @@ pub(super) mod stream;
 pub mod worker;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -41,12 +43,13 @@ use sarsen_protocol::size::LEASES_MAX;
 use sarsen_protocol::status::Status;
 use tokio::sync::{mpsc, oneshot};
 
-pub(super) use self::actor::Actor;
+use self::actor::Actor;
 use self::inbox::{Inbox, Input, ReadAsked, lock};
 use self::journal::Journal;
 use self::room::Room;
 use self::worker::{Readable, Worker};
 use super::chunkserver::Chunkserver;
+use crate::core::brief_work::is_one_left;
 use crate::core::member::Refusal;
 use crate::core::mutation::{Answer, Order, StreamId, WantedLease};
 use crate::store::Directory;
@@ -59,14 +62,31 @@ const DEAD_AFTER_DEFAULT: u64 = 10_000;
 pub struct Members {
     began: Instant,
     places: Mutex<HashMap<ChunkHandle, Arc<Place>>>,
-    /// The data plane's threads, which run actors.
-    hosts: Mutex<Vec<mpsc::UnboundedSender<Actor>>>,
+    /// The data plane's threads, which run actors and serve the streams to their chunks.
+    hosts: Mutex<Vec<mpsc::UnboundedSender<Hosted>>>,
+    /// Threads that are at brief work.
+    busy: Arc<AtomicUsize>,
     /// What frames of reads take.
     room: Room,
     journals: Mutex<HashMap<DirectoryId, Arc<Journal>>>,
     last_stream: AtomicU64,
     /// In milliseconds, as the master told it.
     dead_after: AtomicU64,
+}
+
+/// A thread that is at brief work.
+struct Busy(Arc<AtomicUsize>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What is on the thread of a chunk.
+pub(super) enum Hosted {
+    Actor(Box<Actor>),
+    Stream(Box<stream::Handed>),
 }
 
 /// What others see of a chunk's actor.
@@ -85,6 +105,7 @@ impl Members {
             began: Instant::now(),
             places: Mutex::default(),
             hosts: Mutex::default(),
+            busy: Arc::default(),
             room: Room::default(),
             journals: Mutex::default(),
             last_stream: AtomicU64::new(0),
@@ -98,11 +119,21 @@ impl Members {
         self.dead_after.store(millis.max(1), Ordering::Relaxed);
     }
 
-    /// A thread that runs actors from now on, until it drops the other end.
-    pub(super) fn host(&self) -> mpsc::UnboundedReceiver<Actor> {
+    /// A thread that runs actors and serves streams from now on, until it drops the other end.
+    pub(super) fn host(&self) -> mpsc::UnboundedReceiver<Hosted> {
         let (host, hosted) = mpsc::unbounded_channel();
         lock(&self.hosts).push(host);
         hosted
+    }
+
+    /// A thread is to do brief work, if one is left for all else.
+    fn enter_brief(&self) -> Option<Busy> {
+        let threads = lock(&self.hosts).len();
+        let more = |busy| is_one_left(busy, threads).then_some(busy + 1);
+        let entered = self
+            .busy
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+        entered.ok().map(|_| Busy(Arc::clone(&self.busy)))
     }
 
     /// Hands an order of the master to its chunk, whose epoch and connection were compared. `answer` is
@@ -284,7 +315,8 @@ impl Members {
         });
         place.journal.listen(&place.inbox);
         let actor = Actor::new(handle, Arc::clone(&place), worker, self.began);
-        self.give_to_host(handle, actor)?;
+        let actor = Hosted::Actor(Box::new(actor));
+        self.give_to_host(handle, actor).map_err(|_| UnknownChunk)?;
         places.insert(handle, Arc::clone(&place));
         Ok(place)
     }
@@ -293,21 +325,22 @@ impl Members {
         Arc::clone(lock(&self.journals).entry(id).or_default())
     }
 
-    fn give_to_host(&self, handle: ChunkHandle, mut actor: Actor) -> Result<(), UnknownChunk> {
+    /// Gives something of a chunk to its thread; back if there is no thread.
+    fn give_to_host(&self, handle: ChunkHandle, mut hosted: Hosted) -> Result<(), Hosted> {
         let mut hosts = lock(&self.hosts);
         loop {
             let count = hosts.len() as u64;
-            let index = handle.0.checked_rem(count).ok_or(UnknownChunk)?;
+            let index = handle.0.checked_rem(count).unwrap_or(0);
             let index = usize::try_from(index).unwrap_or(0);
             let Some(host) = hosts.get(index) else {
-                return Err(UnknownChunk);
+                return Err(hosted);
             };
-            match host.send(actor) {
+            match host.send(hosted) {
                 Ok(()) => return Ok(()),
                 Err(given_back) => {
                     // The thread has ended, and begins anew as another host.
                     hosts.remove(index);
-                    actor = given_back.0;
+                    hosted = given_back.0;
                 }
             }
         }

@@ -7,20 +7,24 @@
 //! When the actor ends the stream, what it has said before is sent, and the connection closes with
 //! care. When the peer ends it, the actor is told.
 
-use std::rc::Rc;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sarsen_protocol::deframe::error_frame;
 use sarsen_protocol::message::{ErrorBody, Kind, WriteOpen};
+use sarsen_protocol::size::HEADER_LEN;
 use sarsen_protocol::status::Status;
+use tokio::sync::oneshot;
+use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 
 use super::super::chunkserver::wall_clock;
-use super::super::link::{Link, LinkError};
-use super::super::plane::Thread;
+use super::super::link::{HandedOver, Link, LinkError};
+use super::super::plane::{Thread, ended};
 use super::super::write_stream::StreamEnd;
 use super::super::{IDLE_MAX, STALL_MAX};
+use super::Hosted;
 use super::frames::Came;
 use super::inbox::{Inbox, Input, Port};
 use crate::core::mutation::StreamId;
@@ -31,11 +35,79 @@ use crate::io::Socket;
 /// before the machine knows better.
 const REST_MAX: Duration = IDLE_MAX;
 
-/// Serves a mutation stream, which `open` begins, to its end.
+/// A mutation stream on its way to the thread of its chunk.
+pub(in super::super) struct Handed {
+    link: HandedOver,
+    request_id: u64,
+    open: WriteOpen,
+    /// Dropped when the stream is over.
+    over: oneshot::Sender<Infallible>,
+}
+
+/// Lets a mutation stream in, which `open` begins, if its ticket opens the door.
 ///
 /// # Errors
-/// How it ended; it always ends with its connection.
-pub(in super::super) async fn serve(
+/// What is to become of the connection: it is to be [handed over](hand_over), or it ends.
+pub(in super::super) async fn let_in(
+    thread: &Thread,
+    link: &Link,
+    request_id: u64,
+    open: WriteOpen,
+) -> Result<(), StreamEnd> {
+    let chunkserver = &thread.chunkserver;
+    let keys = chunkserver.ticket_keys();
+    if let Err(error) = keys.check_write(&open, chunkserver.me(), wall_clock()) {
+        let refusal = (tickets::status_of(error), error.to_string());
+        return refuse(thread, link, request_id, refusal).await;
+    }
+    Err(StreamEnd::HandOver(request_id, Box::new(open)))
+}
+
+/// Has the thread of the chunk serve a mutation stream to its end, with which its connection ends: what
+/// comes over many of them is one turn of the chunk, and nobody has to be woken on another thread for it.
+pub(in super::super) async fn hand_over(
+    thread: &Thread,
+    link: Link,
+    request_id: u64,
+    open: WriteOpen,
+) {
+    let (over, is_over) = oneshot::channel();
+    let handle = open.handle;
+    let link = match link.hand_over() {
+        Ok(link) => link,
+        Err(error) => return tracing::warn!(%error, "a stream of mutations can't be served"),
+    };
+    let handed = Hosted::Stream(Box::new(Handed {
+        link,
+        request_id,
+        open,
+        over,
+    }));
+    let members = &thread.chunkserver.members;
+    if let Err(Hosted::Stream(handed)) = members.give_to_host(handle, handed) {
+        // The data plane comes to its end, or every thread of it begins anew.
+        run(thread, *handed).await;
+    }
+    // Nobody ever sends.
+    let _ = is_over.await;
+}
+
+/// Serves a stream that was handed over, to the end of its connection.
+pub(in super::super) async fn run(thread: &Thread, handed: Handed) {
+    let _over = handed.over;
+    let end = match handed.link.take_over() {
+        Ok(mut link) => {
+            let end = serve_here(thread, &mut link, handed.request_id, handed.open).await;
+            Some((link, end))
+        }
+        Err(error) => return tracing::debug!(%error, "a stream of mutations ended"),
+    };
+    if let Some((link, Err(end))) = end {
+        ended(thread, link, end).await;
+    }
+}
+
+async fn serve_here(
     thread: &Thread,
     link: &mut Link,
     request_id: u64,
@@ -43,11 +115,6 @@ pub(in super::super) async fn serve(
 ) -> Result<(), StreamEnd> {
     let chunkserver = &thread.chunkserver;
     let _counted = chunkserver.counters.write_streams.count();
-    let keys = chunkserver.ticket_keys();
-    if let Err(error) = keys.check_write(&open, chunkserver.me(), wall_clock()) {
-        let refusal = (tickets::status_of(error), error.to_string());
-        return refuse(thread, link, request_id, refusal).await;
-    }
     let from_client = open.position == 0;
     let port = Arc::new(Port::new(request_id));
     let stream = chunkserver.members.next_stream();
@@ -60,7 +127,8 @@ pub(in super::super) async fn serve(
             return refuse(thread, link, request_id, (Status::ChunkUnknown, text)).await;
         }
     };
-    let socket = Rc::clone(link.socket());
+    let socket = Arc::clone(link.socket());
+    port.outbox.connect(&socket);
     let receiving = Receiving {
         link,
         stream,
@@ -138,10 +206,14 @@ impl Receiving<'_> {
             };
             let len = came.payload_len();
             self.thread.chunkserver.counters.bytes_in.add(len as u64);
+            let len = HEADER_LEN + frame.body.len() + len;
             self.port.hand_over(len);
-            if self.inbox.push(Input::Came(self.stream, came)).is_err() {
+            let came = Input::Came(self.stream, came, len);
+            if self.inbox.push(came).is_err() {
                 return StreamEnd::Told;
             }
+            // A peer that is quick keeps nobody else on this thread waiting.
+            consume_budget().await;
         }
     }
 }

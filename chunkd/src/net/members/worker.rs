@@ -460,7 +460,10 @@ impl Worker {
         if let Some(chunk) = &self.chunk {
             // In the order of the lane: what is to be applied before counts.
             self.flush.goal = Some(chunk.told().serial.max(self.flush.ordered));
-            chunk.hurry();
+            if self.work.lane.is_some() && self.work.queue.is_empty() {
+                // Else what is being applied, or waits to be, goes along.
+                chunk.hurry();
+            }
         }
         self.tell_stable(now);
     }
@@ -639,11 +642,12 @@ pub struct LaneDone {
 }
 
 impl LaneWork {
-    /// Bytes that are written, if nothing else is done than to put appends behind what is there: that
-    /// reads nothing, and waits for no sync.
+    /// Bytes and records, if nothing else is to be done than to put appends behind what is there, for which
+    /// there is room: that reads nothing, waits for no sync, and asks nothing of the disk but one write to
+    /// the page cache.
     #[must_use]
-    pub fn appended_len(&self) -> Option<usize> {
-        let mut len = 0;
+    pub fn appended(&self) -> Option<(usize, usize)> {
+        let (mut bytes, mut rows) = (0, 0);
         for action in &self.queue {
             let Action::Apply(mutations) = action else {
                 return None;
@@ -652,9 +656,22 @@ impl LaneWork {
             if !mutations.rows.iter().all(is_append) {
                 return None;
             }
-            len += mutations.payload.iter().map(Bytes::len).sum::<usize>();
+            bytes += mutations.payload.iter().map(Bytes::len).sum::<usize>();
+            rows += mutations.rows.len();
         }
-        Some(len)
+        self.lane.is_ready_for(bytes, rows).then_some((bytes, rows))
+    }
+
+    /// Carries out all, on a thread that must not wait for the disk; whether something failed, which
+    /// [`lane::mark_failed`] is to be told then.
+    pub fn append(&mut self) -> bool {
+        self.lane.mark_later(true);
+        // Appends begin no journal.
+        while self.step(|| Ok(())) {}
+        self.lane.mark_later(false);
+        let is_failure =
+            |it: &Outcome| matches!(it, Outcome::NotApplied { .. } | Outcome::Failed(_));
+        self.outcomes.iter().any(is_failure)
     }
 
     /// Carries out the next action, for which `begin_journal` is called first if it needs the journal;

@@ -22,7 +22,6 @@ mod relay;
 mod store;
 
 use std::cell::RefCell;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +63,8 @@ pub(super) enum StreamEnd {
     Draining,
     /// The peer's connection is of no use any more.
     Link(LinkError),
+    /// It is one of mutations, and goes on on the thread of its chunk.
+    HandOver(u64, Box<WriteOpen>),
 }
 
 impl<E: Into<LinkError>> From<E> for StreamEnd {
@@ -117,7 +118,7 @@ pub(super) async fn serve(thread: &Thread, link: &mut Link, head: &Head) -> Resu
     let open: WriteOpen = head.message()?;
     let request_id = head.header.request_id;
     if thread.chunkserver.members.takes(&thread.chunkserver, &open) {
-        return members::stream::serve(thread, link, request_id, open).await;
+        return members::stream::let_in(thread, link, request_id, open).await;
     }
     let counters = &thread.chunkserver.counters;
     let result = match admit(thread, link, request_id, &open).await? {
@@ -200,7 +201,7 @@ async fn run(
     let writer = Client::Session(open.ticket.unverified_claims().session);
     let core = ReplicaStream::new(thread.chunkserver.me(), open);
     let next_hop = core.next_hop().cloned();
-    let upstream = Rc::clone(link.socket());
+    let upstream = Arc::clone(link.socket());
     let conduct = Conduct {
         core,
         upstream,
@@ -256,7 +257,7 @@ async fn run(
 /// Feeds the core, carries out what it wants, and answers upstream.
 struct Conduct {
     core: ReplicaStream,
-    upstream: Rc<Socket>,
+    upstream: Arc<Socket>,
     request_id: u64,
     happened: mpsc::Receiver<Event>,
     to_store: mpsc::UnboundedSender<StoreJob>,

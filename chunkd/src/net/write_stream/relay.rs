@@ -136,7 +136,7 @@ pub(super) async fn forward(
         Ok(link) => link,
         Err(text) => return tell(events, Event::Next(NextEvent::Gone(text))).await,
     };
-    let socket = std::rc::Rc::clone(link.socket());
+    let socket = std::sync::Arc::clone(link.socket());
     tracing::debug!(server = %hop.server, request_id, "a chain goes on");
     tell(events, Event::Next(NextEvent::Reached)).await;
     // The stream is over if nobody takes it.

@@ -266,6 +266,23 @@ impl OpenChunk {
         Ok(lock(&self.writer).files.reserve(end)?)
     }
 
+    /// Whether so many appends of so many bytes together need nothing of the disk but one write to the page
+    /// cache: there is room for them and their ids, nothing is patched, and nobody is at the files.
+    #[must_use]
+    pub fn is_ready_for(&self, bytes: usize, count: usize) -> bool {
+        let Ok(writer) = self.writer.try_lock() else {
+            return false;
+        };
+        let (length, id_rows) = {
+            let books = lock(&self.books);
+            (books.state.applied().length(), books.state.ids().len())
+        };
+        let end = u32::try_from(bytes).ok();
+        let end = end.and_then(|bytes| length.checked_add(bytes));
+        let id_table_len = (id_rows + 2 * count) * ID_ROW_LEN;
+        end.is_some_and(|end| writer.files.has_room_behind(end, id_table_len))
+    }
+
     /// Applies mutations of `version` with serials from `first` on: when this returns they are in
     /// memory. They are on disk when [`Self::stable_serial`] has reached them. Whether they wait
     /// for a [`Self::flush`] is the answer.

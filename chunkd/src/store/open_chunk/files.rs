@@ -338,6 +338,11 @@ impl ChunkFiles {
         self.make_room_to_seal(length, id_table_len)
     }
 
+    /// Whether that room is there already, so that nothing has to be asked of the disk.
+    pub(super) fn has_room_behind(&self, length: u32, id_table_len: usize) -> bool {
+        self.patch.is_none() && length <= self.reserved && id_table_len as u64 <= self.ids_reserved
+    }
+
     /// Writes pieces one behind the other into blocks' own rooms, from a place in the chunk on at which
     /// nothing lies. The room must have been made.
     ///
