@@ -17,8 +17,10 @@
 //! sends, only its own connection ends.
 //!
 //! A thread of the data plane does not wait for a disk: what may is on blocking threads, or is
-//! io_uring's to wait for. One gap is left: pages that leave the page cache between the look
-//! whether they are there ([`crate::store::ReadableChunk::is_cached`]) and their sending.
+//! io_uring's to wait for. Two gaps are left: pages that leave the page cache between the look
+//! whether they are there ([`crate::store::ReadableChunk::is_cached`]) and their sending; and appends to
+//! the page cache that take longer than they may ([`crate::core::brief_work`]), which never hold up all
+//! threads.
 
 pub mod chunkserver;
 pub mod counters;
