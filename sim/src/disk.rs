@@ -20,12 +20,14 @@
 //! were made apart also don't share their mistakes.
 
 pub mod folder;
+mod pages;
 pub mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use self::pages::{PAGE, Pages};
 use crate::random::Random;
 
 /// What is written whole or not at all.
@@ -101,16 +103,46 @@ type Sector = [u8; SECTOR];
 #[derive(Clone, Debug, Default)]
 struct Inode {
     /// What readers see.
-    seen: Vec<u8>,
+    seen: Pages,
     /// What is on the medium.
-    stable: Vec<u8>,
-    /// Sectors written since the last sync, with what they held in between.
-    unsynced: BTreeMap<usize, Vec<Sector>>,
+    stable: Pages,
+    /// What was written since the last sync.
+    unsynced: Unsynced,
     /// Lengths since the last sync.
     unsynced_lens: Vec<usize>,
     /// What readers see may not be what is on the medium, though nothing is unsynced.
     differs: bool,
     unreadable: BTreeSet<usize>,
+}
+
+/// Sectors written since the last sync, with what they held in between, by page.
+#[derive(Clone, Debug, Default)]
+struct Unsynced(BTreeMap<usize, [Option<Vec<Sector>>; PAGE / SECTOR]>);
+
+impl Unsynced {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn contains(&self, n: usize) -> bool {
+        let page = self.0.get(&(n * SECTOR / PAGE));
+        page.is_some_and(|page| page[n % page.len()].is_some())
+    }
+
+    /// What a sector held in between; none if it was not written. What calls this writes it.
+    fn versions(&mut self, n: usize) -> &mut Option<Vec<Sector>> {
+        let page = self.0.entry(n * SECTOR / PAGE).or_default();
+        &mut page[n % page.len()]
+    }
+
+    /// Each with its number, rising.
+    fn sectors(self) -> impl Iterator<Item = (usize, Vec<Sector>)> {
+        let of = |(page, sectors): (usize, [Option<_>; PAGE / SECTOR])| {
+            let numbered = sectors.into_iter().enumerate();
+            numbered.filter_map(move |(n, it)| Some((page * PAGE / SECTOR + n, it?)))
+        };
+        self.0.into_iter().flat_map(of)
+    }
 }
 
 impl Disk {
@@ -238,10 +270,13 @@ impl Disk {
             return false;
         };
         let inode = &mut medium.inodes[inode];
-        if !inode.unsynced.is_empty() || position >= inode.stable.len() {
+        let is_synced = inode.unsynced.is_empty() && inode.unsynced_lens.is_empty();
+        if !is_synced || position >= inode.stable.len() {
             return false;
         }
-        inode.stable[position] ^= 1 << (bit % 8);
+        let mut byte = [0];
+        inode.stable.read(position, &mut byte);
+        inode.stable.write(position, &[byte[0] ^ (1 << (bit % 8))]);
         match is_cached {
             true => inode.differs = true,
             false => inode.seen.clone_from(&inode.stable),
@@ -383,7 +418,7 @@ impl Medium {
             self.fired.unreadable += 1;
             return Err(io::Error::other("the sector can't be read"));
         }
-        buffer[..len].copy_from_slice(&content.seen[from..from + len]);
+        content.seen.read(from, &mut buffer[..len]);
         Ok(len)
     }
 
@@ -398,7 +433,7 @@ impl Medium {
         let content = &self.inodes[inode];
         if content.differs {
             for n in position / SECTOR..(position + len).div_ceil(SECTOR) {
-                if content.unsynced.contains_key(&n) {
+                if content.unsynced.contains(n) {
                     continue;
                 }
                 let on_medium = sector(&content.stable, n);
@@ -508,40 +543,54 @@ impl Inode {
     fn write(&mut self, position: usize, bytes: &[u8]) {
         let end = position + bytes.len();
         for n in position / SECTOR..end.div_ceil(SECTOR) {
-            let is_first = !self.unsynced.contains_key(&n);
-            let before = (!is_first).then(|| sector(&self.seen, n));
-            self.unsynced.entry(n).or_default().extend(before);
-            self.unreadable.remove(&n);
+            match self.unsynced.versions(n) {
+                Some(between) => between.push(sector(&self.seen, n)),
+                clean @ None => *clean = Some(Vec::new()),
+            }
+        }
+        if !self.unreadable.is_empty() {
+            let sectors = position / SECTOR..end.div_ceil(SECTOR);
+            self.unreadable.retain(|n| !sectors.contains(n));
         }
         if end > self.seen.len() {
-            self.seen.resize(end, 0);
+            self.seen.resize(end);
             self.unsynced_lens.push(end);
         }
-        self.seen[position..end].copy_from_slice(bytes);
+        self.seen.write(position, bytes);
     }
 
     fn set_len(&mut self, len: usize) {
         if len < self.seen.len() && !len.is_multiple_of(SECTOR) {
-            self.unsynced.entry(len / SECTOR).or_default();
+            self.unsynced.versions(len / SECTOR).get_or_insert_default();
         }
-        self.seen.resize(len, 0);
+        self.seen.resize(len);
         self.unsynced_lens.push(len);
     }
 
     fn sync(&mut self) {
-        self.stable.resize(self.seen.len(), 0);
-        for (n, _) in std::mem::take(&mut self.unsynced) {
-            let from = (n * SECTOR).min(self.seen.len());
-            let to = (from + SECTOR).min(self.seen.len());
-            self.stable[from..to].copy_from_slice(&self.seen[from..to]);
+        self.take_lens(self.unsynced_lens.len());
+        // A length whose sync has failed is written with the next.
+        self.stable.resize(self.seen.len());
+        for (n, _) in std::mem::take(&mut self.unsynced).sectors() {
+            match self.differs {
+                true => put_sector(&mut self.stable, n, &sector(&self.seen, n)),
+                // Other sectors of the page are the same already, or among these.
+                false => self.stable.share(n * SECTOR, &self.seen),
+            }
         }
-        self.unsynced_lens.clear();
+    }
+
+    /// The first so many changes of the length are on the medium.
+    fn take_lens(&mut self, count: usize) {
+        for len in self.unsynced_lens.drain(..).take(count) {
+            self.stable.resize(len);
+        }
     }
 
     /// What was to be synced never will be, and readers go on seeing it.
     fn forget(&mut self) {
         self.differs |= !self.unsynced.is_empty() || !self.unsynced_lens.is_empty();
-        self.unsynced.clear();
+        self.unsynced = Unsynced::default();
         self.unsynced_lens.clear();
     }
 
@@ -552,13 +601,13 @@ impl Inode {
             return 0;
         }
         let mut lost = 0;
-        let lens = std::mem::take(&mut self.unsynced_lens);
-        if let Some(&len) = random.pick(&lens)
-            && random.percent(chances)
-        {
-            self.stable.resize(len, 0);
+        let lens = self.unsynced_lens.len();
+        if lens > 0 {
+            let last = random.index(lens);
+            let is_kept = random.percent(chances);
+            self.take_lens(if is_kept { last + 1 } else { 0 });
         }
-        for (n, between) in std::mem::take(&mut self.unsynced) {
+        for (n, between) in std::mem::take(&mut self.unsynced).sectors() {
             if random.percent(chances) {
                 put_sector(&mut self.stable, n, &sector(&self.seen, n));
                 continue;
@@ -576,18 +625,14 @@ impl Inode {
     }
 }
 
-fn sector(bytes: &[u8], n: usize) -> Sector {
+fn sector(pages: &Pages, n: usize) -> Sector {
     let mut content = [0; SECTOR];
-    let there = bytes.get(n * SECTOR..).unwrap_or_default();
-    let len = there.len().min(SECTOR);
-    content[..len].copy_from_slice(&there[..len]);
+    pages.read(n * SECTOR, &mut content);
     content
 }
 
-fn put_sector(bytes: &mut [u8], n: usize, content: &Sector) {
-    let there = bytes.get_mut(n * SECTOR..).unwrap_or_default();
-    let len = there.len().min(SECTOR);
-    there[..len].copy_from_slice(&content[..len]);
+fn put_sector(pages: &mut Pages, n: usize, content: &Sector) {
+    pages.write(n * SECTOR, content);
 }
 
 fn at(position: u64) -> usize {

@@ -11,7 +11,7 @@ use sarsen_protocol::message::Plane;
 
 use crate::clock::{Agenda, unix_ms};
 use crate::counters::Counters;
-use crate::disk::Disk;
+use crate::disk::{Disk, Fired};
 use crate::faults::FaultEvent;
 use crate::invariants::Checker;
 use crate::net::{ConnId, Hello, Net, NetEvent, Node};
@@ -162,6 +162,9 @@ impl World {
     /// Counts what a disk has done.
     pub fn count_fired(&self, disk: &Disk) {
         let fired = disk.take_fired();
+        if fired == Fired::default() {
+            return;
+        }
         let mut counters = self.counters.borrow_mut();
         counters.add("fault: unsynced sectors lost", fired.sectors_lost);
         counters.add("fault: unsynced names lost", fired.names_lost);

@@ -183,9 +183,19 @@ impl Run {
                 }
                 Some(Told::Read(fetch, Err((fault, verified)))) => {
                     client.world.count("path: another replica asked");
-                    client
-                        .world
-                        .line(|| format!("a replica fails a reader: {fault:?}"));
+                    client.world.line(|| {
+                        let chunk = &fetch.chunk;
+                        format!(
+                            "a replica fails a reader: {fault:?} {:?} {:?} of {:?}",
+                            chunk.handle,
+                            fetch.replica.server,
+                            chunk
+                                .replicas
+                                .iter()
+                                .map(|it| it.server)
+                                .collect::<Vec<_>>()
+                        )
+                    });
                     let (index, server) = (fetch.chunk.index, fetch.replica.server);
                     download.handle_failed(client.now(), index, server, verified, fault);
                 }

@@ -84,29 +84,33 @@ impl Layout {
     /// What some cells of one chunk hold, all with the same value.
     #[must_use]
     pub fn bytes(self, cells: Range<u32>, value: Value) -> Vec<u8> {
-        cells.flat_map(|cell| self.cell(cell, value)).collect()
-    }
-
-    /// What a cell holds that has a value, which begins it.
-    fn cell(self, cell: u32, value: Value) -> Vec<u8> {
-        let len = self.len(cell);
-        if value == 0 {
-            return vec![0; len];
-        }
-        let mut bytes = Vec::with_capacity(len + 8);
-        bytes.extend_from_slice(&value.to_le_bytes());
-        let mut word = value ^ u64::from(cell).rotate_left(40);
-        while bytes.len() < len {
-            word = word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
-            bytes.extend_from_slice(&word.to_le_bytes());
-        }
-        bytes.truncate(len);
-        if self == Self::OneCrc {
-            let end = len - 4;
-            let crc = crc32(&bytes[..end]);
-            bytes[end..].copy_from_slice(&crc.to_le_bytes());
+        let len = cells.clone().map(|cell| self.len(cell)).sum();
+        let mut bytes = vec![0; len];
+        let mut rest = &mut bytes[..];
+        for cell in cells {
+            let (now, later) = rest.split_at_mut(self.len(cell));
+            self.fill(cell, value, now);
+            rest = later;
         }
         bytes
+    }
+
+    /// Puts in place what a cell holds that has a value, which begins it.
+    fn fill(self, cell: u32, value: Value, bytes: &mut [u8]) {
+        if value == 0 {
+            return bytes.fill(0);
+        }
+        let mut word = value ^ u64::from(cell).rotate_left(40);
+        let mut next = value;
+        for piece in bytes.chunks_mut(8) {
+            piece.copy_from_slice(&next.to_le_bytes()[..piece.len()]);
+            word = word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+            next = word;
+        }
+        if self == Self::OneCrc {
+            let (before, end) = bytes.split_at_mut(bytes.len() - 4);
+            end.copy_from_slice(&crc32(before).to_le_bytes());
+        }
     }
 
     /// The value that a cell has.
@@ -117,7 +121,7 @@ impl Layout {
         let value = bytes
             .first_chunk()
             .map_or(0, |it| Value::from_le_bytes(*it));
-        let expected = self.cell(cell, value);
+        let expected = self.bytes(cell..cell + 1, value);
         match expected == bytes {
             true => Ok(value),
             false => {
