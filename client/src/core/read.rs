@@ -278,6 +278,9 @@ struct Slot {
     state: State,
     /// Asked since the chunk was last located.
     tried: Vec<ServerId>,
+    /// Said that what is known of the chunk is old, and the master says the same still: others come
+    /// first.
+    doubting: Vec<ServerId>,
     /// Never to be asked again.
     corrupt: Vec<ServerId>,
     /// Told to the master.
@@ -428,7 +431,9 @@ impl Download {
             Fault::Shrank => {
                 self.given_up = Some(GiveUp::Changed { index });
             }
-            Fault::WrongVersion | Fault::OutOfDate => {}
+            Fault::OutOfDate if slot.doubting.contains(&server) => {}
+            Fault::OutOfDate => slot.doubting.push(server),
+            Fault::WrongVersion => {}
         }
         let is_blamed = fault != Fault::OtherBytes || !is_mixed;
         if is_blamed
@@ -575,6 +580,9 @@ impl Download {
             slot.corrupt.clear();
             slot.reported.clear();
         }
+        if (chunk.version, chunk.state) != (slot.chunk.version, slot.chunk.state) {
+            slot.doubting.clear();
+        }
         if chunk.state == ChunkState::Open {
             chunk.length = chunk.length.max(slot.chunk.length);
         }
@@ -613,6 +621,7 @@ impl Slot {
             verified: begin_at(part.from),
             state: State::Ready,
             tried: Vec::new(),
+            doubting: Vec::new(),
             corrupt: Vec::new(),
             reported: Vec::new(),
             may_recover: false,
@@ -671,8 +680,11 @@ impl Slot {
                 && !self.corrupt.contains(&server)
                 && beside != Some(server)
         };
-        let is_quick = |replica: &Replica| may_ask(replica) && !slow.contains(&replica.server);
-        choose(replicas, index, seed, is_quick).or_else(|| choose(replicas, index, seed, may_ask))
+        let is_sure = |it: &Replica| may_ask(it) && !self.doubting.contains(&it.server);
+        let is_quick = |it: &Replica| is_sure(it) && !slow.contains(&it.server);
+        choose(replicas, index, seed, is_quick)
+            .or_else(|| choose(replicas, index, seed, is_sure))
+            .or_else(|| choose(replicas, index, seed, may_ask))
     }
 
     fn fetch(&self, replica: Replica, other: Option<Replica>) -> Action {

@@ -280,6 +280,26 @@ fn a_ticket_that_is_out_of_date_is_renewed() {
     assert_eq!(fetches(&actions(&mut download, wake)), [(0, 1)]);
 }
 
+/// A replica that says so though the master says the same still is asked behind the others.
+#[test]
+fn who_alone_calls_the_location_old_is_asked_last() {
+    let (mut download, first) = one_chunk(&[1, 2, 3]);
+    let (mut now, mut server) = (at(0), first);
+    let mut asked = Vec::new();
+    for _ in 0..4 {
+        asked.push(server);
+        fail(&mut download, now, server, Fault::OutOfDate);
+        now = download.wake_at().unwrap().max(now);
+        assert_eq!(actions(&mut download, now), [locate(0, 1)]);
+        download.handle_located(0..1, vec![chunk(0, &[1, 2, 3])]);
+        server = fetches(&actions(&mut download, now))[0].1;
+    }
+    let last = asked.pop();
+    asked.sort_unstable();
+    assert_eq!(asked, [1, 2, 3]);
+    assert_eq!(last, Some(first), "all of them say so");
+}
+
 /// The chunk after its replica failed when half of it was here, located again as `by_now`.
 fn located_again(
     chunk: LocatedChunk,
