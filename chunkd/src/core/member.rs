@@ -88,7 +88,7 @@ pub enum State {
     Idle,
     /// Has a sealed form beside it.
     Prepared,
-    /// Nothing of it is believed.
+    /// Nothing of it is believed but what it was sealed as, if it was never changed since.
     Poisoned,
 }
 
@@ -235,10 +235,11 @@ impl Member {
     }
 
     /// The sealed state that it is reported as, if it is one: also that which a version was begun
-    /// from, until that is known to be active.
+    /// from, until that is known to be active; be it that a promise or a beginning has failed, which
+    /// change none of its bytes: whether these are good the store says.
     #[must_use]
     pub fn sealed(&self) -> Option<Sealed> {
-        let is_told = !matches!(self.state, State::Poisoned | State::Prepared);
+        let is_told = self.state != State::Prepared;
         (is_told && self.is_still_base).then_some(self.base)
     }
 

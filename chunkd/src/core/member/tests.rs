@@ -499,6 +499,26 @@ fn what_fails_in_doubt_poisons_for_good() {
     assert_eq!(member.sealed(), None);
 }
 
+/// A promise, and a beginning, change nothing of what was sealed.
+#[test]
+fn a_sealed_chunk_whose_directory_fails_is_read_and_takes_no_order() {
+    for is_begun in [false, true] {
+        let mut member = sealed(1);
+        if is_begun {
+            order(&mut member, promise(2)).expect("promises");
+            member.handle_order(1, begin(2, 4));
+        } else {
+            member.handle_order(1, promise(2));
+        }
+        actions(&mut member);
+        member.handle_failed(Status::Poisoned, "the journal has failed", true);
+        actions(&mut member);
+        assert_eq!(member.sealed(), Some(BASE));
+        assert_eq!(order(&mut member, promise(3)), Err(Status::Poisoned));
+        assert_eq!(member.sealed(), Some(BASE));
+    }
+}
+
 #[test]
 fn a_seal_that_finds_no_room_leaves_the_chunk_and_can_be_asked_for_again() {
     let mut member = active(1, 6);
