@@ -86,6 +86,12 @@ impl Log for DirectoryLog {
             log.remove_oldest(first_sequence);
         }
     }
+
+    fn look_for_room(&self) {
+        if let Some(log) = self.0.get() {
+            log.look_for_room();
+        }
+    }
 }
 
 impl Opened {
@@ -199,7 +205,11 @@ impl Directory {
             .map_err(|source| io_error(&**tree, Operation::Create, JOURNAL_FOLDER, source))?;
         self.sync_folder("")?;
         let begun = Appender::begin(Arc::clone(tree), limits, author, &before.end);
-        let mut appender = begun.map_err(|error| self.journal_failed(error))?;
+        let mut appender = begun.map_err(|error| match error {
+            // No entry was written, and nothing is lost.
+            JournalError::Store(error @ StoreError::NoSpace { .. }) => error,
+            error => self.journal_failed(error),
+        })?;
         let void = before.void.iter();
         let void: Vec<Entry> = void
             .map(|(handle, version, body)| Entry::new(*handle, *version, body))
@@ -224,8 +234,6 @@ impl Directory {
     /// The journal has failed: the directory is poisoned, and its open chunks with it.
     pub fn journal_failed(&self, error: JournalError) -> StoreError {
         let error = match error {
-            // Nothing was written, and nothing is lost.
-            JournalError::Store(error @ StoreError::NoSpace { .. }) => return error,
             JournalError::Store(error) => error,
             _ => StoreError::DirectoryPoisoned,
         };

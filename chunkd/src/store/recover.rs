@@ -253,7 +253,9 @@ fn fault_of(error: JournalError) -> JournalFault {
     match error {
         JournalError::Damaged(damage) => damage.into(),
         JournalError::Invalid(error) => JournalFault::Unreadable(error),
-        JournalError::Failed | JournalError::Store(_) => JournalFault::Failed,
+        JournalError::Failed | JournalError::NoRoom | JournalError::Store(_) => {
+            JournalFault::Failed
+        }
     }
 }
 

@@ -108,6 +108,7 @@ impl Directory {
     /// As [`Self::trim`], with so many bytes copied forward for a segment.
     pub(super) fn trim_within(&self, keep: usize, room: usize) -> Result<Trim, StoreError> {
         let log = self.opened.log();
+        log.look_for_room();
         let extent = log.extent();
         let (Some(&oldest), Some(&successor)) = (extent.segments.first(), extent.segments.get(1))
         else {

@@ -61,6 +61,10 @@ impl Log for SimLog {
     fn remove_oldest(&self, first_sequence: u64) {
         lock(&self.queue).remove_oldest(first_sequence);
     }
+
+    fn look_for_room(&self) {
+        lock(&self.queue).look_for_room();
+    }
 }
 
 /// The journals that were begun in this start.

@@ -6,7 +6,8 @@
 //!
 //! - a header's `stable` is what a sync that *returned* has covered, never what one will;
 //! - a segment is made only when everything before it is stable;
-//! - nothing is written after a failure: the kernel may call pages clean that it couldn't write.
+//! - nothing is written after a failure: the kernel may call pages clean that it couldn't write. That
+//!   there is no room for another segment is found before anything is written, and is none.
 //!
 //! [`JournalWriter`]: super::writer::JournalWriter
 
@@ -139,11 +140,13 @@ impl Appender {
     ///
     /// # Errors
     /// [`JournalError::Invalid`] for an entry that fails [`Entry::check`]: nothing was written.
+    /// [`JournalError::NoRoom`]: those up to [`Self::stable`] were written.
     /// [`JournalError::Store`]: it isn't known which of the entries are stable, and the directory
     /// is poisoned. [`JournalError::Failed`] ever after.
     pub fn append(&mut self, entries: &[Entry]) -> Result<u64, JournalError> {
         entries.iter().try_for_each(Entry::check)?;
         self.guarded(|journal| {
+            journal.reserve_if_none()?;
             for entry in entries {
                 journal.make_room(entry.encoded_len() as u64)?;
                 journal.encode(entry);
@@ -151,6 +154,14 @@ impl Appender {
             journal.flush()?;
             Ok(journal.stable)
         })
+    }
+
+    /// Sets room for another segment apart, if there is none and the disk has it.
+    ///
+    /// # Errors
+    /// As [`Self::append`], but for [`JournalError::NoRoom`].
+    pub fn reserve(&mut self) -> Result<(), JournalError> {
+        self.guarded(Self::reserve_if_none)
     }
 
     /// Writes a mark, without a sync: should the medium spoil the last batch, the mark is proof
@@ -202,8 +213,18 @@ impl Appender {
             return Err(JournalError::Failed);
         }
         let result = work(self);
-        self.failed = result.is_err();
+        self.failed = !matches!(result, Ok(_) | Err(JournalError::NoRoom));
         result
+    }
+
+    fn reserve_if_none(&mut self) -> Result<(), JournalError> {
+        if self.next.is_none() {
+            self.next = match reserve_next(&*self.tree, self.limits.segment_len) {
+                Err(StoreError::NoSpace { .. }) => None,
+                reserved => Some(reserved?),
+            };
+        }
+        Ok(())
     }
 
     const fn next_link(&self) -> Link {
@@ -230,10 +251,8 @@ impl Appender {
             return Ok(());
         }
         self.flush()?;
-        let room = match self.next.take() {
-            Some(room) => room,
-            None => reserve_next(&*self.tree, self.limits.segment_len)?,
-        };
+        self.reserve_if_none()?;
+        let room = self.next.take().ok_or(JournalError::NoRoom)?;
         let header = SegmentHeader {
             before: self.encoded,
             author: self.author,
@@ -241,11 +260,7 @@ impl Appender {
         make_segment(&*self.tree, &*room, &header)?;
         self.segments.push_back(header.first_sequence());
         self.segment = OpenSegment::new(header.first_sequence(), room);
-        self.next = match reserve_next(&*self.tree, self.limits.segment_len) {
-            Err(StoreError::NoSpace { .. }) => None,
-            reserved => Some(reserved?),
-        };
-        Ok(())
+        self.reserve_if_none()
     }
 
     /// Writes and syncs what is encoded, with zeros behind it if they are not there yet.

@@ -108,6 +108,10 @@ pub enum JournalError {
     /// Our caller made an entry that the journal can't hold.
     #[error("the journal can't hold this entry: {0}")]
     Invalid(#[from] FormatError),
+    /// The disk has no room for another segment. What was written before is stable, the rest may be
+    /// written when there is room.
+    #[error("the disk has no room for another segment of the journal")]
+    NoRoom,
     /// A write or sync failed before; nothing is written any more.
     #[error("the journal has failed")]
     Failed,

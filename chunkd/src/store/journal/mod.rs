@@ -28,7 +28,8 @@ pub use reader::{
 };
 pub use segment::{Author, Position};
 pub use writer::{
-    AppendError, Class, Extent, JournalEvent, JournalQueue, JournalWriter, Log, Refused,
+    AppendError, Class, Extent, GATHERED_MAX, JournalEvent, JournalQueue, JournalWriter, Log,
+    Refused,
 };
 
 impl Entry {

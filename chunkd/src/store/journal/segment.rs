@@ -200,7 +200,11 @@ pub(super) fn reserve_next(tree: &dyn Tree, len: u64) -> Result<Arc<dyn Region>,
     let region = tree
         .create(NEXT_SEGMENT_FILE)
         .map_err(error(Operation::Create))?;
-    region.reserve(0, len).map_err(error(Operation::Reserve))?;
+    if let Err(source) = region.reserve(0, len) {
+        // A part of the room may have been found, which is of no use here.
+        let _ = tree.remove(NEXT_SEGMENT_FILE);
+        return Err(error(Operation::Reserve)(source));
+    }
     Ok(region)
 }
 

@@ -1,17 +1,20 @@
 //! Group commit: the thread that owns a directory's journal (`spec/journal.md` section 5.3).
 //!
 //! [`JournalWriter::append`] hands an entry over and gives its sequence at once; what has gathered
-//! while one batch was being synced is the next batch: one write, one sync. When a batch is
-//! stable, the caller's function hears how far the journal reaches; acks, promises and seals up to
-//! there may go out.
+//! meanwhile is the next batch: one write, one sync. When a batch is stable, the caller's function
+//! hears how far the journal reaches; acks, promises and seals up to there may go out.
 //!
-//! Mutations that nobody waits for are gathered for a while, until somebody does ([`Log::hurry`]).
+//! A batch begins when the one before is stable and somebody waits for what is in the next
+//! ([`Log::hurry`], or what is no mutation); else mutations are gathered for [`GATHER_TIME`], or
+//! [`GATHERED_MAX`] bytes.
 //!
 //! No call waits for the disk. Memory is bounded: a mutation finds [`AppendError::Full`] while
 //! [`QUEUE_LEN_MAX`] bytes wait, and may be handed over again after the next
 //! [`JournalEvent::Stable`]. What ends mutations (a promise, a beginning, a seal) is always taken,
 //! so it goes with the next commit, however many mutations there are: it is small, and there is one
-//! a chunk. Mutations find it full too while the journal has more than [`SEGMENTS_MAX`] segments.
+//! a chunk. Mutations find it full too while the journal has more than [`SEGMENTS_MAX`] segments, or
+//! the disk no room for another one. Where the last is full too, all waits until it is seen that there is
+//! room ([`Log::look_for_room`]).
 //!
 //! A failure is told once, and nothing is written after it: the directory is poisoned.
 
@@ -102,6 +105,10 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// Has the oldest segment removed, if it still is the one with this first sequence: nobody needs
     /// its entries any more. It is gone some time later.
     fn remove_oldest(&self, first_sequence: u64);
+
+    /// Has it seen, if the disk had no room for another segment, whether it has by now. To be called now
+    /// and then.
+    fn look_for_room(&self);
 }
 
 /// A journal from its first segment to what is stable.
@@ -111,6 +118,8 @@ pub struct Extent {
     pub segments: Vec<u64>,
     /// Everything up to this sequence is stable.
     pub stable: u64,
+    /// Room for another segment is set apart.
+    pub has_reserve: bool,
 }
 
 impl Extent {
@@ -120,6 +129,7 @@ impl Extent {
         Self {
             segments: appender.segments().collect(),
             stable: appender.stable(),
+            has_reserve: appender.has_reserve(),
         }
     }
 }
@@ -154,6 +164,10 @@ pub struct JournalQueue {
     remove: Option<u64>,
     /// Somebody waits for what is in it.
     is_urgent: bool,
+    /// There was no room to write it.
+    is_stuck: bool,
+    /// It is to be seen whether there is room.
+    looks_for_room: bool,
     closed: bool,
     failed: bool,
 }
@@ -169,6 +183,8 @@ impl JournalQueue {
             extent: Extent::of(appender),
             remove: None,
             is_urgent: false,
+            is_stuck: false,
+            looks_for_room: false,
             closed: false,
             failed: false,
         }
@@ -189,7 +205,8 @@ impl JournalQueue {
         }
         // One that is longer than the queue is taken when nothing else waits.
         let has_room = (self.len == 0 || self.len + len <= QUEUE_LEN_MAX)
-            && self.extent.segments.len() <= SEGMENTS_MAX;
+            && self.extent.segments.len() <= SEGMENTS_MAX
+            && self.extent.has_reserve;
         if class == Class::Mutation && !has_room {
             return refused(AppendError::Full)(entry);
         }
@@ -211,6 +228,11 @@ impl JournalQueue {
         self.remove = Some(first_sequence);
     }
 
+    /// As [`Log::look_for_room`].
+    pub const fn look_for_room(&mut self) {
+        self.looks_for_room |= !self.extent.has_reserve;
+    }
+
     /// As [`Log::hurry`]; whether something waits.
     pub const fn hurry(&mut self) -> bool {
         self.is_urgent |= !self.entries.is_empty();
@@ -218,19 +240,25 @@ impl JournalQueue {
     }
 
     /// Whether what there is to do is to be done at once.
-    const fn is_due(&self) -> bool {
-        self.is_urgent || self.len >= GATHERED_MAX || self.remove.is_some() || self.closed
+    #[must_use]
+    pub const fn is_due(&self) -> bool {
+        self.is_urgent
+            || self.len >= GATHERED_MAX
+            || self.remove.is_some()
+            || self.looks_for_room
+            || self.closed
     }
 
-    /// Whether there is something to write, or to remove.
+    /// Whether there is something to write, to remove, or to see.
     #[must_use]
     pub const fn has_work(&self) -> bool {
-        !self.entries.is_empty() || self.remove.is_some()
+        let can_be_written = !self.entries.is_empty() && !self.is_stuck;
+        can_be_written || self.remove.is_some() || self.looks_for_room
     }
 
     /// Writes what waits as one batch and syncs it; the sequence that all is stable up to then. None
-    /// when nothing waited: then a mark stands behind the last batch, and the segment that was to go is
-    /// gone. Blocks on the disk, not on those who offer meanwhile.
+    /// when nothing could be written: then a mark stands behind the last batch, and the segment that was
+    /// to go is gone. Blocks on the disk, not on those who offer meanwhile.
     ///
     /// # Errors
     /// Those of [`Appender::append`]. Nothing is to be written any more.
@@ -240,24 +268,55 @@ impl JournalQueue {
     ) -> Result<Option<u64>, JournalError> {
         let batch = lock(queue).take();
         if !batch.is_empty() {
-            let stable = appender.append(&batch)?;
-            lock(queue).extent = Extent::of(appender);
-            return Ok(Some(stable));
+            let before = appender.stable();
+            let appended = match appender.append(&batch) {
+                Err(JournalError::NoRoom) => None,
+                appended => Some(appended?),
+            };
+            let stable = appender.stable();
+            let mut queue = lock(queue);
+            queue.extent = Extent::of(appender);
+            if appended.is_none() {
+                let written = usize::try_from(stable - before).unwrap_or(usize::MAX);
+                queue.put_back(batch.into_iter().skip(written));
+            }
+            if stable > before {
+                return Ok(Some(stable));
+            }
         }
         appender.mark()?;
         let wanted = lock(queue).remove.take();
         if wanted.is_some() && appender.segments().next() == wanted {
             appender.remove_oldest()?;
-            lock(queue).extent = Extent::of(appender);
         }
+        let looks_for_room = std::mem::take(&mut lock(queue).looks_for_room);
+        if looks_for_room || wanted.is_some() {
+            appender.reserve()?;
+        }
+        let mut queue = lock(queue);
+        queue.extent = Extent::of(appender);
+        queue.is_stuck &= !queue.extent.has_reserve;
         Ok(None)
     }
 
-    /// What waits, or nothing.
+    /// What waits and can be written, or nothing.
     fn take(&mut self) -> Vec<Entry> {
+        if self.is_stuck {
+            return Vec::new();
+        }
         self.len = 0;
         self.is_urgent = false;
         std::mem::take(&mut self.entries)
+    }
+
+    /// These found no room.
+    fn put_back(&mut self, entries: impl Iterator<Item = Entry>) {
+        let behind = std::mem::take(&mut self.entries);
+        self.entries = entries.collect();
+        self.len += self.entries.iter().map(Entry::encoded_len).sum::<usize>();
+        self.entries.extend(behind);
+        self.is_urgent = true;
+        self.is_stuck = true;
     }
 
     /// Nothing is written any more.
@@ -330,6 +389,15 @@ impl Log for JournalWriter {
         self.shared.lock().remove_oldest(first_sequence);
         self.shared.work.notify_one();
     }
+
+    fn look_for_room(&self) {
+        let mut queue = self.shared.lock();
+        queue.look_for_room();
+        if queue.has_work() {
+            drop(queue);
+            self.shared.work.notify_one();
+        }
+    }
 }
 
 impl Drop for JournalWriter {
@@ -369,9 +437,10 @@ impl Shared {
         queue.has_work()
     }
 
-    /// Whether nothing waits at all, so that a mark may be written.
+    /// Whether nothing waits that could be written, so that a mark may be.
     fn is_idle(&self) -> bool {
-        self.lock().entries.is_empty()
+        let queue = self.lock();
+        queue.entries.is_empty() || queue.is_stuck
     }
 }
 

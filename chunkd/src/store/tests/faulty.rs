@@ -139,6 +139,11 @@ impl FaultyTree {
         self.disk.lock().unwrap().faults.is_full = true;
     }
 
+    /// They have made room.
+    pub(super) fn empty(&self) {
+        self.disk.lock().unwrap().faults.is_full = false;
+    }
+
     /// The next reservation finds no room, though the file be long enough.
     pub(super) fn refuse_next_reservation(&self) {
         let mut disk = self.disk.lock().unwrap();

@@ -1,7 +1,7 @@
 //! The journal's promises (`spec/journal.md` sections 5 and 9): what was told to be stable is found
 //! again after every crash, and what the medium spoils is never taken for an older state.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 
 use sarsen_protocol::crc::crc32;
 use sarsen_protocol::id::{
@@ -15,8 +15,8 @@ use super::super::journal::body::{
 use super::super::journal::entry::{HEADER_LEN, Link, encode_mark};
 use super::super::journal::segment::{JOURNAL_FOLDER, SEGMENT_START, segment_path};
 use super::super::journal::{
-    AppendError, Appender, Author, Class, Entry, JournalEnd, JournalError, JournalEvent,
-    JournalLimits, JournalReader, JournalWriter, named_chunks, settle,
+    AppendError, Appender, Author, Class, Entry, GATHERED_MAX, JournalEnd, JournalError,
+    JournalEvent, JournalLimits, JournalQueue, JournalReader, JournalWriter, named_chunks, settle,
 };
 use super::super::region::{FileTree, Tree};
 use super::faulty::{Faults, FaultyTree, Survives};
@@ -365,6 +365,54 @@ fn a_full_disk_leaves_a_segment_to_go_on_with() {
     assert_holds(&*tree, number, "on a full disk");
 }
 
+/// Where that one is full too nothing is written, and nothing is lost: all goes on when there is room.
+#[test]
+fn what_a_full_disk_has_no_room_for_is_written_when_it_has() {
+    let faulty = Arc::new(FaultyTree::new());
+    let tree: Arc<dyn Tree> = faulty.clone();
+    let mut appender = open(&tree, 1).unwrap().appender;
+    let queue = Mutex::new(JournalQueue::new(&appender));
+    let offer = |number, class| queue.lock().unwrap().offer(sample(number), class);
+    let mut write = || JournalQueue::write_next(&queue, &mut appender).unwrap();
+    faulty.fill();
+
+    let (mut offered, mut stable) = (0, 0);
+    let mut refused = None;
+    // What ends mutations is taken as before, in batches of several so that one is cut.
+    while stable == offered {
+        for _ in 0..5 {
+            let class = match refused {
+                None => Class::Mutation,
+                Some(_) => Class::Control,
+            };
+            match offer(offered + 1, class) {
+                Ok(sequence) => offered = sequence,
+                Err(error) => refused = Some(error.error),
+            }
+        }
+        stable = write().expect("something was written");
+    }
+    assert_eq!(refused, Some(AppendError::Full));
+    assert!(!queue.lock().unwrap().has_work());
+    assert_eq!(offer(offered + 1, Class::Control).unwrap(), offered + 1);
+    assert_eq!(write(), None);
+    queue.lock().unwrap().look_for_room();
+    assert!(queue.lock().unwrap().has_work());
+    assert_eq!(write(), None, "the disk is full still");
+    assert!(!queue.lock().unwrap().has_work());
+    assert_holds(&*tree, stable, "on a full disk");
+
+    faulty.empty();
+    queue.lock().unwrap().look_for_room();
+    assert_eq!(write(), None, "it is seen that there is room");
+    assert_eq!(write(), Some(offered + 1));
+    assert_eq!(offer(offered + 2, Class::Mutation).unwrap(), offered + 2);
+    assert_eq!(write(), Some(offered + 2));
+    let (entries, _) = read(&*tree).unwrap();
+    let expected: Vec<Entry> = (1..=offered + 2).map(sample).collect();
+    assert_eq!(entries, expected);
+}
+
 /// What a client writes may look like anything of ours but for the nonce, which it never learns:
 /// here a mark that would make damage of a torn tail.
 #[test]
@@ -481,6 +529,48 @@ fn the_thread_commits_what_many_hand_over() {
     for (sequence, entry) in handed_over {
         assert_eq!(entries[usize::try_from(sequence).unwrap() - 1], entry);
     }
+}
+
+/// A batch is due when somebody waits for what is in it, or when it is long; nothing that is gathered
+/// makes a wait of its own due behind it.
+#[test]
+fn mutations_are_gathered_until_somebody_waits() {
+    let tree: Arc<dyn Tree> = Arc::new(HeapTree::new());
+    let mut appender = open(&tree, 1).unwrap().appender;
+    let queue = Mutex::new(JournalQueue::new(&appender));
+    let offer = |entry, class| queue.lock().unwrap().offer(entry, class).unwrap();
+    let is_due = || queue.lock().unwrap().is_due();
+    let mut write = || JournalQueue::write_next(&queue, &mut appender).unwrap();
+    assert!(
+        !queue.lock().unwrap().hurry(),
+        "there is nothing to wait for"
+    );
+    assert!(!is_due());
+
+    offer(sample(1), Class::Mutation);
+    assert!(!is_due());
+    assert!(queue.lock().unwrap().hurry());
+    assert!(is_due());
+    assert_eq!(write(), Some(1));
+
+    offer(sample(2), Class::Mutation);
+    assert!(!is_due(), "who waited has what he waited for");
+    offer(sample(3), Class::Control);
+    assert!(is_due());
+    assert_eq!(write(), Some(3));
+
+    let half = || {
+        let body = applied(2, vec![1; GATHERED_MAX / 2]);
+        Entry::new(ChunkHandle(1), ChunkVersion(1), &body)
+    };
+    offer(half(), Class::Mutation);
+    assert!(!is_due());
+    offer(half(), Class::Mutation);
+    assert!(is_due());
+    assert_eq!(write(), Some(5));
+
+    queue.lock().unwrap().remove_oldest(1);
+    assert!(is_due());
 }
 
 #[test]

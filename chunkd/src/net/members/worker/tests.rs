@@ -34,6 +34,10 @@ impl Log for Held {
     fn remove_oldest(&self, first_sequence: u64) {
         self.0.lock().unwrap().remove_oldest(first_sequence);
     }
+
+    fn look_for_room(&self) {
+        self.0.lock().unwrap().look_for_room();
+    }
 }
 
 /// A worker of a sealed chunk, its directory, and the journal.
