@@ -12,8 +12,9 @@
 //! - [`questions`]: the control port, where clients and other chunkservers ask.
 //!
 //! One thread runs the control plane, the HTTP port and the questions; the data plane has threads
-//! of its own ([`crate::net`]), and whatever waits for a disk is on blocking threads. A hung disk
-//! holds up its own threads and nothing else.
+//! of its own ([`crate::net`]), and whatever waits for a disk is on blocking threads, but for brief appends
+//! ([`crate::core::brief_work`]). A hung disk holds up its own threads and at most one of the data
+//! plane's, never all of them.
 
 mod control;
 pub mod copies;

@@ -293,8 +293,8 @@ fn tell_not_recovered(path: &Path, directory: &Directory) {
             says can't be believed, so none of its open chunks takes part any more; {POISONED_HINT}")
         }
         None if directory.is_poisoned() => {
-            tracing::error!(%dir, why = "a write or sync of its journal, \
-            or a sync of a folder, failed in an earlier start", "A DIRECTORY IS POISONED: it takes \
+            tracing::error!(%dir, why = "an earlier start marked it: a write or sync of its journal, \
+            or a sync of a folder, had failed, or its journal was damaged", "A DIRECTORY IS POISONED: it takes \
             nothing new, and its open chunks take no part any more; {POISONED_HINT}")
         }
         None => {}

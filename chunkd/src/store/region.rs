@@ -40,10 +40,7 @@ pub trait Region: Send + Sync + fmt::Debug {
     /// # Errors
     /// As [`Self::write_at`].
     fn write_pieces_at(&self, pieces: &[&[u8]], position: u64) -> io::Result<()> {
-        match pieces {
-            [piece] => self.write_at(piece, position),
-            _ => self.write_at(&pieces.concat(), position),
-        }
+        self.write_at(&pieces.concat(), position)
     }
 
     /// Reserves room, zeros where nothing was written, and makes the file at least that long.
@@ -322,13 +319,9 @@ impl Region for FileRegion {
     fn write_pieces_at(&self, pieces: &[&[u8]], mut position: u64) -> io::Result<()> {
         for some in pieces.chunks(PIECES_MAX) {
             let slices: Vec<IoSlice<'_>> = some.iter().map(|it| IoSlice::new(it)).collect();
-            let mut written = match some {
-                // One piece needs no list.
-                [_] => 0,
-                _ => match rustix::io::pwritev(&self.file, &slices, position) {
-                    Err(rustix::io::Errno::INTR) => 0,
-                    written => written?,
-                },
+            let mut written = match rustix::io::pwritev(&self.file, &slices, position) {
+                Err(rustix::io::Errno::INTR) => 0,
+                written => written?,
             };
             for piece in some {
                 let done = written.min(piece.len());

@@ -84,7 +84,7 @@ fn a_directory_with_a_damaged_journal_says_why_and_what_to_do() {
             "journal/0000000000000001.journal is damaged at byte 0",
             true,
         ),
-        ("failed in an earlier start", false),
+        ("an earlier start marked it", false),
     ] {
         if !is_damaged {
             std::fs::remove_file(&segment).expect("removed");

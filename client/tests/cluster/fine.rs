@@ -146,6 +146,19 @@ const FSCK: &[Field] = &[
     ("possible_loss", list),
 ];
 
+const BENCH: &[Field] = &[
+    ("op", string),
+    ("bytes", count),
+    ("seconds", number),
+    ("mb_per_s", number),
+    ("ops_per_s", number),
+    ("p50_us", number),
+    ("p99_us", number),
+    ("p999_us", number),
+    ("cpu_s_per_gib/client", number),
+    ("cpu_s_per_gib/servers", null),
+];
+
 const CHECKSUM: &[Field] = &[("path", string), ("crc32", crc32)];
 
 const DF: &[Field] = &[
@@ -184,6 +197,11 @@ const TABLE: &[(&[&str], &str, &[Field])] = &[
     (&["trash", "restore", "/moved-MODE"], "moved", ANY),
     (&["checksum", "/file"], "  /file", CHECKSUM),
     (&["locate", "/file"], "sealed", LOCATE),
+    (
+        &["bench", "append", "--duration", "100ms", "--replicas", "1"],
+        "records",
+        BENCH,
+    ),
     (&["fsck"], "healthy", FSCK),
     (&["fsck", "/tree"], "healthy", FSCK),
     (&["report"], "live", REPORT),

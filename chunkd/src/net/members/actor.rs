@@ -11,8 +11,9 @@
 //! out: so mutations of many clients become one batch, and a batch costs a wake-up, not a record.
 //! Whatever waits for a disk is on a blocking thread, one at a time for the lane and one for a flush; the
 //! task itself waits for its inbox and for time only. A disk that hangs holds up the chunks that lie on
-//! it, and no other. Appends, which go to the page cache, are done here as long as they are brief
-//! ([`crate::core::brief_work`]): a thread that is woken and wakes this one again takes longer.
+//! it. Appends, which go to the page cache, are done here as long as they are brief
+//! ([`crate::core::brief_work`]): a thread that is woken and wakes this one again takes longer. A disk
+//! that hangs under one holds up this thread too, with all that it serves, and no other.
 //!
 //! Nothing is decided here: what the machine wants of the store and what it is told of that is the
 //! worker's.

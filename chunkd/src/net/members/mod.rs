@@ -13,9 +13,9 @@
 //! - [`journal`]: a directory's journal and its thread;
 //! - [`reading`]: reads of the committed state.
 //!
-//! Nothing about one chunk is decided in two places, and two chunks never wait for each other.
-//!
-//! A chunk has its thread, and what is told to it over streams is received there.
+//! Nothing about one chunk is decided in two places. A chunk has its thread, and what is told to it
+//! over streams is received there. Two chunks don't wait for each other, but where a brief append
+//! ([`crate::core::brief_work`]) hangs on its disk: then the chunks of that one thread do.
 //!
 //! An actor is made when something is told to a chunk that this server has, or is to make, and goes
 //! when the chunk is sealed and at rest. Where its thread has panicked, the next one begins from what

@@ -95,14 +95,11 @@ pub(in super::super) async fn hand_over(
 /// Serves a stream that was handed over, to the end of its connection.
 pub(in super::super) async fn run(thread: &Thread, handed: Handed) {
     let _over = handed.over;
-    let end = match handed.link.take_over() {
-        Ok(mut link) => {
-            let end = serve_here(thread, &mut link, handed.request_id, handed.open).await;
-            Some((link, end))
-        }
+    let mut link = match handed.link.take_over() {
+        Ok(link) => link,
         Err(error) => return tracing::debug!(%error, "a stream of mutations ended"),
     };
-    if let Some((link, Err(end))) = end {
+    if let Err(end) = serve_here(thread, &mut link, handed.request_id, handed.open).await {
         ended(thread, link, end).await;
     }
 }

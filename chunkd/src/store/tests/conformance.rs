@@ -561,6 +561,28 @@ fn a_small_chunk_takes_three_pages_and_its_data_is_mapped() {
     }
 }
 
+/// More of them than one call of the kernel takes, an empty one and a lone one among them.
+#[test]
+fn pieces_are_written_one_behind_the_other_however_many_they_are() {
+    over_all_trees(|tree| {
+        let region = tree.create("pieces").unwrap();
+        for count in [0, 1, 2, 1024, 1025, 3000] {
+            let pieces: Vec<Vec<u8>> = (0..count)
+                .map(|number: usize| vec![number.to_le_bytes()[0]; number % 5])
+                .collect();
+            let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
+            let expected = pieces.concat();
+            region.set_len(0).unwrap();
+            region.write_at(b"before", 0).unwrap();
+            region.write_pieces_at(&pieces, 6).unwrap();
+            assert_eq!(region.file_len().unwrap(), 6 + expected.len() as u64);
+            let mut found = vec![0; expected.len()];
+            assert_eq!(region.read_at(&mut found, 6).unwrap(), found.len());
+            assert_eq!(found, expected, "{count} pieces");
+        }
+    });
+}
+
 /// The data plane hands these between its threads.
 #[test]
 fn what_is_handed_out_goes_between_threads() {

@@ -1,6 +1,7 @@
 //! `sarsen bench`: how fast a running cluster is, from here.
 
 use std::collections::VecDeque;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -189,7 +190,7 @@ async fn append(args: &AppendArgs, context: &Context, path: &str) -> Result<Meas
     }
     let (mut times, mut clients, mut failed) = (Vec::new(), Vec::<Client>::new(), None);
     while let Some(done) = tasks.join_next().await {
-        let Ok((client, own)) = done else { continue };
+        let (client, own) = done.unwrap_or_else(|ended| resume_unwind(ended.into_panic()));
         clients.push(client);
         match own {
             Ok(own) => times.extend(own),
