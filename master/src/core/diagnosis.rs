@@ -8,7 +8,9 @@
 //! - a replica counts as good by the log's word (version, length, CRC) and its server's, never by
 //!   that of whoever ordered it;
 //! - a server that is silent is waited for until `repair_grace` after it was dead, and so is one
-//!   whose chunks are not all reported yet: no copy is made for what may come back by itself;
+//!   whose chunks are not all reported yet: no copy is made for what may come back by itself. A
+//!   chunk of which fewer replicas are known than a chunk may have is waited for without that grace
+//!   (`spec/replication.md` section 8);
 //! - nothing is deleted unless as many replicas as are wanted have confirmed themselves in this
 //!   epoch and stay.
 
@@ -172,10 +174,19 @@ impl Examiner<'_> {
                 Some((replica.server, until))
             })
             .collect();
-        let is_known = |server| replicas.iter().any(|replica| replica.server == server);
-        let unheard = in_doubt.iter().filter(|&(&server, _)| !is_known(server));
-        awaited.extend(unheard.map(|(&server, &until)| (server, until)));
         awaited.retain(|server, _| !good.contains(server));
+        // That those in doubt have more of them is a guess, and one copy is little to guess with.
+        let fewest = usize::from(self.config.fewest_replicas(record.replicas));
+        let sooner = match good.len() + awaited.len() < fewest {
+            true => self.config.repair_grace,
+            false => Duration::ZERO,
+        };
+        let is_known = |server| replicas.iter().any(|replica| replica.server == server);
+        let unheard = in_doubt
+            .iter()
+            .filter(|&(&server, _)| !is_known(server))
+            .map(|(&server, &until)| (server, until.saturating_sub(sooner)));
+        awaited.extend(unheard.filter(|&(_, until)| self.now < until));
         if good.len() + awaited.len() >= usize::from(record.replicas) {
             return Need::Wait(awaited.into_values().min().unwrap_or(self.now));
         }

@@ -453,6 +453,38 @@ fn after_a_restart_those_that_were_not_heard_yet_are_waited_for() {
     assert!(matches!(&copies(&orders)[..], [(1, 4, _)]), "{orders:?}");
 }
 
+/// `spec/replication.md` section 8. A chunk that one member had sealed was not copied before
+/// `dead_after` and `repair_grace` were over, because servers were away that might have had it. A
+/// master that never lived so long never copied it, and each start was in safe mode to its end.
+#[test]
+fn after_a_restart_a_chunk_with_too_few_replicas_is_waited_for_without_the_grace() {
+    let (rig, chunk) = with_chunk(5);
+    let mut rig = rig.restarted(Config {
+        safe_mode_max: seconds(6),
+        ..settings()
+    });
+    for n in [1, 2, 4] {
+        rig.registered(n);
+    }
+    let stale = HeldChunk {
+        version: ChunkVersion(chunk.version.0 - 1),
+        ..chunk
+    };
+    rig.hold(1, 1, &[chunk]);
+    rig.hold(2, 1, &[stale]);
+    rig.hold(4, 1, &[]);
+    assert_eq!(live_on(&mut rig, 9, &[1, 2, 4]), []);
+    assert!(!rig.machine.is_safe_mode());
+    let orders = live_on(&mut rig, 1, &[1, 2, 4]);
+    assert!(matches!(&copies(&orders)[..], [(1, 4, _)]), "{orders:?}");
+    // Then it has as many as it must, and the third and the fifth are waited for as always.
+    let answered = answer(&mut rig, 4, 1, Ok(copied(&chunk, 4).into()));
+    assert_eq!(answered, []);
+    assert_eq!(live_on(&mut rig, 4, &[1, 2, 4]), []);
+    let orders = live_on(&mut rig, 1, &[1, 2, 4]);
+    assert!(matches!(&copies(&orders)[..], [(2, 2, _)]), "{orders:?}");
+}
+
 #[test]
 fn nothing_goes_as_long_as_too_few_have_confirmed_themselves() {
     let (mut rig, chunk) = with_chunk(4);
