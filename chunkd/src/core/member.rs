@@ -308,7 +308,8 @@ impl Member {
     }
 
     /// A mutation could not be applied, and left nothing: no room, or damaged on its way. A serial is
-    /// never skipped, so those behind it are not applied either, and the stream ends.
+    /// never skipped, so those behind it are not applied either, and the stream ends. Those before it may
+    /// be under way still.
     pub fn handle_not_applied(&mut self, serial: Serial) {
         self.handle_stream_ended(self.version);
         let before = Serial(serial.0.saturating_sub(1));

@@ -183,8 +183,9 @@ impl Replica {
         }
     }
 
-    /// The mutation of this serial is not applied, nor is any behind it. If it is in doubt what it
-    /// left, nothing of the chunk is believed any more.
+    /// The mutation of this serial is not applied, nor is any behind it; those before it are told by
+    /// [`Self::handle_applied`], and a promise waits for them. If it is in doubt what it left, nothing of
+    /// the chunk is believed any more.
     pub fn handle_not_applied(
         &mut self,
         now: Duration,

@@ -408,6 +408,8 @@ impl Worker {
                 self.work
                     .queue
                     .retain(|action| !is_apply_of(action, version));
+                let before = Serial(serial.0.saturating_sub(1));
+                self.heard_applied_up_to(now, version, before);
                 self.replica
                     .handle_not_applied(now, version, serial, *status, text, *is_in_doubt);
             }
@@ -420,11 +422,7 @@ impl Worker {
                 sequence,
                 applied: (version, serial),
             } => {
-                // Only what comes further shows that the disk works.
-                if serial > self.replica.member().has().1 {
-                    self.replica.handle_applied(now, version, serial);
-                    self.work.stuck_since = None;
-                }
+                self.heard_applied_up_to(now, version, serial);
                 if self.replica.member().state() != State::Active {
                     return self.give_up_places(now, version, serial);
                 }
@@ -440,6 +438,16 @@ impl Worker {
                 }
             }
             Outcome::Failed(failure) => self.handle_failed(now, &failure),
+        }
+    }
+
+    /// A batch stopped behind this mutation. What of it is applied is said here alone, and a promise waits
+    /// for it.
+    fn heard_applied_up_to(&mut self, now: Duration, version: ChunkVersion, applied: Serial) {
+        // Only what comes further shows that the disk works.
+        if applied > self.replica.member().has().1 {
+            self.replica.handle_applied(now, version, applied);
+            self.work.stuck_since = None;
         }
     }
 

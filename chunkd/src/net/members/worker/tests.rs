@@ -1,11 +1,14 @@
 use std::sync::Mutex;
 
-use sarsen_protocol::id::Epoch;
+use sarsen_protocol::crc::crc32;
+use sarsen_protocol::id::{Epoch, FileId, RequestId, ServerId, SessionId};
 use sarsen_protocol::key::SecretKey;
-use sarsen_protocol::message::{Level, Promise};
+use sarsen_protocol::message::{Begin, Hop, Level, Promise, WriteBatch, WriteOpen};
+use sarsen_protocol::ticket::{Claims, Rights, Ticket};
 
 use super::*;
-use crate::core::mutation::Order;
+use crate::core::member;
+use crate::core::mutation::{Answer, Order, Reply, StreamId};
 use crate::core::tickets::TicketKeys;
 use crate::store::journal::{
     Appender, Class, Entry, Extent, JournalLimits, JournalQueue, Log, Refused,
@@ -13,6 +16,9 @@ use crate::store::journal::{
 use crate::store::tests::scenario::{ADOPTION, START, Sample};
 
 const NOW: Duration = Duration::from_secs(1);
+
+/// The stream of the hop before.
+const UP: StreamId = StreamId(7);
 
 /// A journal that writes when the test says so.
 #[derive(Debug)]
@@ -99,14 +105,100 @@ impl Scene {
     }
 
     fn promise(&mut self) {
+        let promised = self.worker.replica().member().promised();
         let promise = Promise {
             epoch: Epoch::NONE,
             handle: self.sample.handle,
-            version: ChunkVersion(self.sample.version.0 + 5),
+            version: ChunkVersion(promised.0 + 5),
         };
-        let order = Order::Change(crate::core::member::Order::Promise(promise));
+        let order = Order::Change(member::Order::Promise(promise));
         self.worker.machine().handle_order(NOW, 1, order);
         assert_eq!(self.turn(), [], "the promise is not stable yet");
+    }
+
+    /// Begins what it promised, as the last of two; the hop before opens its stream.
+    fn open(&mut self) {
+        let member = self.worker.replica().member();
+        let (version, serial, me) = (member.promised(), member.has().1, member.me());
+        let begin = Begin {
+            epoch: Epoch::NONE,
+            handle: self.sample.handle,
+            version,
+            serial,
+            start_number: me.start_number,
+            directory_id: me.directory_id,
+            memory: true,
+            create: None,
+        };
+        let order = Order::Change(member::Order::Begin(begin));
+        self.worker.machine().handle_order(NOW, 1, order);
+        assert_eq!(self.turn(), [], "it is not stable yet");
+        self.sync();
+        assert!(matches!(self.turn()[..], [Action::Answer { .. }]));
+        let claims = Claims {
+            rights: Rights::WRITE,
+            key_id: 1,
+            handle: self.sample.handle,
+            version,
+            expiry: u64::MAX,
+            file_id: FileId(1),
+            session: SessionId::NONE,
+            epoch: 0,
+            chain_crc: 0,
+        };
+        let hop = |server| Hop {
+            server,
+            data_addr: "d:1".to_owned(),
+        };
+        let open = WriteOpen {
+            ticket: Ticket::sign(claims, &SecretKey::new([0; 32])),
+            handle: self.sample.handle,
+            version,
+            file_id: FileId(1),
+            index: 0,
+            room: 0,
+            begin_serial: serial,
+            lock_token: 0,
+            level: Level::Memory,
+            position: 1,
+            chain: vec![hop(ServerId(99)), hop(me.server)],
+        };
+        self.worker.machine().handle_open(NOW, UP, open);
+        let opened = Action::Send {
+            stream: UP,
+            reply: Reply::Opened,
+        };
+        assert_eq!(self.turn(), [opened]);
+    }
+
+    /// Writes of three bytes each, at these offsets, in one frame of the hop before.
+    fn write_batch(&mut self, offsets: &[u32]) {
+        let member = self.worker.replica().member();
+        let ((version, serial), handle) = (member.has(), self.sample.handle);
+        let bytes = b"abc";
+        let rows = offsets.iter().zip(1..).map(|(&offset, number)| BatchRow {
+            request: RequestId {
+                session: SessionId(5),
+                number,
+                lowest_outstanding: 1,
+            },
+            kind: MutationKind::Write,
+            offset,
+            length: 3,
+        });
+        let batch = WriteBatch {
+            handle,
+            version,
+            first_serial: Serial(serial.0 + 1),
+            commit_mark: serial,
+            part: None,
+            level: Level::Memory,
+            rows: rows.collect(),
+            crcs: vec![crc32(bytes); offsets.len()],
+        };
+        let payload = Bytes::from(bytes.repeat(offsets.len()));
+        let machine = self.worker.machine();
+        machine.handle_batch(NOW, UP, batch, payload);
     }
 }
 
@@ -122,6 +214,40 @@ fn a_promise_is_answered_when_it_is_stable() {
     );
     scene.worker.handle_changed();
     assert!(!scene.worker.is_overtaken(), "it is what it was");
+}
+
+/// Of a batch that stopped half-way nothing was said of what was applied before: the next promise waited
+/// for that for ever, and so did every change of the chunk, until the server was started anew.
+#[test]
+fn a_batch_that_stops_half_way_holds_up_no_promise() {
+    let mut scene = scene();
+    scene.promise();
+    scene.sync();
+    let _ = scene.turn();
+    scene.open();
+    let (_, begin) = scene.worker.replica().member().has();
+    // The third lies behind the chunk.
+    scene.write_batch(&[100, 103, ADOPTION.chunk_size, 106]);
+    let _ = scene.turn();
+    let ended = scene.turn();
+    let ends = |action: &Action| *action == Action::EndStream(UP);
+    assert!(
+        ended.iter().any(ends),
+        "a serial is never skipped: {ended:?}"
+    );
+    scene.promise();
+    scene.sync();
+    let answered = scene.turn();
+    let [Action::Answer { answer, .. }] = &answered[..] else {
+        panic!("{answered:?}");
+    };
+    let Ok(Answer::Change(member::Answer::Promised(promised))) = **answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(
+        (promised.serial, promised.length),
+        (Serial(begin.0 + 2), 106)
+    );
 }
 
 /// That something else was done to the chunk was looked at once, and forgotten if a step waited for the
