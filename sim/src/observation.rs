@@ -5,13 +5,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use sarsen_chunkd::net::Chunkserver;
 use sarsen_chunkd::store::open_chunk::Snapshot;
+use sarsen_chunkd::store::{Directory, InventoryEntry};
 use sarsen_client::core::mutation::Done;
 use sarsen_master::core::command::Entry;
 use sarsen_master::core::state::State;
 use sarsen_protocol::id::{
     ChunkHandle, ChunkVersion, DirectoryId, Epoch, FileId, RequestId, Serial, ServerId, SessionId,
 };
-use sarsen_protocol::message::{AnyMessage, CopyChunk, Level, Register, Registered, SealedChunk};
+use sarsen_protocol::message::{
+    AnyMessage, ChunkState, CopyChunk, Level, Register, Registered, SealedChunk,
+};
 use sarsen_protocol::status::Status;
 
 use crate::oracle::image::Layout;
@@ -150,6 +153,8 @@ pub enum Observation<'a> {
         obeys: Epoch,
         /// Whether it came over the connection of the registration that holds.
         is_of_this_session: bool,
+        /// Whether the version that it names is there: another one stays.
+        is_there: bool,
     },
     /// An order to delete was done: it may have met what came into being since it began.
     Deleted {
@@ -157,6 +162,15 @@ pub enum Observation<'a> {
         machine: u8,
         /// The chunk.
         handle: ChunkHandle,
+    },
+    /// An order to delete has ended, and a replica is there: it was refused, or failed.
+    Stays {
+        /// Which machine.
+        machine: u8,
+        /// The chunk.
+        handle: ChunkHandle,
+        /// The version that the replica is sealed in, or prepared to be; none if it is open.
+        sealed: Option<ChunkVersion>,
     },
     /// A replica was found not to be what was sealed.
     FoundCorrupt {
@@ -358,6 +372,16 @@ pub enum Observation<'a> {
         /// The chunk; none if any of them may be.
         handle: Option<ChunkHandle>,
     },
+}
+
+/// The version that a replica is sealed in, or prepared to be; none if it is open. Nothing if it is
+/// neither.
+#[must_use]
+pub fn whole(directory: &Directory, entry: &InventoryEntry) -> Option<Option<ChunkVersion>> {
+    match entry.state == ChunkState::Sealed || entry.is_prepared {
+        true => Some(Some(entry.version)),
+        false => directory.open_chunk(entry.handle).map(|_| None),
+    }
 }
 
 impl Observation<'_> {

@@ -7,11 +7,11 @@ use sarsen_master::core::apply::apply;
 use sarsen_master::core::command::{Command, Entry};
 use sarsen_master::core::state::State;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, FileId, ServerId, SessionId};
-use sarsen_protocol::message::{ChunkState, Level};
+use sarsen_protocol::message::Level;
 use sarsen_protocol::record::RECORD_HEADER_LEN;
 use sarsen_protocol::status::Status;
 
-use crate::observation::{ChangeOutcome, Observation};
+use crate::observation::{ChangeOutcome, Observation, whole};
 use crate::oracle::content::Content;
 use crate::oracle::names::Names;
 use crate::oracle::op::{Change, Done, Op, OpId, Outcome};
@@ -75,8 +75,9 @@ pub struct Facts {
     pub machines: BTreeMap<ServerId, u8>,
     /// Replicas that were sealed at `disk` or copied, and not deleted since.
     pub sealed: BTreeMap<(u8, ChunkHandle), SealedReplica>,
-    /// Replicas that are sealed or open, whether anybody was told or not.
-    pub held: BTreeSet<(u8, ChunkHandle)>,
+    /// Replicas that are sealed or open, whether anybody was told or not, with the version that they
+    /// were last sealed in. What begins on that is still it, until the log says otherwise.
+    pub held: BTreeMap<(u8, ChunkHandle), Option<ChunkVersion>>,
     /// Replicas that were spoiled on purpose.
     pub spoiled: BTreeSet<(u8, ChunkHandle)>,
     /// Machines any of whose replicas may be spoiled.
@@ -191,7 +192,7 @@ impl Facts {
                     crc32: *crc32,
                 };
                 self.sealed.insert((*machine, *handle), replica);
-                self.held.insert((*machine, *handle));
+                self.held.insert((*machine, *handle), Some(*version));
             }
             Observation::Settled {
                 machine,
@@ -208,14 +209,14 @@ impl Facts {
                     crc32: *crc32,
                 };
                 self.sealed.insert((*machine, *handle), replica);
-                self.held.insert((*machine, *handle));
+                self.held.insert((*machine, *handle), Some(*version));
             }
             // From here on mutations may change it.
             Observation::Begun {
                 machine, handle, ..
             } => {
                 self.sealed.remove(&(*machine, *handle));
-                self.held.insert((*machine, *handle));
+                self.held.entry((*machine, *handle)).or_default();
             }
             Observation::Copied {
                 machine,
@@ -230,33 +231,41 @@ impl Facts {
                 };
                 self.spoiled.remove(&(*machine, order.handle));
                 self.sealed.insert((*machine, order.handle), replica);
-                self.held.insert((*machine, order.handle));
+                let key = (*machine, order.handle);
+                self.held.insert(key, Some(order.version));
             }
             Observation::Deleted { machine, handle }
             | Observation::DeleteRuns {
-                machine, handle, ..
+                machine,
+                handle,
+                is_there: true,
+                ..
             } => {
                 self.sealed.remove(&(*machine, *handle));
                 self.held.remove(&(*machine, *handle));
             }
+            Observation::Stays {
+                machine,
+                handle,
+                sealed,
+            } => _ = self.held.insert((*machine, *handle), *sealed),
             // What was sealed or copied when the process died, and told to nobody, is there too.
             Observation::ChunkserverStarted {
                 machine, server, ..
             } => {
-                self.held.retain(|(of, _)| of != machine);
+                self.held.retain(|(of, _), _| of != machine);
                 for directory in server.directories() {
-                    let entries = directory.inventory(None, usize::MAX).into_iter();
-                    let whole = entries.filter(|entry| {
-                        entry.state == ChunkState::Sealed
-                            || directory.open_chunk(entry.handle).is_some()
-                    });
-                    self.held
-                        .extend(whole.map(|entry| (*machine, entry.handle)));
+                    for entry in directory.inventory(None, usize::MAX) {
+                        if let Some(sealed) = whole(directory, &entry) {
+                            let held = self.held.entry((*machine, entry.handle)).or_default();
+                            *held = sealed.max(*held);
+                        }
+                    }
                 }
             }
             Observation::Lost { machine } => {
                 self.sealed.retain(|(of, _), _| of != machine);
-                self.held.retain(|(of, _)| of != machine);
+                self.held.retain(|(of, _), _| of != machine);
                 self.spoiled_machines.insert(*machine);
             }
             _ => {}
@@ -266,11 +275,28 @@ impl Facts {
     /// How many machines but one hold a replica of a chunk that is no pending one.
     #[must_use]
     pub fn replicas_beside(&self, machine: u8, handle: ChunkHandle) -> usize {
-        let others = self
-            .held
-            .iter()
-            .filter(|(of, held)| *held == handle && *of != machine);
-        others.count()
+        self.beside(machine, handle).count()
+    }
+
+    /// How many machines but one hold a replica, and have had the chunk whole in a version: a member
+    /// that settled tells so before it answers the order.
+    #[must_use]
+    pub fn sealed_beside(&self, machine: u8, handle: ChunkHandle, version: ChunkVersion) -> usize {
+        let had = self.had.get(&(handle, version));
+        let has_whole = |&(of, sealed): &(u8, Option<ChunkVersion>)| {
+            sealed == Some(version) || had.is_some_and(|had| had.contains(&of))
+        };
+        self.beside(machine, handle).filter(has_whole).count()
+    }
+
+    fn beside(
+        &self,
+        machine: u8,
+        handle: ChunkHandle,
+    ) -> impl Iterator<Item = (u8, Option<ChunkVersion>)> {
+        let all = self.held.iter();
+        let others = all.filter(move |&(&(of, held), _)| held == handle && of != machine);
+        others.map(|(&(of, _), &sealed)| (of, sealed))
     }
 
     /// Whether a file has a chunk that is beyond help: it was sealed with the only member that there was
@@ -419,4 +445,81 @@ pub fn file_offset(done: &sarsen_client::core::mutation::Done) -> u64 {
 fn machine_of(address: &str) -> Option<u8> {
     let host = address.split(':').next()?;
     host.strip_prefix('c')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HANDLE: ChunkHandle = ChunkHandle(5);
+    const VERSION: ChunkVersion = ChunkVersion(7);
+
+    fn observe(facts: &mut Facts, observation: &Observation<'_>) {
+        assert_eq!(facts.observe(observation), Ok(()));
+    }
+
+    fn settle(facts: &mut Facts, machine: u8, version: ChunkVersion) {
+        let settled = Observation::Settled {
+            machine,
+            directory: DirectoryId::NONE,
+            handle: HANDLE,
+            version,
+            length: 1,
+            crc32: 1,
+        };
+        observe(facts, &settled);
+    }
+
+    fn run_delete(facts: &mut Facts, machine: u8, is_there: bool) {
+        let runs = Observation::DeleteRuns {
+            machine,
+            handle: HANDLE,
+            ordered_in: None,
+            obeys: sarsen_protocol::id::Epoch::default(),
+            is_of_this_session: true,
+            is_there,
+        };
+        observe(facts, &runs);
+    }
+
+    /// A copy ended that the master had not heard of yet. It ordered the deletion of the old replica,
+    /// which was refused, and the copy no longer counted here.
+    #[test]
+    fn an_order_that_names_another_version_takes_no_replica() {
+        let mut facts = Facts::default();
+        (0..4).for_each(|machine| settle(&mut facts, machine, VERSION));
+        run_delete(&mut facts, 3, false);
+        assert_eq!(facts.sealed_beside(1, HANDLE, VERSION), 3);
+        assert!(facts.sealed.contains_key(&(3, HANDLE)));
+    }
+
+    #[test]
+    fn what_is_being_deleted_counts_again_only_if_it_stays() {
+        let mut facts = Facts::default();
+        (0..4).for_each(|machine| settle(&mut facts, machine, VERSION));
+        run_delete(&mut facts, 3, true);
+        assert_eq!(facts.sealed_beside(1, HANDLE, VERSION), 2);
+        let stays = Observation::Stays {
+            machine: 3,
+            handle: HANDLE,
+            sealed: Some(VERSION),
+        };
+        observe(&mut facts, &stays);
+        assert_eq!(facts.sealed_beside(1, HANDLE, VERSION), 3);
+        let deleted = Observation::Deleted {
+            machine: 3,
+            handle: HANDLE,
+        };
+        observe(&mut facts, &deleted);
+        assert_eq!(facts.sealed_beside(1, HANDLE, VERSION), 2);
+    }
+
+    #[test]
+    fn a_stale_replica_is_none_of_those_that_are_wanted() {
+        let mut facts = Facts::default();
+        (0..3).for_each(|machine| settle(&mut facts, machine, VERSION));
+        settle(&mut facts, 3, ChunkVersion(6));
+        assert_eq!(facts.replicas_beside(0, HANDLE), 3);
+        assert_eq!(facts.sealed_beside(0, HANDLE, VERSION), 2);
+    }
 }

@@ -60,6 +60,7 @@ impl Invariant for Fencing {
                 ordered_in,
                 obeys,
                 is_of_this_session,
+                ..
             } => match *is_of_this_session && *ordered_in == Some(*obeys) {
                 true => Ok(()),
                 false => Err(format!(

@@ -1,5 +1,5 @@
-//! No order deletes a replica of a chunk that a file needs unless as many others as are wanted are
-//! there; none is given in safe mode; and none that runs takes the last one.
+//! No order deletes a replica of a chunk that a file needs unless as many others as are wanted have
+//! what the log calls sealed; none is given in safe mode; and none that runs takes the last one.
 
 use sarsen_protocol::message::AnyMessage;
 
@@ -32,12 +32,13 @@ impl Invariant for NoDeleteOfNeeded {
                 if !facts.names.is_needed(order.handle) {
                     return Ok(());
                 }
-                let wanted = state
-                    .chunks
-                    .record(order.handle)
-                    .map_or(0, |it| it.replicas.into());
+                let record = state.chunks.record(order.handle);
+                let wanted = record.map_or(0, |it| it.replicas.into());
                 let machine = facts.machines.get(server).copied().unwrap_or(u8::MAX);
-                let others = facts.replicas_beside(machine, order.handle);
+                let others = match record.and_then(|it| it.at_rest()) {
+                    Some(sealed) => facts.sealed_beside(machine, order.handle, sealed.version),
+                    None => facts.replicas_beside(machine, order.handle),
+                };
                 match others >= wanted {
                     true => Ok(()),
                     false => Err(format!(
@@ -48,7 +49,10 @@ impl Invariant for NoDeleteOfNeeded {
                 }
             }
             Observation::DeleteRuns {
-                machine, handle, ..
+                machine,
+                handle,
+                is_there: true,
+                ..
             } if facts.names.is_needed(*handle)
                 && facts.replicas_beside(*machine, *handle) == 0 =>
             {

@@ -103,7 +103,10 @@ impl Invariant for OpenMembers {
             }
             Observation::Deleted { machine, handle }
             | Observation::DeleteRuns {
-                machine, handle, ..
+                machine,
+                handle,
+                is_there: true,
+                ..
             } => {
                 self.said.remove(&(machine, handle));
                 self.deleted.insert((machine, handle));

@@ -4,13 +4,13 @@ use sarsen_chunkd::core::action::{DeleteOrder, ToKeep};
 use sarsen_chunkd::core::event::Event as CoreEvent;
 use sarsen_chunkd::server::orders::Deletes;
 use sarsen_chunkd::server::{inventory, keep_durably, orders, told_of_disk};
-use sarsen_chunkd::store::StoreError;
+use sarsen_chunkd::store::{InventoryEntry, StoreError};
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId};
 use sarsen_protocol::message::DiskBeat;
 
 use super::{ChunkserverEvent, Process};
 use crate::net::ConnId;
-use crate::observation::Observation;
+use crate::observation::{Observation, whole};
 use crate::world::World;
 
 impl Process {
@@ -154,6 +154,8 @@ impl Process {
                 .master
                 .as_ref()
                 .filter(|it| it.conn.0 == order.connection);
+            let is_named = |entry: InventoryEntry| entry.version == order.version;
+            let mut served = self.server.served();
             world.observe(&Observation::DeleteRuns {
                 machine: self.number,
                 handle: order.handle,
@@ -162,6 +164,7 @@ impl Process {
                     .copied(),
                 obeys,
                 is_of_this_session: master.is_some() && self.machine.is_registered(),
+                is_there: served.any(|it| it.entry(order.handle).is_some_and(is_named)),
             });
         }
     }
@@ -183,6 +186,19 @@ impl Process {
                 handle: order.handle,
             });
             self.look_again(world, order.handle);
+        }
+        for order in batch {
+            let held = self.server.directories().filter_map(|directory| {
+                let entry = directory.entry(order.handle)?;
+                whole(directory, &entry)
+            });
+            if let Some(sealed) = held.max() {
+                world.observe(&Observation::Stays {
+                    machine: self.number,
+                    handle: order.handle,
+                    sealed,
+                });
+            }
         }
         let answers = batch.iter().zip(results);
         let answers = answers.map(|(order, result)| (order.connection, order.request_id, result));
