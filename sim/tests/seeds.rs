@@ -39,7 +39,7 @@ fn a_check_that_is_removed_is_missed() {
     const MISSED: &[(Check, &str, u64)] = &[
         (Check::SealSync, "durable acks", 0),
         (Check::SealName, "durable acks", 0),
-        (Check::OrderSession, "fencing", 8),
+        (Check::OrderSession, "fencing", 16),
         (Check::RequestOnce, "exactly once", 0),
         (Check::ReplyAfterFlush, "log prefix", 0),
         (Check::PieceCrc, "records once", 16),
@@ -54,7 +54,7 @@ fn a_check_that_is_removed_is_missed() {
         (Check::LastMember, "records once", 2),
         (Check::DiskPrefix, "open members", 0),
         (Check::IdsKept, "records once", 13),
-        (Check::CommittedReads, "states alike", 22),
+        (Check::CommittedReads, "states alike", 74),
         (Check::CopyAtRest, "open left alone", 0),
         (Check::DeleteAtRest, "open left alone", 0),
         (Check::SlotKept, "slots kept", 114),
