@@ -5,7 +5,7 @@
 //! when it runs it, so an order that comes late does no harm. Deletions wait in a queue a server,
 //! so that a big purge neither floods a server nor waits for sweep after sweep.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ServerId};
 use sarsen_protocol::message::{AnyMessage, DeleteChunk, ReplicaFault, ReportReplica, VerifyChunk};
@@ -22,7 +22,7 @@ const ORDERS_PER_SERVER_MAX: usize = 64;
 
 /// What an order asks for that names nothing but a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Plain {
+enum Plain {
     Delete,
     Verify,
 }
@@ -42,6 +42,10 @@ impl Task {
     const fn is_counted(self) -> bool {
         matches!(self, Self::Delete | Self::Verify)
     }
+
+    const fn is_settle(self) -> bool {
+        matches!(self, Self::Change(ChangeStep::Settle(_)))
+    }
 }
 
 /// An order that has not been answered.
@@ -59,6 +63,7 @@ struct Outstanding {
 pub(super) struct Orders {
     given: u64,
     outstanding: BTreeMap<OrderId, Outstanding>,
+    by_replica: BTreeSet<(ServerId, ChunkHandle, OrderId)>,
     counts: BTreeMap<ServerId, usize>,
     queues: BTreeMap<ServerId, VecDeque<(ChunkHandle, ChunkVersion)>>,
 }
@@ -107,11 +112,13 @@ impl Orders {
 
     fn insert(&mut self, order: Outstanding) -> OrderId {
         self.given += 1;
-        self.outstanding.insert(OrderId(self.given), order);
+        let id = OrderId(self.given);
+        self.outstanding.insert(id, order);
+        self.by_replica.insert((order.server, order.handle, id));
         if order.task.is_counted() {
             *self.counts.entry(order.server).or_default() += 1;
         }
-        OrderId(self.given)
+        id
     }
 
     fn remove(&mut self, id: OrderId, connection: ConnectionId) -> Option<Outstanding> {
@@ -124,6 +131,7 @@ impl Orders {
 
     fn take(&mut self, id: OrderId) -> Option<Outstanding> {
         let order = self.outstanding.remove(&id)?;
+        self.by_replica.remove(&(order.server, order.handle, id));
         if order.task.is_counted()
             && let Some(count) = self.counts.get_mut(&order.server)
         {
@@ -134,16 +142,34 @@ impl Orders {
 
     /// A server has made a replica anew: what it was ordered to look at before may be the old one.
     pub(super) fn void_verifies(&mut self, server: ServerId, handle: ChunkHandle) {
-        let is_void = |order: &Outstanding| {
-            order.task == Task::Verify && (order.server, order.handle) == (server, handle)
-        };
-        let orders = self.outstanding.iter();
+        self.void(server, handle, |task| task == Task::Verify);
+    }
+
+    /// Whether a server has not answered an order to delete a replica.
+    pub(super) fn is_deleting(&self, server: ServerId, handle: ChunkHandle) -> bool {
+        let mut orders = self.of_replica(server, handle);
+        orders.any(|(_, task)| task == Task::Delete)
+    }
+
+    /// What is answered to these orders does not count.
+    fn void(&mut self, server: ServerId, handle: ChunkHandle, is_void: impl Fn(Task) -> bool) {
+        let orders = self.of_replica(server, handle);
         let void: Vec<OrderId> = orders
-            .filter_map(|(&id, order)| is_void(order).then_some(id))
+            .filter_map(|(id, task)| is_void(task).then_some(id))
             .collect();
         for id in void {
             self.take(id);
         }
+    }
+
+    fn of_replica(
+        &self,
+        server: ServerId,
+        handle: ChunkHandle,
+    ) -> impl Iterator<Item = (OrderId, Task)> {
+        let all = (server, handle, OrderId(0))..=(server, handle, OrderId(u64::MAX));
+        let ids = self.by_replica.range(all).map(|&(_, _, id)| id);
+        ids.filter_map(|id| Some((id, self.outstanding.get(&id)?.task)))
     }
 }
 
@@ -154,10 +180,10 @@ impl Machine {
         let is_held = replicas
             .iter()
             .any(|replica| replica.server == report.server && replica.version == report.version);
-        let is_asked = self.orders.outstanding.values().any(|order| {
-            order.task == Task::Verify
-                && (order.server, order.handle) == (report.server, report.handle)
-        });
+        let is_asked = self
+            .orders
+            .of_replica(report.server, report.handle)
+            .any(|(_, task)| task == Task::Verify);
         if is_held && !is_asked && report.fault != ReplicaFault::Unreachable {
             self.give_order(report.server, report.handle, report.version, Plain::Verify);
         }
@@ -195,8 +221,26 @@ impl Machine {
         }
     }
 
+    /// Orders the deletion of one replica of a chunk that no copy is awaited of. False if the server is
+    /// not there, or has its hands full.
+    pub(super) fn order_deletion(
+        &mut self,
+        server: ServerId,
+        handle: ChunkHandle,
+        version: ChunkVersion,
+    ) -> bool {
+        let is_given = self.give_order(server, handle, version, Plain::Delete);
+        if is_given {
+            // That it made the replica may be told yet, behind the word that it is gone.
+            let makes_it = |task: Task| task == Task::Copy || task.is_settle();
+            self.orders.void(server, handle, makes_it);
+            self.servers.set_deleting(handle, server, true);
+        }
+        is_given
+    }
+
     /// Gives an order if the server is there and has room for it.
-    pub(super) fn give_order(
+    fn give_order(
         &mut self,
         server: ServerId,
         handle: ChunkHandle,
@@ -274,6 +318,7 @@ impl Machine {
             }
             (Task::Delete, Ok(AnyMessage::ChunkDeleted(_)))
             | (_, Err((Status::ChunkUnknown, _))) => {
+                self.orders.void(server, handle, Task::is_settle);
                 self.servers.forget(handle, server);
             }
             (Task::Delete, _) => {

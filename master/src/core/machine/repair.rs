@@ -22,7 +22,6 @@ use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::{Claims, Rights, Ticket};
 
-use super::orders::Plain;
 use super::{Machine, millis};
 use crate::core::action::Action;
 use crate::core::chunk_table::{ChunkRecord, Sealed};
@@ -182,13 +181,10 @@ impl Machine {
 
     /// Orders the deletion of a replica that is not wanted.
     fn tidy(&mut self, server: ServerId, handle: ChunkHandle, version: ChunkVersion) {
-        match self.give_order(server, handle, version, Plain::Delete) {
-            true => self.servers.set_deleting(handle, server, true),
+        if !self.order_deletion(server, handle, version) {
             // It has its hands full.
-            false => {
-                let soon = self.now.elapsed.saturating_add(self.config.heartbeat);
-                self.repairs.put_later(handle, soon);
-            }
+            let soon = self.now.elapsed.saturating_add(self.config.heartbeat);
+            self.repairs.put_later(handle, soon);
         }
     }
 

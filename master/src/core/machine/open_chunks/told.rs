@@ -202,8 +202,11 @@ impl Machine {
             file_id: record.file,
             index: record.index,
         };
-        let replica = Replica::reported(server, directory, &held);
-        self.servers.copied(handle, replica);
+        // Of one that is being deleted the inventory has the last word: it may be gone again.
+        if !self.orders.is_deleting(server, handle) {
+            let replica = Replica::reported(server, directory, &held);
+            self.servers.copied(handle, replica);
+        }
         let settling = &mut self.open_chunks.settling;
         if let Some(it) = settling.get_mut(&handle) {
             it.members.remove(&server);

@@ -140,7 +140,7 @@ impl Servers {
             }
             .into()),
             // Repair is not what is tested here.
-            AnyMessage::CopyChunk(_) => return None,
+            AnyMessage::CopyChunk(_) | AnyMessage::DeleteChunk(_) => return None,
             other => panic!("{other:?}"),
         })
     }

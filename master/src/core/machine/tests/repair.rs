@@ -633,3 +633,26 @@ fn a_copy_that_takes_too_long_is_given_up_and_counts_if_it_ends_all_the_same() {
     assert_eq!(deletions(&orders), [], "the second copy is under way");
     assert_eq!(rig.get(Report).repairs.done, 1);
 }
+
+/// The copy had come to its end when its place was to be deleted, and was deleted; then it was told.
+#[test]
+fn a_copy_that_was_given_up_counts_no_more_when_its_place_was_ordered_to_be_deleted() {
+    let (mut rig, chunk) = with_chunk(3);
+    let orders = corrupt(&mut rig, 2, &chunk);
+    assert!(matches!(&copies(&orders)[..], [(1, 2, _)]), "{orders:?}");
+    assert_eq!(live_on(&mut rig, 599, &[1, 2, 3]), []);
+    rig.server(4);
+    let orders = live_on(&mut rig, 3, &[1, 2, 3, 4]);
+    let (second, target, _) = copies(&orders).remove(0);
+    assert_eq!(target, 4);
+    let orders = answer(&mut rig, 4, second, Ok(copied(&chunk, 4).into()));
+    let &[(delete, 2, _)] = &deletions(&orders)[..] else {
+        panic!("{orders:?}")
+    };
+    assert_eq!(rig.hold(2, 3, &[]), [], "it is gone");
+    let orders = answer(&mut rig, 2, 1, Ok(copied(&chunk, 2).into()));
+    assert_eq!(deletions(&orders), []);
+    assert_eq!(live_on(&mut rig, 5, &[1, 2, 3, 4]), []);
+    assert_eq!(answer(&mut rig, 2, delete, Ok(ChunkDeleted.into())), []);
+    assert!(is_healthy(&mut rig));
+}

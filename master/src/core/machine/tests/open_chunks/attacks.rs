@@ -13,6 +13,15 @@ impl Play {
         token
     }
 
+    /// The orders of a kind that a server has not answered.
+    fn given(&self, server: u64, name: &str) -> Vec<(ConnectionId, OrderId, AnyMessage)> {
+        let orders = self.unanswered.iter();
+        let theirs = orders.filter(|(connection, _, message)| {
+            *connection == ConnectionId(server) && message.kind().name() == name
+        });
+        theirs.cloned().collect()
+    }
+
     /// The master ends and another begins on its log; all servers register with it.
     fn restart(&mut self) {
         self.rig = self.rig.restarted(settings());
@@ -627,6 +636,91 @@ fn who_settles_a_moment_later_is_waited_for() {
         panic!("{:?}", play.replies)
     };
     assert_eq!(opened.chain.len(), 3);
+}
+
+/// A member was cut off until a copy had been made in its place, and was then ordered to settle and to
+/// delete what it had. It told that the replica was gone, and then answered that it had settled: that
+/// counted, and one of the three that there were was deleted as too many.
+#[test]
+fn who_settled_what_it_was_to_delete_counts_no_more() {
+    // The deletion is under way or done when the answer comes; the order to settle was given before
+    // the one to delete, or since.
+    for (is_done, is_since) in [(false, false), (false, true), (true, false), (true, true)] {
+        let (mut play, prepared, third) = with_a_copy_of_what_is_prepared();
+        let (n, settles) = (u8::try_from(third).unwrap(), play.given(third, "Settle"));
+        let (connection, delete, _) = play.given(third, "DeleteChunk").remove(0);
+        // It may have told so before it heard of the order.
+        let actions = play.rig.hold(n, 3, &[prepared]);
+        play.run(actions);
+        let order = match is_since {
+            true => play.given(third, "Settle").pop(),
+            false => settles.first().cloned(),
+        };
+        let (_, settle, _) = order.expect("it was ordered");
+        let gone = play.rig.hold(n, 4, &[]);
+        play.run(gone);
+        if is_done {
+            let actions = play.answer(connection, delete, Ok(ChunkDeleted.into()));
+            play.run(actions);
+        }
+        let actions = play.answer(connection, settle, Ok(Settled.into()));
+        play.run(actions);
+        play.wait(seconds(2));
+        let orders = play.servers.orders.iter();
+        let deletions: Vec<_> = orders.filter(|(_, name)| *name == "DeleteChunk").collect();
+        assert_eq!(deletions, [&(third, "DeleteChunk")], "{is_done} {is_since}");
+    }
+}
+
+/// A sealed chunk that two have settled and another has a copy of, what the third member of it has
+/// prepared, and that one: it was ordered to settle and to delete that, and has answered neither.
+fn with_a_copy_of_what_is_prepared() -> (Play, HeldChunk, u64) {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let (handle, third) = (first.handle, first.chain[2].server.0);
+    play.mutate(handle, 3, 300);
+    let members = first.chain.iter().map(|hop| hop.server.0);
+    play.servers.deaf.extend(members);
+    play.send(SealFile {
+        path: "/f".to_owned(),
+    });
+    for _ in 0..4 {
+        let orders = std::mem::take(&mut play.unanswered);
+        let is_left = |order: &(_, _, AnyMessage)| matches!(order, (ConnectionId(n), _, AnyMessage::Settle(_)) if *n == third);
+        let (left, others): (Vec<_>, Vec<_>) = orders.into_iter().partition(is_left);
+        play.answer_late(others);
+        play.unanswered.extend(left);
+    }
+    let (version, length) = play.sealed(handle).expect("it is sealed");
+    let prepared = HeldChunk {
+        handle,
+        version,
+        serial: Serial(3),
+        length,
+        crc32: 4711 + length,
+        state: ChunkState::Open,
+        flags: HeldFlags::PREPARED,
+        file_id: file,
+        index: 0,
+    };
+    let actions = play.rig.hold(u8::try_from(third).unwrap(), 2, &[prepared]);
+    play.run(actions);
+    // As long as it is believed to settle it is waited for.
+    play.wait(seconds(12));
+    let spare = (1..=4).find(|n| first.chain.iter().all(|hop| hop.server.0 != *n));
+    let spare = spare.expect("one of four");
+    let (connection, copy, _) = play.given(spare, "CopyChunk").remove(0);
+    let copied = ChunkCopied {
+        directory_id: DirectoryId([u8::try_from(spare).unwrap(); 16]),
+        length,
+        crc32: 4711 + length,
+        suspects: Vec::new(),
+    };
+    let actions = play.answer(connection, copy, Ok(copied.into()));
+    play.run(actions);
+    play.wait(seconds(1));
+    (play, prepared, third)
 }
 
 /// Each look at what comes due, each seal and each chunk that an errand waited for went through all
