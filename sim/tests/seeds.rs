@@ -47,7 +47,7 @@ fn a_check_that_is_removed_is_missed() {
         (Check::ReadCrc, "never wrong bytes", 0),
         (Check::GarbageInUse, "no delete of what is needed", 0),
         (Check::HandleRange, "takes its log for damaged", 0),
-        (Check::SafeMode, "no delete of what is needed", 0),
+        (Check::SafeMode, "no delete of what is needed", 1),
         (Check::LowestSerial, "records once", 15),
         (Check::RestartedMember, "records once", 7),
         (Check::PromiseRefuses, "open members", 0),

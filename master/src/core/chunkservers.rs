@@ -79,6 +79,13 @@ impl Server {
     pub fn disks(&self) -> impl Iterator<Item = &Disk> {
         self.directories.values().map(|directory| &directory.disk)
     }
+
+    /// Whether it has told of everything that it holds.
+    #[must_use]
+    pub fn is_fully_reported(&self) -> bool {
+        let mut directories = self.directories.values();
+        directories.all(Directory::is_fully_reported)
+    }
 }
 
 /// What a server's replica is worth to whoever wants its bytes.

@@ -27,7 +27,8 @@ pub struct Config {
     pub orphan_grace: Duration,
     /// How long a session that nobody keeps lives, and its pending files with it.
     pub pending_expiry: Duration,
-    /// Share of the sealed chunks whose replicas must be reported before changes are taken.
+    /// Share of the sealed chunks whose replicas must be reported before changes are taken, as long
+    /// as a server has not told of all that it holds.
     pub safe_mode_fraction: f64,
     /// Time after which changes are taken in any case.
     pub safe_mode_max: Duration,

@@ -22,7 +22,7 @@ use sarsen_protocol::message::{ChunkState, DiskState, HeldFlags};
 use sarsen_protocol::sabotage::{Check, is_in_force};
 
 use super::chunk_table::ChunkRecord;
-use super::chunkservers::{Chunkservers, Server, Worth};
+use super::chunkservers::{Chunkservers, Worth};
 use super::config::Config;
 use super::placement::weight;
 use super::replica::{Replica, Source, Standing};
@@ -118,7 +118,7 @@ impl Examiner<'_> {
         let doubted = known.filter_map(|&id| {
             let since = match self.servers.server(id) {
                 None => self.began,
-                Some(server) if is_fully_reported(server) => return None,
+                Some(server) if server.is_fully_reported() => return None,
                 Some(server) => server.registered,
             };
             let until = since.saturating_add(self.patience());
@@ -424,12 +424,6 @@ struct Able {
     /// It has something of the chunk already, which the copy takes the place of.
     replaces: bool,
     filled: u64,
-}
-
-/// Whether a server has told of everything that it holds.
-fn is_fully_reported(server: &Server) -> bool {
-    let mut directories = server.directories.values();
-    directories.all(|directory| directory.is_fully_reported())
 }
 
 /// Decides between equals, for each chunk otherwise and always alike.

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use sarsen_protocol::id::{ChunkHandle, FileId, ServerId, SessionId};
+use sarsen_protocol::message::HeldFlags;
 
 use super::{Machine, sweep_interval};
 use crate::core::chunk_table::ChunkRecord;
+use crate::core::chunkservers::Server;
 use crate::core::command::{Command, IDS_MAX, SessionsClosed, TrashExpired};
 use crate::core::event::Now;
 use crate::core::replica::Standing;
@@ -50,7 +52,8 @@ impl Machine {
         }
     }
 
-    /// Whether replicas are reported of the share of sealed chunks that ends safe mode.
+    /// Whether replicas are reported of the share of sealed chunks that ends safe mode, or can't be
+    /// because all that there is was reported (`spec/replication.md` section 8).
     ///
     /// Gives up at the first chunk too many that is not reported: while much is missing, which is
     /// when most reports come, this looks at few chunks however many there are.
@@ -62,11 +65,13 @@ impl Machine {
     fn enough_is_reported(&self) -> bool {
         let missing_max = |all: u64| all as f64 * (1.0 - self.config.safe_mode_fraction) + ROUNDING;
         let give_up_above = missing_max(self.state.chunks.len() as u64);
+        let all_have_told = self.all_have_told();
         let (mut sealed, mut missing) = (0_u64, 0_u64);
         for (handle, record) in self.state.chunks.iter() {
             if record.at_rest().is_some() {
                 sealed += 1;
-                missing += u64::from(!self.is_reported(handle, record));
+                let is_awaited = !all_have_told || self.is_coming(handle, record);
+                missing += u64::from(is_awaited && !self.is_reported(handle, record));
                 if missing as f64 > give_up_above {
                     return false;
                 }
@@ -82,6 +87,25 @@ impl Machine {
         let good = live.filter(|replica| replica.standing(record) == Standing::Good);
         let servers: BTreeSet<ServerId> = good.map(|replica| replica.server).collect();
         servers.len() >= usize::from(self.config.fewest_replicas(record.replicas))
+    }
+
+    /// Whether every server that the log knows lives and has told of everything that it holds.
+    fn all_have_told(&self) -> bool {
+        let mut known = self.state.servers.servers.keys();
+        known.all(|&id| {
+            let server = self.servers.server(id);
+            server.is_some_and(Server::is_fully_reported) && self.is_live(id)
+        })
+    }
+
+    /// Whether a replica of a chunk that doesn't count yet will: its server is to read it back, or
+    /// to settle its seal.
+    fn is_coming(&self, handle: ChunkHandle, record: &ChunkRecord) -> bool {
+        self.servers.replicas(handle).iter().any(|replica| {
+            let is_prepared = replica.flags.has(HeldFlags::PREPARED);
+            replica.standing(record) == Standing::Unproven
+                || (is_prepared && replica.version == record.version())
+        })
     }
 
     fn sweep_garbage(&mut self) {

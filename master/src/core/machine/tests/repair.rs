@@ -485,6 +485,37 @@ fn after_a_restart_a_chunk_with_too_few_replicas_is_waited_for_without_the_grace
     assert!(matches!(&copies(&orders)[..], [(2, 2, _)]), "{orders:?}");
 }
 
+/// `spec/replication.md` section 8. All were there and had told that one had a good replica; safe
+/// mode waited for another to its end, and nothing is copied in safe mode. The one rotted meanwhile.
+#[test]
+fn after_a_restart_a_chunk_with_too_few_replicas_is_copied_once_all_have_told() {
+    let (rig, chunk) = with_chunk(4);
+    let mut rig = rig.restarted(settings());
+    (1..=4).for_each(|n| {
+        rig.registered(n);
+    });
+    let stale = HeldChunk {
+        version: ChunkVersion(chunk.version.0 - 1),
+        ..chunk
+    };
+    let prepared = HeldChunk {
+        state: ChunkState::Open,
+        flags: HeldFlags::PREPARED,
+        ..chunk
+    };
+    rig.hold(1, 1, &[chunk]);
+    rig.hold(2, 1, &[stale]);
+    rig.hold(3, 1, &[prepared]);
+    assert_eq!(rig.hold(4, 1, &[]), []);
+    assert!(rig.machine.is_safe_mode(), "the third is to settle its own");
+    let orders = rig.hold(3, 2, &[]);
+    assert!(!rig.machine.is_safe_mode());
+    assert!(
+        matches!(&copies(&orders)[..], [(_, 4, from)] if from == &[1]),
+        "{orders:?}"
+    );
+}
+
 #[test]
 fn nothing_goes_as_long_as_too_few_have_confirmed_themselves() {
     let (mut rig, chunk) = with_chunk(4);

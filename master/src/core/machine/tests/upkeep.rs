@@ -51,17 +51,53 @@ fn after_a_restart_changes_wait_until_enough_is_reported() {
         (refused.status, refused.retry_after_ms),
         (Status::SafeMode, 1000)
     );
-    rig.server(1);
-    rig.server(2);
-    rig.hold(1, 2, &[chunk]);
+    rig.registered(1);
+    rig.registered(2);
+    rig.hold(1, 1, &[chunk]);
     assert_eq!(
         rig.status(request.clone()),
         Status::SafeMode,
         "one copy of two"
     );
-    rig.hold(2, 2, &[chunk]);
+    rig.hold(2, 1, &[chunk]);
     assert!(!rig.machine.is_safe_mode());
     assert_eq!(rig.status(request), Status::Ok);
+}
+
+/// `spec/replication.md` section 8. A chunk that was lost, of which nobody had more to tell, kept
+/// each start in safe mode to its end.
+#[test]
+fn after_all_have_told_nothing_more_is_waited_for() {
+    let (rig, chunk) = with_file(config());
+    let mut rig = rig.restarted(config());
+    let corrupt = HeldChunk {
+        flags: HeldFlags::CORRUPT,
+        ..chunk
+    };
+    rig.registered(1);
+    rig.hold(1, 1, &[corrupt]);
+    assert!(rig.machine.is_safe_mode(), "the second is not here");
+    rig.registered(2);
+    assert!(rig.machine.is_safe_mode(), "the second has told nothing");
+    rig.hold(2, 1, &[]);
+    assert!(!rig.machine.is_safe_mode());
+}
+
+/// Who has told all and fell silent since may come back with what is missing.
+#[test]
+fn who_fell_silent_in_safe_mode_is_waited_for() {
+    let (rig, chunk) = with_file(config());
+    let mut rig = rig.restarted(config());
+    rig.registered(1);
+    rig.registered(2);
+    rig.hold(1, 1, &[chunk]);
+    rig.wait(config().dead_after);
+    rig.beat(2);
+    rig.hold(2, 1, &[]);
+    assert!(rig.machine.is_safe_mode());
+    rig.beat(1);
+    rig.wait(seconds(5));
+    assert!(!rig.machine.is_safe_mode());
 }
 
 #[test]
@@ -326,14 +362,16 @@ fn safe_mode_ends_at_the_share_that_is_asked_for() {
         ..config()
     };
     let mut rig = Rig::with(config.clone());
-    rig.servers(2);
+    rig.servers(3);
     let chunks: Vec<HeldChunk> = (0..10).map(|n| rig.upload(&format!("/{n}"), 2).1).collect();
     let mut rig = rig.restarted(config);
-    rig.servers(2);
-    rig.hold(1, 2, &chunks);
-    rig.hold(2, 2, &chunks[2..]);
+    (1..=3).for_each(|n| {
+        rig.registered(n);
+    });
+    rig.hold(1, 1, &chunks);
+    rig.hold(2, 1, &chunks[2..]);
     assert!(rig.machine.is_safe_mode(), "eight of ten");
-    rig.hold(2, 3, &chunks[..9]);
+    rig.hold(2, 2, &chunks[..9]);
     assert!(!rig.machine.is_safe_mode(), "nine of ten");
 }
 
