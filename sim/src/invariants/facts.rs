@@ -99,6 +99,8 @@ pub struct Facts {
     /// Versions of which the log says that acks from memory may be gone: up to which, of which chunk
     /// in which slot of which file.
     pub losses: BTreeMap<ChunkHandle, (ChunkVersion, FileId, u32)>,
+    /// When the log last said so of a chunk of a file.
+    pub lost_at: BTreeMap<FileId, Duration>,
 }
 
 impl Facts {
@@ -365,6 +367,7 @@ impl Facts {
         {
             let loss = (body.version, file, index);
             self.losses.insert(body.handle, loss);
+            self.lost_at.insert(file, self.now);
         }
         let is_change = matches!(
             entry.command,
