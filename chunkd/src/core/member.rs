@@ -138,6 +138,8 @@ pub struct Member {
     applied: Serial,
     /// The promise that was answered, which asked again is answered as before.
     kept: Option<(Epoch, Promised)>,
+    /// The promise that could not be kept, and left nothing: asked again it is made again.
+    unkept: Option<(Epoch, ChunkVersion)>,
     step: Option<Step>,
     orders: VecDeque<(RequestId, Order)>,
     actions: VecDeque<Action>,
@@ -174,6 +176,7 @@ impl Member {
             received: found.serial,
             applied: found.serial,
             kept: None,
+            unkept: None,
             step: None,
             orders: VecDeque::new(),
             actions: VecDeque::new(),
@@ -389,6 +392,9 @@ impl Member {
             self.state = State::Poisoned;
         }
         if let Some(step) = self.step.take() {
+            if let Step::DrainFor(_, promise) | Step::Promise(_, promise) = step {
+                self.unkept = Some((promise.epoch, promise.version));
+            }
             let refusal = self.refusal(status, text);
             self.answer(step.request(), Err(refusal));
         }
@@ -424,11 +430,13 @@ impl Member {
             self.answer(to, Ok(Answer::Promised(kept)));
             return Ok(());
         }
-        if promise.version <= self.promised {
+        let is_made_again = self.unkept == Some((promise.epoch, promise.version));
+        if promise.version <= self.promised && !is_made_again {
             return Err(self.refusal(Status::PromiseRefused, "as new a version was promised"));
         }
         self.promised = promise.version;
         self.kept = None;
+        self.unkept = None;
         if is_in_force(Check::PromiseRefuses) {
             self.handle_stream_ended(self.version);
         }

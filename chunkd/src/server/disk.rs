@@ -28,6 +28,9 @@ const HOLD: Duration = Duration::from_secs(2);
 /// How often it is looked whether the journal is to be trimmed.
 const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often it is seen whether a full disk has room for the journal again.
+const ROOM_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How long what trimming wrote has to become stable.
 const TRIM_PAUSE: Duration = Duration::from_millis(20);
 
@@ -287,6 +290,7 @@ struct Upkeep {
     sync_due: Option<Instant>,
     empty_due: Option<Instant>,
     trim_due: Instant,
+    room_due: Instant,
 }
 
 impl Upkeep {
@@ -300,13 +304,14 @@ impl Upkeep {
             sync_due,
             empty_due: None,
             trim_due: Instant::now() + TRIM_INTERVAL,
+            room_due: Instant::now() + ROOM_INTERVAL,
         }
     }
 
     fn run(mut self, jobs: &mpsc::Receiver<Job>) {
         loop {
             let due = [self.sync_due, self.empty_due].into_iter().flatten();
-            let due = due.fold(self.trim_due, Instant::min);
+            let due = due.fold(self.trim_due.min(self.room_due), Instant::min);
             match jobs.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(job) => {
                     self.do_job(job);
@@ -353,6 +358,10 @@ impl Upkeep {
         }
         if self.trim_due <= now {
             self.trim();
+        }
+        if self.room_due <= now {
+            self.directory.look_for_journal_room();
+            self.room_due = now + ROOM_INTERVAL;
         }
     }
 

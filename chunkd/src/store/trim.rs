@@ -105,10 +105,15 @@ impl Directory {
         self.trim_within(keep, FORWARD_MAX)
     }
 
+    /// Has it seen, if the disk had no room for another segment of the journal, whether it has by now. To
+    /// be called every few seconds.
+    pub fn look_for_journal_room(&self) {
+        self.opened.log().look_for_room();
+    }
+
     /// As [`Self::trim`], with so many bytes copied forward for a segment.
     pub(super) fn trim_within(&self, keep: usize, room: usize) -> Result<Trim, StoreError> {
         let log = self.opened.log();
-        log.look_for_room();
         let extent = log.extent();
         let (Some(&oldest), Some(&successor)) = (extent.segments.first(), extent.segments.get(1))
         else {

@@ -279,7 +279,7 @@ struct Slot {
     /// Asked since the chunk was last located.
     tried: Vec<ServerId>,
     /// Said that what is known of the chunk is old, and the master says the same still: others come
-    /// first.
+    /// first, and then who said it the longest ago.
     doubting: Vec<ServerId>,
     /// Never to be asked again.
     corrupt: Vec<ServerId>,
@@ -431,8 +431,10 @@ impl Download {
             Fault::Shrank => {
                 self.given_up = Some(GiveUp::Changed { index });
             }
-            Fault::OutOfDate if slot.doubting.contains(&server) => {}
-            Fault::OutOfDate => slot.doubting.push(server),
+            Fault::OutOfDate => {
+                slot.doubting.retain(|it| *it != server);
+                slot.doubting.push(server);
+            }
             Fault::WrongVersion => {}
         }
         let is_blamed = fault != Fault::OtherBytes || !is_mixed;
@@ -684,7 +686,14 @@ impl Slot {
         let is_quick = |it: &Replica| is_sure(it) && !slow.contains(&it.server);
         choose(replicas, index, seed, is_quick)
             .or_else(|| choose(replicas, index, seed, is_sure))
-            .or_else(|| choose(replicas, index, seed, may_ask))
+            .or_else(|| {
+                let longest_ago = self.doubting.iter();
+                let mut known = longest_ago.filter_map(|&server| {
+                    let mut replicas = replicas.iter();
+                    replicas.find(|it| it.server == server && may_ask(it))
+                });
+                known.next()
+            })
     }
 
     fn fetch(&self, replica: Replica, other: Option<Replica>) -> Action {

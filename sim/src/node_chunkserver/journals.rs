@@ -173,6 +173,7 @@ impl Process {
         let Some(place) = self.place(id) else {
             return;
         };
+        place.directory.look_for_journal_room();
         let trimmed = place.directory.trim(SEGMENTS_KEPT);
         if self.is_dead() {
             return;

@@ -499,6 +499,31 @@ fn what_fails_in_doubt_poisons_for_good() {
     assert_eq!(member.sealed(), None);
 }
 
+/// A full disk, or no descriptor. The master asks the same again, and nobody else can answer for it.
+#[test]
+fn a_promise_that_could_not_be_kept_is_made_when_it_is_asked_again() {
+    let mut member = active(1, 6);
+    for _ in 0..2 {
+        member.handle_order(1, promise(3));
+        assert_eq!(actions(&mut member).last(), Some(&keep_promise(3)));
+        member.handle_failed(Status::NoSpace, "no room", false);
+        let [Action::Answer { to: 1, answer }] = &actions(&mut member)[..] else {
+            panic!("one answer");
+        };
+        assert!(matches!(**answer, Err((Status::NoSpace, _))));
+        assert_eq!(order(&mut member, promise(2)), Err(Status::PromiseRefused));
+        assert_eq!(order(&mut member, begin(3, 6)), Err(Status::PromiseRefused));
+    }
+    assert_eq!(serial_promised(order(&mut member, promise(3))), 6);
+    assert_eq!(
+        serial_promised(order(&mut member, promise(3))),
+        6,
+        "as before"
+    );
+    assert!(order(&mut member, begin(3, 6)).is_ok());
+    assert_eq!(order(&mut member, promise(3)), Err(Status::PromiseRefused));
+}
+
 /// A promise, and a beginning, change nothing of what was sealed.
 #[test]
 fn a_sealed_chunk_whose_directory_fails_is_read_and_takes_no_order() {

@@ -146,7 +146,6 @@ impl Appender {
     pub fn append(&mut self, entries: &[Entry]) -> Result<u64, JournalError> {
         entries.iter().try_for_each(Entry::check)?;
         self.guarded(|journal| {
-            journal.reserve_if_none()?;
             for entry in entries {
                 journal.make_room(entry.encoded_len() as u64)?;
                 journal.encode(entry);
@@ -220,8 +219,11 @@ impl Appender {
     fn reserve_if_none(&mut self) -> Result<(), JournalError> {
         if self.next.is_none() {
             self.next = match reserve_next(&*self.tree, self.limits.segment_len) {
+                Ok(room) => Some(room),
+                // Nothing that counts was touched, and there may be one later.
                 Err(StoreError::NoSpace { .. }) => None,
-                reserved => Some(reserved?),
+                Err(error) if error.is_out_of_descriptors() => None,
+                Err(error) => return Err(error.into()),
             };
         }
         Ok(())

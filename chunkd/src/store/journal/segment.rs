@@ -191,6 +191,10 @@ pub(super) fn list_segments(tree: &dyn Tree) -> Result<Vec<u64>, StoreError> {
 /// Sets the room of the next segment apart, as an empty file. What a crash left there goes.
 pub(super) fn reserve_next(tree: &dyn Tree, len: u64) -> Result<Arc<dyn Region>, StoreError> {
     let error = |operation| move |source| io_error(tree, operation, NEXT_SEGMENT_FILE, source);
+    // A reservation that fails has taken all the room that there was until it is undone, from others too.
+    if tree.space().is_ok_and(|space| space.free < len) {
+        return Err(error(Operation::Reserve)(io::ErrorKind::StorageFull.into()));
+    }
     match tree.remove(NEXT_SEGMENT_FILE) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             return Err(error(Operation::Remove)(source));

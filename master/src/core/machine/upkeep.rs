@@ -89,12 +89,17 @@ impl Machine {
         servers.len() >= usize::from(self.config.fewest_replicas(record.replicas))
     }
 
-    /// Whether every server that the log knows lives and has told of everything that it holds.
+    /// Whether every server that the log knows lives, and every directory has told of everything that
+    /// it holds.
     fn all_have_told(&self) -> bool {
         let mut known = self.state.servers.servers.keys();
+        let mut directories = self.state.servers.directories.iter();
         known.all(|&id| {
             let server = self.servers.server(id);
             server.is_some_and(Server::is_fully_reported) && self.is_live(id)
+        }) && directories.all(|(id, record)| {
+            let server = self.servers.server(record.server);
+            server.is_some_and(|server| server.directories.contains_key(id))
         })
     }
 

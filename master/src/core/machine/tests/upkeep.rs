@@ -83,6 +83,28 @@ fn after_all_have_told_nothing_more_is_waited_for() {
     assert!(!rig.machine.is_safe_mode());
 }
 
+/// A server that left one of its directories out at its start has not told what lies there.
+#[test]
+fn a_directory_that_is_not_here_is_waited_for() {
+    let (mut rig, chunk) = with_file(config());
+    let mut both = register(1);
+    both.directories.extend(register(9).directories);
+    let connection = ConnectionId(11);
+    rig.machine.handle_connected(connection, Role::Chunkserver);
+    let (reply, _) = rig.exchange(connection, both);
+    assert!(matches!(reply, Ok(AnyMessage::Registered(_))), "{reply:?}");
+    let mut rig = rig.restarted(config());
+    let corrupt = HeldChunk {
+        flags: HeldFlags::CORRUPT,
+        ..chunk
+    };
+    rig.registered(1);
+    rig.registered(2);
+    rig.hold(1, 1, &[corrupt]);
+    rig.hold(2, 1, &[]);
+    assert!(rig.machine.is_safe_mode());
+}
+
 /// Who has told all and fell silent since may come back with what is missing.
 #[test]
 fn who_fell_silent_in_safe_mode_is_waited_for() {
