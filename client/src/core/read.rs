@@ -687,12 +687,12 @@ impl Slot {
         choose(replicas, index, seed, is_quick)
             .or_else(|| choose(replicas, index, seed, is_sure))
             .or_else(|| {
-                let longest_ago = self.doubting.iter();
-                let mut known = longest_ago.filter_map(|&server| {
-                    let mut replicas = replicas.iter();
-                    replicas.find(|it| it.server == server && may_ask(it))
-                });
-                known.next()
+                let of = |server| {
+                    replicas
+                        .iter()
+                        .find(|it| it.server == server && may_ask(it))
+                };
+                self.doubting.iter().find_map(|&server| of(server))
             })
     }
 

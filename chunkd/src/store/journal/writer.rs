@@ -269,14 +269,15 @@ impl JournalQueue {
         let batch = lock(queue).take();
         if !batch.is_empty() {
             let before = appender.stable();
-            let appended = match appender.append(&batch) {
-                Err(JournalError::NoRoom) => None,
-                appended => Some(appended?),
+            let found_room = match appender.append(&batch) {
+                Ok(_) => true,
+                Err(JournalError::NoRoom) => false,
+                Err(error) => return Err(error),
             };
             let stable = appender.stable();
             let mut queue = lock(queue);
             queue.extent = Extent::of(appender);
-            if appended.is_none() {
+            if !found_room {
                 let written = usize::try_from(stable - before).unwrap_or(usize::MAX);
                 queue.put_back(batch.into_iter().skip(written));
             }
