@@ -492,9 +492,9 @@ def _version_change(table):
     ), check_prepare_seal)
     order(0x0226, "Settle", [("length", Int(4, 0, 64 * MIB)), ("crc32", U32)], "Settled", EMPTY)
     order(0x0228, "GrantLease", [
-        ("begin_serial", U64), ("memory", BOOL), ("lease", U32), ("ticket", TICKET),
-        ("chain", ListOf(HOP, CHAIN_MOST, fewest=1)), ("file_id", U64), ("index", U32),
-        ("lock_token", U64),
+        ("begin_serial", U64), ("memory", BOOL), ("closed", BOOL), ("lease", U32),
+        ("ticket", TICKET), ("chain", ListOf(HOP, CHAIN_MOST, fewest=1)), ("file_id", U64),
+        ("index", U32), ("lock_token", U64),
     ], "LeaseGranted", EMPTY)
     order(0x022A, "RevokeLease", [], "LeaseRevoked", Struct(*ids("serial", "commit_mark")))
 

@@ -21,6 +21,8 @@ pub struct GrantLease {
     pub begin_serial: Serial,
     /// Whether acks at `memory` are allowed.
     pub memory: bool,
+    /// The file has another last chunk: this one takes no records.
+    pub closed: bool,
     /// Milliseconds, counted from the arrival of this order.
     pub lease: u32,
     /// The right to write, bound to the chain.
@@ -44,6 +46,7 @@ impl Message for GrantLease {
             .put(&self.version)
             .put(&self.begin_serial)
             .put(&self.memory)
+            .put(&self.closed)
             .put(&self.lease)
             .put(&self.ticket)
             .list(&self.chain)
@@ -59,6 +62,7 @@ impl Message for GrantLease {
             version: input.take()?,
             begin_serial: input.take()?,
             memory: input.take()?,
+            closed: input.take()?,
             lease: input.take()?,
             ticket: input.take()?,
             chain: input.list(REPLICAS_MAX)?,

@@ -187,6 +187,7 @@ fn lease(samples: &mut Samples) {
             version: VERSION,
             begin_serial: BEGIN_SERIAL,
             memory: true,
+            closed: false,
             lease: 60_004,
             ticket: write_ticket(),
             chain: chain(),

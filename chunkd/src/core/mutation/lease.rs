@@ -32,6 +32,7 @@ impl Replica {
             }
             primary.lease_until = primary.lease_until.max(until);
             primary.lock_token = primary.lock_token.max(grant.lock_token);
+            primary.is_full |= grant.closed;
             return Ok(());
         }
         let me = self.member.me().server;
@@ -70,6 +71,7 @@ impl Replica {
         };
         let mut primary = Primary::new(phase, until, grant.begin_serial, length);
         primary.lock_token = grant.lock_token;
+        primary.is_full = grant.closed;
         self.primary = Some(primary);
         self.begin_chain(chain);
         Ok(())

@@ -54,7 +54,7 @@ pub(super) struct Primary {
     pub(super) flight: Flight,
     /// Streams with something to order, in the order of their turns.
     pub(super) turns: VecDeque<StreamId>,
-    /// A record did not fit: appends are over in this version.
+    /// A record did not fit, or the chunk has a next one: there are no appends in this version.
     pub(super) is_full: bool,
     pub(super) is_nearly_full_told: bool,
 

@@ -640,6 +640,7 @@ impl World {
             version: ChunkVersion(v),
             begin_serial: Serial(s),
             memory,
+            closed: false,
             lease: 3_600_000,
             ticket: ticket(),
             chain: chain.iter().map(|server| hop(*server)).collect(),

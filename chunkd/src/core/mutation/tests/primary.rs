@@ -10,7 +10,7 @@ use sarsen_protocol::message::{
 };
 use sarsen_protocol::status::Status;
 
-use super::super::{Action, Answer, Frame, Ids, Known, Reply, StreamId};
+use super::super::{Action, Answer, Frame, Ids, Known, Order, Reply, StreamId};
 use super::harness::{CHUNK, HANDLE, client_open, config, hop, request, ticket};
 use super::script::*;
 
@@ -117,6 +117,18 @@ fn what_stable_of_an_older_version_says_counts_for_nothing() {
     assert_eq!(actions(&mut replica), [Action::Commit(Serial(5)), told]);
 }
 
+/// A record that is there.
+fn appended() -> IdRow {
+    IdRow {
+        session: SessionId(5),
+        number: 7,
+        kind: IdRowKind::Append,
+        offset: 90,
+        length: 3,
+        crc32: crc32(b"abc"),
+    }
+}
+
 /// A table with one row, and a floor.
 struct Table(IdRow, u64);
 
@@ -138,17 +150,7 @@ impl Ids for Table {
 #[test]
 fn an_id_is_answered_as_the_table_of_section_11_2_says() {
     let mut replica = primary(2, true);
-    let table = Table(
-        IdRow {
-            session: SessionId(5),
-            number: 7,
-            kind: IdRowKind::Append,
-            offset: 90,
-            length: 3,
-            crc32: crc32(b"abc"),
-        },
-        4,
-    );
+    let table = Table(appended(), 4);
     ask(
         &mut replica,
         Level::Memory,
@@ -249,6 +251,27 @@ fn a_record_that_does_not_fit_closes_the_chunk_for_appends_of_any_size() {
         all.contains(&answered(1, &full)) && all.contains(&told),
         "{all:?}"
     );
+}
+
+/// `spec/replication.md` section 9: only the last chunk takes records.
+#[test]
+fn a_closed_chunk_takes_no_record_and_answers_for_those_that_are_there() {
+    let mut replica = primary(1, true);
+    let mut again = grant(1, true);
+    if let Order::Grant(again) = &mut again {
+        again.closed = true;
+    }
+    replica.handle_order(NOW, 9, again);
+    let _ = actions(&mut replica);
+    ask(&mut replica, Level::Memory, &[(7, b"abc"), (8, b"x")]);
+    replica.take_turn(NOW, &Table(appended(), 4));
+    let all: Vec<Action> = std::iter::from_fn(|| replica.poll_action()).collect();
+    let mut there = done(7, 5, Level::Disk, 1);
+    (there.offset, there.serial) = (90, Serial(4));
+    let full = refused(8, Status::ChunkFull, Level::Memory);
+    let told = report(&replica, ChainTrouble::Full, 1, Status::Ok);
+    assert!(all.contains(&told), "{all:?}");
+    assert!(all.contains(&answered(1, &[full, there])), "{all:?}");
 }
 
 fn write(count: u64, number: u64, offset: u32) -> WriteData {

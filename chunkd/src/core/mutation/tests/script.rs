@@ -66,6 +66,7 @@ pub(super) fn grant(members: usize, memory: bool) -> Order {
         version: V,
         begin_serial: BEGIN,
         memory,
+        closed: false,
         lease: LEASE,
         ticket: ticket(),
         chain: (0..members).map(hop).collect(),

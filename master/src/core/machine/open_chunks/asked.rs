@@ -178,6 +178,16 @@ impl Machine {
         }
     }
 
+    /// Whether a chunk is the one that records of its file go to.
+    pub(super) fn is_last(&self, handle: ChunkHandle) -> bool {
+        let record = self.state.chunks.record(handle);
+        let file = record.and_then(|record| self.state.namespace.file(record.file));
+        let (Some(record), Some(file)) = (record, file) else {
+            return false;
+        };
+        self.last_slot(file) == record.index
+    }
+
     fn opened(&self, handle: ChunkHandle, asked: &OpenChunk) -> Result<ChunkOpened, Failure> {
         let record = self.state.chunks.record(handle).ok_or(Status::NotFound)?;
         let active = record.active.as_ref().ok_or(Status::Internal)?;

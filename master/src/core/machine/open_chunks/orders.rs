@@ -166,6 +166,7 @@ impl Machine {
             version: active.version,
             begin_serial: active.serial,
             memory: active.memory_allowed,
+            closed: !self.is_last(handle),
             lease: millis(self.config.lease),
             ticket,
             chain,

@@ -79,7 +79,7 @@ impl Machine {
                 self.trouble(handle, version, report.blamed);
             }
             ChainTrouble::Corrupt => self.doubt(handle, version, server),
-            ChainTrouble::Full if is_primary => {
+            ChainTrouble::Full if is_primary && self.is_last(handle) => {
                 if let Some(open) = self.open_chunks.open.get_mut(&handle) {
                     open.is_full = true;
                 }
@@ -92,7 +92,8 @@ impl Machine {
             ChainTrouble::WantsSeal if is_primary => {
                 self.begin_change(subject, Goal::Sealed(Then::Nothing));
             }
-            // Nothing is held ready yet; what is no business of a secondary is not heard.
+            // Nothing is held ready yet; what is no business of a secondary is not heard; behind a full
+            // chunk that is not the last there is one already.
             ChainTrouble::NearlyFull
             | ChainTrouble::Full
             | ChainTrouble::WantsMemory

@@ -38,6 +38,8 @@ struct Servers {
     rotten: BTreeSet<u64>,
     /// Are in another start than they registered with.
     restarted: BTreeSet<u64>,
+    /// Chunks whose primaries take no records.
+    closed: BTreeSet<ChunkHandle>,
     orders: Vec<(u64, &'static str)>,
 }
 
@@ -128,6 +130,10 @@ impl Servers {
                 Err(Status::PromiseRefused)
             }
             AnyMessage::GrantLease(order) => {
+                match order.closed {
+                    true => self.closed.insert(order.handle),
+                    false => self.closed.remove(&order.handle),
+                };
                 let replica = self.replicas.entry((server, order.handle)).or_default();
                 match replica.promised > order.version || replica.version != order.version {
                     true => Err(Status::PromiseRefused),
@@ -656,10 +662,10 @@ fn a_full_chunk_is_sealed_with_the_next_one_in_the_same_entry_once_however_many_
     assert_eq!(play.rig.get(stat("/f")).node.size, u64::from(MIB));
 }
 
-/// An append in doubt goes to the chunk that it was sent to first, also when that was full: its
-/// primary says so again. A fresh chunk took the slot of the one behind it then.
+/// An append in doubt goes to the chunk that it was sent to first, also when that has a next one. What
+/// is not there stays away, and who writes to it is not stopped by that.
 #[test]
-fn a_full_chunk_that_is_not_the_last_is_sealed_without_a_next_one() {
+fn a_chunk_that_is_not_the_last_is_closed_to_records_and_no_report_seals_it() {
     let mut play = Play::new();
     let file = play.touch("/f");
     let full = play.open(play.last(file));
@@ -672,10 +678,16 @@ fn a_full_chunk_that_is_not_the_last_is_sealed_without_a_next_one() {
         ..play.last(file)
     });
     assert_eq!(again.handle, full.handle);
+    assert_eq!(play.servers.closed, BTreeSet::from([full.handle]));
     play.report(again.chain[0].server.0, &again, ChainTrouble::Full, 0);
-    assert!(
-        play.sealed(full.handle)
-            .is_some_and(|it| it.0 > again.version)
+    let at_first = OpenChunk {
+        slot: Slot::At(0),
+        ..play.last(file)
+    };
+    assert_eq!(
+        play.open(at_first).version,
+        again.version,
+        "it is still open"
     );
     let record = play.rig.machine.state.namespace.file(file).unwrap();
     assert_eq!(record.slots[..], [full.handle, next.handle]);
