@@ -3,8 +3,9 @@
 //! [`Directory::trim`], again and again, from the directory's own thread. One call looks at the oldest
 //! segment and writes what has to stand elsewhere before it may go: a checkpoint of each chunk that is
 //! open, and forward copies of what a checkpoint does not cover. When all of that is stable a later
-//! call has the segment removed. Nothing is remembered of segments but which one is under way, and of
-//! one that can't go who holds it up: what is in one is read from it.
+//! call has the segment removed. What this start wrote into a segment is remembered in short
+//! ([`Summary`]), which says for most of them that nothing of it has to be copied. Else it is read, as are
+//! those of earlier starts.
 //!
 //! It is found out first whether the segment can go at all, and nothing is written for one that can't:
 //! what was would have to be written again at the next try, without an end.
@@ -23,6 +24,7 @@ use sarsen_protocol::message::ChunkState;
 use super::directory::Directory;
 use super::error::StoreError;
 use super::journal::body::{Base, Body, Promised};
+use super::journal::summary::{OfChunk, Summary};
 use super::journal::{Class, Entry, FoundEntry, JournalError, JournalReader};
 use super::open_chunk::{OpenChunk, Told};
 use super::table::{Held, InventoryEntry, Turn, lock};
@@ -76,13 +78,18 @@ struct EndedLater<'a> {
 }
 
 /// What the oldest segment says of one chunk, without what it says itself to mean nothing any more.
-#[derive(Debug, Default)]
-struct Said(Vec<FoundEntry>);
+#[derive(Debug)]
+enum Said {
+    Entries(Vec<FoundEntry>),
+    InShort(OfChunk),
+}
 
 /// Why a segment can't go now.
 enum Stuck {
     /// These chunks need too much of it.
     HeldUp(BTreeSet<ChunkHandle>),
+    /// The segment has to be read first.
+    Unread,
     /// A chunk is just changing, or has just failed.
     NotNow,
     Store(StoreError),
@@ -99,8 +106,8 @@ impl Directory {
     /// is the last. Blocks on the disk.
     ///
     /// # Errors
-    /// Those of the medium; the segment stays then. A segment that does not read as it was written is
-    /// left as it is: the next start says what comes of it.
+    /// Those of the medium; the segment stays then. One that had to be read, and does not read as it was
+    /// written, is left as it is: the next start says what comes of it.
     pub fn trim(&self, keep: usize) -> Result<Trim, StoreError> {
         self.trim_within(keep, FORWARD_MAX)
     }
@@ -145,20 +152,31 @@ impl Directory {
             }
             _ => {}
         }
-        let said = match self.read_segment(oldest, successor) {
-            Err(JournalError::Store(error)) => return Err(error),
-            Err(_) => return Ok(Trim::Nothing),
-            Ok(said) => said,
+        let in_short = extent.oldest.as_deref().map(in_short);
+        let said = match in_short {
+            Some(said) => Some(said),
+            None => self.read_segment(oldest, successor)?,
+        };
+        let Some(mut said) = said else {
+            return Ok(Trim::Nothing);
         };
         // Before it is looked at: what changes meanwhile is another thing than this.
         let standing: BTreeMap<_, _> = said.keys().map(|&it| (it, self.standing(it))).collect();
-        let (how, trim) = match self.make_superfluous(&said, &extent.segments, room) {
+        let mut made = self.make_superfluous(&said, &extent.segments, room);
+        if matches!(made, Err(Stuck::Unread)) {
+            match self.read_segment(oldest, successor)? {
+                Some(read) => said = read,
+                None => return Ok(Trim::Nothing),
+            }
+            made = self.make_superfluous(&said, &extent.segments, room);
+        }
+        let (how, trim) = match made {
             Ok(wait_for) => (How::WaitsFor(wait_for), Trim::GoOn),
             Err(Stuck::HeldUp(by)) => {
                 let of = standing.into_iter().filter(|(it, _)| by.contains(it));
                 (How::HeldUp(of.collect()), Trim::Nothing)
             }
-            Err(Stuck::NotNow) => return Ok(Trim::Nothing),
+            Err(Stuck::NotNow | Stuck::Unread) => return Ok(Trim::Nothing),
             Err(Stuck::Store(error)) => return Err(error),
         };
         *trimming = Some(Trimming {
@@ -187,22 +205,31 @@ impl Directory {
         }
     }
 
+    /// None if it does not read as it was written.
     fn read_segment(
         &self,
         first: u64,
         successor: u64,
-    ) -> Result<BTreeMap<ChunkHandle, Said>, JournalError> {
+    ) -> Result<Option<BTreeMap<ChunkHandle, Said>>, StoreError> {
         let author = self.author()?;
-        let mut said: BTreeMap<ChunkHandle, Said> = BTreeMap::new();
-        for entry in JournalReader::segment(&*self.tree, &author, first, successor)? {
-            let of_chunk = said.entry(entry.handle).or_default();
+        let entries = match JournalReader::segment(&*self.tree, &author, first, successor) {
+            Err(JournalError::Store(error)) => return Err(error),
+            Err(_) => return Ok(None),
+            Ok(entries) => entries,
+        };
+        let mut said: BTreeMap<ChunkHandle, Vec<FoundEntry>> = BTreeMap::new();
+        for entry in entries {
             match entry.body {
-                Body::Settled | Body::Dropped => of_chunk.0.clear(),
-                _ => of_chunk.0.push(entry),
+                Body::Settled | Body::Dropped => {
+                    said.remove(&entry.handle);
+                }
+                _ => said.entry(entry.handle).or_default().push(entry),
             }
         }
-        said.retain(|_, said| !said.0.is_empty());
-        Ok(said)
+        let said = said.into_iter();
+        Ok(Some(
+            said.map(|(it, said)| (it, Said::Entries(said))).collect(),
+        ))
     }
 
     /// Writes what is needed of the segment into later ones; the sequence that has to be stable
@@ -279,7 +306,7 @@ impl Directory {
     ) -> Result<Vec<Entry>, Stuck> {
         let handle = turn.handle();
         let needed = match self.opened.find(handle) {
-            Some(chunk) => needed_of_open(&chunk, said),
+            Some(chunk) => needed_of_open(&chunk, said)?,
             None => self.needed_of_closed(handle, turn.held().as_ref(), said, ended)?,
         };
         needed.ok_or_else(|| Stuck::HeldUp([handle].into()))
@@ -294,7 +321,7 @@ impl Directory {
         ended: &mut EndedLater<'_>,
     ) -> Result<Option<Vec<Entry>>, Stuck> {
         if let Some(promised) = self.opened.promised(handle) {
-            return Ok(Some(said.promise(promised)));
+            return said.promise(promised).map(Some);
         }
         let is_told_otherwise = self.problem_of(handle).is_some();
         let end = match held.map(|held| &held.entry) {
@@ -309,7 +336,7 @@ impl Directory {
             Some((version, body)) => Ok(Some(vec![Entry::new(handle, version, &body)])),
             None if self.ends_later(handle, ended)? => Ok(Some(Vec::new())),
             // A start could make nothing of it; the next one may.
-            None => Ok(said.all()),
+            None => said.all(),
         }
     }
 
@@ -340,6 +367,11 @@ impl Directory {
     }
 }
 
+fn in_short(summary: &Summary) -> BTreeMap<ChunkHandle, Said> {
+    let chunks = summary.iter();
+    chunks.map(|(it, of)| (it, Said::InShort(of))).collect()
+}
+
 fn is_marked(entry: &InventoryEntry) -> bool {
     entry.flags.poisoned || entry.flags.corrupt
 }
@@ -353,62 +385,87 @@ fn needs_checkpoint(chunk: &OpenChunk) -> bool {
 
 /// What has to be copied forward of an open chunk beside its checkpoint, if it gets one; none if not
 /// all that is needed of it is here.
-fn needed_of_open(chunk: &OpenChunk, said: &Said) -> Option<Vec<Entry>> {
+fn needed_of_open(chunk: &OpenChunk, said: &Said) -> Result<Option<Vec<Entry>>, Stuck> {
     let told = chunk.told();
     if told.poisoned {
         return said.all();
     }
-    Some(match needs_checkpoint(chunk) {
+    let needed = match needs_checkpoint(chunk) {
         true => said.beyond(&told),
         false => said.beginnings(told.version, told.promised_version),
-    })
+    };
+    needed.map(Some)
 }
 
 impl Said {
+    fn entries(&self) -> Result<&[FoundEntry], Stuck> {
+        match self {
+            Self::Entries(entries) => Ok(entries),
+            Self::InShort(_) => Err(Stuck::Unread),
+        }
+    }
+
     fn version(&self) -> ChunkVersion {
-        let versions = self.0.iter().map(|entry| entry.version);
-        versions.max().unwrap_or_default()
+        match self {
+            Self::Entries(entries) => {
+                let versions = entries.iter().map(|entry| entry.version);
+                versions.max().unwrap_or_default()
+            }
+            Self::InShort(of) => of.version,
+        }
     }
 
     /// All of it, unless it ends within a checkpoint: parts that are copied would stand behind the last
     /// one, which alone would pass for a whole.
-    fn all(&self) -> Option<Vec<Entry>> {
-        let parts = self.0.iter().rev().find_map(|entry| match &entry.body {
+    fn all(&self) -> Result<Option<Vec<Entry>>, Stuck> {
+        let entries = self.entries()?;
+        let parts = entries.iter().rev().find_map(|entry| match &entry.body {
             Body::Checkpoint(part) => Some(part.more),
             _ => None,
         });
-        match parts {
+        Ok(match parts {
             Some(true) => None,
-            _ => Some(self.0.iter().map(again).collect()),
-        }
+            _ => Some(entries.iter().map(again).collect()),
+        })
     }
 
     /// The promise that still counts, if it stands here.
-    fn promise(&self, highest: ChunkVersion) -> Vec<Entry> {
+    fn promise(&self, highest: ChunkVersion) -> Result<Vec<Entry>, Stuck> {
         let counts = |entry: &&FoundEntry| is_promise_of(&entry.body, highest);
-        self.0.iter().filter(counts).take(1).map(again).collect()
+        let promises = self.entries()?.iter().filter(counts);
+        Ok(promises.take(1).map(again).collect())
     }
 
     /// What still counts of a chunk that was begun and not changed: an older beginning may be the one
     /// that tells what it was begun from.
-    fn beginnings(&self, version: ChunkVersion, promised: ChunkVersion) -> Vec<Entry> {
+    fn beginnings(
+        &self,
+        version: ChunkVersion,
+        promised: ChunkVersion,
+    ) -> Result<Vec<Entry>, Stuck> {
         let counts = |entry: &&FoundEntry| match &entry.body {
             Body::Begun(begun) => entry.version == version || begun.base != Base::Open,
             Body::Prepared(_) => entry.version == version,
             body => is_promise_of(body, promised),
         };
-        self.0.iter().filter(counts).map(again).collect()
+        Ok(self.entries()?.iter().filter(counts).map(again).collect())
     }
 
-    /// What a checkpoint of the state that was told does not say.
-    fn beyond(&self, told: &Told) -> Vec<Entry> {
+    /// What a checkpoint of the state that was told does not say: the highest promise, the version and
+    /// where it began it does.
+    fn beyond(&self, told: &Told) -> Result<Vec<Entry>, Stuck> {
+        if let Self::InShort(of) = self
+            && of.applied <= told.commit_mark
+            && of.prepared < told.version
+        {
+            return Ok(Vec::new());
+        }
         let counts = |entry: &&FoundEntry| match &entry.body {
             Body::Applied(applied) => applied.last_serial() > told.commit_mark,
             Body::Prepared(_) => entry.version == told.version,
-            // The checkpoint tells the highest promise, the version and where it began.
             _ => false,
         };
-        self.0.iter().filter(counts).map(again).collect()
+        Ok(self.entries()?.iter().filter(counts).map(again).collect())
     }
 }
 

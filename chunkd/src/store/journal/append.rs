@@ -24,6 +24,7 @@ use super::segment::{
     Author, JOURNAL_FOLDER, Position, SEGMENT_END_PAGE, SEGMENT_START, SegmentHeader, make_segment,
     reserve_next, segment_path,
 };
+use super::summary::Summary;
 
 /// A mark stands at a multiple of this, so that no page holds both the last entry and its proof.
 const MARK_ALIGNMENT: u64 = 4096;
@@ -57,6 +58,8 @@ pub struct Appender {
     author: Author,
     /// First sequences of all segments, the last one being written; never empty.
     segments: VecDeque<u64>,
+    /// What the full ones that this start wrote say, in order.
+    summaries: VecDeque<(u64, Arc<Summary>)>,
     segment: OpenSegment,
     /// Room for the next segment; `None` if the disk is full.
     next: Option<Arc<dyn Region>>,
@@ -71,6 +74,9 @@ pub struct Appender {
 /// The last segment.
 #[derive(Debug)]
 struct OpenSegment {
+    first_sequence: u64,
+    /// What it says; `None` if that can't be told without its bodies.
+    summary: Option<Summary>,
     path: String,
     region: Arc<dyn Region>,
     /// Where the next entry goes.
@@ -108,6 +114,7 @@ impl Appender {
             limits,
             author,
             segments,
+            summaries: VecDeque::new(),
             segment: OpenSegment::new(first, room),
             next: Some(next),
             encoded: end.last,
@@ -126,6 +133,14 @@ impl Appender {
     /// First sequences of the segments, rising; the last one is being written.
     pub fn segments(&self) -> impl Iterator<Item = u64> + '_ {
         self.segments.iter().copied()
+    }
+
+    /// What the oldest segment says, if this start wrote it, and another one follows.
+    #[must_use]
+    pub fn oldest_summary(&self) -> Option<Arc<Summary>> {
+        let oldest = self.segments.front()?;
+        let (segment, summary) = self.summaries.front()?;
+        (segment == oldest).then(|| Arc::clone(summary))
     }
 
     /// Whether room for another segment is set apart. Without it nothing should be taken but what
@@ -200,6 +215,7 @@ impl Appender {
                 io_error(&*journal.tree, Operation::Sync, JOURNAL_FOLDER, source)
             })?;
             journal.segments.pop_front();
+            journal.summaries.pop_front_if(|(it, _)| *it == oldest);
             Ok(())
         })
     }
@@ -240,6 +256,7 @@ impl Appender {
     fn encode(&mut self, entry: &Entry) {
         let link = self.next_link();
         let crc = encode_entry(&mut self.buffer, entry, &link, &self.author);
+        self.segment.note(entry);
         self.encoded = Position {
             sequence: link.sequence,
             crc,
@@ -261,7 +278,12 @@ impl Appender {
         };
         make_segment(&*self.tree, &*room, &header)?;
         self.segments.push_back(header.first_sequence());
-        self.segment = OpenSegment::new(header.first_sequence(), room);
+        let next = OpenSegment::new(header.first_sequence(), room);
+        let full = std::mem::replace(&mut self.segment, next);
+        if let Some(summary) = full.summary {
+            self.summaries
+                .push_back((full.first_sequence, Arc::new(summary)));
+        }
         self.reserve_if_none()
     }
 
@@ -301,10 +323,20 @@ const fn mark_position(end: u64) -> u64 {
 impl OpenSegment {
     fn new(first_sequence: u64, region: Arc<dyn Region>) -> Self {
         Self {
+            first_sequence,
+            summary: Some(Summary::default()),
             path: segment_path(first_sequence),
             region,
             end: SEGMENT_START,
             grown_to: SEGMENT_START,
+        }
+    }
+
+    fn note(&mut self, entry: &Entry) {
+        if let Some(summary) = &mut self.summary
+            && summary.note(entry).is_err()
+        {
+            self.summary = None;
         }
     }
 

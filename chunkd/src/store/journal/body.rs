@@ -22,6 +22,14 @@ pub const SLOTS_MAX: u32 = 4096;
 
 const BLOCKS_MAX: usize = BLOCKS_PER_CHUNK_MAX as usize;
 
+pub(super) const PROMISED: u16 = 1;
+pub(super) const BEGUN: u16 = 2;
+pub(super) const APPLIED: u16 = 3;
+pub(super) const PREPARED: u16 = 4;
+pub(super) const SETTLED: u16 = 5;
+pub(super) const CHECKPOINT: u16 = 6;
+pub(super) const DROPPED: u16 = 7;
+
 const FLAG_GAP: u8 = 1;
 const FLAG_BYTES: u8 = 2;
 
@@ -211,13 +219,13 @@ impl Body {
     #[must_use]
     pub const fn kind(&self) -> u16 {
         match self {
-            Self::Promised(_) => 1,
-            Self::Begun(_) => 2,
-            Self::Applied(_) => 3,
-            Self::Prepared(_) => 4,
-            Self::Settled => 5,
-            Self::Checkpoint(_) => 6,
-            Self::Dropped => 7,
+            Self::Promised(_) => PROMISED,
+            Self::Begun(_) => BEGUN,
+            Self::Applied(_) => APPLIED,
+            Self::Prepared(_) => PREPARED,
+            Self::Settled => SETTLED,
+            Self::Checkpoint(_) => CHECKPOINT,
+            Self::Dropped => DROPPED,
         }
     }
 
@@ -265,16 +273,16 @@ impl Body {
     pub fn decode(kind: u16, body: &[u8]) -> Result<Self, FormatError> {
         let mut input = Decoder::new(body);
         let decoded = match kind {
-            1 => Self::Promised(Promised {
+            PROMISED => Self::Promised(Promised {
                 promised_version: input.take()?,
                 epoch: input.take()?,
             }),
-            2 => Self::Begun(take_begun(&mut input)?),
-            3 => Self::Applied(take_applied(&mut input)?),
-            4 => Self::Prepared(take_prepared(&mut input)?),
-            5 => Self::Settled,
-            6 => Self::Checkpoint(take_checkpoint(&mut input)?),
-            7 => Self::Dropped,
+            BEGUN => Self::Begun(take_begun(&mut input)?),
+            APPLIED => Self::Applied(take_applied(&mut input)?),
+            PREPARED => Self::Prepared(take_prepared(&mut input)?),
+            SETTLED => Self::Settled,
+            CHECKPOINT => Self::Checkpoint(take_checkpoint(&mut input)?),
+            DROPPED => Self::Dropped,
             _ => return Err(FormatError::UnknownKind),
         };
         input.finish()?;

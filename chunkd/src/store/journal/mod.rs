@@ -2,7 +2,8 @@
 //! of open chunks, and what was said about them, stable with one sync for many.
 //!
 //! Read in this order: [`segment`] and [`entry`], the bytes; [`body`], what entries say;
-//! [`reader`], a start; [`append`], batches; [`writer`], the thread.
+//! [`reader`], a start; [`append`], batches; [`summary`], what is remembered of them; [`writer`], the
+//! thread.
 //!
 //! Invariants: an entry is told to be stable only when a sync that covered it has returned; what
 //! was stable is found again by a start, or the start finds the journal damaged: it never takes
@@ -17,6 +18,7 @@ pub mod entry;
 pub mod error;
 pub mod reader;
 pub mod segment;
+pub mod summary;
 pub mod writer;
 
 pub use append::{Appender, JournalLimits};
@@ -27,6 +29,7 @@ pub use reader::{
     EntryReader, FoundEntry, JournalEnd, JournalReader, Location, named_chunks, settle,
 };
 pub use segment::{Author, Position};
+pub use summary::Summary;
 pub use writer::{
     AppendError, Class, Extent, GATHERED_MAX, JournalEvent, JournalQueue, JournalWriter, Log,
     Refused,

@@ -29,6 +29,7 @@ use thiserror::Error;
 use super::append::Appender;
 use super::entry::Entry;
 use super::error::{FormatError, JournalError};
+use super::summary::Summary;
 
 /// Bytes of entries that may wait before mutations are held back.
 pub const QUEUE_LEN_MAX: usize = 8 * 1024 * 1024;
@@ -116,6 +117,8 @@ pub trait Log: Send + Sync + fmt::Debug {
 pub struct Extent {
     /// First sequences of the segments, rising; the last one is being written.
     pub segments: Vec<u64>,
+    /// What the oldest says, if this start wrote it, and another one follows.
+    pub oldest: Option<Arc<Summary>>,
     /// Everything up to this sequence is stable.
     pub stable: u64,
     /// Room for another segment is set apart.
@@ -128,6 +131,7 @@ impl Extent {
     pub fn of(appender: &Appender) -> Self {
         Self {
             segments: appender.segments().collect(),
+            oldest: appender.oldest_summary(),
             stable: appender.stable(),
             has_reserve: appender.has_reserve(),
         }
