@@ -116,7 +116,7 @@ impl Machine {
         self.given_up = given_up;
     }
 
-    fn examiner(&self) -> Examiner<'_> {
+    pub(super) fn examiner(&self) -> Examiner<'_> {
         Examiner {
             state: &self.state,
             servers: &self.servers,

@@ -135,6 +135,15 @@ impl VersionChange {
         )
     }
 
+    /// Whether none of those who were asked has said what it has.
+    #[must_use]
+    pub fn has_heard_nobody(&self) -> bool {
+        match &self.phase {
+            Phase::Asking { answers, .. } => answers.values().all(Option::is_none),
+            _ => false,
+        }
+    }
+
     /// Whether its entry was handed to the log: then it can't be given up.
     #[must_use]
     pub const fn is_logging(&self) -> bool {

@@ -124,13 +124,16 @@ impl Machine {
             }
         };
         // Of a chunk that was sealed a moment ago its holders have not told yet.
-        let fewest = usize::from(self.config.fewest_replicas(replicas));
+        let mut fewest = usize::from(self.config.fewest_replicas(replicas));
         if let Base::Sealed { holders, .. } = &base
             && is_early
             && (holders.len() < fewest || self.is_any_awaited(handle, holders))
         {
             self.retry_later(subject);
             return Ok(());
+        }
+        if goal == Goal::Sealed(Then::Nothing) && self.is_only_prepared(handle) {
+            fewest = 1;
         }
         let sessions_end = self.sessions_end();
         let (end, drain) = match goal {
@@ -490,6 +493,7 @@ impl Machine {
         }
         match why {
             Why::Members(faults) => {
+                self.open_chunks.set_unavailable(handle, false);
                 self.note_failed(subject, faults.iter().map(|(server, _)| *server));
             }
             Why::Damaged(servers) => {
@@ -555,15 +559,16 @@ impl Machine {
     /// Whether a chunk of which nobody counts may be tried again: a member is there, and it has not
     /// been tried for long (section 8).
     fn may_become_available(&self, subject: Subject) -> bool {
-        let active = match subject {
-            Subject::Chunk(handle) => self.active(handle),
-            Subject::Slot(..) => None,
+        let Subject::Chunk(handle) = subject else {
+            return false;
         };
-        let is_one_there = active.is_some_and(|active| {
+        let is_one_there = self.active(handle).is_some_and(|active| {
             let mut members = active.members.iter();
             members.any(|member| self.is_usable(member.server))
         });
-        is_one_there && self.may_take_longer(subject)
+        // One that is tried again is not tried for long.
+        let is_tried_again = self.open_chunks.is_unavailable(handle);
+        is_one_there && !is_tried_again && self.may_take_longer(subject)
     }
 
     /// Whether a holder of a sealed chunk is to settle, or to sync, and may be asked in a moment.
@@ -628,7 +633,7 @@ impl Machine {
 }
 
 /// What is said of a chunk none of whose members answers.
-fn unavailable(handle: ChunkHandle) -> Failure {
+pub(super) fn unavailable(handle: ChunkHandle) -> Failure {
     let text = format!(
         "no member of chunk {handle} can be heard: start its chunkservers again; if they are lost, \
          `sarsen fsck --accept-loss {handle}` takes the best other copy"

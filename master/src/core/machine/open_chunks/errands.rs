@@ -454,6 +454,7 @@ impl Machine {
             Err(failure) => self.refuse(to, failure),
             Ok(holder) => {
                 let subject = Subject::Chunk(handle);
+                self.give_up_try(handle);
                 self.begin_work(subject, Goal::Accepted { holder });
                 if let Some(work) = self.open_chunks.works.get_mut(&subject) {
                     work.request = Some((request, to, Asked::AcceptLoss(handle, holder)));
@@ -470,8 +471,9 @@ impl Machine {
         let handle = asked.handle;
         let record = self.state.chunks.record(handle);
         let record = record.ok_or(Status::ChunkUnknown)?;
-        let is_known = self.open_chunks.works.contains_key(&Subject::Chunk(handle));
-        if is_known || record.active.is_none() || !self.open_chunks.is_unavailable(handle) {
+        let is_tried = self.open_chunks.works.contains_key(&Subject::Chunk(handle));
+        let is_changing = is_tried && !self.is_only_tried(handle);
+        if is_changing || record.active.is_none() || !self.open_chunks.is_unavailable(handle) {
             let text = format!("chunk {handle} is not unavailable: there is no loss to accept");
             return Err(Failure::new(Status::InvalidArgument, text));
         }

@@ -28,6 +28,7 @@
 //! Left out so far: clones of chunks that more than one slot names, and a next chunk that is held
 //! ready before the last one is full.
 
+mod again;
 mod asked;
 mod begin;
 mod errands;
@@ -53,6 +54,7 @@ use crate::core::timed::{Due, Timed};
 use crate::core::version_change::VersionChange;
 use crate::core::version_change::words::{Blamed, Decision, Outcome};
 
+use self::again::Agains;
 use self::errands::Errands;
 pub(super) use self::orders::ChangeStep;
 
@@ -202,6 +204,7 @@ pub(super) struct OpenChunks {
     /// Repair has its chance before these are opened again.
     mending: Timed<ChunkHandle, Mending>,
     errands: Errands,
+    again: Agains,
 }
 
 impl OpenChunks {
@@ -222,6 +225,7 @@ impl OpenChunks {
             settling: Timed::new(),
             mending: Timed::new(),
             errands: Errands::default(),
+            again: Agains::new(),
         };
         for (handle, record) in state.chunks.iter() {
             if let Some(active) = &record.active {
@@ -385,6 +389,7 @@ impl Machine {
             self.begin_attempt_if_due(subject);
         }
         self.look_after_grants();
+        self.try_again();
         self.look_after_errands();
         self.forget_what_was_sealed();
     }
@@ -398,8 +403,9 @@ impl Machine {
         let is_writable = self.check_writable().is_ok();
         let all = &mut self.open_chunks;
         let leases = is_writable.then(|| all.leases.next_due()).flatten();
-        let works = all.works.next_due();
-        let next = [leases, works, all.open.next_due(), all.errands.next_due()];
+        let again = is_writable.then(|| all.again.next_due()).flatten();
+        let (works, errands) = (all.works.next_due(), all.errands.next_due());
+        let next = [leases, again, works, all.open.next_due(), errands];
         next.into_iter().flatten().min()
     }
 
@@ -733,6 +739,9 @@ impl Machine {
             self.leave_out_doubtful(handle);
         }
         self.go_on_with_errands(subject, work.file);
+        if let Subject::Chunk(handle) = subject {
+            self.try_again_if_needed(handle);
+        }
     }
 
     /// A member that said so while the version was being changed may be in the new one, too.
@@ -774,6 +783,9 @@ impl Machine {
         }
         self.fail_errands(subject, failure);
         self.go_on_with_errands(subject, work.file);
+        if let Subject::Chunk(handle) = subject {
+            self.try_again_if_needed(handle);
+        }
     }
 
     /// A chunk has left the table.
@@ -784,6 +796,7 @@ impl Machine {
         all.differing.remove(&handle);
         all.settling.remove(&handle);
         all.mending.remove(&handle);
+        all.again.forget(handle);
         let waiting = all.open.remove(&handle).map(|open| open.waiting);
         for waiting in waiting.unwrap_or_default() {
             self.refuse(waiting.to, Status::NotFound.into());

@@ -313,6 +313,7 @@ impl Machine {
             self.open_chunks.set_unavailable(handle, false);
             self.go_on_without_primary(handle);
         }
+        self.hasten_what_is_left_on(server);
     }
 
     /// Whether a member's directory is in the start that the log's active entry names.

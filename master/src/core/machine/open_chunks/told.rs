@@ -162,7 +162,7 @@ impl Machine {
         if sealed.version < version {
             // A seal that was given up. Only a higher version makes it void, and until then the
             // replica counts for nothing (section 3.7).
-            return self.begin_change(Subject::Chunk(handle), Goal::Sealed(Then::Nothing));
+            return self.left_prepared(handle);
         }
         if sealed.version == version {
             let settle = Settle {

@@ -1,5 +1,6 @@
 //! Chunks that change: opened, gone on with without a member, sealed; asked for by clients.
 
+mod again;
 mod attacks;
 
 use std::collections::BTreeSet;

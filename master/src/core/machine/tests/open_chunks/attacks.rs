@@ -6,7 +6,7 @@ use crate::core::timed::looks;
 
 impl Play {
     /// Sends without waiting for an answer.
-    fn send(&mut self, message: impl Into<AnyMessage>) -> Token {
+    pub(super) fn send(&mut self, message: impl Into<AnyMessage>) -> Token {
         let token = self.rig.send(CLIENT, message);
         let actions = self.rig.settle();
         self.run(actions);
@@ -43,7 +43,7 @@ impl Play {
     }
 
     /// What a server reports when it has restarted.
-    fn held_by(&self, n: u8) -> Vec<HeldChunk> {
+    pub(super) fn held_by(&self, n: u8) -> Vec<HeldChunk> {
         let replicas = self.servers.replicas.iter();
         let its = replicas.filter(|((server, _), _)| *server == u64::from(n));
         let held = its.map(|((_, handle), replica)| {
