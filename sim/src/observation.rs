@@ -141,8 +141,9 @@ pub enum Observation<'a> {
         /// Whom.
         epoch: Epoch,
     },
-    /// An order to delete runs.
-    DeleteRuns {
+    /// An order to delete was found to be obeyed. What it names is told as gone from now on, and stays
+    /// until the order runs.
+    DeleteAnnounced {
         /// Which machine.
         machine: u8,
         /// The chunk.
@@ -156,7 +157,15 @@ pub enum Observation<'a> {
         /// Whether the version that it names is there: another one stays.
         is_there: bool,
     },
-    /// An order to delete was done: it may have met what came into being since it began.
+    /// An order to delete runs, and the version that it names is there, be it since it was announced. A
+    /// process that dies from now on leaves it or not.
+    DeleteRuns {
+        /// Which machine.
+        machine: u8,
+        /// The chunk.
+        handle: ChunkHandle,
+    },
+    /// An order to delete was done.
     Deleted {
         /// Which machine.
         machine: u8,

@@ -1,8 +1,8 @@
 //! A seal that was acknowledged at `disk`, or a copy, is found sealed after any death and any power
-//! cut, and a client names in a publication only servers that sealed what it says.
+//! cut, unless an order to delete it has run, and a client names in a publication only servers that
+//! sealed what it says.
 
 use sarsen_protocol::id::ChunkHandle;
-use sarsen_protocol::message::ChunkState;
 
 use super::{Facts, Invariant, is_put_off};
 use crate::observation::Observation;
@@ -68,12 +68,9 @@ fn started(
             continue;
         }
         let is_so = entry.as_ref().is_some_and(|entry| {
-            let is_sealed = entry.state == ChunkState::Sealed
-                && (entry.version, entry.length, entry.crc32)
-                    == (replica.version, replica.length, replica.crc32);
             // What it began since was told to nobody yet.
             let is_opened = entry.version > replica.version;
-            (is_sealed || is_opened) && !entry.flags.poisoned
+            (replica.is_told_as(entry) || is_opened) && !entry.flags.poisoned
         });
         if !is_so {
             let problems = directory

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use sarsen_chunkd::store::InventoryEntry;
 use sarsen_master::core::apply::apply;
 use sarsen_master::core::command::{Command, Entry};
 use sarsen_master::core::state::State;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, FileId, ServerId, SessionId};
-use sarsen_protocol::message::Level;
+use sarsen_protocol::message::{ChunkState, Level};
 use sarsen_protocol::record::RECORD_HEADER_LEN;
 use sarsen_protocol::status::Status;
 
@@ -52,6 +53,15 @@ pub struct SealedReplica {
     pub crc32: u32,
 }
 
+impl SealedReplica {
+    /// Whether that is what a directory tells.
+    #[must_use]
+    pub fn is_told_as(&self, entry: &InventoryEntry) -> bool {
+        entry.state == ChunkState::Sealed
+            && (entry.version, entry.length, entry.crc32) == (self.version, self.length, self.crc32)
+    }
+}
+
 /// What is known.
 #[derive(Debug, Default)]
 pub struct Facts {
@@ -73,8 +83,11 @@ pub struct Facts {
     pub appended: BTreeMap<u64, Entry>,
     /// Machines of servers.
     pub machines: BTreeMap<ServerId, u8>,
-    /// Replicas that were sealed at `disk` or copied, and not deleted since.
+    /// Replicas that were sealed at `disk` or copied, and that no order to delete has run on since.
     pub sealed: BTreeMap<(u8, ChunkHandle), SealedReplica>,
+    /// Those that an order to delete runs on, or that one ran on and did not end well: they are there
+    /// or not.
+    pub deleting: BTreeMap<(u8, ChunkHandle), SealedReplica>,
     /// Replicas that are sealed or open, whether anybody was told or not, with the version that they
     /// were last sealed in. What begins on that is still it, until the log says otherwise.
     pub held: BTreeMap<(u8, ChunkHandle), Option<ChunkVersion>>,
@@ -236,25 +249,47 @@ impl Facts {
                 let key = (*machine, order.handle);
                 self.held.insert(key, Some(order.version));
             }
-            Observation::Deleted { machine, handle }
-            | Observation::DeleteRuns {
+            // It counts no more, but it is there until the order runs.
+            Observation::DeleteAnnounced {
                 machine,
                 handle,
                 is_there: true,
                 ..
-            } => {
+            } => _ = self.held.remove(&(*machine, *handle)),
+            Observation::DeleteRuns { machine, handle } => {
+                let key = (*machine, *handle);
+                self.held.remove(&key);
+                if let Some(replica) = self.sealed.remove(&key) {
+                    self.deleting.insert(key, replica);
+                }
+            }
+            Observation::Deleted { machine, handle } => {
                 self.sealed.remove(&(*machine, *handle));
                 self.held.remove(&(*machine, *handle));
+                self.deleting.remove(&(*machine, *handle));
             }
             Observation::Stays {
                 machine,
                 handle,
                 sealed,
-            } => _ = self.held.insert((*machine, *handle), *sealed),
+            } => {
+                self.held.insert((*machine, *handle), *sealed);
+                if let Some(replica) = self.deleting.remove(&(*machine, *handle))
+                    && *sealed == Some(replica.version)
+                {
+                    let sealed = self.sealed.entry((*machine, *handle));
+                    sealed.or_insert(replica);
+                }
+            }
             // What was sealed or copied when the process died, and told to nobody, is there too.
             Observation::ChunkserverStarted {
                 machine, server, ..
             } => {
+                self.end_deletes(*machine, |handle, replica| {
+                    let directory = server.directory(replica.directory);
+                    let entry = directory.and_then(|directory| directory.entry(handle));
+                    entry.is_some_and(|entry| replica.is_told_as(&entry))
+                });
                 self.held.retain(|(of, _), _| of != machine);
                 for directory in server.directories() {
                     for entry in directory.inventory(None, usize::MAX) {
@@ -267,10 +302,22 @@ impl Facts {
             }
             Observation::Lost { machine } => {
                 self.sealed.retain(|(of, _), _| of != machine);
+                self.deleting.retain(|(of, _), _| of != machine);
                 self.held.retain(|(of, _), _| of != machine);
                 self.spoiled_machines.insert(*machine);
             }
             _ => {}
+        }
+    }
+
+    /// A start shows what became of what was being deleted: a replica that is found again is held to
+    /// what it was.
+    fn end_deletes(&mut self, machine: u8, is_found: impl Fn(ChunkHandle, &SealedReplica) -> bool) {
+        let its_own = (machine, ChunkHandle(0))..=(machine, ChunkHandle(u64::MAX));
+        for (key, replica) in self.deleting.extract_if(its_own, |_, _| true) {
+            if is_found(key.1, &replica) {
+                self.sealed.entry(key).or_insert(replica);
+            }
         }
     }
 
@@ -473,8 +520,8 @@ mod tests {
         observe(facts, &settled);
     }
 
-    fn run_delete(facts: &mut Facts, machine: u8, is_there: bool) {
-        let runs = Observation::DeleteRuns {
+    fn announce_delete(facts: &mut Facts, machine: u8, is_there: bool) {
+        let announced = Observation::DeleteAnnounced {
             machine,
             handle: HANDLE,
             ordered_in: None,
@@ -482,7 +529,24 @@ mod tests {
             is_of_this_session: true,
             is_there,
         };
+        observe(facts, &announced);
+    }
+
+    fn run_delete(facts: &mut Facts, machine: u8) {
+        let runs = Observation::DeleteRuns {
+            machine,
+            handle: HANDLE,
+        };
         observe(facts, &runs);
+    }
+
+    fn stay(facts: &mut Facts, machine: u8) {
+        let stays = Observation::Stays {
+            machine,
+            handle: HANDLE,
+            sealed: Some(VERSION),
+        };
+        observe(facts, &stays);
     }
 
     /// A copy ended that the master had not heard of yet. It ordered the deletion of the old replica,
@@ -491,7 +555,7 @@ mod tests {
     fn an_order_that_names_another_version_takes_no_replica() {
         let mut facts = Facts::default();
         (0..4).for_each(|machine| settle(&mut facts, machine, VERSION));
-        run_delete(&mut facts, 3, false);
+        announce_delete(&mut facts, 3, false);
         assert_eq!(facts.sealed_beside(1, HANDLE, VERSION), 3);
         assert!(facts.sealed.contains_key(&(3, HANDLE)));
     }
@@ -500,14 +564,10 @@ mod tests {
     fn what_is_being_deleted_counts_again_only_if_it_stays() {
         let mut facts = Facts::default();
         (0..4).for_each(|machine| settle(&mut facts, machine, VERSION));
-        run_delete(&mut facts, 3, true);
+        announce_delete(&mut facts, 3, true);
         assert_eq!(facts.sealed_beside(1, HANDLE, VERSION), 2);
-        let stays = Observation::Stays {
-            machine: 3,
-            handle: HANDLE,
-            sealed: Some(VERSION),
-        };
-        observe(&mut facts, &stays);
+        run_delete(&mut facts, 3);
+        stay(&mut facts, 3);
         assert_eq!(facts.sealed_beside(1, HANDLE, VERSION), 3);
         let deleted = Observation::Deleted {
             machine: 3,
@@ -515,6 +575,44 @@ mod tests {
         };
         observe(&mut facts, &deleted);
         assert_eq!(facts.sealed_beside(1, HANDLE, VERSION), 2);
+    }
+
+    /// An order waited for a slow disk, and the chunk, which was still being uploaded, was sealed
+    /// meanwhile. The process died when the order had run, before that was told, and the seal was missed.
+    #[test]
+    fn what_was_sealed_while_an_order_waited_goes_when_it_runs() {
+        let mut facts = Facts::default();
+        announce_delete(&mut facts, 3, true);
+        settle(&mut facts, 3, VERSION);
+        run_delete(&mut facts, 3);
+        assert!(!facts.sealed.contains_key(&(3, HANDLE)));
+        facts.end_deletes(3, |_, _| false);
+        assert_eq!((facts.sealed.len(), facts.deleting.len()), (0, 0));
+    }
+
+    /// The process may die while an order waits: nothing is lost by that.
+    #[test]
+    fn an_order_that_waits_takes_no_promise_back() {
+        let mut facts = Facts::default();
+        settle(&mut facts, 3, VERSION);
+        announce_delete(&mut facts, 3, true);
+        facts.end_deletes(3, |_, _| false);
+        assert!(facts.sealed.contains_key(&(3, HANDLE)));
+    }
+
+    #[test]
+    fn what_an_order_left_is_held_to_what_it_was() {
+        let mut facts = Facts::default();
+        settle(&mut facts, 2, VERSION);
+        settle(&mut facts, 3, VERSION);
+        run_delete(&mut facts, 2);
+        run_delete(&mut facts, 3);
+        stay(&mut facts, 2);
+        assert!(facts.sealed.contains_key(&(2, HANDLE)));
+        // It died inside the order.
+        facts.end_deletes(3, |handle, it| (handle, it.version) == (HANDLE, VERSION));
+        assert!(facts.sealed.contains_key(&(3, HANDLE)));
+        assert!(facts.deleting.is_empty());
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Invariant for Fencing {
                 self.directories.insert(*machine, ids.collect());
                 Ok(())
             }
-            Observation::DeleteRuns {
+            Observation::DeleteAnnounced {
                 machine,
                 handle,
                 ordered_in,

@@ -48,7 +48,7 @@ impl Invariant for NoDeleteOfNeeded {
                     )),
                 }
             }
-            Observation::DeleteRuns {
+            Observation::DeleteAnnounced {
                 machine,
                 handle,
                 is_there: true,

@@ -17,7 +17,11 @@ use crate::observation::Observation;
 #[derive(Debug, Default)]
 pub struct OpenMembers {
     said: BTreeMap<(u8, ChunkHandle), Said>,
-    /// What was deleted since a machine's start: answers about it may be on their way still.
+    /// What those had said, if anything, that an order to delete has run on since the machine's start
+    /// and did not end well.
+    deleting: BTreeMap<(u8, ChunkHandle), Option<Said>>,
+    /// What orders to delete have run on since a machine's start, unless it stayed: answers about it
+    /// may be on their way still.
     deleted: BTreeSet<(u8, ChunkHandle)>,
 }
 
@@ -101,15 +105,25 @@ impl Invariant for OpenMembers {
                 }
                 Ok(())
             }
-            Observation::Deleted { machine, handle }
-            | Observation::DeleteRuns {
-                machine,
-                handle,
-                is_there: true,
-                ..
-            } => {
-                self.said.remove(&(machine, handle));
+            Observation::DeleteRuns { machine, handle } => {
+                let said = self.said.remove(&(machine, handle));
+                self.deleting.insert((machine, handle), said);
                 self.deleted.insert((machine, handle));
+                Ok(())
+            }
+            Observation::Deleted { machine, handle } => {
+                self.said.remove(&(machine, handle));
+                self.deleting.remove(&(machine, handle));
+                self.deleted.insert((machine, handle));
+                Ok(())
+            }
+            Observation::Stays {
+                machine, handle, ..
+            } => {
+                if let Some(said) = self.deleting.remove(&(machine, handle)) {
+                    self.said.extend(said.map(|said| ((machine, handle), said)));
+                    self.deleted.remove(&(machine, handle));
+                }
                 Ok(())
             }
             Observation::Spoiled {
@@ -117,11 +131,13 @@ impl Invariant for OpenMembers {
                 handle: Some(handle),
             } => {
                 self.said.remove(&(machine, handle));
+                self.deleting.remove(&(machine, handle));
                 Ok(())
             }
             // Another chunk than the one that was spoken of, be it that it has the same handle.
             Observation::Copied { machine, order, .. } => {
                 self.said.remove(&(machine, order.handle));
+                self.deleting.remove(&(machine, order.handle));
                 self.deleted.remove(&(machine, order.handle));
                 Ok(())
             }
@@ -131,6 +147,7 @@ impl Invariant for OpenMembers {
                 handle: None,
             } => {
                 self.said.retain(|(of, _), _| *of != machine);
+                self.deleting.retain(|(of, _), _| *of != machine);
                 Ok(())
             }
             Observation::ChunkserverStarted {
@@ -138,6 +155,8 @@ impl Invariant for OpenMembers {
                 server,
                 is_full,
             } => {
+                // Of what an order ran on nobody knows whether it is there.
+                self.deleting.retain(|(of, _), _| *of != machine);
                 self.deleted.retain(|(of, _)| *of != machine);
                 self.started(machine, server, is_full, facts)
             }

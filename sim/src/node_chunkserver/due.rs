@@ -142,7 +142,7 @@ impl Process {
         self.tell(world, event);
     }
 
-    /// Orders begin to run: from here on the disk does what they say.
+    /// Orders were found to be obeyed: they run when their disk comes to it.
     pub(super) fn observe_deletes(&self, world: &World, batch: &[DeleteOrder]) {
         let epochs = self
             .places
@@ -154,9 +154,7 @@ impl Process {
                 .master
                 .as_ref()
                 .filter(|it| it.conn.0 == order.connection);
-            let is_named = |entry: InventoryEntry| entry.version == order.version;
-            let mut served = self.server.served();
-            world.observe(&Observation::DeleteRuns {
+            world.observe(&Observation::DeleteAnnounced {
                 machine: self.number,
                 handle: order.handle,
                 ordered_in: master
@@ -164,14 +162,27 @@ impl Process {
                     .copied(),
                 obeys,
                 is_of_this_session: master.is_some() && self.machine.is_registered(),
-                is_there: served.any(|it| it.entry(order.handle).is_some_and(is_named)),
+                is_there: self.is_there(order),
             });
         }
     }
 
+    /// Whether the version that an order names is there.
+    fn is_there(&self, order: &DeleteOrder) -> bool {
+        let is_named = |entry: InventoryEntry| entry.version == order.version;
+        let mut served = self.server.served();
+        served.any(|it| it.entry(order.handle).is_some_and(is_named))
+    }
+
     fn delete(&mut self, world: &World, deletes: &Deletes) {
-        let results = deletes.run();
         let batch = deletes.orders();
+        for order in batch.iter().filter(|order| self.is_there(order)) {
+            world.observe(&Observation::DeleteRuns {
+                machine: self.number,
+                handle: order.handle,
+            });
+        }
+        let results = deletes.run();
         if self.is_dead() {
             return;
         }
