@@ -237,7 +237,11 @@ impl Orderer<'_> {
             Standing::SessionEnded => return Err(Not::Refused(Status::SessionUnknown)),
         }
         if self.primary.phase != Phase::Ordering {
-            return Err(Not::Refused(Status::PromiseRefused));
+            // Nor will it fit in a later version: who asks need not wait for one.
+            return Err(Not::Refused(match is_append && self.primary.is_full {
+                true => Status::ChunkFull,
+                false => Status::PromiseRefused,
+            }));
         }
         self.check_room(candidate)?;
         let under_way = u64::from(self.building.bytes()) + u64::from(candidate.length);

@@ -244,6 +244,8 @@ struct Sent {
     handle: ChunkHandle,
     /// The highest version that it was sent in.
     version_max: ChunkVersion,
+    /// It was sent before, and that was not answered.
+    is_again: bool,
 }
 
 impl All {

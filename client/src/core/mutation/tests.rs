@@ -589,9 +589,48 @@ fn a_primary_that_has_promised_another_gets_no_more() {
         [
             done(1, 0, HANDLE, 0),
             Action::Close { stream: FIRST },
-            Action::Locate { index: 0 }
-        ]
+            open(TAIL, 1)
+        ],
+        "what was refused at its first sending is not in doubt"
     );
+    let next = opened(1, NEXT, 9);
+    machine.handle_opened(at(3), TAIL, next.clone());
+    assert_eq!(all(&mut machine, at(3)), [connect(SECOND, &next)]);
+    machine.handle_stream_opened(at(3), SECOND).unwrap();
+    assert_eq!(all(&mut machine, at(3)), [sends(SECOND, &[2, 3, 4])]);
+}
+
+#[test]
+fn what_is_refused_at_its_second_sending_is_in_doubt_as_before() {
+    let mut machine = in_doubt(plan(), 2);
+    machine.handle_located(at(101), 0, located(HANDLE, 1, ChunkState::Open));
+    all(&mut machine, at(101));
+    machine.handle_opened(at(150), Slot::At(0), opened(0, HANDLE, 2));
+    all(&mut machine, at(150));
+    machine.handle_stream_opened(at(151), SECOND).unwrap();
+    assert_eq!(all(&mut machine, at(151)), [sends(SECOND, &[1, 2])]);
+    let refused = [1, 2].map(|number| result(number, Status::PromiseRefused, 0, 0));
+    machine
+        .handle_appended(at(152), SECOND, &appended(2, refused.to_vec()))
+        .unwrap();
+    let close = Action::Close { stream: SECOND };
+    let locate = Action::Locate { index: 0 };
+    assert_eq!(all(&mut machine, at(152)), [close, locate]);
+}
+
+/// The master does not open again what was sealed while it held the request.
+#[test]
+fn a_chunk_that_was_sealed_while_its_opening_waited_is_located_anew() {
+    let mut machine = in_doubt(plan(), 1);
+    machine.handle_located(at(101), 0, located(HANDLE, 1, ChunkState::Open));
+    assert_eq!(all(&mut machine, at(101)), [open(Slot::At(0), 1)]);
+    let sealed = Some(Status::ChunkSealed);
+    machine.handle_open_failed(at(160), Slot::At(0), sealed, Duration::ZERO);
+    let wake_at = machine.wake_at(at(160)).unwrap_or(at(160));
+    assert!(wake_at < at(1_000), "{wake_at:?}");
+    assert_eq!(all(&mut machine, wake_at), [Action::Locate { index: 0 }]);
+    machine.handle_located(wake_at, 0, located(HANDLE, 2, ChunkState::Sealed));
+    assert_eq!(all(&mut machine, wake_at), [find(2, 4, &[1])]);
 }
 
 #[test]

@@ -498,8 +498,14 @@ impl Way {
                     all.end(result.number, Outcome::Refused(status));
                 }
                 status => {
-                    // Whether an earlier try of it was done is as open as before.
-                    self.doubts.insert(result.number);
+                    let sent = all.mutations.get(&result.number).and_then(|it| it.sent);
+                    match sent.is_some_and(|it| !it.is_again) {
+                        true => self.send_anew(result.number, all),
+                        // Whether an earlier try of it was done is as open as before.
+                        false => {
+                            self.doubts.insert(result.number);
+                        }
+                    }
                     match status {
                         Status::Overloaded => self.failing.fail(now, Duration::ZERO),
                         _ => self.drain(),
@@ -585,6 +591,7 @@ impl Way {
                 mutation.sent = Some(Sent {
                     handle: opened.handle,
                     version_max: opened.version.max(before),
+                    is_again: mutation.sent.is_some(),
                 });
             }
         }

@@ -253,6 +253,23 @@ fn a_record_that_does_not_fit_closes_the_chunk_for_appends_of_any_size() {
     );
 }
 
+#[test]
+fn a_full_chunk_says_so_while_it_drains_too() {
+    let mut replica = primary(2, true);
+    ask(&mut replica, Level::Memory, &[(1, b"abc")]);
+    let mut again = grant(2, true);
+    if let Order::Grant(again) = &mut again {
+        again.closed = true;
+    }
+    let _ = actions(&mut replica);
+    replica.handle_order(NOW, 9, again);
+    replica.handle_order(NOW, 10, revoke());
+    let _ = actions(&mut replica);
+    ask(&mut replica, Level::Memory, &[(2, b"abc")]);
+    let full = refused(2, Status::ChunkFull, Level::Memory);
+    assert_eq!(actions(&mut replica), [answered(1, &[full])]);
+}
+
 /// `spec/replication.md` section 9: only the last chunk takes records.
 #[test]
 fn a_closed_chunk_takes_no_record_and_answers_for_those_that_are_there() {

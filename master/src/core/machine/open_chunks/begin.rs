@@ -42,6 +42,7 @@ impl Machine {
             blamed: None,
             retry_at: now,
             waiting: Vec::new(),
+            is_sealed: false,
             request: None,
         });
     }

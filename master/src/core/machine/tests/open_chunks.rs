@@ -663,6 +663,40 @@ fn a_full_chunk_is_sealed_with_the_next_one_in_the_same_entry_once_however_many_
     assert_eq!(play.rig.get(stat("/f")).node.size, u64::from(MIB));
 }
 
+/// Who names a chunk may only want to know what became of something: it is found in the sealed one.
+#[test]
+fn a_chunk_that_is_sealed_while_somebody_waits_for_it_is_not_opened_again_for_that() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let full = play.open(play.last(file));
+    play.mutate(full.handle, 5, 700);
+    let at_first = OpenChunk {
+        slot: Slot::At(0),
+        ..play.last(file)
+    };
+    play.servers.deaf.extend(1..=4);
+    play.report(full.chain[0].server.0, &full, ChainTrouble::Full, 0);
+    let named = play.send(at_first.clone());
+    let last = play.send(play.last(file));
+    play.servers.deaf.clear();
+    while !play.unanswered.is_empty() {
+        let unanswered = std::mem::take(&mut play.unanswered);
+        play.answer_late(unanswered);
+    }
+    let refused = play.replies.remove(&named).unwrap().unwrap_err();
+    assert_eq!(refused.status, Status::ChunkSealed);
+    let Some(Ok(AnyMessage::ChunkOpened(next))) = play.replies.remove(&last) else {
+        panic!("{:?}", play.replies)
+    };
+    assert_eq!(next.index, 1);
+    assert!(play.sealed(full.handle).is_some());
+    assert_eq!(
+        play.open(at_first).handle,
+        full.handle,
+        "who asks anew has it"
+    );
+}
+
 /// An append in doubt goes to the chunk that it was sent to first, also when that has a next one. What
 /// is not there stays away, and who writes to it is not stopped by that.
 #[test]
