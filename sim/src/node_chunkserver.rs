@@ -30,7 +30,7 @@ use sarsen_chunkd::net::Chunkserver;
 use sarsen_chunkd::net::chunkserver::Notice;
 use sarsen_chunkd::server::orders::Deletes;
 use sarsen_chunkd::server::told_of_disk;
-use sarsen_chunkd::store::{Directory, Space, Start};
+use sarsen_chunkd::store::{Directory, Space, Start, StoreError};
 use sarsen_protocol::deframe::Frame;
 use sarsen_protocol::id::{
     ChunkHandle, ChunkVersion, ClusterId, DirectoryId, ServerId, StartNonce,
@@ -249,7 +249,11 @@ impl ChunkserverNode {
                 Ok(_) => return Health::Ended,
                 Err(error) => {
                     world.line(|| format!("{:?} can't open its directory: {error}", self.node()));
-                    return Health::Ended;
+                    // Who was refused may have died before it said so: it is said at each start.
+                    return match error {
+                        StoreError::Stale { .. } => Health::Refused,
+                        _ => Health::Ended,
+                    };
                 }
             }
         }
@@ -546,4 +550,24 @@ fn report(place: &Place) -> DirectoryReport {
 /// Who answers a dial is who was meant.
 fn is_server(hello: &Hello, server: ServerId) -> bool {
     hello.server == server && hello.cluster != ClusterId::NONE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process marked its directories, which the master had refused, and died before it said so. Nobody
+    /// gave it an empty folder, and it was started again and again.
+    #[test]
+    fn a_directory_that_was_refused_is_refused_at_each_start() {
+        let world = World::new(1, false);
+        let mut node = ChunkserverNode::new(0, 1, false);
+        assert_eq!(node.start(&world), Health::Runs);
+        let directories = node.server().into_iter().flat_map(Chunkserver::directories);
+        directories.for_each(|it| it.mark_stale().expect("marked"));
+        node.stop();
+        for _ in 0..2 {
+            assert_eq!(node.start(&world), Health::Refused);
+        }
+    }
 }

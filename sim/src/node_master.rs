@@ -100,7 +100,7 @@ pub enum Health {
     Runs,
     /// It has ended by itself, or died inside an operation.
     Ended,
-    /// The master lets none of its directories count.
+    /// The master lets none of its directories count, or did so before.
     Refused,
 }
 

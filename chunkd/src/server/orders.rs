@@ -128,8 +128,23 @@ impl Deletes {
             // Whoever drives it as an open chunk was told before, when nothing was gone yet.
             self.chunkserver.members.look_again(order.handle);
         }
-        let refused = |result: Result<(), StoreError>| result.map_err(|error| refusal(&error));
-        results.into_iter().map(refused).collect()
+        let ended = self.orders.iter().zip(results);
+        let refused = |(order, result): (&DeleteOrder, Result<(), StoreError>)| {
+            result.map_err(|error| refusal(&self.why_not(order, error)))
+        };
+        ended.map(refused).collect()
+    }
+
+    /// What is said of an order that failed. A chunk that was put aside is gone, though that be not
+    /// stable: who heard of a failure alone would count it, and delete another one as too many.
+    fn why_not(&self, order: &DeleteOrder, error: StoreError) -> StoreError {
+        let handle = order.handle;
+        let is_there = self.chunkserver.served().any(|it| holds(it, order));
+        if is_there || matches!(error, StoreError::NotFound { .. }) {
+            return error;
+        }
+        tracing::error!(%handle, %error, "a deleted chunk may come back with a power cut");
+        StoreError::NotFound { handle }
     }
 }
 
@@ -221,6 +236,7 @@ mod tests {
     use super::*;
     use crate::core::tickets::TicketKeys;
     use crate::net::Notice;
+    use crate::store::tests::faulty::FaultyTree;
     use crate::store::tests::scenario::{ADOPTION, START, Sample};
     use sarsen_protocol::key::SecretKey;
     use sarsen_protocol::message::Level;
@@ -276,5 +292,36 @@ mod tests {
         drop(deletes);
         assert_eq!(told(&mut notices, &directory), [], "it was told as gone");
         assert!(directory.told(first.handle).is_none());
+    }
+
+    /// A chunk was put aside, and the sync of its folder failed. The master heard that the order had
+    /// failed before it heard that the chunk was gone, and had another replica deleted as one too many.
+    #[test]
+    fn what_was_put_aside_is_not_there_though_that_be_not_stable() {
+        let tree = Arc::new(FaultyTree::new());
+        let directory = Directory::open_tree(Arc::clone(&tree) as _, &START).expect("opens");
+        directory.adopt(ADOPTION).expect("adopts");
+        let sample = Sample::new(1, 3);
+        sample.store(&directory, Level::Disk).expect("sealed");
+        let id = directory.identity().directory_id;
+        let key = SecretKey::new([0; 32]);
+        let (server, _notices) = Chunkserver::new(key, vec![Arc::new(directory)]);
+        let server = Arc::new(server);
+        server.register(TicketKeys::new(&[]), &[id], Duration::from_secs(3));
+        let delete = |version| {
+            let order = DeleteOrder {
+                connection: 1,
+                request_id: 1,
+                handle: sample.handle,
+                version,
+            };
+            let mut results = Deletes::announce(&server, vec![order]).run();
+            results.remove(0).map_err(|(status, _)| status)
+        };
+        let other = ChunkVersion(sample.version.0 + 1);
+        assert_eq!(delete(other), Err(Status::Moved), "it stays");
+        tree.fail_next_sync();
+        assert_eq!(delete(sample.version), Err(Status::ChunkUnknown));
+        assert!(server.directories().all(|it| it.is_poisoned()));
     }
 }

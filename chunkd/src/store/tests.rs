@@ -4,7 +4,7 @@ mod conformance;
 mod copies;
 mod crash;
 mod directories;
-mod faulty;
+pub(crate) mod faulty;
 mod heap;
 mod journal;
 mod medium;

@@ -58,7 +58,7 @@ pub(super) struct Counts {
 
 /// A tree that forgets and fails.
 #[derive(Debug)]
-pub(super) struct FaultyTree {
+pub(crate) struct FaultyTree {
     disk: Arc<Mutex<Disk>>,
 }
 
@@ -110,7 +110,7 @@ enum NameChange {
 
 impl FaultyTree {
     /// An empty tree without faults.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(Faults::default())
     }
 
@@ -148,6 +148,12 @@ impl FaultyTree {
     pub(super) fn refuse_next_reservation(&self) {
         let mut disk = self.disk.lock().unwrap();
         disk.faults.fill_at = Some(disk.counts.reservations);
+    }
+
+    /// The next sync fails.
+    pub(crate) fn fail_next_sync(&self) {
+        let mut disk = self.disk.lock().unwrap();
+        disk.faults.fail_sync = Some(disk.counts.syncs);
     }
 
     /// What was asked for so far.
