@@ -618,9 +618,9 @@ fn what_is_refused_at_its_second_sending_is_in_doubt_as_before() {
     assert_eq!(all(&mut machine, at(152)), [close, locate]);
 }
 
-/// The master does not open again what was sealed while it held the request.
+/// The master does not open again what was sealed since, for who does not know of it.
 #[test]
-fn a_chunk_that_was_sealed_while_its_opening_waited_is_located_anew() {
+fn a_chunk_that_was_sealed_since_its_stream_failed_is_located_anew() {
     let mut machine = in_doubt(plan(), 1);
     machine.handle_located(at(101), 0, located(HANDLE, 1, ChunkState::Open));
     assert_eq!(all(&mut machine, at(101)), [open(Slot::At(0), 1)]);
@@ -631,6 +631,24 @@ fn a_chunk_that_was_sealed_while_its_opening_waited_is_located_anew() {
     assert_eq!(all(&mut machine, wake_at), [Action::Locate { index: 0 }]);
     machine.handle_located(wake_at, 0, located(HANDLE, 2, ChunkState::Sealed));
     assert_eq!(all(&mut machine, wake_at), [find(2, 4, &[1])]);
+}
+
+#[test]
+fn a_chunk_that_was_sealed_since_is_opened_for_writes_that_wait() {
+    let mut machine = Mutations::new(plan());
+    machine.add(1, write(0, 7));
+    all(&mut machine, at(0));
+    machine.handle_opened(at(0), Slot::At(0), opened(0, HANDLE, 1));
+    all(&mut machine, at(0));
+    let refused = Some(Status::NotPrimary);
+    machine.handle_stream_ended(at(1), FIRST, refused, Duration::ZERO);
+    let close = Action::Close { stream: FIRST };
+    assert_eq!(all(&mut machine, at(1)), [close, open(Slot::At(0), 1)]);
+    let sealed = Some(Status::ChunkSealed);
+    machine.handle_open_failed(at(2), Slot::At(0), sealed, Duration::ZERO);
+    let wake_at = machine.wake_at(at(2)).unwrap_or(at(2));
+    assert!(wake_at < at(1_000), "{wake_at:?}");
+    assert_eq!(all(&mut machine, wake_at), [open(Slot::At(0), 0)]);
 }
 
 #[test]

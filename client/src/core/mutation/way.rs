@@ -299,6 +299,9 @@ impl Way {
             let writes = std::mem::take(&mut self.writes);
             all.end_all(writes, Outcome::Refused(status));
         }
+        if status == Some(Status::ChunkSealed) {
+            self.failed = ChunkVersion::NONE;
+        }
         // What is in doubt may still be found, when the chunk is sealed.
         self.failing.fail_since(since, now, retry_after);
     }

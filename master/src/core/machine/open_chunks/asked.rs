@@ -117,6 +117,13 @@ impl Machine {
             return Err(failure);
         }
         let Some(active) = &record.active else {
+            // Who does not know of the seal may only want to know what became of something.
+            let sealed = record.sealed.map(|it| it.version).unwrap_or_default();
+            let is_news = asked.failed.is_some() && sealed > asked.failed;
+            if is_news && matches!(asked.slot, Slot::At(_)) {
+                let text = format!("chunk {handle} was sealed since: ask again");
+                return Err(Failure::new(Status::ChunkSealed, text));
+            }
             let drain = false;
             return Ok(Aim::After(subject, Goal::Active { memory, drain }));
         };

@@ -42,7 +42,6 @@ impl Machine {
             blamed: None,
             retry_at: now,
             waiting: Vec::new(),
-            is_sealed: false,
             request: None,
         });
     }

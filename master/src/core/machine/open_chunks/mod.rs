@@ -39,7 +39,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, RequestId, ServerId};
-use sarsen_protocol::message::{OpenChunk, Slot};
+use sarsen_protocol::message::OpenChunk;
 use sarsen_protocol::status::Status;
 
 use super::changes::Asked;
@@ -149,8 +149,6 @@ struct Work {
     /// When the next attempt begins, if none runs.
     retry_at: Duration,
     waiting: Vec<Waiting>,
-    /// Its entry sealed the chunk.
-    is_sealed: bool,
     /// The request that the entry carries out, and whom to tell what of it.
     request: Option<(RequestId, Token, Asked)>,
 }
@@ -673,7 +671,6 @@ impl Machine {
                     let waiting = self.open_chunks.open.remove(&handle);
                     self.count_sealed(handle, sealed, &members);
                     if let Some(work) = self.open_chunks.works.get_mut(&subject) {
-                        work.is_sealed = true;
                         work.waiting
                             .extend(waiting.into_iter().flat_map(|it| it.waiting));
                     }
@@ -729,23 +726,14 @@ impl Machine {
         };
     }
 
-    /// A work has come to its end: those who wait for the chunk begin anew, with what it is now. Who named
-    /// one that was sealed meanwhile may only want to know what became of something, and is told so.
+    /// A work has come to its end: those who wait for the chunk begin anew, with what it is now.
     fn end_work(&mut self, subject: Subject) {
         let Some(work) = self.open_chunks.end(subject) else {
             return;
         };
         self.go_on_with_chunk_before(subject);
-        let record = self.state.chunks.record(work.handle);
-        let sealed = record.filter(|_| work.is_sealed).map(|it| it.index);
         for waiting in work.waiting {
-            match waiting.asked.slot {
-                Slot::At(index) if sealed == Some(index) => {
-                    let text = format!("chunk {} was sealed meanwhile: ask again", work.handle);
-                    self.refuse(waiting.to, Failure::new(Status::ChunkSealed, text));
-                }
-                _ => self.open_for(waiting),
-            }
+            self.open_for(waiting);
         }
         if let Subject::Chunk(handle) = subject {
             self.leave_out_doubtful(handle);

@@ -665,13 +665,14 @@ fn a_full_chunk_is_sealed_with_the_next_one_in_the_same_entry_once_however_many_
 
 /// Who names a chunk may only want to know what became of something: it is found in the sealed one.
 #[test]
-fn a_chunk_that_is_sealed_while_somebody_waits_for_it_is_not_opened_again_for_that() {
+fn a_chunk_that_was_sealed_is_not_opened_again_for_who_does_not_know_that() {
     let mut play = Play::new();
     let file = play.touch("/f");
     let full = play.open(play.last(file));
     play.mutate(full.handle, 5, 700);
     let at_first = OpenChunk {
         slot: Slot::At(0),
+        failed: full.version,
         ..play.last(file)
     };
     play.servers.deaf.extend(1..=4);
@@ -690,11 +691,13 @@ fn a_chunk_that_is_sealed_while_somebody_waits_for_it_is_not_opened_again_for_th
     };
     assert_eq!(next.index, 1);
     assert!(play.sealed(full.handle).is_some());
-    assert_eq!(
-        play.open(at_first).handle,
-        full.handle,
-        "who asks anew has it"
-    );
+    let asked = play.ask(at_first.clone()).unwrap();
+    assert_eq!(asked.unwrap_err().status, Status::ChunkSealed);
+    let knows = OpenChunk {
+        failed: ChunkVersion::NONE,
+        ..at_first
+    };
+    assert_eq!(play.open(knows).handle, full.handle);
 }
 
 /// An append in doubt goes to the chunk that it was sent to first, also when that has a next one. What
