@@ -51,7 +51,7 @@ fn a_check_that_is_removed_is_missed() {
         (Check::LowestSerial, "records once", 15),
         (Check::RestartedMember, "records once", 7),
         (Check::PromiseRefuses, "open members", 0),
-        (Check::LastMember, "records once", 2),
+        (Check::LastMember, "records once", 14),
         (Check::DiskPrefix, "open members", 0),
         (Check::IdsKept, "records once", 13),
         (Check::CommittedReads, "states alike", 74),
