@@ -4,17 +4,23 @@
 //! [`Connection::reply`] answers what came in. [`Incoming`] yields the peer's requests in order.
 //! Two tasks carry a connection, one a direction; they end with it.
 //!
+//! There is one queue of what is to be sent, and what is put into it is sent in that order. Replies,
+//! and what [`Connection::begin_now`] asks, are put there at once. Whoever has to take the peer's
+//! replies in order with its requests, too, asks by [`Connection::order`]: [`Incoming`] yields both.
+//!
 //! Everything is bounded. A peer that asks without reading the answers is not read from: at most
 //! [`REQUESTS_UNANSWERED_MAX`] of its requests are in hand, and none is taken while more than
-//! [`QUEUED_BYTES_MAX`] wait to be sent to it. A call waits while as many are unanswered. What was
+//! [`QUEUED_BYTES_MAX`] wait to be sent to it. A call waits in line while as many are unanswered,
+//! unless it was begun by [`Connection::begin_now`], whose callers bound themselves. What was
 //! taken before is answered `overloaded` in the place of a large reply, once as much is queued for
-//! the peer, or [`QUEUED_ALL_MAX`] for all peers together. A peer that takes nothing for
-//! [`CLOSE_AFTER`] is closed.
+//! the peer, or [`QUEUED_ALL_MAX`] for all peers together. The queue itself is never full. A peer that
+//! takes nothing for [`CLOSE_AFTER`] is closed.
 //!
 //! A call has no deadline of its own, and dropping it does not close the connection: the reply
 //! is then thrown away when it comes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,7 +37,7 @@ use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 pub use crate::hello::ConnectError;
@@ -87,16 +93,44 @@ pub struct Request {
     pub message: AnyMessage,
 }
 
-/// The peer's requests, in the order in which they came.
+/// What the peer says to an [order](Connection::order).
+#[derive(Debug)]
+pub struct Answer {
+    /// The number that the order was given.
+    pub order: u64,
+    /// What it says.
+    pub answer: Result<AnyMessage, (Status, ErrorBody)>,
+}
+
+/// Something that came from the peer.
+#[derive(Debug)]
+pub enum Arrival {
+    /// It asks.
+    Request(Request),
+    /// It answers an order.
+    Answer(Answer),
+}
+
+/// The peer's requests, and its answers to orders, in the order in which they came.
 #[derive(Debug)]
 pub struct Incoming {
-    requests: mpsc::Receiver<Request>,
+    arrivals: mpsc::Receiver<Arrival>,
 }
 
 impl Incoming {
-    /// The next request; `None` when the connection has ended.
+    /// The next request; `None` when the connection has ended. It is for those who give no orders:
+    /// answers to these are passed over.
     pub async fn next(&mut self) -> Option<Request> {
-        self.requests.recv().await
+        loop {
+            if let Arrival::Request(request) = self.next_arrival().await? {
+                return Some(request);
+            }
+        }
+    }
+
+    /// The next request or answer to an order; `None` when the connection has ended.
+    pub async fn next_arrival(&mut self) -> Option<Arrival> {
+        self.arrivals.recv().await
     }
 }
 
@@ -110,9 +144,8 @@ pub struct Connection {
 struct Shared {
     id: u64,
     peer: Peer,
+    last_call: AtomicU64,
     calls: Mutex<Calls>,
-    /// A permit an unanswered call of ours.
-    call_permits: Arc<Semaphore>,
     /// A permit an unanswered request of the peer's.
     request_permits: Semaphore,
     queue: mpsc::UnboundedSender<Bytes>,
@@ -121,19 +154,75 @@ struct Shared {
     closed: watch::Sender<bool>,
 }
 
-/// Our calls that wait for a reply.
+/// Our requests that are not answered.
 #[derive(Debug, Default)]
 struct Calls {
-    last_id: u64,
     waiting: HashMap<u64, Waiting>,
+    /// How many of them were sent, pings aside; also those whose reply nobody waits for any more.
+    sent: usize,
+    /// Those that are yet to be sent, by their numbers: as many as may be are unanswered.
+    line: BTreeMap<u64, Bytes>,
 }
 
 #[derive(Debug)]
 struct Waiting {
-    reply_kind: u16,
-    answer: oneshot::Sender<Frame>,
-    /// Held until the reply is here, also when nobody waits for it any more.
-    _permit: Option<OwnedSemaphorePermit>,
+    reply_kind: Kind,
+    to: ReplyTo,
+}
+
+/// Where a reply goes.
+#[derive(Debug)]
+enum ReplyTo {
+    Call(oneshot::Sender<Frame>),
+    /// To whoever takes what comes in, with this number.
+    Order(u64),
+    /// Nowhere: that it came is enough.
+    Ping,
+}
+
+/// When a request is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Now,
+    /// Now, if fewer are unanswered than may be; else behind those that wait already.
+    InLine,
+}
+
+/// A request that is on its way or in line. Dropped in line, it is not sent any more.
+#[derive(Debug)]
+#[must_use]
+pub struct Call<R> {
+    shared: Arc<Shared>,
+    id: u64,
+    reply: oneshot::Receiver<Frame>,
+    request: PhantomData<fn() -> R>,
+}
+
+impl<R: message::Request> Call<R> {
+    /// Waits for the reply.
+    ///
+    /// # Errors
+    /// Why there is no answer, see [`CallError`].
+    pub async fn answer(mut self) -> Result<R::Reply, CallError> {
+        // The sender goes when the connection ends.
+        let reply = (&mut self.reply).await.map_err(|_| CallError::Closed)?;
+        match reply.header.status {
+            Status::Ok => Ok(reply.message()?),
+            status => Err(CallError::Status {
+                status,
+                error: reply.error()?,
+            }),
+        }
+    }
+}
+
+impl<R> Drop for Call<R> {
+    fn drop(&mut self) {
+        let mut calls = self.shared.calls();
+        if calls.line.remove(&self.id).is_some() {
+            calls.waiting.remove(&self.id);
+        }
+    }
 }
 
 impl Connection {
@@ -176,12 +265,12 @@ impl Connection {
     fn start(stream: TcpStream, peer: Peer, deframer: Deframer) -> (Self, Incoming) {
         static LAST_ID: AtomicU64 = AtomicU64::new(0);
         let (queue, queued) = mpsc::unbounded_channel();
-        let (requests, incoming) = mpsc::channel(REQUESTS_UNANSWERED_MAX);
+        let (arrived, arrivals) = mpsc::channel(REQUESTS_UNANSWERED_MAX);
         let shared = Arc::new(Shared {
             id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
             peer,
+            last_call: AtomicU64::new(0),
             calls: Mutex::default(),
-            call_permits: Arc::new(Semaphore::new(REQUESTS_UNANSWERED_MAX)),
             request_permits: Semaphore::new(REQUESTS_UNANSWERED_MAX),
             queue,
             queued_bytes: AtomicUsize::new(0),
@@ -190,8 +279,8 @@ impl Connection {
         });
         let (read, write) = stream.into_split();
         tokio::spawn(write_queue(shared.clone(), queued, write));
-        tokio::spawn(read_frames(shared.clone(), requests, read, deframer));
-        (Self { shared }, Incoming { requests: incoming })
+        tokio::spawn(read_frames(shared.clone(), arrived, read, deframer));
+        (Self { shared }, Incoming { arrivals })
     }
 
     /// A number that tells this connection from every other of this process.
@@ -240,21 +329,54 @@ impl Connection {
     /// # Errors
     /// Why there is no answer, see [`CallError`].
     pub async fn call<R: message::Request>(&self, request: &R) -> Result<R::Reply, CallError> {
-        let permits = self.shared.call_permits.clone();
-        let permit = permits
-            .acquire_owned()
-            .await
-            .map_err(|_| CallError::Closed)?;
-        let answer = self.shared.begin_call(request, permit)?;
-        // The sender goes when the connection ends.
-        let reply = answer.await.map_err(|_| CallError::Closed)?;
-        match reply.header.status {
-            Status::Ok => Ok(reply.message()?),
-            status => Err(CallError::Status {
-                status,
-                error: reply.error()?,
-            }),
+        self.begin(request).answer().await
+    }
+
+    /// Asks: the request is sent before those that are begun later, as soon as fewer than
+    /// [`REQUESTS_UNANSWERED_MAX`] are unanswered. Replies may go ahead of one that is in line.
+    pub fn begin<R: message::Request>(&self, request: &R) -> Call<R> {
+        self.begin_call(request, Place::InLine)
+    }
+
+    /// Asks: when this returns the request is in the queue, behind all that was sent before and
+    /// ahead of all that is sent later, replies too. It counts among the unanswered ones and waits
+    /// for none, so callers see to it that they are few. A peer that has too many of them in hand
+    /// reads on when it has answered some.
+    pub fn begin_now<R: message::Request>(&self, request: &R) -> Call<R> {
+        self.begin_call(request, Place::Now)
+    }
+
+    fn begin_call<R: message::Request>(&self, request: &R, place: Place) -> Call<R> {
+        let id = self.shared.next_call();
+        let (to, reply) = oneshot::channel();
+        let waiting = Waiting {
+            reply_kind: <R::Reply as Message>::KIND,
+            to: ReplyTo::Call(to),
+        };
+        self.shared.ask(id, waiting, frame(request, id), place);
+        Call {
+            shared: Arc::clone(&self.shared),
+            id,
+            reply,
+            request: PhantomData,
         }
+    }
+
+    /// Asks, and has the answer come through [`Incoming`] with this number, in order with the peer's
+    /// requests. None comes if the connection ends first. The request is sent as by
+    /// [`begin`](Self::begin).
+    ///
+    /// # Panics
+    /// If the message is not a request, or too long for a frame, which is our bug.
+    pub fn order(&self, order: u64, message: &AnyMessage) {
+        let id = self.shared.next_call();
+        let waiting = Waiting {
+            reply_kind: reply_kind(message.kind()),
+            to: ReplyTo::Order(order),
+        };
+        let bytes = any_frame(message, id)
+            .unwrap_or_else(|error| panic!("{}: {error}", message.kind().name()));
+        self.shared.ask(id, waiting, bytes, Place::InLine);
     }
 
     /// Answers a request that came in as number `id`, of kind `asked`.
@@ -294,44 +416,61 @@ impl Shared {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin_call<R: message::Request>(
-        &self,
-        request: &R,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<oneshot::Receiver<Frame>, CallError> {
-        let (answer, answered) = oneshot::channel();
+    fn next_call(&self) -> u64 {
+        self.last_call.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Sends a request, or puts it in line. If the connection has ended the reply's way is dropped.
+    fn ask(&self, id: u64, waiting: Waiting, frame: Vec<u8>, place: Place) {
         let mut calls = self.calls();
         // Looked at under the lock: whoever closes takes the lock afterwards to end all calls.
         if *self.closed.borrow() {
-            return Err(CallError::Closed);
+            return;
         }
-        calls.last_id += 1;
-        let id = calls.last_id;
-        let reply_kind = <R::Reply as Message>::KIND.number();
-        calls.waiting.insert(
-            id,
-            Waiting {
-                reply_kind,
-                answer,
-                _permit: Some(permit),
-            },
-        );
-        drop(calls);
-        self.send(frame(request, id).into());
-        Ok(answered)
+        calls.waiting.insert(id, waiting);
+        if place == Place::InLine && calls.sent >= REQUESTS_UNANSWERED_MAX {
+            calls.line.insert(id, frame.into());
+        } else {
+            calls.sent += 1;
+            self.send(frame.into());
+        }
     }
 
-    /// Hands a reply to the call that waits for it.
-    fn end_call(&self, reply: Frame) -> Result<(), FrameError> {
-        let kind = reply.header.kind;
-        let waiting = self.calls().waiting.remove(&reply.header.request_id);
-        match waiting {
-            Some(waiting) if waiting.reply_kind == kind.number() => {
+    /// Hands a reply to the call that waits for it; an order's is handed back.
+    fn end_call(&self, reply: Frame) -> Result<Option<Answer>, FrameError> {
+        let (kind, id) = (reply.header.kind, reply.header.request_id);
+        let mut calls = self.calls();
+        let is_asked = |it: &Waiting| it.reply_kind == kind && !calls.line.contains_key(&id);
+        if !calls.waiting.get(&id).is_some_and(is_asked) {
+            return Err(FrameError::OutOfTurn { kind });
+        }
+        let Some(Waiting { to, .. }) = calls.waiting.remove(&id) else {
+            return Err(FrameError::OutOfTurn { kind });
+        };
+        if !matches!(to, ReplyTo::Ping) {
+            calls.sent -= 1;
+        }
+        while calls.sent < REQUESTS_UNANSWERED_MAX
+            && let Some((_, frame)) = calls.line.pop_first()
+        {
+            calls.sent += 1;
+            self.send(frame);
+        }
+        drop(calls);
+        match to {
+            ReplyTo::Call(to) => {
                 // Nobody may be waiting any more, which is theirs to decide.
-                let _ = waiting.answer.send(reply);
-                Ok(())
+                let _ = to.send(reply);
+                Ok(None)
             }
-            _ => Err(FrameError::OutOfTurn { kind }),
+            ReplyTo::Order(order) => {
+                let answer = match reply.header.status {
+                    Status::Ok => Ok(reply.any_message()?),
+                    status => Err((status, reply.error()?)),
+                };
+                Ok(Some(Answer { order, answer }))
+            }
+            ReplyTo::Ping => Ok(None),
         }
     }
 
@@ -360,28 +499,21 @@ impl Shared {
     }
 
     fn ping(&self) {
-        let mut calls = self.calls();
-        calls.last_id += 1;
-        let id = calls.last_id;
-        let (answer, _) = oneshot::channel();
-        let reply_kind = Kind::Pong.number();
-        calls.waiting.insert(
-            id,
-            Waiting {
-                reply_kind,
-                answer,
-                _permit: None,
-            },
-        );
-        drop(calls);
+        let id = self.next_call();
+        let waiting = Waiting {
+            reply_kind: Kind::Pong,
+            to: ReplyTo::Ping,
+        };
+        self.calls().waiting.insert(id, waiting);
         self.send(frame(&message::Ping, id).into());
     }
 
     fn close(&self) {
         self.closed.send_replace(true);
-        self.call_permits.close();
         self.request_permits.close();
-        self.calls().waiting.clear();
+        let mut calls = self.calls();
+        calls.waiting.clear();
+        calls.line.clear();
     }
 
     async fn wait_closed(&self) {
@@ -470,12 +602,12 @@ async fn write_moving(write: &mut OwnedWriteHalf, mut bytes: &[u8]) -> std::io::
 /// Takes the peer's frames until the connection ends.
 async fn read_frames(
     shared: Arc<Shared>,
-    requests: mpsc::Sender<Request>,
+    arrived: mpsc::Sender<Arrival>,
     read: OwnedReadHalf,
     deframer: Deframer,
 ) {
     let ended = tokio::select! {
-        ended = Reader { shared: &shared, requests, read, deframer }.run() => ended,
+        ended = Reader { shared: &shared, arrived, read, deframer }.run() => ended,
         () = shared.wait_closed() => Ok(()),
     };
     if let Err(error) = ended {
@@ -488,7 +620,7 @@ async fn read_frames(
 
 struct Reader<'a> {
     shared: &'a Shared,
-    requests: mpsc::Sender<Request>,
+    arrived: mpsc::Sender<Arrival>,
     read: OwnedReadHalf,
     deframer: Deframer,
 }
@@ -532,7 +664,10 @@ impl Reader<'_> {
             return Ok(false);
         }
         if kind.is_reply() {
-            return self.shared.end_call(frame).map(|()| true);
+            return match self.shared.end_call(frame)? {
+                Some(answer) => Ok(self.arrived.send(Arrival::Answer(answer)).await.is_ok()),
+                None => Ok(true),
+            };
         }
         self.wait_for_room().await;
         let id = frame.header.request_id;
@@ -547,7 +682,8 @@ impl Reader<'_> {
         };
         // Given back by `Connection::reply`.
         permit.forget();
-        Ok(self.requests.send(Request { id, message }).await.is_ok())
+        let request = Arrival::Request(Request { id, message });
+        Ok(self.arrived.send(request).await.is_ok())
     }
 
     /// Waits while too much is queued for a peer that doesn't read.

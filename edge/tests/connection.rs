@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sarsen_edge::connection::{CallError, ConnectError, Connection, Incoming};
+use sarsen_edge::connection::{Arrival, CallError, ConnectError, Connection, Incoming};
 use sarsen_edge::random;
 use sarsen_protocol::deframe::frame;
 use sarsen_protocol::handshake::{HandshakeError, Identity};
@@ -265,6 +265,74 @@ async fn calls_beyond_the_limit_wait_their_turn() {
                 ..
             })
         ));
+    }
+}
+
+/// The peer's answers went another way than its requests, and were acted on before requests that had
+/// come ahead of them.
+#[tokio::test]
+async fn answers_to_orders_keep_their_place_among_requests() {
+    let ((master, mut incoming), (server, mut orders)) = pair().await;
+    for order in 0..100 {
+        master.order(order, &Capacity.into());
+    }
+    let mut calls = Vec::new();
+    for total in 0..100 {
+        let order = orders.next().await.unwrap();
+        calls.push(server.begin_now(&Capacity));
+        let answer = match total % 2 {
+            0 => Ok(capacity(total).into()),
+            _ => Err((Status::NotFound, ErrorBody::new("none"))),
+        };
+        server.reply(order.id, Kind::Capacity, answer);
+    }
+    for total in 0..100 {
+        let Some(Arrival::Request(request)) = incoming.next_arrival().await else {
+            panic!("the request was sent first");
+        };
+        assert_eq!(request.message, Capacity.into());
+        let Some(Arrival::Answer(answer)) = incoming.next_arrival().await else {
+            panic!("the answer was sent behind it");
+        };
+        assert_eq!(answer.order, total);
+        match total % 2 {
+            0 => assert_eq!(answer.answer, Ok(capacity(total).into())),
+            _ => assert_eq!(answer.answer.unwrap_err().0, Status::NotFound),
+        }
+    }
+}
+
+/// What is in line goes out in order as others are answered, without those that were given up; what
+/// must keep its place among replies does not wait in line.
+#[tokio::test]
+async fn a_call_that_was_given_up_in_line_is_not_sent() {
+    let ((master, mut asked), (client, _ordered)) = pair().await;
+    let stat = |number: usize| Stat {
+        path: format!("/{number}"),
+    };
+    let mut calls: Vec<_> = (0..1027)
+        .map(|number| client.begin(&stat(number)))
+        .collect();
+    drop(calls.remove(1025));
+    let _now = client.begin_now(&stat(2000));
+    let order = (0..1024).chain([2000, 1024, 1026]);
+    for number in order {
+        let request = asked.next().await.unwrap();
+        assert_eq!(request.message, stat(number).into());
+        let error = ErrorBody::new("nothing here");
+        master.reply(request.id, Kind::Stat, Err((Status::NotFound, error)));
+    }
+}
+
+/// The number of a call that is in line is none that the peer can know.
+#[tokio::test]
+async fn a_reply_to_what_was_not_sent_ends_the_connection() {
+    let ((master, _asked), (client, _ordered)) = pair().await;
+    let calls: Vec<_> = (0..1025).map(|_| client.begin(&Capacity)).collect();
+    master.reply(1025, Kind::Capacity, Ok(capacity(1).into()));
+    client.closed().await;
+    for call in calls {
+        assert!(matches!(call.answer().await, Err(CallError::Closed)));
     }
 }
 

@@ -16,10 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use sarsen_edge::connection::{CallError, Connection};
+use sarsen_edge::connection::Connection;
 use sarsen_edge::daemon::Drain;
 use sarsen_protocol::id::ClusterId;
-use sarsen_protocol::message::{AnyMessage, Kind, Request, Role};
+use sarsen_protocol::message::{AnyMessage, Kind, Role};
 use sarsen_protocol::status::Status;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
@@ -80,8 +80,6 @@ pub(crate) struct Driver {
     pub(crate) log_events: mpsc::UnboundedReceiver<LogEvent>,
     pub(crate) folder: Arc<dyn Folder>,
     pub(crate) cluster: ClusterId,
-    /// For the tasks that wait for the answers to orders.
-    pub(crate) inputs: mpsc::WeakSender<Input>,
     /// What the log has on stable storage.
     pub(crate) flushed: Position,
     /// The last entry that was handed to the log.
@@ -199,17 +197,10 @@ impl Driver {
                 answer,
             } => {
                 let connection = ConnectionId(connection);
-                let answer = match answer {
-                    Ok(reply) => Ok(reply),
-                    Err(CallError::Status { status, error }) => Err(OrderFailure {
-                        status,
-                        server: error.server,
-                    }),
-                    // Nobody said anything: what becomes of the order, its connection's end decides,
-                    // which the machine hears of next.
-                    Err(CallError::Closed) => return,
-                    Err(_) => Err(Status::Internal.into()),
-                };
+                let answer = answer.map_err(|(status, error)| OrderFailure {
+                    status,
+                    server: error.server,
+                });
                 self.machine
                     .handle_order_reply(connection, order, answer, now);
             }
@@ -253,7 +244,7 @@ impl Driver {
                     order,
                     message,
                 } => {
-                    self.order(connection, order, message);
+                    self.order(connection, order, &message);
                 }
                 Action::Close {
                     connection,
@@ -306,35 +297,11 @@ impl Driver {
         }
     }
 
-    /// Sends an order; its answer comes back as an input.
-    fn order(&self, to: ConnectionId, order: OrderId, message: AnyMessage) {
-        let (Some(connection), Some(inputs)) =
-            (self.connections.get(&to).cloned(), self.inputs.upgrade())
-        else {
-            return;
-        };
-        tokio::spawn(async move {
-            let answer = match &message {
-                AnyMessage::DeleteChunk(order) => ask(&connection, order).await,
-                AnyMessage::VerifyChunk(order) => ask(&connection, order).await,
-                AnyMessage::CopyChunk(order) => ask(&connection, order).await,
-                AnyMessage::Promise(order) => ask(&connection, order).await,
-                AnyMessage::Begin(order) => ask(&connection, order).await,
-                AnyMessage::PrepareSeal(order) => ask(&connection, order).await,
-                AnyMessage::Settle(order) => ask(&connection, order).await,
-                AnyMessage::GrantLease(order) => ask(&connection, order).await,
-                AnyMessage::RevokeLease(order) => ask(&connection, order).await,
-                other => unreachable!("{} is not an order", other.kind().name()),
-            };
-            // Fails only when the master ends.
-            let _ = inputs
-                .send(Input::OrderDone {
-                    connection: to.0,
-                    order,
-                    answer,
-                })
-                .await;
-        });
+    /// Sends an order. Its answer comes back as an input; if its connection ends first, that does.
+    fn order(&self, to: ConnectionId, order: OrderId, message: &AnyMessage) {
+        if let Some(connection) = self.connections.get(&to) {
+            connection.order(order.0, message);
+        }
     }
 
     /// Writes a checkpoint beside the work; one at a time.
@@ -380,21 +347,13 @@ fn sound(alarm: &Alarm) {
     );
 }
 
-/// Gives an order, and waits for what becomes of it.
-async fn ask<R: Request>(connection: &Connection, order: &R) -> Result<AnyMessage, CallError>
-where
-    AnyMessage: From<R::Reply>,
-{
-    connection.call(order).await.map(AnyMessage::from)
-}
-
 #[cfg(test)]
 mod tests {
     use sarsen_edge::settings::Settings;
     use sarsen_protocol::message::{Stat, Usage};
 
     use super::*;
-    use crate::{inputs, server, start};
+    use crate::{server, start};
 
     /// Two questions of different kinds under one number: the reply to the first was taken for a
     /// reply to the second, which it can't be, and the master ended with all its peers.
@@ -402,9 +361,8 @@ mod tests {
     fn a_request_number_that_is_in_use_is_not_taken_again() {
         let dir = tempfile::tempdir().unwrap();
         let started = start::start(start::open(dir.path()).unwrap(), None).unwrap();
-        let (inputs, _taken) = inputs::channel();
         let settings = Settings::default();
-        let mut driver = server::driver(started, &settings, Clock::start(), &inputs).unwrap();
+        let mut driver = server::driver(started, &settings, Clock::start()).unwrap();
         let path = || "/".to_owned();
         let questions = [Stat { path: path() }.into(), Usage { path: path() }.into()];
         for message in questions {

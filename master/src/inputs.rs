@@ -1,6 +1,6 @@
 //! What reaches the thread that owns the machine, and the way for HTTP to ask it something.
 
-use sarsen_edge::connection::{CallError, Connection};
+use sarsen_edge::connection::Connection;
 use sarsen_protocol::message::{AnyMessage, ErrorBody, Request};
 use sarsen_protocol::status::Status;
 use tokio::sync::{mpsc, oneshot};
@@ -29,14 +29,14 @@ pub(crate) enum Input {
         /// Its number.
         connection: u64,
     },
-    /// A chunkserver has answered an order, or will not any more.
+    /// A chunkserver has answered an order. It keeps its place among the requests of its connection.
     OrderDone {
         /// The connection that the order went over.
         connection: u64,
         /// The order.
         order: OrderId,
         /// The answer.
-        answer: Result<AnyMessage, CallError>,
+        answer: Answer,
     },
     /// Something inside this process asks.
     Question {
@@ -47,7 +47,7 @@ pub(crate) enum Input {
     },
 }
 
-/// The answer to a question from inside this process.
+/// The answer to an order, or to a question from inside this process.
 pub(crate) type Answer = Result<AnyMessage, (Status, ErrorBody)>;
 
 /// The sending and the taking end of the machine's inputs.

@@ -1,10 +1,11 @@
-//! The control port: connections in, their requests to the machine's thread.
+//! The control port: connections in, their requests and answers to the machine's thread, in the order
+//! in which they came: what a chunkserver holds is told by both.
 //!
 //! A connection's task only moves frames; what they mean is decided by the machine alone.
 
 use std::sync::Arc;
 
-use sarsen_edge::connection::{Connection, Incoming};
+use sarsen_edge::connection::{Arrival, Connection, Incoming};
 use sarsen_edge::daemon::descriptors;
 use sarsen_edge::strangers::{Stranger, Strangers};
 use sarsen_protocol::handshake::Identity;
@@ -13,6 +14,7 @@ use sarsen_protocol::status::Status;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::core::event::OrderId;
 use crate::inputs::Input;
 
 /// Connections at a time, where descriptors allow it.
@@ -99,15 +101,84 @@ async fn carry(connection: Connection, mut incoming: Incoming, inputs: mpsc::Sen
     if inputs.send(Input::Opened(connection)).await.is_err() {
         return;
     }
-    while let Some(request) = incoming.next().await {
-        let request = Input::Request {
-            connection: id,
-            request: request.id,
-            message: request.message,
+    while let Some(arrival) = incoming.next_arrival().await {
+        let input = match arrival {
+            Arrival::Request(request) => Input::Request {
+                connection: id,
+                request: request.id,
+                message: request.message,
+            },
+            Arrival::Answer(answer) => Input::OrderDone {
+                connection: id,
+                order: OrderId(answer.order),
+                answer: answer.answer,
+            },
         };
-        if inputs.send(request).await.is_err() {
+        if inputs.send(input).await.is_err() {
             return;
         }
     }
     let _ = inputs.send(Input::Closed { connection: id }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ClusterId, DirectoryId, Epoch};
+    use sarsen_protocol::message::{ChunkDeleted, DeleteChunk, Inventory, Kind, Role, Start};
+
+    use super::*;
+    use crate::inputs;
+
+    /// Answers came from tasks of their own. An inventory that told a chunk as held was acted on behind the
+    /// answer that it was deleted, and a good replica was deleted as one too many.
+    #[tokio::test]
+    async fn answers_keep_their_place_among_requests() {
+        let key = SecretKey::new([1; 32]);
+        let identity = |role| Identity {
+            role,
+            cluster_id: ClusterId::NONE,
+            start: Start::default(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let (inputs, mut taken) = inputs::channel();
+        tokio::spawn(serve(listener, identity(Role::Master), key.clone(), inputs));
+        let time_max = std::time::Duration::from_secs(20);
+        let dialled = Connection::dial(&addr, identity(Role::Chunkserver), &key, time_max).await;
+        let (server, mut orders) = dialled.unwrap();
+        let Some(Input::Opened(connection)) = taken.recv().await else {
+            panic!("nothing comes before it");
+        };
+        let delete = DeleteChunk {
+            epoch: Epoch::default(),
+            handle: ChunkHandle(7),
+            version: ChunkVersion(1),
+        };
+        let inventory = Inventory {
+            directory_id: DirectoryId([1; 16]),
+            sequence: 1,
+            full: false,
+            first: false,
+            last: false,
+            held: vec![],
+            gone: vec![],
+        };
+        for number in 0..100 {
+            connection.order(number, &delete.into());
+        }
+        let mut calls = Vec::new();
+        for _ in 0..100 {
+            let order = orders.next().await.unwrap();
+            calls.push(server.begin_now(&inventory));
+            server.reply(order.id, Kind::DeleteChunk, Ok(ChunkDeleted.into()));
+        }
+        for number in 0..100 {
+            let inventory = taken.recv().await;
+            assert!(matches!(inventory, Some(Input::Request { .. })));
+            let Some(Input::OrderDone { order, answer, .. }) = taken.recv().await else {
+                panic!("an answer follows");
+            };
+            assert_eq!((order, answer), (OrderId(number), Ok(ChunkDeleted.into())));
+        }
+    }
 }

@@ -33,7 +33,7 @@ use tokio::sync::mpsc;
 use crate::core::config::Config;
 use crate::core::machine::{Machine, Startup};
 use crate::driver::{Clock, Driver};
-use crate::inputs::{self, Input, Questions};
+use crate::inputs::{self, Questions};
 use crate::oplog::{LogWriter, OplogError};
 use crate::start::{self, Started};
 use crate::{http, net};
@@ -220,7 +220,7 @@ fn serve(
             }
         });
     }
-    let driver = driver(started, settings, clock, &inputs).map_err(system("a thread"))?;
+    let driver = driver(started, settings, clock).map_err(system("a thread"))?;
     let handle = net.handle().clone();
     let machine = thread::Builder::new()
         .name("machine".to_owned())
@@ -236,12 +236,7 @@ fn serve(
 }
 
 /// Puts the machine together with its log.
-pub(crate) fn driver(
-    started: Started,
-    settings: &Settings,
-    clock: Clock,
-    inputs: &mpsc::Sender<Input>,
-) -> io::Result<Driver> {
+pub(crate) fn driver(started: Started, settings: &Settings, clock: Clock) -> io::Result<Driver> {
     let Started {
         folder,
         appender,
@@ -269,7 +264,6 @@ pub(crate) fn driver(
         log_events,
         folder,
         cluster,
-        inputs: inputs.downgrade(),
         flushed,
         appended: flushed.index,
         connections: Default::default(),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sarsen_edge::connection::Connection;
+use sarsen_edge::daemon::Drain;
 use sarsen_edge::random_u64;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId};
 use sarsen_protocol::message::{
@@ -23,7 +24,7 @@ use super::master_link::{self, Input, Inputs, tell};
 use super::orders::Deletes;
 use super::start::{Server, StartError};
 use super::{inventory, keep, leases, orders, pull, questions};
-use crate::core::action::{Action, DeleteOrder, ToKeep};
+use crate::core::action::{Action, DeleteOrder, StopReason, ToKeep};
 use crate::core::event::{ConnectionId, Event, Refusal};
 use crate::core::machine::{Machine, MachineConfig};
 use crate::core::tickets::TicketKeys;
@@ -41,7 +42,7 @@ const FINISH_MAX: Duration = Duration::from_secs(30);
 const NO_DEADLINE: Duration = Duration::from_secs(3600);
 
 /// Runs the server until it is told to drain, or can't go on.
-pub(super) async fn run(server: Server) -> Result<(), StartError> {
+pub(super) async fn run(server: Server, drain: Drain) -> Result<(), StartError> {
     let is_ready = Arc::new(AtomicBool::new(false));
     let no_port = |source| StartError::System {
         what: "port",
@@ -60,7 +61,7 @@ pub(super) async fn run(server: Server) -> Result<(), StartError> {
         control_listener.map_err(no_port)?,
         chunkserver,
     ));
-    Control::new(server, is_ready)?.run().await
+    Control::new(server, is_ready)?.run(drain).await
 }
 
 /// The loop's state.
@@ -116,24 +117,21 @@ impl Control {
         })
     }
 
-    async fn run(mut self) -> Result<(), StartError> {
+    async fn run(mut self, mut drain: Drain) -> Result<(), StartError> {
         loop {
             let now = self.began.elapsed();
             let due = self.machine.deadline();
             let wait = due.map_or(NO_DEADLINE, |due| due.saturating_sub(now));
             tokio::select! {
                 biased;
-                () = self.server.drain.asked() => break,
+                () = drain.asked() => break,
                 Some(input) = self.arrived.recv() => self.take(input),
                 Some(notice) = self.server.notices.recv() => self.noticed(notice),
                 () = sleep(wait) => self.tick(),
             }
-            while let Some(action) = self.machine.poll_action() {
-                if let Action::Stop(reason) = action {
-                    self.finish(Duration::ZERO).await;
-                    return Err(StartError::Stopped { reason });
-                }
-                self.act(action);
+            if let Err(reason) = self.act_all() {
+                self.finish(Duration::ZERO).await;
+                return Err(StartError::Stopped { reason });
             }
         }
         tracing::info!("draining");
@@ -171,7 +169,18 @@ impl Control {
         self.handle(Event::Tick);
     }
 
+    /// What has changed until now is told before what came in is acted on: a chunk that is being deleted
+    /// is noticed as gone before its order is answered, and no inventory tells it as held behind that.
+    fn take_notices(&mut self) {
+        for _ in 0..self.server.notices.len() {
+            if let Ok(notice) = self.server.notices.try_recv() {
+                self.noticed(notice);
+            }
+        }
+    }
+
     fn take(&mut self, input: Input) {
+        self.take_notices();
         match input {
             Input::Event(event) => self.handle(event),
             Input::Connected(connection, incoming) => {
@@ -229,6 +238,20 @@ impl Control {
         }
     }
 
+    /// Does what the machine wants done.
+    ///
+    /// # Errors
+    /// Why the server is to end.
+    fn act_all(&mut self) -> Result<(), StopReason> {
+        while let Some(action) = self.machine.poll_action() {
+            if let Action::Stop(reason) = action {
+                return Err(reason);
+            }
+            self.act(action);
+        }
+        Ok(())
+    }
+
     fn act(&mut self, action: Action) {
         match action {
             Action::Dial { master } => self.dial(master),
@@ -242,7 +265,7 @@ impl Control {
                 register,
             } => {
                 self.over(connection, |link, inputs| {
-                    master_link::register(link, register, inputs)
+                    master_link::register(link, &register, inputs)
                 });
             }
             Action::Keep { connection, keep } => self.keep(connection, keep),
@@ -268,7 +291,7 @@ impl Control {
             } => {
                 let heartbeat = self.filled(heartbeat);
                 self.over(connection, |link, inputs| {
-                    master_link::heartbeat(link, heartbeat, inputs)
+                    master_link::heartbeat(link, &heartbeat, inputs)
                 });
                 self.extend_leases(connection);
             }
@@ -291,7 +314,7 @@ impl Control {
                 inventory,
             } => {
                 self.over(connection, |link, inputs| {
-                    master_link::inventory(link, inventory, inputs)
+                    master_link::inventory(link, &inventory, inputs)
                 });
             }
             Action::Delete(batch) => self.delete(batch),
@@ -360,7 +383,7 @@ impl Control {
         };
         let chunkserver = self.chunkserver();
         self.over(connection, |link, _| {
-            leases::extend(link, request, chunkserver)
+            leases::extend(link, &request, chunkserver)
         });
     }
 
@@ -393,7 +416,8 @@ impl Control {
         }
     }
 
-    /// Starts a task over a connection, if it is still the master's.
+    /// Asks something over a connection, if it is still the master's, and starts a task that waits for
+    /// the answer. It is in the connection's queue when this returns, in order with answers.
     fn over<F: Future<Output = ()> + Send + 'static>(
         &self,
         connection: ConnectionId,
@@ -603,18 +627,4 @@ fn report(disk: &DiskThreads) -> DirectoryReport {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Deletes that panicked were waited for until their disk hung, and those of a file that is in
-    /// no directory's table for ever: no later order to delete was carried out.
-    #[tokio::test]
-    async fn work_that_panics_is_answered() {
-        let working = tokio::task::spawn_blocking(|| -> () { panic!("as a bug would") });
-        let answer = outcome(working, std::future::pending()).await;
-        assert_eq!(answer.map_err(|refusal| refusal.0), Err(Status::Internal));
-        let working = tokio::spawn(std::future::pending::<()>());
-        let answer = outcome(working, std::future::ready(())).await;
-        assert_eq!(answer.map_err(|refusal| refusal.0), Err(orders::hung().0));
-    }
-}
+mod tests;

@@ -11,7 +11,7 @@ use sarsen_protocol::message::{
 };
 use sarsen_protocol::status::{Retry, Status};
 
-use super::master_link::{Inputs, ask, tell};
+use super::master_link::{self, Inputs, tell};
 use crate::core::action;
 use crate::core::event::{ConnectionId, Event, Refusal};
 use crate::core::member;
@@ -54,42 +54,55 @@ pub fn message_of(answer: Answer) -> AnyMessage {
     }
 }
 
-/// Tells the master of an open chunk.
-pub(super) async fn report(connection: Connection, report: ReportChain, inputs: Inputs) {
-    let Some(answer) = ask(&connection, &report).await else {
-        return;
-    };
-    if let Err((status, error)) = answer {
-        tracing::warn!(handle = %report.handle, %status, text = error.text,
-            "the master refuses to hear of a chain");
-        if status.retry() != Retry::Never {
-            // It waits, and is said again over the next connection.
-            return;
-        }
-    }
-    let connection = connection.id();
-    tell(&inputs, Event::ChainReported { connection, report });
-}
-
-/// Asks for leases to go on, from now.
-pub(super) async fn extend(
+/// Tells the master of an open chunk; what is returned waits for the answer. There may be many of
+/// these, so they wait in line. Their place among answers does not count: a report names a version,
+/// and is told again over later connections.
+pub(super) fn report(
     connection: Connection,
-    request: ExtendLeases,
-    chunkserver: Arc<Chunkserver>,
-) {
-    let members = &chunkserver.members;
-    let sent = members.now();
-    match ask(&connection, &request).await {
-        Some(Ok(answer)) => {
-            for lease in answer.extended {
-                let until = sent + Duration::from_millis(u64::from(lease.lease));
-                members.lease_extended(lease.handle, lease.version, until);
+    report: ReportChain,
+    inputs: Inputs,
+) -> impl Future<Output = ()> {
+    let call = connection.begin(&report);
+    async move {
+        let Some(answer) = master_link::answer(&connection, call).await else {
+            return;
+        };
+        if let Err((status, error)) = answer {
+            tracing::warn!(handle = %report.handle, %status, text = error.text,
+                "the master refuses to hear of a chain");
+            if status.retry() != Retry::Never {
+                // It waits, and is said again over the next connection.
+                return;
             }
         }
-        // A lease that is not extended ends by itself.
-        Some(Err((status, error))) => {
-            tracing::warn!(%status, text = error.text, "the master extends no leases");
+        let connection = connection.id();
+        tell(&inputs, Event::ChainReported { connection, report });
+    }
+}
+
+/// Asks for leases to go on, from now; what is returned waits for the answer. It goes with a
+/// heartbeat, so there are few.
+pub(super) fn extend(
+    connection: Connection,
+    request: &ExtendLeases,
+    chunkserver: Arc<Chunkserver>,
+) -> impl Future<Output = ()> + use<> {
+    let sent = chunkserver.members.now();
+    let call = connection.begin_now(request);
+    async move {
+        match master_link::answer(&connection, call).await {
+            Some(Ok(answer)) => {
+                for lease in answer.extended {
+                    let until = sent + Duration::from_millis(u64::from(lease.lease));
+                    let members = &chunkserver.members;
+                    members.lease_extended(lease.handle, lease.version, until);
+                }
+            }
+            // A lease that is not extended ends by itself.
+            Some(Err((status, error))) => {
+                tracing::warn!(%status, text = error.text, "the master extends no leases");
+            }
+            None => {}
         }
-        None => {}
     }
 }

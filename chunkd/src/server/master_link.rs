@@ -1,11 +1,17 @@
 //! What the control loop has to do over the connection to the master: each in a task of its own,
 //! whose outcome comes back as an event.
+//!
+//! What is asked is put into the connection's queue when the machine's action is carried out, and
+//! only its answer is waited for in a task: an inventory that tells a chunk as held must not come
+//! behind the answer that it was deleted (`spec/messages.md` section 9). Permits are not waited for
+//! either; that these requests are few is the machine's rule: of registrations there is one, of
+//! heartbeats four are unanswered, and of each directory one message of its inventory.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use sarsen_edge::address::HostPort;
-use sarsen_edge::connection::{CallError, Connection, Incoming};
+use sarsen_edge::connection::{Call, CallError, Connection, Incoming};
 use sarsen_edge::key;
 use sarsen_protocol::id::Epoch;
 use sarsen_protocol::message::{ErrorBody, Heartbeat, Inventory, Register, Request as Asks};
@@ -110,63 +116,84 @@ pub(super) async fn listen(
     );
 }
 
-/// Asks to be registered.
-pub(super) async fn register(connection: Connection, register: Register, inputs: Inputs) {
-    if let Some(answer) = ask(&connection, &register).await {
-        tell(
-            &inputs,
-            Event::Registered {
-                connection: connection.id(),
-                answer,
-            },
-        );
+/// Asks to be registered; what is returned waits for the answer, as with all that follow.
+pub(super) fn register(
+    connection: Connection,
+    register: &Register,
+    inputs: Inputs,
+) -> impl Future<Output = ()> + use<> {
+    let call = connection.begin_now(register);
+    async move {
+        if let Some(answer) = answer(&connection, call).await {
+            tell(
+                &inputs,
+                Event::Registered {
+                    connection: connection.id(),
+                    answer,
+                },
+            );
+        }
     }
 }
 
 /// Sends a heartbeat.
-pub(super) async fn heartbeat(connection: Connection, heartbeat: Heartbeat, inputs: Inputs) {
+pub(super) fn heartbeat(
+    connection: Connection,
+    heartbeat: &Heartbeat,
+    inputs: Inputs,
+) -> impl Future<Output = ()> + use<> {
+    let call = connection.begin_now(heartbeat);
     let sequence = heartbeat.sequence;
-    if let Some(answer) = ask(&connection, &heartbeat).await {
-        let answer: Result<Epoch, Status> = answer
-            .map(|reply| reply.epoch)
-            .map_err(|(status, _)| status);
-        let connection = connection.id();
-        tell(
-            &inputs,
-            Event::HeartbeatAnswered {
-                connection,
-                sequence,
-                answer,
-            },
-        );
+    async move {
+        if let Some(answer) = answer(&connection, call).await {
+            let answer: Result<Epoch, Status> = answer
+                .map(|reply| reply.epoch)
+                .map_err(|(status, _)| status);
+            let connection = connection.id();
+            tell(
+                &inputs,
+                Event::HeartbeatAnswered {
+                    connection,
+                    sequence,
+                    answer,
+                },
+            );
+        }
     }
 }
 
 /// Sends a message of an inventory.
-pub(super) async fn inventory(connection: Connection, inventory: Inventory, inputs: Inputs) {
+pub(super) fn inventory(
+    connection: Connection,
+    inventory: &Inventory,
+    inputs: Inputs,
+) -> impl Future<Output = ()> + use<> {
+    let call = connection.begin_now(inventory);
     let directory_id = inventory.directory_id;
-    if let Some(answer) = ask(&connection, &inventory).await {
-        let answer = answer
-            .map(|reply| reply.resend)
-            .map_err(|(status, _)| status);
-        let connection = connection.id();
-        tell(
-            &inputs,
-            Event::InventoryAnswered {
-                connection,
-                directory_id,
-                answer,
-            },
-        );
+    async move {
+        if let Some(answer) = answer(&connection, call).await {
+            let answer = answer
+                .map(|reply| reply.resend)
+                .map_err(|(status, _)| status);
+            let connection = connection.id();
+            tell(
+                &inputs,
+                Event::InventoryAnswered {
+                    connection,
+                    directory_id,
+                    answer,
+                },
+            );
+        }
     }
 }
 
 /// The master's answer; `None` if its connection has ended, which is told elsewhere.
-pub(super) async fn ask<R: Asks>(
+pub(super) async fn answer<R: Asks>(
     connection: &Connection,
-    request: &R,
+    call: Call<R>,
 ) -> Option<Result<R::Reply, (Status, ErrorBody)>> {
-    match timeout(ANSWER_MAX, connection.call(request)).await {
+    match timeout(ANSWER_MAX, call.answer()).await {
         Ok(Ok(reply)) => Some(Ok(reply)),
         Ok(Err(CallError::Status { status, error })) => Some(Err((status, error))),
         Ok(Err(error)) => {
@@ -179,5 +206,109 @@ pub(super) async fn ask<R: Asks>(
             connection.close();
             None
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use sarsen_edge::connection::Arrival;
+    use sarsen_edge::random;
+    use sarsen_protocol::handshake::Identity;
+    use sarsen_protocol::id::{
+        ChunkHandle, ChunkVersion, ClusterId, DirectoryId, Serial, ServerId,
+    };
+    use sarsen_protocol::key::SecretKey;
+    use sarsen_protocol::message::{
+        ChainTrouble, ChunkDeleted, DeleteChunk, InventoryTaken, Kind, ReportChain, Role, Start,
+    };
+    use sarsen_protocol::size::REQUESTS_UNANSWERED_MAX;
+    use tokio::net::TcpListener;
+
+    /// A connection of a chunkserver, and its other end at a master.
+    pub(in crate::server) async fn pair() -> ((Connection, Incoming), (Connection, Incoming)) {
+        let key = SecretKey::new(random());
+        let identity = |role| Identity {
+            role,
+            cluster_id: ClusterId::NONE,
+            start: Start::default(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("bound").to_string();
+        let accept = async {
+            let (stream, _) = listener.accept().await.expect("dialled");
+            Connection::accept(stream, identity(Role::Master), &key).await
+        };
+        let dial = Connection::dial(&addr, identity(Role::Chunkserver), &key, DIAL_MAX);
+        let (master, chunkserver) = tokio::join!(accept, dial);
+        (chunkserver.expect("dials"), master.expect("accepts"))
+    }
+
+    /// An inventory that told a chunk as held waited for a permit, or only for its task's turn, and
+    /// the answer that the chunk was deleted went ahead of it. The master counted a replica that was
+    /// gone, and had a good one deleted as one too many.
+    #[tokio::test]
+    async fn an_inventory_goes_ahead_of_an_answer_that_comes_after_it() {
+        let ((chunkserver, mut orders), (master, mut incoming)) = pair().await;
+        let order = DeleteChunk {
+            epoch: Epoch::default(),
+            handle: ChunkHandle(7),
+            version: ChunkVersion(1),
+        };
+        master.order(3, &order.into());
+        let order = orders.next().await.expect("an order");
+        // As many reports as may be unanswered, and one that waits for them.
+        let report = ReportChain {
+            handle: ChunkHandle(1),
+            version: ChunkVersion(1),
+            serial: Serial::NONE,
+            what: ChainTrouble::Corrupt,
+            blamed: ServerId::NONE,
+            status: 0,
+        };
+        let reports: Vec<_> = (0..=REQUESTS_UNANSWERED_MAX)
+            .map(|_| chunkserver.begin(&report))
+            .collect();
+        let (inputs, mut told) = mpsc::unbounded_channel();
+        let sent = Inventory {
+            directory_id: DirectoryId([1; 16]),
+            sequence: 1,
+            full: true,
+            first: true,
+            last: true,
+            held: vec![],
+            gone: vec![],
+        };
+        let waits = inventory(chunkserver.clone(), &sent, inputs);
+        chunkserver.reply(order.id, Kind::DeleteChunk, Ok(ChunkDeleted.into()));
+        tokio::spawn(waits);
+
+        for _ in 0..REQUESTS_UNANSWERED_MAX {
+            let Some(Arrival::Request(asked)) = incoming.next_arrival().await else {
+                panic!("not a request");
+            };
+            assert_eq!(asked.message.kind(), Kind::ReportChain);
+            let refused = (Status::Overloaded, ErrorBody::default());
+            master.reply(asked.id, Kind::ReportChain, Err(refused));
+        }
+        let Some(Arrival::Request(asked)) = incoming.next_arrival().await else {
+            panic!("the answer went ahead");
+        };
+        assert_eq!(asked.message.kind(), Kind::Inventory);
+        let Some(Arrival::Answer(answer)) = incoming.next_arrival().await else {
+            panic!("not an answer");
+        };
+        assert_eq!((answer.order, answer.answer), (3, Ok(ChunkDeleted.into())));
+        let Some(Arrival::Request(last)) = incoming.next_arrival().await else {
+            panic!("not a request");
+        };
+        assert_eq!(last.message.kind(), Kind::ReportChain, "it waited");
+        let taken = InventoryTaken { resend: false };
+        master.reply(asked.id, Kind::Inventory, Ok(taken.into()));
+        let Some(Input::Event(Event::InventoryAnswered { answer, .. })) = told.recv().await else {
+            panic!("nothing else is told");
+        };
+        assert_eq!(answer, Ok(false));
+        drop(reports);
     }
 }

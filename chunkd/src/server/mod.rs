@@ -63,7 +63,7 @@ pub fn run(line: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn serve(options: &Options) -> Result<(), StartError> {
-    let server = start::start(options)?;
+    let (server, drain) = start::start(options)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -71,7 +71,7 @@ fn serve(options: &Options) -> Result<(), StartError> {
             what: "a runtime",
             source,
         })?;
-    let result = runtime.block_on(control::run(server));
+    let result = runtime.block_on(control::run(server, drain));
     // A disk that hangs must not keep the program from ending.
     runtime.shutdown_background();
     result

@@ -162,12 +162,11 @@ pub(super) struct Server {
     pub(super) chunkserver: Arc<Chunkserver>,
     pub(super) notices: UnboundedReceiver<Notice>,
     pub(super) plane: DataPlane,
-    pub(super) drain: Drain,
 }
 
 /// Does what can fail before there is a runtime, in an order in which a wrong command line has
-/// touched no disk and a taken port has raised no start number.
-pub(super) fn start(options: &Options) -> Result<Server, StartError> {
+/// touched no disk and a taken port has raised no start number. From then on it is told by a signal to end.
+pub(super) fn start(options: &Options) -> Result<(Server, Drain), StartError> {
     let settings = options.daemon.settings()?;
     if options.dirs.len() > DIRS_MAX {
         return Err(StartError::TooManyDirectories {
@@ -223,7 +222,7 @@ pub(super) fn start(options: &Options) -> Result<Server, StartError> {
         what: "signals",
         source,
     })?;
-    Ok(Server {
+    let server = Server {
         masters: options.master.clone(),
         rack: options.rack.clone(),
         has_key_file,
@@ -234,8 +233,8 @@ pub(super) fn start(options: &Options) -> Result<Server, StartError> {
         chunkserver,
         notices,
         plane,
-        drain,
-    })
+    };
+    Ok((server, drain))
 }
 
 fn open_directories(dirs: &[PathBuf]) -> Result<Vec<Arc<Directory>>, StartError> {

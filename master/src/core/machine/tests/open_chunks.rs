@@ -677,7 +677,7 @@ fn a_chunk_that_was_sealed_is_not_opened_again_for_who_does_not_know_that() {
     };
     play.servers.deaf.extend(1..=4);
     play.report(full.chain[0].server.0, &full, ChainTrouble::Full, 0);
-    let named = play.send(at_first.clone());
+    let named = play.send(at_first);
     let last = play.send(play.last(file));
     play.servers.deaf.clear();
     while !play.unanswered.is_empty() {
