@@ -91,6 +91,9 @@ pub struct Facts {
     /// Replicas that are sealed or open, whether anybody was told or not, with the version that they
     /// were last sealed in. What begins on that is still it, until the log says otherwise.
     pub held: BTreeMap<(u8, ChunkHandle), Option<ChunkVersion>>,
+    /// What was held on machines that have lost their disks since, until a master can know: it takes
+    /// their registration, or has begun after that. Their connections' end may come late.
+    pub lost: BTreeMap<(u8, ChunkHandle), Option<ChunkVersion>>,
     /// Replicas that were spoiled on purpose.
     pub spoiled: BTreeSet<(u8, ChunkHandle)>,
     /// Machines any of whose replicas may be spoiled.
@@ -150,13 +153,17 @@ impl Facts {
                 self.appended.remove(&entry.index);
                 self.apply(entry)?;
             }
-            Observation::MasterStarted { state } => self.recovered(state)?,
+            Observation::MasterStarted { state } => {
+                self.lost.clear();
+                self.recovered(state)?;
+            }
             Observation::Registered {
                 register,
                 registered,
             } => {
                 if let Some(machine) = machine_of(&register.data_addr) {
                     self.machines.insert(registered.server_id, machine);
+                    self.lost.retain(|(of, _), _| *of != machine);
                 }
             }
             Observation::Numbered {
@@ -303,7 +310,8 @@ impl Facts {
             Observation::Lost { machine } => {
                 self.sealed.retain(|(of, _), _| of != machine);
                 self.deleting.retain(|(of, _), _| of != machine);
-                self.held.retain(|(of, _), _| of != machine);
+                let its_own = (*machine, ChunkHandle(0))..=(*machine, ChunkHandle(u64::MAX));
+                self.lost.extend(self.held.extract_if(its_own, |_, _| true));
                 self.spoiled_machines.insert(*machine);
             }
             _ => {}
@@ -327,15 +335,18 @@ impl Facts {
         self.beside(machine, handle).count()
     }
 
-    /// How many machines but one hold a replica, and have had the chunk whole in a version: a member
-    /// that settled tells so before it answers the order.
+    /// How many machines but one hold a replica, and have had the chunk whole in a version, as far as a
+    /// master can know: a member that settled tells so before it answers the order.
     #[must_use]
     pub fn sealed_beside(&self, machine: u8, handle: ChunkHandle, version: ChunkVersion) -> usize {
         let had = self.had.get(&(handle, version));
         let has_whole = |&(of, sealed): &(u8, Option<ChunkVersion>)| {
             sealed == Some(version) || had.is_some_and(|had| had.contains(&of))
         };
-        self.beside(machine, handle).filter(has_whole).count()
+        let lost = beside(&self.lost, machine, handle);
+        let known = self.beside(machine, handle).chain(lost);
+        let machines: BTreeSet<u8> = known.filter(has_whole).map(|(of, _)| of).collect();
+        machines.len()
     }
 
     fn beside(
@@ -343,9 +354,7 @@ impl Facts {
         machine: u8,
         handle: ChunkHandle,
     ) -> impl Iterator<Item = (u8, Option<ChunkVersion>)> {
-        let all = self.held.iter();
-        let others = all.filter(move |&(&(of, held), _)| held == handle && of != machine);
-        others.map(|(&(of, _), &sealed)| (of, sealed))
+        beside(&self.held, machine, handle)
     }
 
     /// Whether a file has a chunk that is beyond help: it was sealed with the only member that there was
@@ -491,6 +500,18 @@ pub fn file_offset(done: &sarsen_client::core::mutation::Done) -> u64 {
     u64::from(done.index) * u64::from(CHUNK_SIZE) + u64::from(done.offset)
 }
 
+/// The replicas of a chunk on all machines but one.
+fn beside(
+    replicas: &BTreeMap<(u8, ChunkHandle), Option<ChunkVersion>>,
+    machine: u8,
+    handle: ChunkHandle,
+) -> impl Iterator<Item = (u8, Option<ChunkVersion>)> {
+    let others = replicas
+        .iter()
+        .filter(move |&(&(of, held), _)| held == handle && of != machine);
+    others.map(|(&(of, _), &sealed)| (of, sealed))
+}
+
 /// The machine that an address of a chunkserver is on.
 fn machine_of(address: &str) -> Option<u8> {
     let host = address.split(':').next()?;
@@ -499,6 +520,8 @@ fn machine_of(address: &str) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use sarsen_protocol::message::{Register, Registered};
+
     use super::*;
 
     const HANDLE: ChunkHandle = ChunkHandle(5);
@@ -613,6 +636,54 @@ mod tests {
         facts.end_deletes(3, |handle, it| (handle, it.version) == (HANDLE, VERSION));
         assert!(facts.sealed.contains_key(&(3, HANDLE)));
         assert!(facts.deleting.is_empty());
+    }
+
+    fn register(facts: &mut Facts, machine: u8) {
+        let register = Register {
+            server_id: ServerId(1),
+            control_addr: String::new(),
+            data_addr: format!("c{machine}:8000"),
+            http_addr: String::new(),
+            rack: String::new(),
+            epoch: sarsen_protocol::id::Epoch::default(),
+            directories: Vec::new(),
+        };
+        let registered = Registered {
+            server_id: ServerId(1),
+            epoch: sarsen_protocol::id::Epoch::default(),
+            chunk_size: CHUNK_SIZE,
+            heartbeat: 0,
+            suspect_after: 0,
+            dead_after: 0,
+            lease: 0,
+            ticket_keys: Vec::new(),
+            directories: Vec::new(),
+            repair_streams: 0,
+        };
+        let registers = Observation::Registered {
+            register: &register,
+            registered: &registered,
+        };
+        observe(facts, &registers);
+    }
+
+    /// A directory was put back from an older copy, and the end of the connection was on its way to the
+    /// master when the order for another replica was given.
+    #[test]
+    fn what_a_machine_lost_counts_until_a_master_can_know() {
+        let mut facts = Facts::default();
+        (0..4).for_each(|machine| settle(&mut facts, machine, VERSION));
+        observe(&mut facts, &Observation::Lost { machine: 3 });
+        assert_eq!(facts.sealed_beside(0, HANDLE, VERSION), 3);
+        assert_eq!(facts.replicas_beside(0, HANDLE), 2);
+        register(&mut facts, 2);
+        assert_eq!(facts.sealed_beside(0, HANDLE, VERSION), 3);
+        register(&mut facts, 3);
+        assert_eq!(facts.sealed_beside(0, HANDLE, VERSION), 2);
+        observe(&mut facts, &Observation::Lost { machine: 2 });
+        let state = State::default();
+        observe(&mut facts, &Observation::MasterStarted { state: &state });
+        assert_eq!(facts.sealed_beside(0, HANDLE, VERSION), 1);
     }
 
     #[test]

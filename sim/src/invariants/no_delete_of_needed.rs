@@ -1,5 +1,8 @@
 //! No order deletes a replica of a chunk that a file needs unless as many others as are wanted have
 //! what the log calls sealed; none is given in safe mode; and none that runs takes the last one.
+//!
+//! What a machine's disks have lost counts among the others until a master can know of it. It goes by
+//! what it was told over a connection that it holds to be open; a loss later on is a loss behind the order.
 
 use sarsen_protocol::message::AnyMessage;
 
