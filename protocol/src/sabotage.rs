@@ -49,8 +49,6 @@ pub enum Check {
     CopyAtRest,
     /// No replica of a chunk that is open is deleted.
     DeleteAtRest,
-    /// A slot that names a chunk that nobody else names is given to no other.
-    SlotKept,
 }
 
 impl Check {
@@ -76,7 +74,6 @@ impl Check {
         Self::CommittedReads,
         Self::CopyAtRest,
         Self::DeleteAtRest,
-        Self::SlotKept,
     ];
 }
 

@@ -57,7 +57,6 @@ fn a_check_that_is_removed_is_missed() {
         (Check::CommittedReads, "states alike", 74),
         (Check::CopyAtRest, "open left alone", 0),
         (Check::DeleteAtRest, "open left alone", 0),
-        (Check::SlotKept, "slots kept", 114),
     ];
     for &(check, promise, seed) in MISSED {
         remove(Some(check));

@@ -2,7 +2,6 @@
 //! (`spec/oplog-entries.md` sections 4.17 to 4.20).
 
 use sarsen_protocol::id::{ChunkHandle, FileId};
-use sarsen_protocol::sabotage::{Check, is_in_force};
 
 use super::Effects;
 use super::uploads::published_file;
@@ -34,7 +33,7 @@ fn check_activation(state: &State, body: &Activation) -> Result<(), Refusal> {
     };
     let is_sound = body.handle < state.handles_end
         && version < state.versions_end
-        && !(file.slot(body.index).is_some_and(is_the_last) && is_in_force(Check::SlotKept))
+        && !file.slot(body.index).is_some_and(is_the_last)
         && state.chunks.record(body.handle).is_none_or(|record| {
             file.slot(body.index) == Some(body.handle)
                 && record.references == 1

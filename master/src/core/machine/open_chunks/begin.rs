@@ -2,7 +2,6 @@
 
 use sarsen_protocol::id::{ChunkHandle, FileId, ServerId, SessionId};
 use sarsen_protocol::message::HeldFlags;
-use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::status::Status;
 
 use super::{Goal, Machine, Next, RETRY_MIN, Subject, Then, Which, Work};
@@ -195,8 +194,7 @@ impl Machine {
         let record = self.state.chunks.record(full).ok_or(Status::NotFound)?;
         let (file, index, replicas) = (record.file, record.index + 1, record.replicas);
         let next = self.state.namespace.file(file);
-        let is_taken = next.is_some_and(|file| file.slot(index).is_some());
-        if is_taken && is_in_force(Check::SlotKept) {
+        if next.is_some_and(|file| file.slot(index).is_some()) {
             // It was told to be full before, and is not the last one any more.
             if let Some(work) = self.open_chunks.works.get_mut(&subject) {
                 work.goal = Goal::Sealed(Then::Nothing);

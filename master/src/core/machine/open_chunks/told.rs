@@ -6,7 +6,6 @@ use sarsen_protocol::message::{
     ChainReported, ChainTrouble, ChunkState, ExtendLeases, ExtendedLease, HeldChunk, HeldFlags,
     LeasesExtended, ReportChain, Settle,
 };
-use sarsen_protocol::sabotage::{Check, is_in_force};
 
 use super::orders::ChangeStep;
 use super::{Goal, Machine, Subject, Then};
@@ -75,13 +74,12 @@ impl Machine {
         }
         let (is_primary, memory) = (active.primary == server, active.memory_allowed);
         let subject = Subject::Chunk(handle);
-        let may_have_next = self.is_last(handle) || !is_in_force(Check::SlotKept);
         match report.what {
             ChainTrouble::HopFailed | ChainTrouble::PromiseRefused => {
                 self.trouble(handle, version, report.blamed);
             }
             ChainTrouble::Corrupt => self.doubt(handle, version, server),
-            ChainTrouble::Full if is_primary && may_have_next => {
+            ChainTrouble::Full if is_primary && self.is_last(handle) => {
                 if let Some(open) = self.open_chunks.open.get_mut(&handle) {
                     open.is_full = true;
                 }

@@ -691,7 +691,7 @@ fn a_chunk_that_was_sealed_is_not_opened_again_for_who_does_not_know_that() {
     };
     assert_eq!(next.index, 1);
     assert!(play.sealed(full.handle).is_some());
-    let asked = play.ask(at_first.clone()).unwrap();
+    let asked = play.ask(at_first).unwrap();
     assert_eq!(asked.unwrap_err().status, Status::ChunkSealed);
     let knows = OpenChunk {
         failed: ChunkVersion::NONE,
