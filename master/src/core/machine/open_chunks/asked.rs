@@ -218,7 +218,7 @@ impl Machine {
 
     /// Whether nothing of a file is opened at the moment: it is being truncated, be it that only the log
     /// is waited for. What is opened before that entry is applied would be opened with what it cuts off.
-    fn is_held_closed(&self, file: FileId) -> bool {
+    pub(super) fn is_held_closed(&self, file: FileId) -> bool {
         let mut logging = self.in_flight.values();
         self.open_chunks.errands.holds_closed(file)
             || logging.any(

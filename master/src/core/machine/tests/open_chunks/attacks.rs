@@ -357,6 +357,56 @@ fn nothing_is_opened_while_a_cut_is_being_logged() {
     assert_eq!(play.rig.get(stat("/f")).node.size, 0);
 }
 
+/// The chunk that is the last one behind a cut may be open, and no new size is taken then.
+#[test]
+fn a_truncate_waits_for_another_that_is_being_logged() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let at = |play: &Play, index| OpenChunk {
+        slot: Slot::At(index),
+        ..play.last(file)
+    };
+    for index in 0..2 {
+        let opened = play.open(at(&play, index));
+        play.mutate(opened.handle, 7, 1000);
+    }
+    play.ask(SealFile {
+        path: "/f".to_owned(),
+    });
+    let first = play.open(at(&play, 0));
+    let truncate = |play: &mut Play, size| Truncate {
+        request: play.rig.request(),
+        path: "/f".to_owned(),
+        size,
+    };
+    let cut = truncate(&mut play, u64::from(MIB));
+    let cuts = play.rig.send(CLIENT, cut);
+    let logging = play.rig.actions();
+    assert!(matches!(&logging[..], [Action::Append(_)]), "{logging:?}");
+    let longer = truncate(&mut play, u64::from(2 * MIB));
+    let early = play.rig.send(CLIENT, longer.clone());
+    let refused = play.rig.actions();
+    let [
+        Action::Reply {
+            to,
+            reply: Err(failure),
+        },
+    ] = &refused[..]
+    else {
+        panic!("{refused:?}");
+    };
+    assert_eq!((*to, failure.status), (early, Status::Overloaded));
+    play.wait(seconds(1));
+    let is_cut = |reply| matches!(reply, Some(Ok(AnyMessage::Truncated(_))));
+    assert!(is_cut(play.replies.remove(&cuts)));
+    assert!(
+        play.sealed(first.handle).is_none(),
+        "it is the last one now"
+    );
+    assert!(is_cut(play.ask(longer)));
+    assert_eq!(play.rig.get(stat("/f")).node.size, u64::from(2 * MIB));
+}
+
 /// Reopening waited for the next inventory of two servers, and the copies that repair made in the
 /// meantime were of nobody's use.
 #[test]
