@@ -29,8 +29,8 @@ use super::summary::Summary;
 /// A mark stands at a multiple of this, so that no page holds both the last entry and its proof.
 const MARK_ALIGNMENT: u64 = 4096;
 
-/// Bytes of the write buffer that are kept for the next batch.
-const BUFFER_KEPT: usize = 1024 * 1024;
+/// Bytes of the write buffer that are kept for the next batch: what is gathered, and zeros behind it.
+const BUFFER_KEPT: usize = 4 * 1024 * 1024;
 
 /// What may be chosen about the files. The defaults are those of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
