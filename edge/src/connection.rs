@@ -19,6 +19,7 @@
 //! A call has no deadline of its own, and dropping it does not close the connection: the reply
 //! is then thrown away when it comes.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -440,12 +441,10 @@ impl Shared {
     fn end_call(&self, reply: Frame) -> Result<Option<Answer>, FrameError> {
         let (kind, id) = (reply.header.kind, reply.header.request_id);
         let mut calls = self.calls();
-        let is_asked = |it: &Waiting| it.reply_kind == kind && !calls.line.contains_key(&id);
-        if !calls.waiting.get(&id).is_some_and(is_asked) {
-            return Err(FrameError::OutOfTurn { kind });
-        }
-        let Some(Waiting { to, .. }) = calls.waiting.remove(&id) else {
-            return Err(FrameError::OutOfTurn { kind });
+        let is_sent = !calls.line.contains_key(&id);
+        let to = match calls.waiting.entry(id) {
+            Entry::Occupied(it) if is_sent && it.get().reply_kind == kind => it.remove().to,
+            _ => return Err(FrameError::OutOfTurn { kind }),
         };
         if !matches!(to, ReplyTo::Ping) {
             calls.sent -= 1;

@@ -13,14 +13,13 @@ use std::time::Duration;
 use sarsen_edge::address::HostPort;
 use sarsen_edge::connection::{Call, CallError, Connection, Incoming};
 use sarsen_edge::key;
-use sarsen_protocol::id::Epoch;
 use sarsen_protocol::message::{ErrorBody, Heartbeat, Inventory, Register, Request as Asks};
 use sarsen_protocol::status::Status;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{orders, questions};
-use crate::core::event::Event;
+use crate::core::event::{ConnectionId, Event};
 use crate::net::Chunkserver;
 
 /// How long a master has to be reached.
@@ -122,18 +121,9 @@ pub(super) fn register(
     register: &Register,
     inputs: Inputs,
 ) -> impl Future<Output = ()> + use<> {
-    let call = connection.begin_now(register);
-    async move {
-        if let Some(answer) = answer(&connection, call).await {
-            tell(
-                &inputs,
-                Event::Registered {
-                    connection: connection.id(),
-                    answer,
-                },
-            );
-        }
-    }
+    ask_now(connection, register, inputs, |connection, answer| {
+        Event::Registered { connection, answer }
+    })
 }
 
 /// Sends a heartbeat.
@@ -142,24 +132,16 @@ pub(super) fn heartbeat(
     heartbeat: &Heartbeat,
     inputs: Inputs,
 ) -> impl Future<Output = ()> + use<> {
-    let call = connection.begin_now(heartbeat);
     let sequence = heartbeat.sequence;
-    async move {
-        if let Some(answer) = answer(&connection, call).await {
-            let answer: Result<Epoch, Status> = answer
+    ask_now(connection, heartbeat, inputs, move |connection, answer| {
+        Event::HeartbeatAnswered {
+            connection,
+            sequence,
+            answer: answer
                 .map(|reply| reply.epoch)
-                .map_err(|(status, _)| status);
-            let connection = connection.id();
-            tell(
-                &inputs,
-                Event::HeartbeatAnswered {
-                    connection,
-                    sequence,
-                    answer,
-                },
-            );
+                .map_err(|(status, _)| status),
         }
-    }
+    })
 }
 
 /// Sends a message of an inventory.
@@ -168,31 +150,38 @@ pub(super) fn inventory(
     inventory: &Inventory,
     inputs: Inputs,
 ) -> impl Future<Output = ()> + use<> {
-    let call = connection.begin_now(inventory);
     let directory_id = inventory.directory_id;
+    ask_now(connection, inventory, inputs, move |connection, answer| {
+        Event::InventoryAnswered {
+            connection,
+            directory_id,
+            answer: answer
+                .map(|reply| reply.resend)
+                .map_err(|(status, _)| status),
+        }
+    })
+}
+
+/// What the master says to a request.
+type Said<R> = Result<<R as Asks>::Reply, (Status, ErrorBody)>;
+
+/// Puts a request into the connection's queue; what is returned waits for the answer, and tells it.
+fn ask_now<R: Asks, F: FnOnce(ConnectionId, Said<R>) -> Event>(
+    connection: Connection,
+    request: &R,
+    inputs: Inputs,
+    event: F,
+) -> impl Future<Output = ()> + use<R, F> {
+    let call = connection.begin_now(request);
     async move {
         if let Some(answer) = answer(&connection, call).await {
-            let answer = answer
-                .map(|reply| reply.resend)
-                .map_err(|(status, _)| status);
-            let connection = connection.id();
-            tell(
-                &inputs,
-                Event::InventoryAnswered {
-                    connection,
-                    directory_id,
-                    answer,
-                },
-            );
+            tell(&inputs, event(connection.id(), answer));
         }
     }
 }
 
 /// The master's answer; `None` if its connection has ended, which is told elsewhere.
-pub(super) async fn answer<R: Asks>(
-    connection: &Connection,
-    call: Call<R>,
-) -> Option<Result<R::Reply, (Status, ErrorBody)>> {
+pub(super) async fn answer<R: Asks>(connection: &Connection, call: Call<R>) -> Option<Said<R>> {
     match timeout(ANSWER_MAX, call.answer()).await {
         Ok(Ok(reply)) => Some(Ok(reply)),
         Ok(Err(CallError::Status { status, error })) => Some(Err((status, error))),
@@ -216,7 +205,7 @@ pub(super) mod tests {
     use sarsen_edge::random;
     use sarsen_protocol::handshake::Identity;
     use sarsen_protocol::id::{
-        ChunkHandle, ChunkVersion, ClusterId, DirectoryId, Serial, ServerId,
+        ChunkHandle, ChunkVersion, ClusterId, DirectoryId, Epoch, Serial, ServerId,
     };
     use sarsen_protocol::key::SecretKey;
     use sarsen_protocol::message::{

@@ -237,7 +237,7 @@ impl Orderer<'_> {
             Standing::SessionEnded => return Err(Not::Refused(Status::SessionUnknown)),
         }
         if self.primary.phase != Phase::Ordering {
-            // Nor will it fit in a later version: who asks need not wait for one.
+            // Who asks goes to the next chunk, and need not wait for another version of this one.
             return Err(Not::Refused(match is_append && self.primary.is_full {
                 true => Status::ChunkFull,
                 false => Status::PromiseRefused,

@@ -33,7 +33,7 @@ enum Cause {
 #[derive(Clone, Copy, Debug)]
 struct Again {
     since: Duration,
-    /// When; not before the work that runs has ended, if that is none.
+    /// When; none while a work for it runs, whose end sets it.
     at: Option<Duration>,
     /// How long was waited last.
     pause: Duration,

@@ -25,6 +25,16 @@ impl Play {
         }
     }
 
+    /// A sealed chunk, whose first holder has prepared a cut, and the version in which it is sealed.
+    fn prepared_by_the_first(&mut self) -> (ChunkHandle, [u64; 3], ChunkVersion) {
+        let (handle, members) = self.sealed_file("/f");
+        let (sealed, _) = self.sealed(handle).unwrap();
+        // Versions are drawn for the cut, too.
+        self.sealed_file("/g");
+        self.prepare_in_vain(handle, &members[..1]);
+        (handle, members, sealed)
+    }
+
     /// Members of a chunk have prepared a cut that no log will know.
     fn prepare_in_vain(&mut self, handle: ChunkHandle, members: &[u64]) {
         for n in members {
@@ -101,12 +111,8 @@ fn what_was_prepared_for_an_entry_that_is_refused_is_sealed_again() {
 #[test]
 fn the_only_holder_is_enough_to_seal_again_what_it_prepared() {
     let mut play = Play::new();
-    let (handle, members) = play.sealed_file("/f");
-    let (old, _) = play.sealed(handle).unwrap();
-    // Versions are drawn for the cut, too.
-    play.sealed_file("/g");
+    let (handle, members, old) = play.prepared_by_the_first();
     let [first, second, third] = members;
-    play.prepare_in_vain(handle, &[first]);
     // The others have good copies, and answer no more until these are gone.
     play.servers.silent.extend([second, third]);
     play.report_held(2, &members);
@@ -132,12 +138,8 @@ fn the_only_holder_is_enough_to_seal_again_what_it_prepared() {
 #[test]
 fn a_good_copy_that_can_be_read_is_not_made_stale_by_what_is_prepared() {
     let mut play = Play::new();
-    let (handle, members) = play.sealed_file("/f");
-    let (old, _) = play.sealed(handle).unwrap();
-    // Versions are drawn for the cut, too.
-    play.sealed_file("/g");
-    let [first, second, third] = members;
-    play.prepare_in_vain(handle, &[first]);
+    let (handle, members, old) = play.prepared_by_the_first();
+    let [_, second, third] = members;
     play.servers.replicas.remove(&(third, handle));
     // It has a good copy, and does not answer orders.
     play.servers.deaf.insert(second);
