@@ -14,6 +14,7 @@ use sarsen_protocol::crc::crc32;
 use sarsen_protocol::deframe::frame;
 use sarsen_protocol::header::Header;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, RequestId, Serial, SessionId};
+use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{
     Append, AppendItem, AppendResult, Appended, BatchRow, Begin, ChainTrouble, ChunkState, Crcs,
     GrantLease, Hop, Kind, Level, Mark, Message as _, MutationKind, NewChunk, Newest, NewestReply,
@@ -609,6 +610,9 @@ fn who_has_no_right_or_names_another_version_is_refused() {
         let pair = (HANDLE, FIRST);
         let expired = ticket_of(Rights::WRITE, pair, &chain, wall_clock() - 1);
         assert_eq!(refused(FIRST, expired, BEGIN), Status::TicketExpired);
+        let claims = *write_ticket(FIRST, &chain).unverified_claims();
+        let forged = Ticket::sign(claims, &SecretKey::new([77; 32]));
+        assert_eq!(refused(FIRST, forged, BEGIN), Status::TicketInvalid);
         let of_reader = ticket_of(Rights::READ, pair, &chain, hour());
         assert_eq!(refused(FIRST, of_reader, BEGIN), Status::TicketInvalid);
         let of_other_chain = ticket_of(Rights::WRITE, pair, &chain[..1], hour());

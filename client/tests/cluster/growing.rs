@@ -7,8 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use sarsen_client::{Client, ClientConfig};
-use sarsen_edge::key;
+use sarsen_client::Client;
 use serde_json::Value;
 
 use crate::harness::Cluster;
@@ -139,7 +138,7 @@ fn a_reader_beside_a_writer_never_goes_back() {
     let cluster = Cluster::start(3);
     assert_eq!(cluster.sarsen(&["touch", "/log"]).code, Some(0));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let client = runtime.block_on(connect(&cluster));
+    let client = runtime.block_on(cluster.client());
     thread::scope(|scope| {
         let (acknowledged, told) = mpsc::channel();
         let cluster = &cluster;
@@ -172,11 +171,4 @@ async fn count_records(client: &Client) -> usize {
         count += 1;
     }
     count
-}
-
-async fn connect(cluster: &Cluster) -> Client {
-    let mut config = ClientConfig::default();
-    config.masters = vec![cluster.control.clone()];
-    config.key = Some(key::load(&cluster.path("master").join("cluster.key")).expect("a key"));
-    Client::connect(config).await.expect("connects")
 }

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sarsen_client::{Client, ClientConfig, GetOptions, GetTarget, Progress, PutOptions, PutSource};
+use sarsen_client::{Client, GetOptions, GetTarget, Progress, PutOptions, PutSource};
 use sarsen_protocol::crc::crc32;
 use tokio::sync::mpsc;
 
@@ -89,15 +89,6 @@ impl Progress for Watch {
     }
 }
 
-/// A client in this process, so that its progress can be watched.
-async fn client(cluster: &Cluster) -> Client {
-    let key = sarsen_edge::key::load(&cluster.path("master/cluster.key")).expect("the key");
-    let mut config = ClientConfig::default();
-    config.masters = vec![cluster.control.clone()];
-    config.key = Some(key);
-    Client::connect(config).await.expect("connects")
-}
-
 fn source(cluster: &Cluster, bytes: &[u8]) -> PathBuf {
     cluster.local("source", bytes)
 }
@@ -141,7 +132,7 @@ async fn an_upload_goes_on_while_a_chunkserver_is_stopped() {
     let cluster = Cluster::start_with(3, QUICK);
     let bytes = noise(12 * MIB, 1);
     let source = source(&cluster, &bytes);
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let watch = Watch::new(3 * MIB as u64 / 2, stopper(&cluster, 1));
     let mut options = PutOptions::default();
     options.progress = Some(watch.clone());
@@ -165,7 +156,7 @@ async fn a_download_leaves_a_chunkserver_that_is_stopped() {
     let cluster = Cluster::start_with(3, QUICK);
     let bytes = noise(12 * MIB, 2);
     cluster.put(&bytes, "/file");
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let watch = Watch::new(MIB as u64, stopper(&cluster, 2));
     // Bytes that wait in sockets would hide the hang.
     let got = download(&cluster, &client, watch, 2).await;
@@ -186,7 +177,7 @@ async fn reads_do_not_wait_for_a_chunkserver_that_is_stopped() {
     let cluster = Cluster::start_with(3, PATIENT);
     let bytes = noise(24 * MIB, 6);
     cluster.put(&bytes, "/file");
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let watch = Watch::new(12 * MIB as u64, stopper(&cluster, 1));
     let got = download(&cluster, &client, watch, 2).await;
     assert!(got == bytes);
@@ -205,7 +196,7 @@ async fn a_file_that_is_replaced_while_it_is_read_does_not_mix() {
     let bytes = noise(12 * MIB, 4);
     cluster.put(&bytes, "/file");
     let other = cluster.local("other", &noise(12 * MIB, 5));
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let mut replace = cluster.command();
     replace.args(["--master", &cluster.control, "put", "--force"]);
     replace.arg(other).arg("/file");
@@ -235,7 +226,7 @@ async fn an_upload_goes_on_within_twice_suspect_after() {
     let cluster = Cluster::start_with(3, &["repair_grace=1s"]);
     let bytes = noise(1024 * MIB, 3);
     let source = source(&cluster, &bytes);
-    let client = client(&cluster).await;
+    let client = cluster.client().await;
     let mut longest = Duration::ZERO;
     for stop in 0..stops {
         let number = chance.place(3);

@@ -12,6 +12,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sarsen_client::{Client, ClientConfig};
+use sarsen_edge::key;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -215,6 +217,14 @@ impl Cluster {
             command.args(["--set", setting]);
         }
         start_daemon(command)
+    }
+
+    /// A client in this process.
+    pub(crate) async fn client(&self) -> Client {
+        let mut config = ClientConfig::default();
+        config.masters = vec![self.control.clone()];
+        config.key = Some(key::load(&self.path("master/cluster.key")).expect("the key"));
+        Client::connect(config).await.expect("connects")
     }
 
     /// A `sarsen` process that finds this cluster's key.

@@ -13,6 +13,7 @@ mod fair;
 mod files;
 mod fine;
 mod folders;
+mod gone;
 mod growing;
 mod hangs;
 mod harness;

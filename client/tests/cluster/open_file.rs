@@ -1,19 +1,11 @@
 //! An open file outlives what happens to its path, to servers and to the master's life.
 
-use sarsen_client::{Client, ClientConfig, Error};
-use sarsen_edge::key;
+use sarsen_client::Error;
 use sarsen_protocol::status::Status;
 
 use crate::harness::{Cluster, noise};
 
 const LEN: usize = 3 << 20;
-
-async fn connect(cluster: &Cluster) -> Client {
-    let mut config = ClientConfig::default();
-    config.masters = vec![cluster.control.clone()];
-    config.key = Some(key::load(&cluster.path("master").join("cluster.key")).expect("a key"));
-    Client::connect(config).await.expect("connects")
-}
 
 /// Places all over the file.
 fn places() -> impl Iterator<Item = usize> {
@@ -27,7 +19,7 @@ fn it_is_read_without_a_master_and_with_the_next_one() {
     let bytes = noise(LEN, 3);
     cluster.put(&bytes, "/file");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let client = runtime.block_on(connect(&cluster));
+    let client = runtime.block_on(cluster.client());
     let file = runtime.block_on(client.open("/file")).expect("open");
     let read_everywhere = || {
         for place in places() {
@@ -55,7 +47,7 @@ fn it_stays_the_file_that_it_was_until_that_is_purged() {
     let (bytes, other) = (noise(LEN, 4), noise(LEN, 5));
     cluster.put(&bytes, "/file");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let client = runtime.block_on(connect(&cluster));
+    let client = runtime.block_on(cluster.client());
     let file = runtime.block_on(client.open("/file")).expect("open");
     let replaced = cluster.sarsen_with_input(&["put", "--force", "-", "/file"], &other);
     assert_eq!(replaced.code, Some(0), "{}", replaced.stderr);
