@@ -7,11 +7,12 @@ use sarsen_protocol::id::ServerId;
 use sarsen_protocol::message::{ChunkState, Kind, Locate, LocateReply, NodeType};
 
 use crate::client::{Shared, check_chunk_size};
+use crate::core::cut_read::CutRead;
 use crate::core::read::{Fault, Fetch, GiveUp};
-use crate::core::read_stream::{ReadFault, Served, Verified};
+use crate::core::read_stream::{ReadFault, Served, Verified, block_start};
 use crate::error::{Error, StreamError};
 use crate::limit::RateLimit;
-use crate::net::{Outgoing, Pacer, ReadFailure, read_chunk};
+use crate::net::{Outgoing, Pacer, ReadFailure, read_chunk, read_cut};
 use crate::sink::Outlet;
 use tokio::time::timeout;
 
@@ -179,27 +180,52 @@ async fn read_from(
         };
         return Err(failed(error, Fault::of_answer(cause)));
     };
-    let taking = shared.links.take(server, &replica.data_addr, silence_max);
-    let taken = match &pacer {
-        Some(pacer) => {
-            shared.links.bulk().handle_begin();
-            let addr = replica.data_addr.clone();
-            let late = || failed(StreamError::Late { server, addr }, Fault::Slow);
-            pacer.wait(taking).await.ok_or_else(late)?
+    let late = || {
+        let addr = replica.data_addr.clone();
+        failed(StreamError::Late { server, addr }, Fault::Slow)
+    };
+    if pacer.is_some() {
+        shared.links.bulk().handle_begin();
+    }
+    // A limit counts what is asked for by whole blocks.
+    let cut = (fetch.verified.reached == block_start(fetch.from) && limit.is_none())
+        .then(|| CutRead::new(wanted, fetch.from..fetch.to))
+        .flatten();
+    let served = if let Some(cut) = cut {
+        let since = shared.clock.now();
+        let reading = read_cut(&shared.links, fetch, cut, silence_max);
+        let read = match &pacer {
+            Some(pacer) => pacer.wait(reading).await.ok_or_else(late)?,
+            None => reading.await,
+        };
+        let cuts = read?;
+        if let Some(pacer) = &pacer {
+            pacer.handle_frame(since);
         }
-        None => taking.await,
+        let served = cuts.served;
+        let given = cuts.give(fetch, outlet).await;
+        given.map_err(ReadFailure::Sink)?;
+        on_reached(fetch.to);
+        served
+    } else {
+        let taking = shared.links.take(server, &replica.data_addr, silence_max);
+        let taken = match &pacer {
+            Some(pacer) => pacer.wait(taking).await.ok_or_else(late)?,
+            None => taking.await,
+        };
+        let mut link = taken.map_err(|error| failed(error, Fault::Unreachable))?;
+        let to = Outgoing {
+            buffers: &shared.buffers,
+            outlet,
+            clock: shared.clock,
+            limit,
+            on_reached,
+            pacer,
+        };
+        let served = read_chunk(&mut link, fetch, wanted, silence_max, &to).await?;
+        shared.links.give_back(link);
+        served
     };
-    let mut link = taken.map_err(|error| failed(error, Fault::Unreachable))?;
-    let to = Outgoing {
-        buffers: &shared.buffers,
-        outlet,
-        clock: shared.clock,
-        limit,
-        on_reached,
-        pacer,
-    };
-    let served = read_chunk(&mut link, fetch, wanted, silence_max, &to).await?;
-    shared.links.give_back(link);
     let served = shared.note_read(&wanted, served);
     let length = served.map_or(fetch.chunk.length, |served| served.length);
     let behind = fetch.to.saturating_sub(length.max(fetch.from));

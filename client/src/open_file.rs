@@ -130,7 +130,7 @@ impl OpenFile {
     /// What is at a place by what was told before, or by the master.
     pub(crate) async fn chunk_at(&self, index: u32) -> Result<Option<LocatedChunk>, Error> {
         let chunks = self.locate(index..index.saturating_add(1)).await?;
-        Ok(chunks.into_iter().next())
+        Ok(chunks.into_iter().next().map(Arc::unwrap_or_clone))
     }
 
     /// Asks the master for the page of a chunk, whatever was told before.
@@ -159,14 +159,14 @@ impl OpenFile {
     }
 
     /// Where chunks are, by what was told before, or by the master.
-    async fn locate(&self, indexes: Range<u32>) -> Result<Vec<LocatedChunk>, Error> {
+    async fn locate(&self, indexes: Range<u32>) -> Result<Vec<Arc<LocatedChunk>>, Error> {
         let mut chunks = Vec::new();
         for index in indexes {
             let now = self.shared.clock.now();
             let known = self.locations().find(now, index).map(Option::<&_>::cloned);
             let chunk = match known {
                 Some(chunk) => chunk,
-                None => self.ask(now, index).await?,
+                None => self.ask(now, index).await?.map(Arc::new),
             };
             chunks.extend(chunk);
         }

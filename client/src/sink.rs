@@ -14,7 +14,7 @@ use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
-use crate::buffer::{BUFFER_LEN, Buffer, Buffers};
+use crate::buffer::{BUFFER_LEN, Buffers};
 use crate::core::read_stream::Verified;
 use crate::core::resume::encode_mark;
 use crate::error::Error;
@@ -236,10 +236,14 @@ pub(crate) struct Mark {
     pub(crate) version: ChunkVersion,
 }
 
+/// Bytes that can be handed on.
+pub(crate) trait Bytes: AsRef<[u8]> + Send + 'static {}
+
+impl<T: AsRef<[u8]> + Send + 'static> Bytes for T {}
+
 /// What is written in order.
-#[derive(Debug)]
 pub(crate) enum Item {
-    Bytes(Buffer),
+    Bytes(Box<dyn Bytes>),
     Zeros(u64),
 }
 
@@ -249,7 +253,7 @@ impl Outlet {
     pub(crate) async fn give(
         &self,
         offset: u64,
-        bytes: Buffer,
+        bytes: impl Bytes,
         verified: Verified,
     ) -> Result<(), Error> {
         match self {
@@ -265,7 +269,7 @@ impl Outlet {
                 let at = (chunk_start + offset).saturating_sub(*range_start);
                 let (file, mark) = (file.clone(), *mark);
                 let write = move || {
-                    file.write_all_at(&bytes, at)?;
+                    file.write_all_at(bytes.as_ref(), at)?;
                     match mark {
                         Some(mark) => {
                             let bytes = encode_mark(mark.handle, mark.version, verified);
@@ -281,9 +285,9 @@ impl Outlet {
                     source,
                 })
             }
-            Self::InOrder(items) => send(items, Item::Bytes(bytes)).await,
+            Self::InOrder(items) => send(items, Item::Bytes(Box::new(bytes))).await,
             Self::Memory(memory, chunk_start) => {
-                memory.put(chunk_start + offset, &bytes);
+                memory.put(chunk_start + offset, bytes.as_ref());
                 Ok(())
             }
         }
@@ -339,14 +343,18 @@ impl Output<'_> {
         }
     }
 
-    async fn write_bytes(&mut self, bytes: Buffer) -> Result<(), Error> {
+    async fn write_bytes(&mut self, bytes: Box<dyn Bytes>) -> Result<(), Error> {
         match self {
             Self::File(file) => {
                 let file = file.clone();
-                let written = tokio::task::spawn_blocking(move || (&*file).write_all(&bytes));
+                let write = move || (&*file).write_all((*bytes).as_ref());
+                let written = tokio::task::spawn_blocking(write);
                 written.await?.map_err(sink_error)
             }
-            Self::Writer(writer) => writer.write_all(&bytes).await.map_err(sink_error),
+            Self::Writer(writer) => {
+                let written = writer.write_all((*bytes).as_ref()).await;
+                written.map_err(sink_error)
+            }
         }
     }
 
@@ -357,7 +365,7 @@ impl Output<'_> {
             let mut zeros = buffers.take();
             zeros.room().fill(0);
             zeros.set_used(0..now);
-            self.write_bytes(zeros).await?;
+            self.write_bytes(Box::new(zeros)).await?;
             left -= now as u64;
         }
         Ok(())

@@ -5,13 +5,15 @@
 //! to the next head, and no payload byte is ever received here and copied, but for the few that
 //! may have come with the hello.
 //!
-//! Where whole frames are wanted, as many as are there are received into one buffer, and cut from it.
+//! Where whole frames are wanted, as many as are there are received into one buffer, and cut from it;
+//! and so are heads, on a connection that brought one which has no payload behind it and may have
+//! others ([`Link::expect_small`]).
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use sarsen_protocol::deframe::{Frame, error_frame};
 use sarsen_protocol::error::FrameError;
 use sarsen_protocol::header::Header;
@@ -27,6 +29,10 @@ use crate::io::pool::Buffer;
 
 /// Header and body of a `WriteData`.
 const HEAD_LEN: usize = HEADER_LEN + WRITE_DATA_LEN;
+
+/// Bytes that are received with one request where heads come one behind the other: sixteen of a
+/// `ReadCut`, as many as may be unanswered.
+const HEADS_LEN: usize = 4 * 1024;
 
 /// Bytes that are received with one request where whole frames are wanted.
 const READ_AHEAD_LEN: usize = 64 * 1024;
@@ -86,6 +92,8 @@ impl Head {
 pub(super) struct Link {
     socket: Arc<Socket>,
     stash: BytesMut,
+    /// Bytes that are received with one request where a head is wanted.
+    head_room: usize,
 }
 
 /// A connection on its way to a thread, or to another use, for which it carries small frames only.
@@ -112,7 +120,21 @@ impl Link {
         Self {
             socket: Arc::new(socket),
             stash,
+            head_room: HEAD_LEN,
         }
+    }
+
+    /// Expects one head behind the other, and small answers. Bytes of a payload that comes all the
+    /// same are copied.
+    ///
+    /// # Errors
+    /// When there is no descriptor to be had.
+    pub(super) fn expect_small(&mut self) -> io::Result<()> {
+        if self.head_room < HEADS_LEN {
+            self.head_room = HEADS_LEN;
+            self.socket = Arc::new(Socket::of_small_frames(self.socket.release()?)?);
+        }
+        Ok(())
     }
 
     /// Lets the connection go on elsewhere. Nothing may be under way on it.
@@ -148,20 +170,48 @@ impl Link {
             false => STALL_MAX,
         };
         let begin = Instant::now() + rest_max;
-        if !self.fill(HEADER_LEN, HEAD_LEN, begin).await? {
+        if !self.fill(HEADER_LEN, self.head_room, begin).await? {
             return Ok(None);
         }
-        let Some(bytes) = self.stash.first_chunk() else {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        };
-        let header = Header::decode(bytes, Plane::Data, true)?;
+        let header = self.peek()?.ok_or(io::ErrorKind::UnexpectedEof);
+        let header = header.map_err(io::Error::from)?;
         let head_len = HEADER_LEN + header.body_len as usize;
         self.fill(head_len, head_len, Instant::now() + STALL_MAX)
             .await?;
+        Ok(Some(self.split_head(header)?))
+    }
+
+    /// The next frame's header and body, if they are here and of this kind.
+    ///
+    /// # Errors
+    /// What is here breaks the rules.
+    pub(super) fn head_here(&mut self, kind: Kind) -> Result<Option<Head>, FrameError> {
+        match self.peek()? {
+            Some(header)
+                if header.kind == kind
+                    && self.stash.len() >= HEADER_LEN + header.body_len as usize =>
+            {
+                self.split_head(header).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The header at the front of what is here.
+    fn peek(&self) -> Result<Option<Header>, FrameError> {
+        let bytes = self.stash.first_chunk();
+        bytes
+            .map(|bytes| Header::decode(bytes, Plane::Data, true))
+            .transpose()
+    }
+
+    /// Takes a head off what is here, which is at least that much.
+    fn split_head(&mut self, header: Header) -> Result<Head, FrameError> {
+        let head_len = HEADER_LEN + header.body_len as usize;
         let bytes = self.stash.split_to(head_len).freeze();
         let head = Head { header, bytes };
         header.check_body(head.body())?;
-        Ok(Some(head))
+        Ok(head)
     }
 
     /// The next frame with its payload; `None` if the peer closed between two frames. What came of
@@ -176,10 +226,8 @@ impl Link {
         if !self.fill(HEADER_LEN, READ_AHEAD_LEN, begin).await? {
             return Ok(None);
         }
-        let Some(bytes) = self.stash.first_chunk() else {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        };
-        let header = Header::decode(bytes, Plane::Data, true)?;
+        let header = self.peek()?.ok_or(io::ErrorKind::UnexpectedEof);
+        let header = header.map_err(io::Error::from)?;
         // Both lengths were compared with their limits.
         let head_len = HEADER_LEN + header.body_len as usize;
         let len = head_len + header.payload_len as usize;
@@ -249,9 +297,23 @@ impl Link {
     }
 
     /// Sends a small frame, unless the peer takes nothing any more.
-    pub(super) async fn send(&self, frame: Vec<u8>) -> Result<(), LinkError> {
+    pub(super) async fn send(&self, frame: impl Into<Bytes>) -> Result<(), LinkError> {
         let sent = timeout(STALL_MAX, self.socket.send(frame)).await;
         Ok(sent.map_err(|_| LinkError::Silent)??)
+    }
+
+    /// Sends frames that the socket mostly has room for: at once, without a turn of the ring.
+    pub(super) async fn send_at_once(&self, frames: Vec<u8>) -> Result<(), LinkError> {
+        let mut rest = Bytes::from(frames);
+        match self.socket.try_send(std::slice::from_ref(&rest)) {
+            Ok(sent) => rest.advance(sent),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+        match rest.is_empty() {
+            true => Ok(()),
+            false => self.send(rest).await,
+        }
     }
 
     /// Says why the connection ends, and ends it.

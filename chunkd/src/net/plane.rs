@@ -421,7 +421,7 @@ async fn stream(
     match head.header.kind {
         Kind::WriteOpen => write_stream::serve(thread, link, head).await,
         Kind::Read => Ok(read::serve(thread, link, member, head).await?),
-        Kind::ReadCut => Ok(read::serve_cut(thread, link, member, head).await?),
+        Kind::ReadCut => Ok(read::serve_cuts(thread, link, member, head).await?),
         Kind::ChunkIds => Ok(ids::serve(thread, link, member, head).await?),
         Kind::Goodbye => {
             let text = head.error()?.text;

@@ -8,13 +8,15 @@
 //!
 //! A cut read is small and read into memory: what is in the page cache on this thread, by a call
 //! that doesn't wait, and what is not on a blocking one. Where the file system can't tell (tmpfs, but
-//! network file systems too), all is read on this thread. Its frame goes out with one send.
+//! network file systems too), all is read on this thread. Cut reads that have come together are answered
+//! together: with one send, as far as none has to be waited for.
 
 use std::io;
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use sarsen_protocol::deframe::error_frame;
+use sarsen_protocol::error::FrameError;
 use sarsen_protocol::header::Header;
 use sarsen_protocol::id::ChunkHandle;
 use sarsen_protocol::message::{
@@ -24,6 +26,7 @@ use sarsen_protocol::message::{
 use sarsen_protocol::size::{BLOCK_LEN, HEADER_LEN, pieces_in};
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::Ticket;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::IDLE_MAX;
@@ -34,8 +37,16 @@ use super::plane::Thread;
 use super::turns::Member;
 use crate::core::read_stream::{self, Part, ReadStream, Refusal, ReplicaFacts};
 use crate::core::tickets;
+use crate::core::turns::COST_MIN;
 use crate::io::socket::SendChunkError;
 use crate::store::{Around, Directory, InventoryEntry, ReadableChunk, StoreError, Wait};
+
+/// What cut reads that are answered together may cost, in bytes: half of what one frame of a long read
+/// does.
+const TURN_MAX: u64 = 512 * 1024;
+
+/// Cut reads of one connection that wait for disks at a time.
+const WAITED_MAX: usize = 4;
 
 /// What is sent in place of bytes that the medium doesn't give.
 const ZEROS: &[u8] = &[0; 64 * 1024];
@@ -81,78 +92,274 @@ pub(super) async fn serve(
     Ok(())
 }
 
-/// Answers one `ReadCut`.
-///
-/// # Errors
-/// As [`serve`].
-pub(super) async fn serve_cut(
-    thread: &Thread,
-    link: &Link,
-    member: &Arc<Member>,
-    head: &Head,
-) -> Result<(), LinkError> {
-    let read: ReadCut = head.message()?;
-    let request_id = head.header.request_id;
-    let counters = &thread.chunkserver.counters;
-    let _counted = counters.read_streams.count();
-    match reading::serve_cut(thread, link, member, request_id, &read).await? {
-        Ok(true) => return Ok(()),
-        Ok(false) => {}
-        Err(refusal) => return refuse(thread, link, Kind::CutData, request_id, refusal).await,
+/// One `ReadCut` that is to be answered.
+struct Cut {
+    request_id: u64,
+    read: ReadCut,
+}
+
+impl Cut {
+    fn of(head: &Head) -> Result<Self, FrameError> {
+        Ok(Self {
+            request_id: head.header.request_id,
+            read: head.message()?,
+        })
     }
-    let decide = |facts: &ReplicaFacts| read_stream::cut(&read, facts);
-    let _turn = member.turn(read.length, &counters.turns_held).await;
-    let answer = match open(thread, &read.ticket, read.handle, decide).await {
-        Ok((directory, chunk, part)) => {
-            thread.chunkserver.count_read(read.handle);
-            let answer = cut_frame(thread, request_id, &chunk, part).await;
-            answer.map_err(|error| medium_failed(thread, &directory, &chunk, part.offset, &error))
-        }
-        Err(refusal) => Err(refusal),
-    };
-    match answer {
-        Ok((frame, len)) => {
-            link.send(frame).await?;
-            counters.bytes_out.add(u64::from(len));
-            Ok(())
-        }
-        Err(refusal) => refuse(thread, link, Kind::CutData, request_id, refusal).await,
+
+    /// What of the chunk it brings.
+    fn part(&self, facts: &ReplicaFacts) -> Result<Part, Refusal> {
+        read_stream::cut(&self.read, facts)
+    }
+
+    /// What it counts for, where turns are taken for several together.
+    fn cost(&self) -> u64 {
+        // As much as a turn of its own would.
+        COST_MIN.max(self.read.length.into())
     }
 }
 
-/// The whole frame that answers a cut read, and how long its payload is.
-async fn cut_frame(
+/// Answers a `ReadCut`, and those that have come behind it by now: as far as they are of sealed
+/// chunks, together.
+///
+/// # Errors
+/// As [`serve`].
+pub(super) async fn serve_cuts(
     thread: &Thread,
+    link: &mut Link,
+    member: &Arc<Member>,
+    head: &Head,
+) -> Result<(), LinkError> {
+    let chunkserver = &thread.chunkserver;
+    link.expect_small()?;
+    let mut next = Cut::of(head).map(Some);
+    while let Ok(Some(_)) = next {
+        let mut cuts = Vec::new();
+        let mut cost = 0;
+        let of_open = loop {
+            let cut = match next {
+                Ok(Some(cut)) => cut,
+                _ => break None,
+            };
+            next = Ok(None);
+            if chunkserver.members.is_open(chunkserver, cut.read.handle) {
+                break Some(cut);
+            }
+            cost += cut.cost();
+            cuts.push(cut);
+            if cost < TURN_MAX {
+                next = next_cut(link);
+            }
+        };
+        answer_cuts(thread, link, member, cuts, cost).await?;
+        if let Some(cut) = of_open {
+            answer_open_cut(thread, link, member, cut).await?;
+        }
+        if let Ok(None) = next {
+            next = next_cut(link);
+        }
+    }
+    // What came before it was answered.
+    next?;
+    Ok(())
+}
+
+/// The next `ReadCut`, if it is here.
+fn next_cut(link: &mut Link) -> Result<Option<Cut>, FrameError> {
+    let head = link.head_here(Kind::ReadCut)?;
+    head.as_ref().map(Cut::of).transpose()
+}
+
+/// Answers a `ReadCut` of a chunk that was open a moment ago.
+async fn answer_open_cut(
+    thread: &Thread,
+    link: &Link,
+    member: &Arc<Member>,
+    cut: Cut,
+) -> Result<(), LinkError> {
+    let counted = thread.chunkserver.counters.read_streams.count();
+    match reading::serve_cut(thread, link, member, cut.request_id, &cut.read).await? {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            drop(counted);
+            let cost = cut.cost();
+            answer_cuts(thread, link, member, vec![cut], cost).await
+        }
+        Err(refusal) => refuse(thread, link, Kind::CutData, cut.request_id, refusal).await,
+    }
+}
+
+/// Answers `ReadCut`s of sealed chunks, in their order and with as few sends as that allows: what is
+/// in the page cache is sent before what has to be waited for, and up to [`WAITED_MAX`] are waited for at a
+/// time.
+async fn answer_cuts(
+    thread: &Thread,
+    link: &Link,
+    member: &Arc<Member>,
+    cuts: Vec<Cut>,
+    cost: u64,
+) -> Result<(), LinkError> {
+    if cuts.is_empty() {
+        return Ok(());
+    }
+    let counters = &thread.chunkserver.counters;
+    let _counted: Vec<_> = cuts.iter().map(|_| counters.read_streams.count()).collect();
+    let _turn = member.turn(cost, &counters.turns_held).await;
+    let mut cuts = cuts.into_iter().peekable();
+    while cuts.peek().is_some() {
+        let mut ready = Answers::default();
+        // Each with the answers that come behind it.
+        let mut waited_for: Vec<(Waited, Answers)> = Vec::new();
+        while waited_for.len() < WAITED_MAX
+            && let Some(cut) = cuts.next()
+        {
+            let behind = match waited_for.last_mut() {
+                Some((_, behind)) => behind,
+                None => &mut ready,
+            };
+            if let Some(waited) = begin_cut(thread, cut, behind) {
+                waited_for.push((waited, Answers::default()));
+            }
+        }
+        ready.send(thread, link).await?;
+        for (waited, behind) in waited_for {
+            let mut answers = waited.answer(thread).await;
+            answers.append(behind);
+            answers.send(thread, link).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Whole frames that are sent together.
+#[derive(Default)]
+struct Answers {
+    frames: Vec<u8>,
+    /// Bytes of chunks in them.
+    payload_len: u64,
+}
+
+impl Answers {
+    fn refuse(&mut self, thread: &Thread, request_id: u64, refusal: Refusal) {
+        let frame = refused(thread, Kind::CutData, request_id, refusal);
+        self.frames.extend(frame);
+    }
+
+    fn append(&mut self, behind: Self) {
+        self.frames.extend(behind.frames);
+        self.payload_len += behind.payload_len;
+    }
+
+    async fn send(self, thread: &Thread, link: &Link) -> Result<(), LinkError> {
+        if !self.frames.is_empty() {
+            link.send_at_once(self.frames).await?;
+        }
+        thread.chunkserver.counters.bytes_out.add(self.payload_len);
+        Ok(())
+    }
+}
+
+/// A cut read on a blocking thread.
+struct Waited {
     request_id: u64,
+    directory: Arc<Directory>,
+    handle: ChunkHandle,
+    reading: JoinHandle<Result<Answers, Failed>>,
+}
+
+/// Why a cut read has no bytes.
+enum Failed {
+    Refused(Refusal),
+    Store(StoreError),
+    Medium(Arc<ReadableChunk>, u32, io::Error),
+}
+
+impl Failed {
+    /// What its reader is told.
+    fn told(self, thread: &Thread, directory: &Directory, handle: ChunkHandle) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::Store(error) => refused_by_store(thread, handle, &error),
+            Self::Medium(chunk, offset, error) => {
+                medium_failed(thread, directory, &chunk, offset, &error)
+            }
+        }
+    }
+}
+
+impl Waited {
+    /// The frame that answers it, also if it failed.
+    async fn answer(self, thread: &Thread) -> Answers {
+        let refusal = match self.reading.await {
+            Ok(Ok(answers)) => return answers,
+            Ok(Err(failed)) => failed.told(thread, &self.directory, self.handle),
+            Err(error) => (Status::Internal, ErrorBody::new(error.to_string())),
+        };
+        let mut answers = Answers::default();
+        answers.refuse(thread, self.request_id, refusal);
+        answers
+    }
+}
+
+/// Puts the answer to a cut read behind `answers`, if nothing has to be waited for.
+fn begin_cut(thread: &Thread, cut: Cut, answers: &mut Answers) -> Option<Waited> {
+    let (request_id, handle) = (cut.request_id, cut.read.handle);
+    let admitted = admit(thread, &cut.read.ticket, handle);
+    let directory = match admitted.and_then(|()| look_up(thread, handle, |it| cut.part(it))) {
+        Ok(directory) => directory,
+        Err(refusal) => {
+            answers.refuse(thread, request_id, refusal);
+            return None;
+        }
+    };
+    thread.chunkserver.count_read(handle);
+    let here = directory.find_readable(handle).map(|chunk| {
+        let mut scratch = thread.scratch.borrow_mut();
+        put_cut(answers, &mut scratch, &chunk, &cut, Wait::No)
+    });
+    match here {
+        Some(Ok(true)) => None,
+        Some(Err(failed)) => {
+            answers.refuse(thread, request_id, failed.told(thread, &directory, handle));
+            None
+        }
+        Some(Ok(false)) | None => Some(Waited {
+            request_id,
+            directory: Arc::clone(&directory),
+            handle,
+            reading: tokio::task::spawn_blocking(move || wait_for_cut(&directory, &cut)),
+        }),
+    }
+}
+
+/// Reads what a cut brings into a frame behind `answers`; whether it could be read, else they stay as
+/// they are.
+fn put_cut(
+    answers: &mut Answers,
+    scratch: &mut Vec<u8>,
     chunk: &Arc<ReadableChunk>,
-    part: Part,
-) -> io::Result<(Vec<u8>, u32)> {
-    let mut frame = vec![0; HEADER_LEN + CUT_DATA_LEN + part.len as usize];
+    cut: &Cut,
+    wait: Wait,
+) -> Result<bool, Failed> {
+    const HEAD_LEN: usize = HEADER_LEN + CUT_DATA_LEN;
+    // By what was opened: a copy may have taken the place of what the table told of.
+    let part = cut.part(&facts_of_opened(chunk)).map_err(Failed::Refused)?;
+    let frames = &mut answers.frames;
+    let before = frames.len();
+    frames.resize(before + HEAD_LEN + part.len as usize, 0);
+    let (_, frame) = frames.split_at_mut(before);
+    let (mut head, payload) = frame.split_at_mut(HEAD_LEN);
     let around = match part.len {
-        0 => Around {
+        0 => Ok(Some(Around {
             block_crc: 0,
             before: 0,
             behind: 0,
-        },
-        _ => {
-            let payload = frame.get_mut(HEADER_LEN + CUT_DATA_LEN..);
-            let payload = payload.unwrap_or_default();
-            let read = {
-                let mut scratch = thread.scratch.borrow_mut();
-                chunk.read_cut(part.offset, payload, &mut scratch, Wait::No)?
-            };
-            match read {
-                Some(around) => around,
-                None => {
-                    let chunk = Arc::clone(chunk);
-                    let read = move || wait_for_cut(&chunk, part.offset, frame);
-                    let read = tokio::task::spawn_blocking(read).await;
-                    let (read, around) = read.map_err(io::Error::other)??;
-                    frame = read;
-                    around
-                }
-            }
-        }
+        })),
+        _ => chunk.read_cut(part.offset, payload, scratch, wait),
+    };
+    let Ok(Some(around)) = around else {
+        frames.truncate(before);
+        let failed = |error| Failed::Medium(Arc::clone(chunk), part.offset, error);
+        return around.map(|_| false).map_err(failed);
     };
     let body = CutData {
         handle: chunk.handle,
@@ -166,25 +373,21 @@ async fn cut_frame(
         state: ChunkState::Sealed,
     }
     .to_body();
-    let header = Header::new(Kind::CutData, Status::Ok, request_id, &body, part.len);
-    let mut head = frame.as_mut_slice();
+    let header = Header::new(Kind::CutData, Status::Ok, cut.request_id, &body, part.len);
     head.put_slice(&header.encode());
     head.put_slice(&body);
-    Ok((frame, part.len))
+    answers.payload_len += u64::from(part.len);
+    Ok(true)
 }
 
-/// Reads a cut frame's payload, blocking.
-fn wait_for_cut(
-    chunk: &ReadableChunk,
-    offset: u32,
-    mut frame: Vec<u8>,
-) -> io::Result<(Vec<u8>, Around)> {
-    let payload = frame.get_mut(HEADER_LEN + CUT_DATA_LEN..);
-    let payload = payload.unwrap_or_default();
-    let around = chunk.read_cut(offset, payload, &mut Vec::new(), Wait::Yes)?;
+/// The frame that answers a cut read. Blocks.
+fn wait_for_cut(directory: &Directory, cut: &Cut) -> Result<Answers, Failed> {
+    let chunk = directory.open_for_read(cut.read.handle);
+    let chunk = chunk.map_err(Failed::Store)?;
+    let mut answers = Answers::default();
     // Who waits gets it or an error.
-    let around = around.ok_or(io::ErrorKind::WouldBlock)?;
-    Ok((frame, around))
+    put_cut(&mut answers, &mut Vec::new(), &chunk, cut, Wait::Yes)?;
+    Ok(answers)
 }
 
 /// Tells the peer that it can't be answered.
@@ -193,12 +396,16 @@ pub(super) async fn refuse(
     link: &Link,
     kind: Kind,
     request_id: u64,
-    (status, mut error): Refusal,
+    refusal: Refusal,
 ) -> Result<(), LinkError> {
+    link.send(refused(thread, kind, request_id, refusal)).await
+}
+
+/// The frame that tells so.
+fn refused(thread: &Thread, kind: Kind, request_id: u64, (status, mut error): Refusal) -> Vec<u8> {
     thread.chunkserver.counters.read_failures.add(1);
     error.server = thread.chunkserver.me();
-    link.send(error_frame(kind, request_id, status, &error))
-        .await
+    error_frame(kind, request_id, status, &error)
 }
 
 /// The medium failed under a read: the chunk is read back.
@@ -223,12 +430,34 @@ async fn open<T>(
     handle: ChunkHandle,
     decide: impl Fn(&ReplicaFacts) -> Result<T, Refusal>,
 ) -> Result<(Arc<Directory>, Arc<ReadableChunk>, T), Refusal> {
+    admit(thread, ticket, handle)?;
+    find(thread, handle, decide).await
+}
+
+/// Checks the ticket.
+fn admit(thread: &Thread, ticket: &Ticket, handle: ChunkHandle) -> Result<(), Refusal> {
     let keys = thread.chunkserver.ticket_keys();
     // An older ticket opens a newer version too, where the read allows one.
     let version = ticket.unverified_claims().version;
     keys.check_read(ticket, handle, version, wall_clock())
-        .map_err(|error| (tickets::status_of(error), ErrorBody::new(error.to_string())))?;
-    find(thread, handle, decide).await
+        .map_err(|error| (tickets::status_of(error), ErrorBody::new(error.to_string())))
+}
+
+/// Where the chunk is, if by what is known of it it may be read.
+fn look_up<T>(
+    thread: &Thread,
+    handle: ChunkHandle,
+    decide: impl Fn(&ReplicaFacts) -> Result<T, Refusal>,
+) -> Result<Arc<Directory>, Refusal> {
+    let unknown = || {
+        let text = format!("no chunk {handle} is here");
+        (Status::ChunkUnknown, ErrorBody::new(text))
+    };
+    let directory = thread.chunkserver.directory_of(handle);
+    let directory = directory.ok_or_else(unknown)?;
+    let entry = directory.entry(handle).ok_or_else(unknown)?;
+    decide(&facts_of(&entry))?;
+    Ok(Arc::clone(directory))
 }
 
 /// Finds the chunk, and decides what is sent of it.
@@ -237,26 +466,21 @@ pub(super) async fn find<T>(
     handle: ChunkHandle,
     decide: impl Fn(&ReplicaFacts) -> Result<T, Refusal>,
 ) -> Result<(Arc<Directory>, Arc<ReadableChunk>, T), Refusal> {
-    let refuse = |status: Status, text: String| (status, ErrorBody::new(text));
-    let unknown = || refuse(Status::ChunkUnknown, format!("no chunk {handle} is here"));
-    let directory = thread.chunkserver.directory_of(handle);
-    let directory = directory.ok_or_else(unknown)?;
-    let entry = directory.entry(handle).ok_or_else(unknown)?;
-    decide(&facts_of(&entry))?;
+    let directory = look_up(thread, handle, &decide)?;
     let chunk = match directory.find_readable(handle) {
         Some(chunk) => chunk,
         None => {
-            let directory = Arc::clone(directory);
+            let directory = Arc::clone(&directory);
             let opening = tokio::task::spawn_blocking(move || directory.open_for_read(handle));
             let opened = opening
                 .await
-                .map_err(|error| refuse(Status::Internal, error.to_string()));
+                .map_err(|error| (Status::Internal, ErrorBody::new(error.to_string())));
             opened?.map_err(|error| refused_by_store(thread, handle, &error))?
         }
     };
     // By what was opened: a copy may have taken the place of what the entry told of.
     let decided = decide(&facts_of_opened(&chunk))?;
-    Ok((Arc::clone(directory), chunk, decided))
+    Ok((directory, chunk, decided))
 }
 
 pub(super) fn refused_by_store(

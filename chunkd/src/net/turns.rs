@@ -83,10 +83,11 @@ impl Turns {
 
 impl Member {
     /// The turn of a frame of so many bytes, once it may begin. `held` counts those that wait.
-    pub(super) async fn turn(self: &Arc<Self>, bytes: u32, held: &Counter) -> Turn {
+    pub(super) async fn turn(self: &Arc<Self>, bytes: impl Into<u64>, held: &Counter) -> Turn {
+        let bytes = bytes.into();
         let begun = {
             let mut inner = self.turns.lock();
-            let begin = |core: &mut turns::Turns, now| core.begin(now, self.client, bytes.into());
+            let begin = |core: &mut turns::Turns, now| core.begin(now, self.client, bytes);
             match self.turns.act_in(&mut inner, begin) {
                 Begun::Now => None,
                 Begun::Later(wait) => {

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::FileExt as _;
 
+use rustix::fs::Advice;
 use sarsen_chunkd::io::Mode;
 use sarsen_chunkd::net::Notice;
 use sarsen_chunkd::store::{ReadFrom, data_position};
@@ -19,6 +20,9 @@ use crate::peer::{Peer, bytes};
 
 const MIB: u32 = 1024 * 1024;
 const CHUNK: ChunkHandle = ChunkHandle(0xcd02);
+
+/// Of statfs(2): what is on tmpfs stays in memory.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 /// One server with one sealed chunk.
 fn with_chunk(mode: Mode, content: &[u8]) -> (Cluster, Peer) {
@@ -84,19 +88,30 @@ fn reads_sent_ahead_are_answered_in_order_also_past_a_refusal() {
     }
 }
 
-/// Asks for a cut, and verifies what comes as a reader does; `None` if it does not match.
-fn read_cut(peer: &mut Peer, offset: u32, length: u32) -> Option<Vec<u8>> {
+/// The frame that asks for a cut.
+fn cut((handle, rights): (ChunkHandle, Rights), request_id: u64, offset: u32, len: u32) -> Vec<u8> {
     let asked = ReadCut {
-        ticket: ticket(Rights::READ, CHUNK, &[]),
-        handle: CHUNK,
+        ticket: ticket(rights, handle, &[]),
+        handle,
         version: VERSION,
         serial: Serial::NONE,
         want: Want::Sealed,
         offset,
-        length,
+        length: len,
     };
-    peer.send(&frame(&asked, peer.request_id));
+    frame(&asked, request_id)
+}
+
+/// Asks for a cut, and verifies what comes as a reader does; `None` if it does not match.
+fn read_cut(peer: &mut Peer, offset: u32, length: u32) -> Option<Vec<u8>> {
+    peer.send(&cut((CHUNK, Rights::READ), peer.request_id, offset, length));
+    take_cut(peer, offset)
+}
+
+/// Takes a cut that was asked for, as [`read_cut`] does.
+fn take_cut(peer: &mut Peer, offset: u32) -> Option<Vec<u8>> {
     let frame = peer.recv().expect("an answer");
+    assert_eq!(frame.header.request_id, peer.request_id);
     let data: CutData = frame.message().expect("a cut");
     let len = frame.header.payload_len;
     data.check_payload(len).expect("as the spec has it");
@@ -147,6 +162,63 @@ fn a_cut_brings_the_bytes_asked_for_and_what_verifies_them() {
     }
 }
 
+/// They are answered together as far as they can be: what waits for the disk, what is refused, and
+/// another kind of read among them change neither the order nor each other.
+#[test]
+fn cuts_sent_ahead_are_answered_in_order_whatever_is_among_them() {
+    for mode in modes() {
+        let content = bytes(MIB as usize);
+        let (cluster, mut peer) = with_chunk(mode, &content);
+        assert!(read_cut(&mut peer, 0, 1).is_some());
+        let directory = cluster.servers[0].chunkserver.directory_of(CHUNK).unwrap();
+        let chunk = directory.find_readable(CHUNK).unwrap();
+        let file = chunk.file().unwrap();
+        for length in [1, 4096, 40_000] {
+            // Out of the page cache, where there is a disk below, and some of it in again.
+            rustix::fs::fadvise(file, 0, None, Advice::DontNeed).unwrap();
+            let mut asked = Vec::new();
+            for n in 0..16_u32 {
+                let (id, offset) = (u64::from(n) + 100, n * 65_536 + 10 * n);
+                if n % 3 == 0 {
+                    let mut some = vec![0; length as usize];
+                    file.read_exact_at(&mut some, data_position(offset))
+                        .unwrap();
+                }
+                asked.extend(match n {
+                    5 => cut((ChunkHandle(1), Rights::READ), id, offset, length),
+                    9 => cut((CHUNK, Rights::WRITE), id, offset, length),
+                    12 => frame(&read_of(n * 65_536, 1), id),
+                    _ => cut((CHUNK, Rights::READ), id, offset, length),
+                });
+            }
+            let waits = (0..16).any(|n| !chunk.is_cached(n * 65_536, 65_536));
+            assert!(waits || rustix::fs::fstatfs(file).unwrap().f_type == TMPFS_MAGIC);
+            peer.send(&asked);
+            for n in 0..16_u32 {
+                peer.request_id = u64::from(n) + 100;
+                let offset = n * 65_536 + 10 * n;
+                let from = offset as usize;
+                let refused = |status| Some((status, u64::from(n) + 100));
+                match n {
+                    5 => assert_eq!(take_refusal(&mut peer), refused(Status::ChunkUnknown)),
+                    9 => assert_eq!(take_refusal(&mut peer), refused(Status::TicketInvalid)),
+                    12 => assert!(peer.read_data().0 == content[12 * 65_536..13 * 65_536]),
+                    _ => {
+                        let found = take_cut(&mut peer, offset).expect("verified");
+                        let expected = &content[from..from + length as usize];
+                        assert!(found == expected, "{mode:?} {n}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn take_refusal(peer: &mut Peer) -> Option<(Status, u64)> {
+    let header = peer.recv()?.header;
+    (!header.status.is_ok()).then_some((header.status, header.request_id))
+}
+
 /// What is kept of a block must not vouch for bytes that have changed since.
 #[test]
 fn a_cut_of_a_block_that_rots_does_not_verify() {
@@ -174,6 +246,15 @@ fn a_cut_of_a_block_that_rots_does_not_verify() {
         // Once computed, far from the rot, the rest of the block is as good as it was.
         let good = read_cut(&mut peer, 65_536, 4096);
         assert_eq!(good.as_deref(), Some(&content[65_536..65_536 + 4096]));
+    }
+}
+
+fn read_of(offset: u32, length: u32) -> Read {
+    let good = ticket(Rights::READ, CHUNK, &[]);
+    Read {
+        offset,
+        length,
+        ..read(good, VERSION.0, Want::Sealed)
     }
 }
 

@@ -5,6 +5,7 @@
 //! the time that it is used: whoever meets a failure with it calls [`Locations::forget`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sarsen_protocol::message::LocatedChunk;
@@ -25,7 +26,7 @@ pub struct Locations {
 struct Page {
     until: Duration,
     /// In the order of their places; holes are left out.
-    chunks: Vec<LocatedChunk>,
+    chunks: Vec<Arc<LocatedChunk>>,
 }
 
 /// The first index of the page that has `index`.
@@ -38,7 +39,7 @@ impl Locations {
     /// What is at a place: a chunk, or a hole (the inner `None`). The outer `None` if the master
     /// has to be asked.
     #[must_use]
-    pub fn find(&self, now: Duration, index: u32) -> Option<Option<&LocatedChunk>> {
+    pub fn find(&self, now: Duration, index: u32) -> Option<Option<&Arc<LocatedChunk>>> {
         let page = self.pages.get(&page_start(index));
         let chunks = &page.filter(|page| now < page.until)?.chunks;
         let found = chunks.binary_search_by_key(&index, |chunk| chunk.index);
@@ -51,8 +52,9 @@ impl Locations {
         asked_at: Duration,
         lease: Duration,
         first_index: u32,
-        mut chunks: Vec<LocatedChunk>,
+        chunks: Vec<LocatedChunk>,
     ) {
+        let mut chunks: Vec<_> = chunks.into_iter().map(Arc::new).collect();
         chunks.sort_by_key(|chunk| chunk.index);
         let until = asked_at.saturating_add(lease);
         self.pages.insert(first_index, Page { until, chunks });
@@ -119,8 +121,8 @@ mod tests {
         let mut locations = Locations::default();
         assert_eq!(locations.find(at(0), 3), None);
         locations.keep(at(10), LEASE, 0, vec![chunk(3), chunk(1)]);
-        assert_eq!(locations.find(at(69), 3), Some(Some(&chunk(3))));
-        assert_eq!(locations.find(at(69), 1), Some(Some(&chunk(1))));
+        assert_eq!(locations.find(at(69), 3), Some(Some(&Arc::new(chunk(3)))));
+        assert_eq!(locations.find(at(69), 1), Some(Some(&Arc::new(chunk(1)))));
         assert_eq!(locations.find(at(69), 2), Some(None), "a hole");
         assert_eq!(locations.find(at(69), PAGE_LEN), None, "another page");
         assert_eq!(

@@ -18,6 +18,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ServerId};
@@ -91,7 +92,7 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetch {
     /// The chunk as it was located, with the ticket. Of an open one `length` is what was seen.
-    pub chunk: LocatedChunk,
+    pub chunk: Arc<LocatedChunk>,
     /// Whom to ask.
     pub replica: Replica,
     /// The first byte that is wanted; bytes of its block that lie before are only verified.
@@ -271,7 +272,7 @@ impl Kept {
 /// A chunk that is being read.
 #[derive(Clone, Debug)]
 struct Slot {
-    chunk: LocatedChunk,
+    chunk: Arc<LocatedChunk>,
     from: u32,
     to: u32,
     verified: Verified,
@@ -303,11 +304,12 @@ pub struct Download {
     /// Next chunk to begin, up to the range's end.
     next: Range<u32>,
     /// Chunks that were located and not begun; holes are left out.
-    located: BTreeMap<u32, LocatedChunk>,
+    located: BTreeMap<u32, Arc<LocatedChunk>>,
     /// Everything below was located.
     located_to: u32,
     locating: bool,
-    slots: BTreeMap<u32, Slot>,
+    /// Boxed, since the map has room for many, and a small read has one.
+    slots: BTreeMap<u32, Box<Slot>>,
     /// What an earlier download brought, of the chunks that were not begun.
     kept: BTreeMap<u32, Kept>,
     reports: VecDeque<Action>,
@@ -350,7 +352,12 @@ impl Download {
     }
 
     /// The master said where `asked` are.
-    pub fn handle_located(&mut self, asked: Range<u32>, chunks: Vec<LocatedChunk>) {
+    pub fn handle_located<C: Into<Arc<LocatedChunk>>>(
+        &mut self,
+        asked: Range<u32>,
+        chunks: impl IntoIterator<Item = C>,
+    ) {
+        let chunks = chunks.into_iter().map(Into::into);
         if self.slots.get(&asked.start).map(|slot| &slot.state) == Some(&State::Locating) {
             self.handle_relocated(asked.start, chunks);
             return;
@@ -360,7 +367,7 @@ impl Download {
             let is_new = |chunk: &LocatedChunk| {
                 chunk.index >= self.located_to && asked.contains(&chunk.index)
             };
-            let new = chunks.into_iter().filter(is_new);
+            let new = chunks.filter(|chunk| is_new(chunk));
             self.located.extend(new.map(|chunk| (chunk.index, chunk)));
             self.located_to = asked.end;
         }
@@ -530,7 +537,7 @@ impl Download {
             // How long an open chunk is by now, only its members know.
             let may_have =
                 |chunk: &LocatedChunk| chunk.state == ChunkState::Open || chunk.length > part.from;
-            let Some(chunk) = chunk.filter(may_have) else {
+            let Some(chunk) = chunk.filter(|chunk| may_have(chunk)) else {
                 return Some(Action::Zeros {
                     index,
                     from: part.from,
@@ -543,7 +550,7 @@ impl Download {
             if let Some(kept) = kept {
                 slot.verified = kept.verified;
             }
-            self.slots.insert(index, slot);
+            self.slots.insert(index, Box::new(slot));
             // None if no replica is known: the next chunk may have one.
             if let Some(fetch) = self.go_on(now) {
                 return Some(fetch);
@@ -567,12 +574,16 @@ impl Download {
         })
     }
 
-    fn handle_relocated(&mut self, index: u32, chunks: Vec<LocatedChunk>) {
+    fn handle_relocated(
+        &mut self,
+        index: u32,
+        mut chunks: impl Iterator<Item = Arc<LocatedChunk>>,
+    ) {
         let Some(slot) = self.slots.get_mut(&index) else {
             return;
         };
         let same = |it: &LocatedChunk| it.index == index && slot.is_continued_by(it);
-        let Some(mut chunk) = chunks.into_iter().find(same) else {
+        let Some(mut chunk) = chunks.find(|it| same(it)) else {
             self.given_up = Some(GiveUp::Changed { index });
             return;
         };
@@ -586,7 +597,8 @@ impl Download {
             slot.doubting.clear();
         }
         if chunk.state == ChunkState::Open {
-            chunk.length = chunk.length.max(slot.chunk.length);
+            let length = chunk.length.max(slot.chunk.length);
+            Arc::make_mut(&mut chunk).length = length;
         }
         slot.chunk = chunk;
         slot.tried.clear();
@@ -615,7 +627,7 @@ impl Download {
 }
 
 impl Slot {
-    const fn new(chunk: LocatedChunk, part: Part, backoff: Backoff) -> Self {
+    const fn new(chunk: Arc<LocatedChunk>, part: Part, backoff: Backoff) -> Self {
         Self {
             chunk,
             from: part.from,
@@ -635,7 +647,7 @@ impl Slot {
         }
     }
 
-    const fn is_open(&self) -> bool {
+    fn is_open(&self) -> bool {
         matches!(self.chunk.state, ChunkState::Open)
     }
 
@@ -698,7 +710,7 @@ impl Slot {
 
     fn fetch(&self, replica: Replica, other: Option<Replica>) -> Action {
         Action::Fetch(Box::new(Fetch {
-            chunk: self.chunk.clone(),
+            chunk: Arc::clone(&self.chunk),
             replica,
             from: self.from,
             to: self.to,
@@ -708,7 +720,7 @@ impl Slot {
         }))
     }
 
-    const fn corrupt_as(&self, index: u32) -> GiveUp {
+    fn corrupt_as(&self, index: u32) -> GiveUp {
         GiveUp::Corrupt {
             index,
             handle: self.chunk.handle,

@@ -4,8 +4,10 @@
 //! A connection carries one stream after the other (`spec/wire.md` section 12), so the client
 //! keeps those whose stream ended well. A server may close one that lies idle: it is looked at
 //! before it is used, and what fails on a used connection before any answer is nobody's fault.
+//! Cut reads share connections ([`cut`]).
 
 mod control;
+mod cut;
 mod mutate;
 mod read;
 mod write;
@@ -23,6 +25,7 @@ use sarsen_protocol::id::ServerId;
 use tokio::net::TcpStream;
 
 pub(crate) use control::Controls;
+pub(crate) use cut::read_cut;
 pub(crate) use mutate::{Ended, Heard, MutationJob, Sending, mutate};
 pub(crate) use read::{Outgoing, Pacer, ReadFailure, read_chunk};
 pub(crate) use write::{WriteFailure, WriteJob, write_chunk};
@@ -52,6 +55,7 @@ pub(crate) struct Links {
     bulk: Mutex<Pace>,
     /// Servers that failed an upload, each with until when the next ones leave it out.
     suspects: Mutex<HashMap<ServerId, Duration>>,
+    pipes: cut::Pipes,
 }
 
 /// How many times `suspect_after` a server that failed one upload is left out by those that begin:
@@ -79,6 +83,7 @@ impl Links {
             small: Mutex::new(Pace::new(SMALL_LATE_MIN)),
             bulk: Mutex::new(Pace::new(FRAME_LATE_MIN)),
             suspects: Mutex::default(),
+            pipes: cut::Pipes::default(),
         }
     }
 
@@ -147,10 +152,10 @@ impl Links {
         };
         let dialled = dial_data(addr, known.identity, &known.key, time_max).await;
         let (stream, _) = dialled.map_err(connect)?;
+        let addr = addr.to_owned();
         Ok(Link {
             stream,
-            server,
-            addr: addr.to_owned(),
+            peer: Peer { server, addr },
             streams: 0,
         })
     }
@@ -163,7 +168,7 @@ impl Links {
     /// Keeps a connection whose stream ended well.
     pub(crate) fn give_back(&self, link: Link) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let links = idle.entry(link.addr.clone()).or_default();
+        let links = idle.entry(link.peer.addr.clone()).or_default();
         if links.len() < IDLE_MAX {
             links.push(link);
         }
@@ -174,10 +179,16 @@ impl Links {
 #[derive(Debug)]
 pub(crate) struct Link {
     stream: TcpStream,
-    server: ServerId,
-    addr: String,
+    peer: Peer,
     /// Streams begun on it.
     streams: u64,
+}
+
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+struct Peer {
+    server: ServerId,
+    addr: String,
 }
 
 impl Link {
@@ -197,7 +208,9 @@ impl Link {
         let read = self.stream.try_read(&mut [0]);
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
+}
 
+impl Peer {
     fn io_error(&self, cause: io::Error) -> StreamError {
         StreamError::Io {
             server: self.server,

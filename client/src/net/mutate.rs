@@ -79,8 +79,8 @@ pub(crate) async fn mutate(
 ) -> Result<(), Ended> {
     let id = link.begin();
     let names = Names {
-        server: link.server,
-        addr: link.addr,
+        server: link.peer.server,
+        addr: link.peer.addr,
         id,
     };
     let (read, write) = link.stream.into_split();

@@ -10,26 +10,20 @@ use sarsen_protocol::deframe::frame;
 use sarsen_protocol::error::FrameError;
 use sarsen_protocol::header::Header;
 use sarsen_protocol::id::{ChunkVersion, ServerId};
-use sarsen_protocol::message::{
-    CUT_DATA_LEN, CutData, ErrorBody, Kind, Message, Plane, READ_DATA_LEN, Read, ReadCut, ReadData,
-};
+use sarsen_protocol::message::{ErrorBody, Message, Plane, READ_DATA_LEN, Read, ReadData};
 use sarsen_protocol::size::{BLOCK_LEN, HEADER_LEN};
 use sarsen_protocol::status::Status;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::{Link, Links};
+use super::{Link, Links, Peer};
 use crate::buffer::{Buffer, Buffers};
 use crate::clock::Clock;
-use crate::core::cut_read::CutRead;
 use crate::core::read::{Fault, Fetch};
 use crate::core::read_stream::{ReadFault, ReadStream, Served, Verified, Wanted, block_start};
 use crate::error::{Error, StreamError};
 use crate::limit::RateLimit;
 use crate::sink::Outlet;
-
-/// Header and body of a `CutData`.
-const CUT_HEAD_LEN: usize = HEADER_LEN + CUT_DATA_LEN;
 
 /// Why a chunk was not read to its end.
 #[derive(Debug)]
@@ -91,7 +85,7 @@ impl Pacer<'_> {
     }
 
     /// A frame came that was waited for since `since`: whether to go on with this replica.
-    fn handle_frame(&self, since: Duration) -> bool {
+    pub(crate) fn handle_frame(&self, since: Duration) -> bool {
         let now = self.clock.now();
         let mut pace = self.links.bulk();
         pace.handle_answer(now, self.server, now.saturating_sub(since));
@@ -110,24 +104,6 @@ pub(crate) async fn read_chunk(
     to: &Outgoing<'_>,
 ) -> Result<Option<Served>, ReadFailure> {
     let start = block_start(fetch.from);
-    // A limit counts what is asked for by whole blocks.
-    if fetch.verified.reached == start
-        && to.limit.is_none()
-        && let Some(mut cut) = CutRead::new(wanted, fetch.from..fetch.to)
-    {
-        // Two requests may be two streams: what is fresh is asked before.
-        let is_fresh = link.streams == 0;
-        let mut patient = Patient {
-            link,
-            silence_max,
-            ahead: VecDeque::new(),
-        };
-        let read = read_cut(&mut patient, fetch, &mut cut, to).await;
-        return match read {
-            Ok(()) => Ok(cut.served()),
-            Err(end) => Err(end.into_failure(link, &wanted, fetch.verified, is_fresh)),
-        };
-    }
     let mut stream = ReadStream::new(wanted, start, fetch.to, fetch.verified);
     let mut patient = Patient {
         link,
@@ -151,7 +127,8 @@ pub(crate) async fn read_chunk(
         Ok(()) => Ok(stream.served()),
         Err(end) => {
             let verified = stream.verified();
-            Err(end.into_failure(link, &wanted, verified, verified != before))
+            let is_stale = link.is_used() && verified == before;
+            Err(end.into_failure(&link.peer, &wanted, verified, is_stale))
         }
     }
 }
@@ -238,98 +215,7 @@ async fn read_frames(
     }
 }
 
-/// Reads a few bytes of one or two blocks: all is asked for at once, received into one buffer, and
-/// handed on when all of it was verified.
-async fn read_cut(
-    patient: &mut Patient<'_>,
-    fetch: &Fetch,
-    cut: &mut CutRead,
-    to: &Outgoing<'_>,
-) -> Result<(), End> {
-    let mut asked = Vec::new();
-    let mut request_ids = Vec::new();
-    let (version, serial, want) = cut.wanted().asked();
-    for (offset, length) in cut.requests() {
-        let request = ReadCut {
-            ticket: fetch.chunk.ticket,
-            handle: fetch.chunk.handle,
-            version,
-            serial,
-            want,
-            offset,
-            length,
-        };
-        request_ids.push(patient.link.begin());
-        asked.extend(frame(&request, patient.link.streams));
-    }
-    let sent = patient.link.stream.write_all(&asked);
-    timeout(patient.silence_max, sent)
-        .await
-        .map_err(|_| End::Silent)??;
-    patient.wait().await?;
-    let mut buffer = to.buffers.take();
-    let room = buffer.room();
-    // What was received, up to where it was looked at, and where the payloads are put together.
-    let (mut here, mut taken, mut end) = (0, 0, CUT_HEAD_LEN);
-    for request_id in request_ids {
-        let head = patient.fill(room, &mut here, taken, HEADER_LEN).await?;
-        let header = head
-            .first_chunk()
-            .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
-        let header = Header::decode(header, Plane::Data, true)?;
-        // Within the room: a buffer takes a payload of the longest, and these are short.
-        let len = HEADER_LEN + header.body_len as usize + header.payload_len as usize;
-        let frame = patient.fill(room, &mut here, taken, len).await?;
-        let (_, behind) = frame.split_at_checked(HEADER_LEN).unwrap_or_default();
-        let (body, payload) = behind
-            .split_at_checked(header.body_len as usize)
-            .unwrap_or_default();
-        header.check_body(body)?;
-        let data: CutData = message_in(&header, body, request_id)?;
-        let kind = header.kind;
-        data.check_payload(header.payload_len)
-            .map_err(|source| FrameError::Body { kind, source })?;
-        cut.handle_data(&data, payload)?;
-        let payload = taken + CUT_HEAD_LEN..taken + len;
-        room.copy_within(payload, end);
-        end += len - CUT_HEAD_LEN;
-        taken += len;
-    }
-    if here > taken {
-        // Nobody asked for more, and what is behind an answer is lost with the buffer.
-        let kind = Kind::CutData;
-        return Err(FrameError::OutOfTurn { kind }.into());
-    }
-    buffer.set_used(CUT_HEAD_LEN..end);
-    let given = to.outlet.give(fetch.from.into(), buffer, fetch.verified);
-    given.await.map_err(End::Sink)?;
-    (to.on_reached)(fetch.to);
-    Ok(())
-}
-
 impl Patient<'_> {
-    /// Receives into `room` behind `here` until `len` bytes from `from` on are there: these.
-    async fn fill<'a>(
-        &mut self,
-        room: &'a mut [u8],
-        here: &mut usize,
-        from: usize,
-        len: usize,
-    ) -> Result<&'a [u8], End> {
-        let end = from + len;
-        if end > room.len() {
-            return Err(FrameError::PayloadTooLong {
-                len: u32::try_from(len).unwrap_or(u32::MAX),
-            }
-            .into());
-        }
-        while *here < end {
-            let rest = room.get_mut(*here..).unwrap_or_default();
-            *here += self.receive_some(rest, &mut []).await?;
-        }
-        Ok(room.get(from..end).unwrap_or_default())
-    }
-
     /// The next `ReadData` of the stream, with its payload in `room`; how long that is.
     ///
     /// Header, body and payload are received together. A frame that fills the room, or is the last
@@ -415,7 +301,11 @@ impl Patient<'_> {
 }
 
 /// The message of a good frame.
-fn message_in<M: Message>(header: &Header, body: &[u8], request_id: u64) -> Result<M, End> {
+pub(super) fn message_in<M: Message>(
+    header: &Header,
+    body: &[u8],
+    request_id: u64,
+) -> Result<M, End> {
     let kind = header.kind;
     let in_body = |source| FrameError::Body { kind, source };
     if !header.status.is_ok() {
@@ -453,7 +343,7 @@ async fn give(
 }
 
 /// How a stream ended that should not have.
-enum End {
+pub(super) enum End {
     Sink(Error),
     Io(io::Error),
     Silent,
@@ -488,28 +378,29 @@ impl From<ReadFault> for End {
 }
 
 impl End {
-    fn into_failure(
+    /// What to do about it. A connection that `is_stale` was used before, and its server may have
+    /// closed it unseen.
+    pub(super) fn into_failure(
         self,
-        link: &Link,
+        peer: &Peer,
         wanted: &Wanted,
         verified: Verified,
-        heard: bool,
+        is_stale: bool,
     ) -> ReadFailure {
         let (error, fault) = match self {
             Self::Sink(error) => return ReadFailure::Sink(error),
             Self::Io(cause) => {
-                let unseen_close = link.is_used() && !heard;
-                let fault = match unseen_close {
+                let fault = match is_stale {
                     true => Fault::Refused,
                     false => Fault::Unreachable,
                 };
-                (link.io_error(cause), fault)
+                (peer.io_error(cause), fault)
             }
-            Self::Silent => (link.silent(), Fault::Unreachable),
-            Self::Late => (link.late(), Fault::Slow),
-            Self::Frame(cause) => (link.protocol_error(cause), Fault::Unreachable),
+            Self::Silent => (peer.silent(), Fault::Unreachable),
+            Self::Late => (peer.late(), Fault::Slow),
+            Self::Frame(cause) => (peer.protocol_error(cause), Fault::Unreachable),
             Self::Fault(cause) => {
-                let (server, addr) = (link.server, link.addr.clone());
+                let (server, addr) = (peer.server, peer.addr.clone());
                 let error = StreamError::Read {
                     server,
                     addr,
@@ -522,7 +413,7 @@ impl End {
                 text,
                 version,
             } => {
-                let server = link.server;
+                let server = peer.server;
                 let error = StreamError::Status {
                     server,
                     status,

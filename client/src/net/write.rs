@@ -387,21 +387,21 @@ impl End {
     /// Says who is to blame: whom the answer names, else the first of the chain, who is whom we
     /// talk to and who would have named another.
     fn into_failure(self, link: &Link, heard: bool) -> WriteFailure {
-        let first = Some(link.server);
+        let first = Some(link.peer.server);
         let (error, blame) = match self {
             Self::Source(error) => return WriteFailure::Source(error),
             Self::Io(cause) => {
                 let unseen_close = link.is_used() && !heard;
-                (link.io_error(cause), first.filter(|_| !unseen_close))
+                (link.peer.io_error(cause), first.filter(|_| !unseen_close))
             }
-            Self::Silent => (link.silent(), first),
-            Self::Frame(cause) => (link.protocol_error(cause), first),
+            Self::Silent => (link.peer.silent(), first),
+            Self::Frame(cause) => (link.peer.protocol_error(cause), first),
             Self::Fault(cause) => {
                 let blame = match cause {
                     WriteFault::NotSealedAsAsked { server } => Some(server),
                     _ => first,
                 };
-                let (server, addr) = (link.server, link.addr.clone());
+                let (server, addr) = (link.peer.server, link.peer.addr.clone());
                 (
                     StreamError::Write {
                         server,
@@ -418,7 +418,7 @@ impl End {
             } => {
                 let named = Some(server).filter(|server| server.is_some());
                 let blame = named.or(first).filter(|_| is_a_servers_fault(status));
-                let server = named.unwrap_or(link.server);
+                let server = named.unwrap_or(link.peer.server);
                 (
                     StreamError::Status {
                         server,

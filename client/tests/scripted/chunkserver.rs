@@ -47,6 +47,8 @@ pub(crate) enum Fault {
     StopsSending,
     /// Takes what is asked of it to read, and never answers.
     Hangs,
+    /// So do reads of one chunk, and what is behind them on their connection.
+    HangsAt(ChunkHandle),
     /// Takes this long for each frame of what is read.
     Slow(Duration),
     /// Closes each connection behind its first stream.
@@ -60,6 +62,8 @@ pub(crate) struct Chunkserver {
     pub(crate) address: String,
     pub(crate) chunks: Mutex<HashMap<ChunkHandle, Vec<u8>>>,
     fault: Mutex<Option<Fault>>,
+    /// Connections that were taken.
+    pub(crate) connections: AtomicUsize,
     /// Reads that were asked for.
     pub(crate) reads: AtomicUsize,
     /// Frames that were sent for them.
@@ -77,6 +81,7 @@ impl Chunkserver {
             address: listener.local_addr().unwrap().to_string(),
             chunks: Mutex::default(),
             fault: Mutex::default(),
+            connections: AtomicUsize::default(),
             reads: AtomicUsize::default(),
             frames: AtomicUsize::default(),
             opened: Mutex::default(),
@@ -85,6 +90,7 @@ impl Chunkserver {
         let serving = server.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                serving.connections.fetch_add(1, Ordering::Relaxed);
                 let (server, key) = (serving.clone(), key.clone());
                 tokio::spawn(async move { server.serve(stream, key).await });
             }
@@ -266,6 +272,11 @@ impl Chunkserver {
         let id = first.header.request_id;
         let read: ReadCut = first.message().unwrap();
         self.hang_if_told().await;
+        match self.fault() {
+            Some(Fault::Slow(time)) => tokio::time::sleep(time).await,
+            Some(Fault::HangsAt(handle)) if handle == read.handle => std::future::pending().await,
+            _ => {}
+        }
         let stored = self.chunks.lock().unwrap().get(&read.handle).cloned();
         let refused = match (self.read_fault(), stored) {
             (Some(status), _) => Err((status, "as the script says")),

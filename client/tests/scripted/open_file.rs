@@ -2,12 +2,16 @@
 //! read brings the right bytes or the right error (`spec/messages.md` section 7).
 
 use std::io::Cursor;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use sarsen_client::{Client, Error, OpenFile, PutOptions, PutSource};
 use sarsen_protocol::id::ServerId;
 use sarsen_protocol::message::{Kind, ReplicaFault};
 use sarsen_protocol::status::Status;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::chunkserver::Fault;
 use crate::{CHUNK_SIZE, Cluster, noise};
@@ -20,7 +24,7 @@ const PLACES: [usize; 5] = [0, 65_530, 70_001, CHUNK_SIZE - 7, 2 * CHUNK_SIZE - 
 struct Opened {
     cluster: Cluster,
     client: Client,
-    file: OpenFile,
+    file: Arc<OpenFile>,
     bytes: Vec<u8>,
 }
 
@@ -30,7 +34,7 @@ impl Opened {
         let client = cluster.client().await;
         let bytes = noise(2 * CHUNK_SIZE + 77, 5);
         put(&client, &bytes, PutOptions::default()).await;
-        let file = client.open("/file").await.unwrap();
+        let file = Arc::new(client.open("/file").await.unwrap());
         Self {
             cluster,
             client,
@@ -249,4 +253,96 @@ async fn a_server_that_hangs_is_asked_no_more_and_never_waited_for() {
     assert!(asked <= 10, "{asked} of 240");
     let reports = &opened.cluster.master.asked().reports;
     assert!(reports.is_empty(), "being slow is no fault: {reports:?}");
+}
+
+impl Opened {
+    /// Connections that were opened so far, to all servers together.
+    fn connections(&self) -> usize {
+        let servers = (1..=3).map(|server| self.cluster.server(server));
+        servers
+            .map(|server| server.connections.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// Reads many places at once, and looks at what comes.
+    async fn read_at_once(&self) {
+        let mut reads = JoinSet::new();
+        for n in 0..64 {
+            let (file, place) = (self.file.clone(), n * 1013);
+            let expected = self.bytes[place..place + 700].to_vec();
+            reads.spawn(async move {
+                let read = file.read_at(place as u64, 700).await;
+                assert!(read.unwrap() == expected, "{place}");
+            });
+        }
+        while let Some(read) = reads.join_next().await {
+            read.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn reads_that_come_together_share_connections() {
+    let opened = Opened::new(3).await;
+    let before = opened.connections();
+    for _ in 0..20 {
+        opened.read_at_once().await;
+    }
+    let more = opened.connections() - before;
+    assert!(more <= 3 * 8, "{more} for 64 reads of three servers");
+}
+
+/// A disk of a server hangs: what is read from another does not wait behind it.
+#[tokio::test]
+async fn what_hangs_on_one_connection_holds_nothing_else_up() {
+    let opened = Opened::new(1).await;
+    opened.read_everywhere().await;
+    let chunks = opened.client.locate("/file").await.unwrap().chunks;
+    let server = opened.cluster.server(1);
+    server.fail(Fault::HangsAt(chunks[1].handle));
+    for _ in 0..20 {
+        let hangs = opened.file.read_at(CHUNK_SIZE as u64 + 5, 900);
+        assert!(timeout(Duration::from_millis(1), hangs).await.is_err());
+        let read = timeout(Duration::from_millis(500), opened.file.read_at(5, 900));
+        assert!(read.await.expect("in time").unwrap() == opened.bytes[5..905]);
+    }
+    let reports = &opened.cluster.master.asked().reports;
+    assert!(reports.is_empty(), "{reports:?}");
+}
+
+#[tokio::test]
+async fn a_read_that_nobody_waits_for_leaves_its_connection_to_the_others() {
+    let opened = Opened::new(1).await;
+    opened.read_everywhere().await;
+    let server = opened.cluster.server(1);
+    let before = server.connections.load(Ordering::Relaxed);
+    server.fail(Fault::Slow(Duration::from_millis(5)));
+    for _ in 0..10 {
+        // The second is over the edge of a block, and so two requests.
+        for place in [5, 65_536 - 100, 70_000] {
+            let read = opened.file.read_at(place as u64, 4096);
+            assert!(timeout(Duration::from_millis(1), read).await.is_err());
+            let place = place + 1000;
+            let read = opened.file.read_at(place as u64, 4096).await;
+            assert!(read.unwrap() == opened.bytes[place..place + 4096]);
+        }
+    }
+    // Some are opened, so that what is asked does not wait for what was given up.
+    let opened = server.connections.load(Ordering::Relaxed) - before;
+    assert!(opened <= 4, "{opened}");
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_meanwhile_is_nobodys_fault() {
+    let opened = Opened::new(1).await;
+    let server = opened.cluster.server(1);
+    server.fail(Fault::ClosesAfterStream);
+    for n in 0..30 {
+        // One request each.
+        let place = n * 2011;
+        let read = opened.file.read_at(place as u64, 900).await;
+        assert!(read.unwrap() == opened.bytes[place..place + 900], "{place}");
+    }
+    let reports = &opened.cluster.master.asked().reports;
+    assert!(reports.is_empty(), "{reports:?}");
 }

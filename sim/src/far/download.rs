@@ -163,7 +163,7 @@ impl Run {
             Event::Located(first, count) => {
                 let asked = first..first.saturating_add(count);
                 let there = asked.start..asked.end.min(self.chunks);
-                let located = there.map(|index| located(index, self.chunk_crc)).collect();
+                let located = there.map(|index| located(index, self.chunk_crc));
                 self.download.handle_located(asked, located);
             }
             Event::Asked(index, read) => {

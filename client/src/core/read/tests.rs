@@ -123,7 +123,7 @@ fn what_was_kept_is_not_read_again() {
         (4, kept(104, 1, MIB)),
     ]));
     assert_eq!(actions(&mut download, at(0)), [locate(0, 5)]);
-    download.handle_located(0..5, (0..5).map(|index| chunk(index, &[1])).collect());
+    download.handle_located(0..5, (0..5).map(|index| chunk(index, &[1])));
     let begun: Vec<u32> = actions(&mut download, at(0))
         .into_iter()
         .map(|action| match action {
@@ -138,7 +138,7 @@ fn what_was_kept_is_not_read_again() {
 fn chunks_come_side_by_side_from_different_servers() {
     let mut download = download(5, 3);
     assert_eq!(actions(&mut download, at(0)), [locate(0, 5)]);
-    download.handle_located(0..5, (0..5).map(|i| chunk(i, &[1, 2, 3])).collect());
+    download.handle_located(0..5, (0..5).map(|i| chunk(i, &[1, 2, 3])));
     let begun = fetches(&actions(&mut download, at(0)));
     let indexes: Vec<_> = begun.iter().map(|it| it.0).collect();
     let mut servers: Vec<_> = begun.iter().map(|it| it.1).collect();
@@ -158,7 +158,7 @@ fn chunks_come_side_by_side_from_different_servers() {
 fn the_next_page_is_located_before_it_is_needed() {
     let mut download = download(PAGE_LEN + 1, 2);
     assert_eq!(actions(&mut download, at(0)), [locate(0, PAGE_LEN)]);
-    download.handle_located(0..PAGE_LEN, (0..PAGE_LEN).map(|i| chunk(i, &[1])).collect());
+    download.handle_located(0..PAGE_LEN, (0..PAGE_LEN).map(|i| chunk(i, &[1])));
     for index in 0..PAGE_LEN - 4 {
         assert!(!fetches(&actions(&mut download, at(0))).is_empty());
         download.handle_fetched(index);
@@ -325,7 +325,7 @@ fn located_again(
     actions(&mut download, at(0));
     let wake = download.wake_at().unwrap();
     assert_eq!(actions(&mut download, wake), [locate(0, 1)]);
-    download.handle_located(0..1, by_now.into_iter().collect());
+    download.handle_located(0..1, by_now);
     let mut acted = actions(&mut download, wake);
     assert_eq!(acted.len(), 1);
     acted.remove(0)
@@ -518,7 +518,7 @@ fn random_failures_are_read_around() {
             if !asked.is_empty() && draw(2) == 0 {
                 let range = asked.swap_remove(0);
                 let located = range.clone().map(|index| chunk(index, &[1, 2, 3]));
-                download.handle_located(range, located.collect());
+                download.handle_located(range, located);
             } else if !reading.is_empty() {
                 let place = usize::try_from(draw(reading.len() as u64)).unwrap();
                 let fetch = reading.swap_remove(place);
