@@ -248,9 +248,10 @@ async fn a_server_that_hangs_is_asked_no_more_and_never_waited_for() {
     for _ in 0..8 {
         opened.read_everywhere().await;
     }
-    // Twice as rarely each time, so this counts the time's doublings: 10 would be a quarter of an hour.
+    // Twice as rarely each time, so this counts the time's doublings, and how often the others were late
+    // too, as they are on a machine with other work: then it is asked among them. Else it would be 80.
     let asked = server.reads.load(Ordering::Relaxed) - before;
-    assert!(asked <= 10, "{asked} of 240");
+    assert!(asked <= 40, "{asked} of 240");
     let reports = &opened.cluster.master.asked().reports;
     assert!(reports.is_empty(), "being slow is no fault: {reports:?}");
 }
