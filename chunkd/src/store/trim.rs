@@ -306,6 +306,10 @@ impl Directory {
     ) -> Result<Vec<Entry>, Stuck> {
         let handle = turn.handle();
         let needed = match self.opened.find(handle) {
+            Some(chunk) if chunk.told().poisoned => match self.ends_later(handle, ended)? {
+                true => Some(Vec::new()),
+                false => said.all()?,
+            },
             Some(chunk) => needed_of_open(&chunk, said)?,
             None => self.needed_of_closed(handle, turn.held().as_ref(), said, ended)?,
         };
@@ -387,12 +391,9 @@ fn needs_checkpoint(chunk: &OpenChunk) -> bool {
 /// all that is needed of it is here.
 fn needed_of_open(chunk: &OpenChunk, said: &Said) -> Result<Option<Vec<Entry>>, Stuck> {
     let told = chunk.told();
-    if told.poisoned {
-        return said.all();
-    }
     let needed = match needs_checkpoint(chunk) {
         true => said.beyond(&told),
-        false => said.beginnings(told.version, told.promised_version),
+        false => said.beginnings(&told, chunk.standing().base),
     };
     needed.map(Some)
 }
@@ -436,17 +437,14 @@ impl Said {
         Ok(promises.take(1).map(again).collect())
     }
 
-    /// What still counts of a chunk that was begun and not changed: an older beginning may be the one
-    /// that tells what it was begun from.
-    fn beginnings(
-        &self,
-        version: ChunkVersion,
-        promised: ChunkVersion,
-    ) -> Result<Vec<Entry>, Stuck> {
+    /// What still counts of a chunk that was begun from `base` and not changed: an older beginning may be
+    /// the one that tells so. Of an earlier life of the chunk none does: behind the entry that ended it,
+    /// it would come back.
+    fn beginnings(&self, told: &Told, base: Base) -> Result<Vec<Entry>, Stuck> {
         let counts = |entry: &&FoundEntry| match &entry.body {
-            Body::Begun(begun) => entry.version == version || begun.base != Base::Open,
-            Body::Prepared(_) => entry.version == version,
-            body => is_promise_of(body, promised),
+            Body::Begun(begun) => entry.version == told.version || begun.base == base,
+            Body::Prepared(_) => entry.version == told.version,
+            body => is_promise_of(body, told.promised_version),
         };
         Ok(self.entries()?.iter().filter(counts).map(again).collect())
     }

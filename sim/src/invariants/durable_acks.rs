@@ -78,9 +78,10 @@ fn started(
                 .unwrap_or_default();
             let mut problems = problems.iter();
             let problem = problems.find(|problem| problem.handle == Some(*handle));
+            let not_recovered = directory.map(|directory| directory.not_recovered());
             return Err(format!(
                 "machine {machine} acknowledged the seal of {handle} ({replica:?}), and has after a \
-                 restart: {entry:?}, {problem:?}"
+                 restart: {entry:?}, {problem:?}, {not_recovered:?}"
             ));
         }
     }

@@ -164,6 +164,8 @@ pub struct ChunkHistory {
     /// What the chunk's file still is.
     base: Base,
     origin: Option<(Serial, Origin)>,
+    /// The version whose beginning told the origin, if a later version had begun before that.
+    copied_origin: Option<ChunkVersion>,
     /// Mutations that no beginning forgot, by serial. Those up to the origin are done with.
     standing: BTreeMap<u64, Standing>,
     commit_mark: Serial,
@@ -255,14 +257,20 @@ impl ChunkHistory {
             }),
             Base::Open => None,
         };
-        // Copied forward behind a later version's, it may still tell what that one began from.
+        // Copied forward behind a later version's, it may still tell what that one began from; and of
+        // several the newest does, others are of a life of the chunk that is over.
         let is_older = self.version.is_some_and(|last| version <= last.version);
+        let is_newest = match self.copied_origin {
+            Some(other) => version > other,
+            None => self.origin.is_none(),
+        };
         if origin.is_some() && !is_older {
             self.forget_older(version);
         }
-        if origin.is_some() && (!is_older || self.origin.is_none()) {
+        if origin.is_some() && (!is_older || is_newest) {
             self.origin = origin.map(|origin| (begun.serial, origin));
             self.base = begun.base;
+            self.copied_origin = is_older.then_some(version);
         }
         if !is_older {
             self.start_version(Version {
@@ -373,5 +381,6 @@ impl ChunkHistory {
             ids: checkpoint.ids,
         };
         self.origin = Some((serial, origin));
+        self.copied_origin = None;
     }
 }

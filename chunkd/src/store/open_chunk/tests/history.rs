@@ -397,6 +397,36 @@ fn a_chunk_that_was_only_begun_is_still_the_sealed_one() {
     assert!(!read_open(&member).is_still_sealed());
 }
 
+/// A beginning from before a seal was copied forward together with the one that counts, behind the seal's
+/// entry and in front: the chunk was taken to have begun where the earlier one did, which contradicted
+/// the rest, and the directory with all its open chunks took no part any more (found by the simulator).
+#[test]
+fn a_beginning_of_an_earlier_life_does_not_come_back() {
+    let sealed = |version| Base::Sealed {
+        version: ChunkVersion(version),
+        length: 7,
+        data_crc32: 8,
+    };
+    let mut member = Member::new();
+    member.segments[0].clear();
+    let mut begin = |version, serial, base| {
+        member.version = version;
+        member.begin_serial = serial;
+        member.write_begun(base);
+    };
+    begin(14, 15, Base::Open);
+    begin(5, 13, sealed(3));
+    begin(13, 15, sealed(12));
+    begin(6, 13, sealed(3));
+    let open = read_open(&member);
+    assert!(open.is_still_sealed());
+    assert_eq!(
+        (open.version, open.origin_serial),
+        (ChunkVersion(14), Serial(15))
+    );
+    assert_eq!(open.base, sealed(12));
+}
+
 #[test]
 fn promises_and_ends_are_told() {
     let mut member = Member::new();

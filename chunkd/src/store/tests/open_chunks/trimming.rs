@@ -251,6 +251,70 @@ fn a_checkpoint_from_before_a_seal_does_not_count_as_a_change() {
     assert_eq!(entry.length, 100);
 }
 
+/// Of a chunk that was sealed and opened again, the beginning from before the seal was copied forward behind
+/// it, with the one that counts: the next start took the journal for damaged (found by the simulator).
+#[test]
+fn a_beginning_from_before_a_seal_does_not_come_back() {
+    let tree: Arc<dyn Tree> = Arc::new(HeapTree::new());
+    let member = Member::start(&tree).unwrap();
+    let (mut opened, mut busy) = (Model::default(), Model::default());
+    let (first, second) = (ChunkHandle(MADE.0 + 1), ChunkHandle(MADE.0 + 2));
+    member.open(first, &mut busy, 1000, None).unwrap();
+    member.open(second, &mut opened, 2000, None).unwrap();
+    let fill = |busy: &mut Model| {
+        let segments = member.log.extent().segments.len();
+        for seed in 0.. {
+            let write = Op::Write(0, bytes(seed, 20 * KIB));
+            for op in [write, Op::Sync, Op::Commit(0)] {
+                member.run(first, busy, &op).unwrap();
+            }
+            if member.log.extent().segments.len() > segments {
+                return;
+            }
+        }
+    };
+    let append = Op::Append(bytes(7, 100));
+    for op in [
+        append.clone(),
+        Op::Sync,
+        Op::Commit(0),
+        Op::Prepare(None),
+        Op::Settle,
+    ] {
+        member.run(second, &mut opened, &op).unwrap();
+    }
+    member.run(second, &mut opened, &Op::Reopen).unwrap();
+    fill(&mut busy);
+    for op in [
+        append.clone(),
+        Op::Sync,
+        Op::Commit(0),
+        Op::Prepare(None),
+        Op::Settle,
+    ] {
+        member.run(second, &mut opened, &op).unwrap();
+    }
+    member.run(second, &mut opened, &Op::Reopen).unwrap();
+    fill(&mut busy);
+    // Changed, and rolled back by another version.
+    for op in [append, Op::Sync, Op::Change(1), Op::Sync] {
+        member.run(second, &mut opened, &op).unwrap();
+    }
+    let kept = *member.log.extent().segments.last().unwrap();
+    drop(member);
+    // Since it was opened by a start nothing was applied to it.
+    let member = Member::start(&tree).unwrap();
+    while member.log.extent().segments[0] < kept {
+        assert_ne!(member.directory.trim(1).unwrap(), Trim::Nothing);
+        assert!(member.write());
+    }
+    drop(member);
+    let directory = Directory::open_tree(Arc::clone(&tree), &START).unwrap();
+    assert!(directory.not_recovered().journal.is_none());
+    let entry = directory.entry(second).unwrap();
+    assert_eq!((entry.state, entry.length), (ChunkState::Sealed, 200));
+}
+
 /// Whether a segment can go was found out while it was written what has to stand elsewhere: a checkpoint
 /// of each chunk before the one that held it up, and copies of what fitted, at each look, once a second.
 #[test]
