@@ -237,13 +237,13 @@ pub(crate) struct Mark {
 }
 
 /// Bytes that can be handed on.
-pub(crate) trait Bytes: AsRef<[u8]> + Send + 'static {}
+pub(crate) trait Payload: AsRef<[u8]> + Send + 'static {}
 
-impl<T: AsRef<[u8]> + Send + 'static> Bytes for T {}
+impl<T: AsRef<[u8]> + Send + 'static> Payload for T {}
 
 /// What is written in order.
 pub(crate) enum Item {
-    Bytes(Box<dyn Bytes>),
+    Bytes(Box<dyn Payload>),
     Zeros(u64),
 }
 
@@ -253,7 +253,7 @@ impl Outlet {
     pub(crate) async fn give(
         &self,
         offset: u64,
-        bytes: impl Bytes,
+        bytes: impl Payload,
         verified: Verified,
     ) -> Result<(), Error> {
         match self {
@@ -343,7 +343,7 @@ impl Output<'_> {
         }
     }
 
-    async fn write_bytes(&mut self, bytes: Box<dyn Bytes>) -> Result<(), Error> {
+    async fn write_bytes(&mut self, bytes: Box<dyn Payload>) -> Result<(), Error> {
         match self {
             Self::File(file) => {
                 let file = file.clone();

@@ -150,7 +150,7 @@ pub(super) async fn serve_cuts(
                 next = next_cut(link);
             }
         };
-        answer_cuts(thread, link, member, cuts, cost).await?;
+        answer_cuts(thread, link, member, cuts).await?;
         if let Some(cut) = of_open {
             answer_open_cut(thread, link, member, cut).await?;
         }
@@ -181,8 +181,7 @@ async fn answer_open_cut(
         Ok(true) => Ok(()),
         Ok(false) => {
             drop(counted);
-            let cost = cut.cost();
-            answer_cuts(thread, link, member, vec![cut], cost).await
+            answer_cuts(thread, link, member, vec![cut]).await
         }
         Err(refusal) => refuse(thread, link, Kind::CutData, cut.request_id, refusal).await,
     }
@@ -196,13 +195,13 @@ async fn answer_cuts(
     link: &Link,
     member: &Arc<Member>,
     cuts: Vec<Cut>,
-    cost: u64,
 ) -> Result<(), LinkError> {
     if cuts.is_empty() {
         return Ok(());
     }
     let counters = &thread.chunkserver.counters;
     let _counted: Vec<_> = cuts.iter().map(|_| counters.read_streams.count()).collect();
+    let cost: u64 = cuts.iter().map(Cut::cost).sum();
     let _turn = member.turn(cost, &counters.turns_held).await;
     let mut cuts = cuts.into_iter().peekable();
     while cuts.peek().is_some() {

@@ -84,6 +84,24 @@ enum Said {
     InShort(OfChunk),
 }
 
+/// What has to be written of one chunk before a segment may go.
+#[derive(Default)]
+struct Needed {
+    /// Copied forward.
+    copied: Vec<Entry>,
+    /// Whether a checkpoint is taken beside that, which says the rest.
+    checkpoint: bool,
+}
+
+impl Needed {
+    const fn only(copied: Vec<Entry>) -> Self {
+        Self {
+            copied,
+            checkpoint: false,
+        }
+    }
+}
+
 /// Why a segment can't go now.
 enum Stuck {
     /// These chunks need too much of it.
@@ -249,9 +267,9 @@ impl Directory {
         for (&handle, said) in said {
             let turn = self.table.turn(handle);
             // Found out before the checkpoint, which may cover more than what is known now, not less.
-            let forward = self.needed(&turn, said, &mut ended)?;
-            if let Some(chunk) = self.opened.find(handle)
-                && needs_checkpoint(&chunk)
+            let needed = self.needed(&turn, said, &mut ended)?;
+            if needed.checkpoint
+                && let Some(chunk) = self.opened.find(handle)
             {
                 let version = chunk.told().version;
                 match chunk.checkpoint() {
@@ -266,7 +284,7 @@ impl Directory {
                     }
                 }
             }
-            for entry in forward {
+            for entry in needed.copied {
                 let offered = self.opened.log().offer(entry, Class::Control);
                 // The journal's failure is told by its thread.
                 wait_for = wait_for.max(offered.map_err(|_| Stuck::NotNow)?);
@@ -285,7 +303,7 @@ impl Directory {
         let (mut room, mut holders) = (Some(room), BTreeSet::new());
         for (&handle, said) in said {
             let needed = self.needed(&self.table.turn(handle), said, ended)?;
-            let bytes: usize = needed.iter().map(|entry| entry.body.len()).sum();
+            let bytes: usize = needed.copied.iter().map(|entry| entry.body.len()).sum();
             if bytes > 0 {
                 holders.insert(handle);
             }
@@ -297,23 +315,30 @@ impl Directory {
         }
     }
 
-    /// What is copied forward of a chunk, of an open one beside its checkpoint.
+    /// What is needed of a chunk.
     fn needed(
         &self,
         turn: &Turn<'_>,
         said: &Said,
         ended: &mut EndedLater<'_>,
-    ) -> Result<Vec<Entry>, Stuck> {
+    ) -> Result<Needed, Stuck> {
         let handle = turn.handle();
-        let needed = match self.opened.find(handle) {
-            Some(chunk) if chunk.told().poisoned => match self.ends_later(handle, ended)? {
-                true => Some(Vec::new()),
-                false => said.all()?,
-            },
-            Some(chunk) => needed_of_open(&chunk, said)?,
+        let copied = match self.opened.find(handle) {
+            Some(chunk) => {
+                // Once: it may fail at any time.
+                let told = chunk.told();
+                if !told.poisoned {
+                    return needed_of_open(&chunk, &told, said);
+                }
+                match self.ends_later(handle, ended)? {
+                    true => Some(Vec::new()),
+                    false => said.all()?,
+                }
+            }
             None => self.needed_of_closed(handle, turn.held().as_ref(), said, ended)?,
         };
-        needed.ok_or_else(|| Stuck::HeldUp([handle].into()))
+        let copied = copied.map(Needed::only);
+        copied.ok_or_else(|| Stuck::HeldUp([handle].into()))
     }
 
     /// What is written for a chunk that is not open; none if not all that is needed of it is here.
@@ -380,22 +405,17 @@ fn is_marked(entry: &InventoryEntry) -> bool {
     entry.flags.poisoned || entry.flags.corrupt
 }
 
-/// Whether a checkpoint of an open chunk makes what the segment says of it superfluous, but for some.
-fn needs_checkpoint(chunk: &OpenChunk) -> bool {
-    // One that is told and read as the sealed chunk that it is would not be that any more, whatever
-    // an earlier life of it left in the segment.
-    !chunk.told().poisoned && chunk.was_changed()
-}
-
-/// What has to be copied forward of an open chunk beside its checkpoint, if it gets one; none if not
-/// all that is needed of it is here.
-fn needed_of_open(chunk: &OpenChunk, said: &Said) -> Result<Option<Vec<Entry>>, Stuck> {
-    let told = chunk.told();
-    let needed = match needs_checkpoint(chunk) {
-        true => said.beyond(&told),
-        false => said.beginnings(&told, chunk.standing().base),
-    };
-    needed.map(Some)
+/// What is needed of an open chunk that takes part. Of one that is told and read as the sealed chunk that
+/// it is no checkpoint is taken, whatever an earlier life of it left in the segment: it would not be that any
+/// more.
+fn needed_of_open(chunk: &OpenChunk, told: &Told, said: &Said) -> Result<Needed, Stuck> {
+    Ok(match chunk.was_changed() {
+        true => Needed {
+            copied: said.beyond(told)?,
+            checkpoint: true,
+        },
+        false => Needed::only(said.beginnings(told, chunk.standing().base)?),
+    })
 }
 
 impl Said {

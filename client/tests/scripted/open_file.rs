@@ -53,6 +53,30 @@ impl Opened {
         }
     }
 
+    /// Connections that were opened so far, to all servers together.
+    fn connections(&self) -> usize {
+        let servers = (1..=3).map(|server| self.cluster.server(server));
+        servers
+            .map(|server| server.connections.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// Reads many places at once, and looks at what comes.
+    async fn read_at_once(&self) {
+        let mut reads = JoinSet::new();
+        for n in 0..64 {
+            let (file, place) = (self.file.clone(), n * 1013);
+            let expected = self.bytes[place..place + 700].to_vec();
+            reads.spawn(async move {
+                let read = file.read_at(place as u64, 700).await;
+                assert!(read.unwrap() == expected, "{place}");
+            });
+        }
+        while let Some(read) = reads.join_next().await {
+            read.unwrap();
+        }
+    }
+
     /// How often the master was asked where chunks are.
     fn located(&self) -> usize {
         let kinds = self.cluster.master.asked().kinds;
@@ -256,32 +280,6 @@ async fn a_server_that_hangs_is_asked_no_more_and_never_waited_for() {
     assert!(reports.is_empty(), "being slow is no fault: {reports:?}");
 }
 
-impl Opened {
-    /// Connections that were opened so far, to all servers together.
-    fn connections(&self) -> usize {
-        let servers = (1..=3).map(|server| self.cluster.server(server));
-        servers
-            .map(|server| server.connections.load(Ordering::Relaxed))
-            .sum()
-    }
-
-    /// Reads many places at once, and looks at what comes.
-    async fn read_at_once(&self) {
-        let mut reads = JoinSet::new();
-        for n in 0..64 {
-            let (file, place) = (self.file.clone(), n * 1013);
-            let expected = self.bytes[place..place + 700].to_vec();
-            reads.spawn(async move {
-                let read = file.read_at(place as u64, 700).await;
-                assert!(read.unwrap() == expected, "{place}");
-            });
-        }
-        while let Some(read) = reads.join_next().await {
-            read.unwrap();
-        }
-    }
-}
-
 #[tokio::test]
 async fn reads_that_come_together_share_connections() {
     let opened = Opened::new(3).await;
@@ -304,7 +302,7 @@ async fn what_hangs_on_one_connection_holds_nothing_else_up() {
     for _ in 0..20 {
         let hangs = opened.file.read_at(CHUNK_SIZE as u64 + 5, 900);
         assert!(timeout(Duration::from_millis(1), hangs).await.is_err());
-        let read = timeout(Duration::from_millis(500), opened.file.read_at(5, 900));
+        let read = timeout(Duration::from_millis(1500), opened.file.read_at(5, 900));
         assert!(read.await.expect("in time").unwrap() == opened.bytes[5..905]);
     }
     let reports = &opened.cluster.master.asked().reports;
@@ -318,16 +316,18 @@ async fn a_read_that_nobody_waits_for_leaves_its_connection_to_the_others() {
     let server = opened.cluster.server(1);
     let before = server.connections.load(Ordering::Relaxed);
     server.fail(Fault::Slow(Duration::from_millis(5)));
+    let mut given_up = 0;
     for _ in 0..10 {
         // The second is over the edge of a block, and so two requests.
         for place in [5, 65_536 - 100, 70_000] {
             let read = opened.file.read_at(place as u64, 4096);
-            assert!(timeout(Duration::from_millis(1), read).await.is_err());
+            given_up += usize::from(timeout(Duration::from_millis(1), read).await.is_err());
             let place = place + 1000;
             let read = opened.file.read_at(place as u64, 4096).await;
             assert!(read.unwrap() == opened.bytes[place..place + 4096]);
         }
     }
+    assert!(given_up > 0);
     // Some are opened, so that what is asked does not wait for what was given up.
     let opened = server.connections.load(Ordering::Relaxed) - before;
     assert!(opened <= 4, "{opened}");

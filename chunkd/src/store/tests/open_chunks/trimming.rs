@@ -201,6 +201,20 @@ fn a_journal_stays_short_whatever_a_stuck_chunk_does() {
     assert_eq!(unchanged.read(&member.directory).unwrap(), unchanged.bytes);
 }
 
+/// Writes to a chunk until the journal has another segment.
+fn fill(member: &Member, handle: ChunkHandle, busy: &mut Model) {
+    let segments = member.log.extent().segments.len();
+    for seed in 0.. {
+        let write = Op::Write(0, bytes(seed, 20 * KIB));
+        for op in [write, Op::Sync, Op::Commit(0)] {
+            member.run(handle, busy, &op).unwrap();
+        }
+        if member.log.extent().segments.len() > segments {
+            return;
+        }
+    }
+}
+
 /// A segment with a checkpoint of a chunk went with another checkpoint of it, though it had been sealed
 /// since and opened again: a start took it for changed, and it was not the sealed chunk any more that it
 /// was to readers and to the master (found by the simulator).
@@ -212,18 +226,6 @@ fn a_checkpoint_from_before_a_seal_does_not_count_as_a_change() {
     let (first, second) = (ChunkHandle(MADE.0 + 1), ChunkHandle(MADE.0 + 2));
     member.open(first, &mut busy, 1000, None).unwrap();
     member.open(second, &mut sealed, 2000, None).unwrap();
-    let fill = |busy: &mut Model| {
-        let segments = member.log.extent().segments.len();
-        for seed in 0.. {
-            let write = Op::Write(0, bytes(seed, 20 * KIB));
-            for op in [write, Op::Sync, Op::Commit(0)] {
-                member.run(first, busy, &op).unwrap();
-            }
-            if member.log.extent().segments.len() > segments {
-                return;
-            }
-        }
-    };
     let bytes = bytes(7, 100);
     for op in [
         Op::Append(bytes.clone()),
@@ -233,13 +235,13 @@ fn a_checkpoint_from_before_a_seal_does_not_count_as_a_change() {
     ] {
         member.run(second, &mut sealed, &op).unwrap();
     }
-    fill(&mut busy);
+    fill(&member, first, &mut busy);
     for op in [Op::Prepare(None), Op::Settle, Op::Reopen] {
         member.run(second, &mut sealed, &op).unwrap();
     }
     let oldest = member.log.extent().segments[0];
     while member.log.extent().segments[0] == oldest {
-        fill(&mut busy);
+        fill(&member, first, &mut busy);
         while member.directory.trim(2).unwrap() != Trim::Nothing {
             assert!(member.write());
         }
@@ -261,41 +263,21 @@ fn a_beginning_from_before_a_seal_does_not_come_back() {
     let (first, second) = (ChunkHandle(MADE.0 + 1), ChunkHandle(MADE.0 + 2));
     member.open(first, &mut busy, 1000, None).unwrap();
     member.open(second, &mut opened, 2000, None).unwrap();
-    let fill = |busy: &mut Model| {
-        let segments = member.log.extent().segments.len();
-        for seed in 0.. {
-            let write = Op::Write(0, bytes(seed, 20 * KIB));
-            for op in [write, Op::Sync, Op::Commit(0)] {
-                member.run(first, busy, &op).unwrap();
-            }
-            if member.log.extent().segments.len() > segments {
-                return;
-            }
-        }
-    };
     let append = Op::Append(bytes(7, 100));
-    for op in [
-        append.clone(),
-        Op::Sync,
-        Op::Commit(0),
-        Op::Prepare(None),
-        Op::Settle,
-    ] {
-        member.run(second, &mut opened, &op).unwrap();
+    // Sealed and opened again, twice.
+    for _ in 0..2 {
+        for op in [
+            append.clone(),
+            Op::Sync,
+            Op::Commit(0),
+            Op::Prepare(None),
+            Op::Settle,
+            Op::Reopen,
+        ] {
+            member.run(second, &mut opened, &op).unwrap();
+        }
+        fill(&member, first, &mut busy);
     }
-    member.run(second, &mut opened, &Op::Reopen).unwrap();
-    fill(&mut busy);
-    for op in [
-        append.clone(),
-        Op::Sync,
-        Op::Commit(0),
-        Op::Prepare(None),
-        Op::Settle,
-    ] {
-        member.run(second, &mut opened, &op).unwrap();
-    }
-    member.run(second, &mut opened, &Op::Reopen).unwrap();
-    fill(&mut busy);
     // Changed, and rolled back by another version.
     for op in [append, Op::Sync, Op::Change(1), Op::Sync] {
         member.run(second, &mut opened, &op).unwrap();
