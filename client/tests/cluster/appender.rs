@@ -1,5 +1,5 @@
-//! A client that appends one short record after the other, for as long as a test wants, and what
-//! it was told.
+//! A client that appends one record after the other, for as long as a test wants, and what it was
+//! told.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -27,11 +27,25 @@ pub(crate) struct Appender {
 }
 
 impl Appender {
-    /// Begins to append to a file that is there.
+    /// Begins to append short records to a file that is there, one a period.
     pub(crate) fn start(cluster: &Cluster, path: &str, options: &[&str]) -> Self {
+        let records = (0..).map(|n| {
+            thread::sleep(PERIOD);
+            record(n).into_bytes()
+        });
+        Self::start_with(cluster, path, options, records)
+    }
+
+    /// Begins to append lines to a file that is there, each when it comes.
+    pub(crate) fn start_with(
+        cluster: &Cluster,
+        path: &str,
+        options: &[&str],
+        lines: impl Iterator<Item = Vec<u8>> + Send + 'static,
+    ) -> Self {
         let mut command = cluster.command();
         command
-            .args(["--master", &cluster.control, "--timeout", "60s"])
+            .args(["--master", &cluster.control, "--timeout", "120s"])
             .args(["append", "--lines"])
             .args(options)
             .arg(path)
@@ -46,9 +60,12 @@ impl Appender {
         let (stop, sink) = (Arc::clone(&is_over), Arc::clone(&told));
         let feeder = thread::spawn(move || {
             let mut sent = 0;
-            while !stop.load(Ordering::Relaxed) && writeln!(stdin, "{}", record(sent)).is_ok() {
+            for mut line in lines {
+                line.push(b'\n');
+                if stop.load(Ordering::Relaxed) || stdin.write_all(&line).is_err() {
+                    break;
+                }
                 sent += 1;
-                thread::sleep(PERIOD);
             }
             sent
         });
@@ -75,7 +92,11 @@ impl Appender {
 
     /// Waits until so many more are.
     pub(crate) fn until_more(&self, cluster: &Cluster, records: usize) {
-        let wanted = self.acknowledged() + records;
+        self.until(cluster, self.acknowledged() + records);
+    }
+
+    /// Waits until so many are acknowledged.
+    pub(crate) fn until(&self, cluster: &Cluster, wanted: usize) {
         cluster.until("records are acknowledged", |_| {
             (self.acknowledged() >= wanted).then_some(())
         });
@@ -86,21 +107,8 @@ impl Appender {
     /// acknowledgement to the next.
     pub(crate) fn finish(mut self, cluster: &Cluster) -> Duration {
         self.is_over.store(true, Ordering::Relaxed);
-        let sent = self
-            .feeder
-            .take()
-            .expect("once")
-            .join()
-            .expect("the feeder");
-        let status = self.child.wait().expect("a child");
-        assert!(status.success(), "the appender ended with {status}");
-        self.reader
-            .take()
-            .expect("once")
-            .join()
-            .expect("the reader");
+        self.end();
         let told = lock(&self.told).clone();
-        assert_eq!(told.len() as u64, sent, "records without an answer");
         let found = records(cluster, &self.path);
         for (n, (offset, _)) in (0..).zip(&told) {
             assert_eq!(found.get(&record(n)), Some(offset), "{}", record(n));
@@ -111,6 +119,26 @@ impl Appender {
             _ => Duration::ZERO,
         });
         gaps.max().unwrap_or_default()
+    }
+
+    /// Waits until all lines were sent and answered; the offset of each.
+    pub(crate) fn offsets(mut self) -> Vec<u64> {
+        self.end();
+        lock(&self.told).iter().map(|(offset, _)| *offset).collect()
+    }
+
+    fn end(&mut self) {
+        let feeder = self.feeder.take().expect("once");
+        let sent: u64 = feeder.join().expect("the feeder");
+        let status = self.child.wait().expect("a child");
+        assert!(status.success(), "the appender ended with {status}");
+        let reader = self.reader.take().expect("once");
+        reader.join().expect("the reader");
+        assert_eq!(
+            lock(&self.told).len() as u64,
+            sent,
+            "lines without an answer"
+        );
     }
 }
 

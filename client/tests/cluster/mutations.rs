@@ -12,18 +12,18 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufWriter, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
+use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sarsen_protocol::crc::{crc32, extend};
-use sarsen_protocol::record;
-use serde_json::Value;
-
+use crate::appender::Appender;
 use crate::chance::{Chance, told};
 use crate::harness::{Cluster, noise};
+use sarsen_protocol::crc::{crc32, extend};
+use sarsen_protocol::record;
 
 /// Chunkservers, and copies of each chunk.
 const SERVERS: usize = 3;
@@ -36,6 +36,9 @@ const RECORDS: u64 = 40;
 
 /// Kills while records, or writes, are on their way, unless `SARSEN_TEST_KILLS` says otherwise.
 const KILLS: u64 = 0;
+
+/// How long after a share of the records was given somebody is killed at the most, in milliseconds.
+const KILL_AFTER_MAX: u64 = 20;
 
 /// How long is written over, unless `SARSEN_TEST_SECONDS` says otherwise.
 const SECONDS: u64 = 3;
@@ -85,60 +88,50 @@ fn digest(payload: &[u8]) -> Digest {
     (payload.len(), crc32(payload))
 }
 
-/// A process that appends the lines of a file.
-struct Appender {
-    child: Child,
+/// A process that appends the lines that it is given, share by share.
+struct Appending {
+    appender: Appender,
     name: String,
+    feed: Sender<Vec<u8>>,
     lines: Vec<Digest>,
 }
 
-impl Appender {
-    fn start(cluster: &Cluster, chance: &mut Chance, name: String) -> Self {
-        let count = told("SARSEN_TEST_RECORDS", RECORDS);
-        let source = cluster.path(&name);
-        let mut file = BufWriter::new(File::create(&source).expect("a local file"));
-        let lines = (0..count).map(|number| {
-            let line = line(chance, &format!("{name}-{number}"));
-            file.write_all(&line).expect("room");
-            file.write_all(b"\n").expect("room");
-            digest(&line)
-        });
-        let lines = lines.collect();
-        file.flush().expect("room");
-        let mut command = cluster.command();
-        command.args(["--master", &cluster.control, "--json", "--timeout", "120s"]);
-        command.args(["append", "--lines", "/log"]).arg(source);
-        command.stdout(File::create(cluster.path(&format!("{name}-out"))).expect("a file"));
-        command.stderr(File::create(cluster.path(&format!("{name}-err"))).expect("a file"));
-        let child = command.spawn().expect("the binary runs");
-        Self { child, name, lines }
+impl Appending {
+    fn start(cluster: &Cluster, name: String) -> Self {
+        let (feed, lines) = mpsc::channel();
+        Self {
+            appender: Appender::start_with(cluster, "/log", &[], lines.into_iter()),
+            name,
+            feed,
+            lines: Vec::new(),
+        }
     }
 
-    fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("a child").is_none()
+    fn give(&mut self, chance: &mut Chance, count: u64) {
+        for _ in 0..count {
+            let line = line(chance, &format!("{}-{}", self.name, self.lines.len()));
+            self.lines.push(digest(&line));
+            self.feed.send(line).expect("it is fed");
+        }
+    }
+
+    /// Lines that it was given, and that are not acknowledged.
+    fn under_way(&self) -> usize {
+        self.lines.len() - self.appender.acknowledged()
+    }
+
+    /// Waits until no more than so many are under way.
+    fn until_left(&self, cluster: &Cluster, left: usize) {
+        let wanted = self.lines.len().saturating_sub(left);
+        self.appender.until(cluster, wanted);
     }
 
     /// What it appended, by offset.
-    fn finish(mut self, cluster: &Cluster) -> Vec<(u64, Digest)> {
-        let status = self.child.wait().expect("a child");
-        let text = |end: &str| {
-            let file = cluster.path(&format!("{}-{end}", self.name));
-            fs::read_to_string(file).expect("its output")
-        };
-        assert!(status.success(), "{}: {}", self.name, text("err"));
-        let told = text("out");
-        let told: Vec<Value> = told
-            .lines()
-            .map(|line| serde_json::from_str(line).expect("a document a line"))
-            .collect();
-        assert_eq!(told.len(), self.lines.len(), "{}", self.name);
-        fs::remove_file(cluster.path(&self.name)).expect("its source");
-        let records = told.iter().zip(self.lines);
-        let records = records.map(|(told, line)| {
-            assert_eq!(told["length"], line.0);
-            (told["offset"].as_u64().expect("an offset"), line)
-        });
-        records.collect()
+    fn finish(self) -> impl Iterator<Item = (u64, Digest)> {
+        drop(self.feed);
+        let offsets = self.appender.offsets();
+        assert_eq!(offsets.len(), self.lines.len(), "{}", self.name);
+        offsets.into_iter().zip(self.lines)
     }
 }
 
@@ -229,32 +222,34 @@ fn what_was_appended_under_kills_is_there_once_at_its_offset() {
     let mut cluster = Cluster::start_with(SERVERS, SETTINGS);
     let mut chance = Chance::told("appends under kills");
     cluster.sarsen(&["touch", "/log"]).text();
-    let wanted = told("SARSEN_TEST_KILLS", KILLS);
-    let (mut kills, mut round) = (0, 0);
-    let mut acknowledged = BTreeMap::new();
-    while round == 0 || kills < wanted {
-        let names =
-            (0..told("SARSEN_TEST_APPENDERS", APPENDERS)).map(|it| format!("a{round}-{it}"));
-        let mut appenders: Vec<_> = names
-            .map(|name| Appender::start(&cluster, &mut chance, name))
-            .collect();
-        loop {
-            thread::sleep(Duration::from_millis(100 + chance.below(1_000)));
-            // Each has records on its way for as long as it runs.
-            if !appenders.iter_mut().any(Appender::is_running) {
-                break;
-            }
-            if kills < wanted {
-                kill_one(&mut cluster, &mut chance);
-                kills += 1;
-            }
+    let wanted = usize::try_from(told("SARSEN_TEST_KILLS", KILLS)).expect("fits");
+    let records_each = told("SARSEN_TEST_RECORDS", RECORDS);
+    let names = (0..told("SARSEN_TEST_APPENDERS", APPENDERS)).map(|it| format!("a{it}"));
+    let mut all: Vec<_> = names.map(|name| Appending::start(&cluster, name)).collect();
+    // A share before each kill: they are spread over the records, however quick either is.
+    let share = (records_each / (wanted as u64 + 1)).max(1);
+    let (mut given, mut away) = (0, Vec::new());
+    while given < records_each || away.len() < wanted {
+        for appending in &mut all {
+            appending.give(&mut chance, share);
         }
-        for appender in appenders {
-            acknowledged.extend(appender.finish(&cluster));
+        given += share;
+        thread::sleep(Duration::from_millis(chance.below(KILL_AFTER_MAX)));
+        let is_under_way = all.iter().any(|it| it.under_way() > 0);
+        if is_under_way && away.len() < wanted {
+            let began = Instant::now();
+            kill_one(&mut cluster, &mut chance);
+            away.push(began.elapsed());
         }
-        round += 1;
+        // The next kill may come before all is well again, but not before any goes on.
+        for appending in &all {
+            let left = chance.below(share + 1);
+            appending.until_left(&cluster, usize::try_from(left).expect("fits"));
+        }
     }
-    println!("{} records, {kills} kills", acknowledged.len());
+    let acknowledged: BTreeMap<_, _> = all.into_iter().flat_map(Appending::finish).collect();
+    let (records_len, kills) = (acknowledged.len(), away.len());
+    println!("{records_len} records, {kills} kills; away: {away:.1?}");
     let all = records(&settled(&mut cluster, "/log"));
     let mut ids: Vec<_> = all.iter().map(|(_, _, id)| *id).collect();
     ids.sort_unstable();
@@ -279,6 +274,19 @@ fn what_was_appended_under_kills_is_there_once_at_its_offset() {
         acknowledged.len(),
         "records that nobody was told of"
     );
+}
+
+/// It was told with the next one, which may come much later.
+#[test]
+fn a_record_is_told_while_the_next_line_is_waited_for() {
+    let cluster = Cluster::start_with(SERVERS, SETTINGS);
+    cluster.sarsen(&["touch", "/log"]).text();
+    let mut appending = Appending::start(&cluster, "a".to_owned());
+    for _ in 0..3 {
+        appending.give(&mut Chance::of(1), 1);
+        appending.until_left(&cluster, 0);
+    }
+    assert_eq!(appending.finish().count(), 3);
 }
 
 #[test]

@@ -695,7 +695,9 @@ impl OpenChunk {
         };
         unsynced.sync(&*tree).map_err(|error| self.failed(error))?;
         let mut writer = lock(&self.writer);
-        let count = usize::try_from(upto - writer.gone).unwrap_or(0);
+        // More may have gone meanwhile than waited then, if they had to wait for no sync.
+        let left = upto.saturating_sub(writer.gone);
+        let count = usize::try_from(left).unwrap_or(usize::MAX);
         for waiting in writer.waiting.iter_mut().take(count) {
             waiting.needs_sync = false;
         }

@@ -9,6 +9,7 @@
 //! they never reached the disk, and reads go on to see them; only reads from the medium do not.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -60,12 +61,33 @@ pub(super) struct Counts {
 #[derive(Debug)]
 pub(crate) struct FaultyTree {
     disk: Arc<Mutex<Disk>>,
+    during_sync: Arc<DuringSync>,
 }
 
 #[derive(Debug)]
 struct FaultyRegion {
     disk: Arc<Mutex<Disk>>,
+    during_sync: Arc<DuringSync>,
     inode: usize,
+}
+
+/// What others do while a file is synced.
+#[derive(Default)]
+struct DuringSync(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl fmt::Debug for DuringSync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DuringSync")
+    }
+}
+
+impl DuringSync {
+    fn happen(&self) {
+        let planned = self.0.lock().unwrap().take();
+        if let Some(planned) = planned {
+            planned();
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -116,12 +138,10 @@ impl FaultyTree {
 
     /// An empty tree with these faults.
     pub(super) fn with(faults: Faults) -> Self {
-        Self {
-            disk: Arc::new(Mutex::new(Disk {
-                faults,
-                ..Disk::default()
-            })),
-        }
+        Self::of(Disk {
+            faults,
+            ..Disk::default()
+        })
     }
 
     /// The tree as it is now, as one that goes wrong so, counted from now on.
@@ -154,6 +174,11 @@ impl FaultyTree {
     pub(crate) fn fail_next_sync(&self) {
         let mut disk = self.disk.lock().unwrap();
         disk.faults.fail_sync = Some(disk.counts.syncs);
+    }
+
+    /// While the next file is synced, this is done: the sync does not cover it.
+    pub(super) fn during_next_sync(&self, done: impl FnOnce() + Send + 'static) {
+        *self.during_sync.0.lock().unwrap() = Some(Box::new(done));
     }
 
     /// What was asked for so far.
@@ -203,12 +228,14 @@ impl FaultyTree {
     fn of(disk: Disk) -> Self {
         Self {
             disk: Arc::new(Mutex::new(disk)),
+            during_sync: Arc::default(),
         }
     }
 
     fn region(&self, inode: usize) -> Arc<dyn Region> {
         Arc::new(FaultyRegion {
             disk: Arc::clone(&self.disk),
+            during_sync: Arc::clone(&self.during_sync),
             inode,
         })
     }
@@ -391,6 +418,8 @@ impl Region for FaultyRegion {
         match sync_step(&self.disk)? {
             Some(mut disk) => {
                 disk.inodes[self.inode].sync();
+                drop(disk);
+                self.during_sync.happen();
                 Ok(())
             }
             None => {

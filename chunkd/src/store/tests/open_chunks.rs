@@ -7,7 +7,7 @@ mod seals;
 mod starts;
 mod trimming;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use sarsen_protocol::id::ChunkHandle;
 use sarsen_protocol::message::Level;
@@ -267,6 +267,41 @@ fn appends_of_one_batch_are_one_write() {
         Marks::None,
         "after batches",
     );
+}
+
+/// While a sync runs, entries that need none may leave, also some that came after it began. They
+/// were counted as if the sync had covered as many others, whose bytes were not stable then.
+#[test]
+fn a_sync_covers_nothing_that_came_while_it_ran() {
+    let tree = Arc::new(prepared());
+    let member = Member::start(&(tree.clone() as Arc<dyn Tree>)).unwrap();
+    let mut model = Model::default();
+    member.open(MADE, &mut model, 2000, None).unwrap();
+    let chunk = member.directory.open_chunk(MADE).unwrap();
+    // It waits for the journal's room, and for no sync.
+    member.log.refuse(true);
+    let inline = Op::Append(bytes(1, KIB));
+    member.run(MADE, &mut model, &inline).unwrap();
+    let member = Arc::new(member);
+    let model = Arc::new(Mutex::new(model));
+    let (others, applied) = (Arc::clone(&member), Arc::clone(&model));
+    tree.during_next_sync(move || {
+        let mut model = applied.lock().unwrap();
+        others.log.refuse(false);
+        for op in [inline, Op::Append(bytes(2, 100 * KIB))] {
+            others.run(MADE, &mut model, &op).unwrap();
+        }
+    });
+    let before = member.log.offered();
+    let waits = chunk.flush().unwrap();
+    assert!(waits, "the last one has no bytes in the journal");
+    assert_eq!(member.log.offered(), before + 2);
+    assert!(member.write());
+    let left = tree.after_power_cut(Survives::Nothing);
+    let (_, directory) = reopen(left, "a power cut");
+    let mut model = model.lock().unwrap();
+    model.told_stable = chunk.stable_serial();
+    check(&directory, MADE, &model, None, Marks::None, "a power cut");
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! `sarsen append`: records to the end of a file.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 
 use clap::Args;
 use sarsen_client::{Appended, Error, Receipt, RecordWriter, WriteOptions};
@@ -102,30 +104,26 @@ impl Appending<'_> {
         self.append(&bytes).await
     }
 
+    /// Tells of each record as soon as it is answered: who feeds lines may wait for that.
     async fn take_lines(&mut self, input: File) -> Result<(), Problem> {
         let most = self.writer.payload_len_max() as u64;
         let mut input = BufReader::new(input);
         let mut line = Vec::new();
-        loop {
+        // What keeps one record out may keep out all, each for as long as it takes to tell.
+        while self.exits.common() == Exit::Done {
             line.clear();
             // With its newline; a line that is longer is no record.
             let mut limited = (&mut input).take(most + 2);
-            if limited
-                .read_until(b'\n', &mut line)
-                .await
-                .map_err(unreadable)?
-                == 0
-            {
+            let read = self
+                .tell_until(limited.read_until(b'\n', &mut line))
+                .await?;
+            if read.map_err(unreadable)? == 0 {
                 return Ok(());
             }
             let record = line.strip_suffix(b"\n").unwrap_or(&line);
             self.append(record).await?;
-            self.tell_answered().await?;
-            if self.exits.common() != Exit::Done {
-                // What keeps one record out may keep out all, each for as long as it takes to tell.
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     async fn append(&mut self, record: &[u8]) -> Result<(), Problem> {
@@ -134,17 +132,15 @@ impl Appending<'_> {
         Ok(())
     }
 
-    /// Tells what is known by now; waits if too much is not.
-    async fn tell_answered(&mut self) -> Result<(), Problem> {
+    /// Tells what is answered until something else is done, and of too much that isn't first.
+    async fn tell_until<T>(&mut self, done: impl Future<Output = T>) -> Result<T, Problem> {
+        let mut done = pin!(done);
         loop {
             let is_much = self.receipts.len() >= RECEIPTS_MAX;
-            let first = match self.receipts.front_mut() {
-                Some(first) if is_much => Some(first.await),
-                Some(first) => first.now(),
-                None => None,
-            };
-            let Some(appended) = first else {
-                return Ok(());
+            let appended = tokio::select! {
+                biased;
+                appended = first(&mut self.receipts) => appended,
+                done = &mut done, if !is_much => return Ok(done),
             };
             self.receipts.pop_front();
             self.tell(appended)?;
@@ -187,6 +183,14 @@ impl Appending<'_> {
         let text = appended.offset.to_string();
         let told = self.context.result(&document, &text);
         told.map_err(|failure| failure.problem)
+    }
+}
+
+/// What became of the first, of which there may be none yet. It stays where it is.
+async fn first(receipts: &mut VecDeque<Receipt>) -> Result<Appended, Error> {
+    match receipts.front_mut() {
+        Some(first) => first.await,
+        None => pending().await,
     }
 }
 
