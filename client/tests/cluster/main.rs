@@ -4,6 +4,7 @@ mod apart;
 mod appender;
 mod backpressure;
 mod bad_input;
+mod bench;
 mod chance;
 mod copied_ids;
 mod crowd;

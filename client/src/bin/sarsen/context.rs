@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sarsen_client::{Client, ClientConfig, Error, Progress, path};
 use sarsen_edge::exit::one_line;
@@ -22,6 +22,8 @@ pub(crate) struct Context {
     verb: &'static str,
     pub(crate) globals: Globals,
     client: OnceCell<Client>,
+    /// A folder of the verb's own in the cluster, which goes with it.
+    own_folder: Mutex<Option<String>>,
 }
 
 impl Context {
@@ -30,6 +32,7 @@ impl Context {
             verb,
             globals,
             client: OnceCell::new(),
+            own_folder: Mutex::new(None),
         }
     }
 
@@ -49,8 +52,30 @@ impl Context {
         Ok(Client::connect(config).await?)
     }
 
-    /// Ends the session, if there is one.
+    /// A folder in the cluster was made for this verb alone: it goes with all that is in it when the
+    /// verb is interrupted.
+    pub(crate) fn owns(&self, folder: &str) {
+        *self.lock_own_folder() = Some(folder.to_owned());
+    }
+
+    /// Removes the verb's own folder, if it has one.
+    pub(crate) async fn remove_own_folder(&self) -> Result<(), Problem> {
+        let folder = self.lock_own_folder().take();
+        if let Some(folder) = folder {
+            self.client().await?.remove(&folder, true, true).await?;
+        }
+        Ok(())
+    }
+
+    fn lock_own_folder(&self) -> MutexGuard<'_, Option<String>> {
+        let own = self.own_folder.lock();
+        own.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the session, if there is one; what the verb alone had goes before.
     pub(crate) async fn close(&self) {
+        // Nobody is left to tell.
+        let _ = self.remove_own_folder().await;
         if let Some(client) = self.client.get() {
             client.clone().close().await;
         }
