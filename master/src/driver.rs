@@ -315,8 +315,9 @@ impl Driver {
             return;
         }
         let (folder, position, cluster) = (self.folder.clone(), self.flushed, self.cluster);
-        let (is_saving, unix_ms) = (self.is_saving.clone(), self.clock.now().unix_ms);
+        let (saving, unix_ms) = (Saving(self.is_saving.clone()), self.clock.now().unix_ms);
         tokio::task::spawn_blocking(move || {
+            let _saving = saving;
             let saved = (|| {
                 let mut writer =
                     CheckpointWriter::begin(folder.clone(), cluster, position, unix_ms)?;
@@ -333,8 +334,16 @@ impl Driver {
                 // The log still has everything; the next one is tried as usual.
                 Err(error) => tracing::error!(%error, index, "no checkpoint"),
             }
-            is_saving.store(false, Ordering::Relaxed);
         });
+    }
+}
+
+/// A checkpoint is being written; no more when this is dropped, be it by a panic.
+struct Saving(Arc<AtomicBool>);
+
+impl Drop for Saving {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 

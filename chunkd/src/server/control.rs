@@ -500,7 +500,7 @@ impl Control {
         let (chunkserver, inputs) = (self.chunkserver(), self.inputs.clone());
         tokio::spawn(async move {
             let answer = tokio::select! {
-                Ok(answer) = answered => answer,
+                answer = answered => answer.unwrap_or_else(|_| Err(unanswered())),
                 () = chunkserver.hung(Some(directory_id)) => Err(orders::hung()),
             };
             tell(&inputs, verified(answer));
@@ -601,6 +601,12 @@ async fn outcome<T>(working: JoinHandle<T>, hangs: impl Future<Output = ()>) -> 
         done = working => done.map_err(panicked),
         () = hangs => Err(orders::hung()),
     }
+}
+
+/// The work ended without a word: it has panicked.
+fn unanswered() -> Refusal {
+    let text = "the work on the disk ended without an answer";
+    (Status::Internal, ErrorBody::new(text))
 }
 
 fn panicked(error: JoinError) -> Refusal {

@@ -4,6 +4,7 @@
 //! beat, which the control plane reads without asking the disk.
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -314,13 +315,21 @@ impl Upkeep {
             let due = due.fold(self.trim_due.min(self.room_due), Instant::min);
             match jobs.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(job) => {
-                    self.do_job(job);
+                    self.guarded(|upkeep| upkeep.do_job(job));
                     // Jobs that go on coming must not keep from its turn what is due.
-                    self.do_what_is_due();
+                    self.guarded(Self::do_what_is_due);
                 }
-                Err(RecvTimeoutError::Timeout) => self.do_what_is_due(),
+                Err(RecvTimeoutError::Timeout) => self.guarded(Self::do_what_is_due),
                 Err(RecvTimeoutError::Disconnected) => return self.sync(),
             }
+        }
+    }
+
+    /// What panics is over; the rest of the directory's work is not.
+    fn guarded(&mut self, work: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
+            tracing::error!(dir = %self.directory.root().display(),
+                "work in the background has panicked");
         }
     }
 
@@ -360,13 +369,14 @@ impl Upkeep {
             self.trim();
         }
         if self.room_due <= now {
-            self.directory.look_for_journal_room();
             self.room_due = now + ROOM_INTERVAL;
+            self.directory.look_for_journal_room();
         }
     }
 
     /// One step: what has to be stable first is waited for while others have their turn.
     fn trim(&mut self) {
+        self.trim_due = Instant::now() + TRIM_INTERVAL;
         let pause = match self.directory.trim(SEGMENTS_KEPT) {
             Ok(Trim::Nothing) => TRIM_INTERVAL,
             Ok(Trim::GoOn | Trim::Waits) => TRIM_PAUSE,
@@ -457,6 +467,21 @@ mod tests {
         assert!(upkeep.sync_due.is_some());
         upkeep.run(&waiting);
         assert_eq!(found.iter().collect::<Vec<_>>(), [true, false, false]);
+    }
+
+    /// One panic ended all that was ever done for the directory, and its orders were never answered.
+    #[test]
+    fn a_job_that_panics_ends_no_other() {
+        let server = server();
+        let (jobs, waiting) = mpsc::channel();
+        let (tell, told) = mpsc::channel();
+        let panics = verify(|_| panic!("as a test wants"));
+        let tells = verify(move |found| tell.send(found.is_ok()).expect("heard"));
+        jobs.send(panics).expect("taken");
+        jobs.send(tells).expect("taken");
+        drop(jobs);
+        Upkeep::new(server.directory, server.chunkserver, Doubted::default()).run(&waiting);
+        assert_eq!(told.try_recv(), Ok(true));
     }
 
     /// Each failed read asked for a read back of the whole chunk, however many waited already.

@@ -4,6 +4,7 @@
 //! Invariant: a slot is overwritten only when the other one is valid and stable. It is kept in
 //! one place, [`ChunkFile::put_header`]. Whoever calls it holds the chunk's turn.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use sarsen_protocol::size::BLOCK_LEN;
 
 use super::crc_page::{self, CrcPageError};
 use super::directory::io_error;
-use super::error::{Operation, StoreError};
+use super::error::{Operation, StoreError, is_short_of_means};
 use super::header::{FoundHeader, Header, decode_page};
 use super::layout::{
     CRC_PAGE_LEN, CRC_PAGE_POSITION, DATA_POSITION, HEADER_PAGE_LEN, chunk_path, id_table_position,
@@ -26,8 +27,17 @@ use super::upkeep::ReadFrom;
 /// Blocks that reading back takes in one read: 1 MiB.
 const BLOCKS_PER_READ: u32 = 16;
 
-/// Reads until the buffer is full or the file ends; how much was read.
-type ReadAt<'a> = dyn FnMut(&mut [u8], u64) -> std::io::Result<usize> + 'a;
+/// Reads until the buffer is full or the file ends; how much was read, or nothing if the medium doesn't
+/// give it.
+type ReadGiven<'a> = dyn FnMut(&mut [u8], u64) -> io::Result<Option<usize>> + 'a;
+
+/// What a read back takes a read for: one that failed for want of memory is none.
+pub(super) fn given(read: io::Result<usize>) -> io::Result<Option<usize>> {
+    match read {
+        Err(error) if is_short_of_means(&error) => Err(error),
+        read => Ok(read.ok()),
+    }
+}
 
 /// Whose a chunk file has to be to belong to a directory.
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +99,7 @@ impl ChunkFile {
         let region = tree
             .open(&chunk_path(handle))
             .map_err(|source| match source.kind() {
-                std::io::ErrorKind::NotFound => StoreError::NotFound { handle },
+                io::ErrorKind::NotFound => StoreError::NotFound { handle },
                 _ => io_error(tree, Operation::Open, &chunk_path(handle), source),
             })?;
         Self::read(region, tree, handle, owner, header_stable)
@@ -220,19 +230,21 @@ impl ChunkFile {
     /// Reads all data and compares each block. What the medium doesn't give is bad, not an error.
     ///
     /// # Errors
-    /// Those of opening the file past the cache.
+    /// Those of opening the file past the cache; want of memory, which says nothing of the medium.
     pub(super) fn read_back(&self, from: ReadFrom) -> Result<ReadBack, StoreError> {
         match from {
             ReadFrom::Cache => {
-                Ok(self.compare(&mut |buf, position| self.region.read_at(buf, position)))
+                self.compare(&mut |buf, position| given(self.region.read_at(buf, position)))
             }
             ReadFrom::Medium => {
                 let opened = self.region.medium();
                 let mut medium = opened.map_err(|source| self.error(Operation::Open, source))?;
-                let is_header_lost = !self.is_header_on(&mut *medium);
+                let is_header_on = self.is_header_on(&mut *medium);
+                let is_header_on =
+                    is_header_on.map_err(|source| self.error(Operation::Read, source))?;
                 Ok(ReadBack {
-                    is_header_lost,
-                    ..self.compare(&mut |buf, position| medium.read_at(buf, position))
+                    is_header_lost: !is_header_on,
+                    ..self.compare(&mut |buf, position| given(medium.read_at(buf, position)))?
                 })
             }
         }
@@ -240,10 +252,10 @@ impl ChunkFile {
 
     /// Whether the medium's header says of the data what the one that counts does. Its marks, and
     /// the time when it was verified, others may change meanwhile.
-    fn is_header_on(&self, medium: &mut dyn Medium) -> bool {
+    fn is_header_on(&self, medium: &mut dyn Medium) -> io::Result<bool> {
         let mut page = [0; HEADER_PAGE_LEN];
-        let read = medium.read_at(&mut page, 0);
-        read.is_ok()
+        let read = given(medium.read_at(&mut page, 0))?;
+        Ok(read.is_some()
             && decode_page(&page).is_ok_and(|found| {
                 found.header
                     == Header {
@@ -252,10 +264,15 @@ impl ChunkFile {
                         last_verified: found.header.last_verified,
                         ..self.header.clone()
                     }
-            })
+            }))
     }
 
-    fn compare(&self, read_at: &mut ReadAt<'_>) -> ReadBack {
+    fn compare(&self, read_at: &mut ReadGiven<'_>) -> Result<ReadBack, StoreError> {
+        let compared = self.compare_all(read_at);
+        compared.map_err(|source| self.error(Operation::Read, source))
+    }
+
+    fn compare_all(&self, read_at: &mut ReadGiven<'_>) -> io::Result<ReadBack> {
         let mut found = ReadBack {
             length: self.header.length,
             crc32: 0,
@@ -265,14 +282,14 @@ impl ChunkFile {
             is_header_lost: false,
         };
         let mut page = [0; CRC_PAGE_LEN];
-        let read = read_at(&mut page, CRC_PAGE_POSITION).unwrap_or(0);
+        let read = read_at(&mut page, CRC_PAGE_POSITION)?.unwrap_or(0);
         let crcs = match self.decode_crcs(page.split_at(read).0) {
             Ok(crcs) => crcs,
             Err(error) => {
-                return ReadBack {
+                return Ok(ReadBack {
                     crc_page_error: Some(error),
                     ..found
-                };
+                });
             }
         };
         let mut buf = vec![0; (BLOCKS_PER_READ * BLOCK_LEN) as usize];
@@ -282,53 +299,52 @@ impl ChunkFile {
             let wanted = left.min(buf.len());
             left -= wanted;
             let bytes = buf.split_at_mut(wanted).0;
-            self.compare_blocks(read_at, bytes, block, expected, &mut found);
+            Self::compare_blocks(read_at, bytes, block, expected, &mut found)?;
             block += BLOCKS_PER_READ;
         }
-        found.is_id_table_bad = !self.is_id_table_whole(read_at, &mut buf);
-        found
+        found.is_id_table_bad = !self.is_id_table_whole(read_at, &mut buf)?;
+        Ok(found)
     }
 
     /// Reads the id table, as much at a time as `buf` takes, and compares it with its CRC.
-    fn is_id_table_whole(&self, read_at: &mut ReadAt<'_>, buf: &mut [u8]) -> bool {
+    fn is_id_table_whole(&self, read_at: &mut ReadGiven<'_>, buf: &mut [u8]) -> io::Result<bool> {
         let mut position = id_table_position(self.header.chunk_size);
         let mut left = self.header.id_table_length as usize;
         let mut computed = 0;
         while left > 0 {
             let bytes = buf.split_at_mut(left.min(buf.len())).0;
-            match read_at(bytes, position) {
-                Ok(read) if read == bytes.len() => {}
-                _ => return false,
+            if read_at(bytes, position)? != Some(bytes.len()) {
+                return Ok(false);
             }
             let len = bytes.len() as u64;
             computed = combine(computed, crc32(bytes), len);
             position += len;
             left -= bytes.len();
         }
-        computed == self.header.id_table_crc32
+        Ok(computed == self.header.id_table_crc32)
     }
 
     /// Reads `buf.len()` bytes from `first_block` on and compares them with their blocks' CRCs.
     fn compare_blocks(
-        &self,
-        read_at: &mut ReadAt<'_>,
+        read_at: &mut ReadGiven<'_>,
         buf: &mut [u8],
         first_block: u32,
         expected: &[u32],
         found: &mut ReadBack,
-    ) {
+    ) -> io::Result<()> {
         let position = DATA_POSITION + u64::from(first_block) * u64::from(BLOCK_LEN);
-        let read = match read_at(buf, position) {
-            Ok(read) => read,
+        let read = match read_at(buf, position)? {
+            Some(read) => read,
             // One bad sector fails the whole read: take the blocks one by one to name it.
-            Err(_) if expected.len() > 1 => {
+            None if expected.len() > 1 => {
                 let blocks = buf.chunks_mut(BLOCK_LEN as usize).zip(expected);
                 for (block, (bytes, crc)) in (first_block..).zip(blocks) {
-                    self.compare_blocks(read_at, bytes, block, std::slice::from_ref(crc), found);
+                    let crc = std::slice::from_ref(crc);
+                    Self::compare_blocks(read_at, bytes, block, crc, found)?;
                 }
-                return;
+                return Ok(());
             }
-            Err(_) => 0,
+            None => 0,
         };
         let mut rest = read;
         let blocks = buf.chunks(BLOCK_LEN as usize).zip(expected);
@@ -341,10 +357,11 @@ impl ChunkFile {
                 found.bad_blocks.push(block);
             }
         }
+        Ok(())
     }
 
     /// An error of the medium on this file.
-    pub(super) fn error(&self, operation: Operation, source: std::io::Error) -> StoreError {
+    pub(super) fn error(&self, operation: Operation, source: io::Error) -> StoreError {
         StoreError::io(operation, self.path.clone(), source)
     }
 }

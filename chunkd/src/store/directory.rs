@@ -156,17 +156,24 @@ impl Directory {
     /// [`StoreError::OtherCluster`], [`StoreError::OtherServer`], [`StoreError::ChunkSize`],
     /// [`StoreError::IdentityInvalid`] for an id of 0, those of the medium.
     pub fn adopt(&self, asked: Adoption) -> Result<(), StoreError> {
-        let Some(held) = self.identity().adoption else {
-            if !chunk_size_is_valid(asked.chunk_size) {
-                return Err(StoreError::ChunkSize {
-                    held: 0,
-                    asked: asked.chunk_size,
-                });
+        let adopted = self.identity().adoption;
+        let held = match adopted {
+            Some(held) => held,
+            None => {
+                if !chunk_size_is_valid(asked.chunk_size) {
+                    return Err(StoreError::ChunkSize {
+                        held: 0,
+                        asked: asked.chunk_size,
+                    });
+                }
+                let mut held = asked;
+                self.replace_identity(|identity| {
+                    // Somebody may have been quicker: who comes second is compared too.
+                    held = *identity.adoption.get_or_insert(asked);
+                    Ok(())
+                })?;
+                held
             }
-            return self.replace_identity(|identity| {
-                identity.adoption.get_or_insert(asked);
-                Ok(())
-            });
         };
         self.check_cluster(asked.cluster_id)?;
         if held.server_id != asked.server_id {

@@ -340,6 +340,11 @@ impl StoreError {
         )
     }
 
+    /// Whether memory or descriptors were short: nothing failed on the disk.
+    pub(super) fn is_short_of_means(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_short_of_means(source))
+    }
+
     /// Whether this process has no descriptor left: nothing failed on the disk.
     #[must_use]
     pub fn is_out_of_descriptors(&self) -> bool {
@@ -362,6 +367,11 @@ impl StoreError {
             },
         }
     }
+}
+
+/// Whether an error says only that memory or descriptors were short.
+pub(super) fn is_short_of_means(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::OutOfMemory || is_out_of_descriptors(error)
 }
 
 /// Whether a call failed for want of a descriptor.

@@ -65,7 +65,8 @@ impl Directory {
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::OtherState`], [`StoreError::OtherVersion`] if an open
     /// chunk has become another meanwhile, [`StoreError::HeaderDamaged`] and
-    /// [`StoreError::OtherFile`] (which mark it corrupt), those of the medium on the header.
+    /// [`StoreError::OtherFile`] (which mark it corrupt), those of the medium on the header, want of
+    /// memory.
     pub fn verify(
         &self,
         handle: ChunkHandle,
@@ -121,8 +122,12 @@ impl Directory {
             let version = snapshot.version;
             let tree = &*self.tree;
             let is_right = is_form_right(tree, self.owner(), handle, version, &prepared, from);
-            // A file that can't be read is none.
-            found.is_header_lost = !is_right.unwrap_or(false);
+            found.is_header_lost = match is_right {
+                Ok(is_right) => !is_right,
+                Err(error) if error.is_short_of_means() => return Err(error),
+                // A file that can't be read is none.
+                Err(_) => true,
+            };
             (found.length, found.crc32) = (prepared.length, prepared.data_crc32);
         }
         if found.is_good() {

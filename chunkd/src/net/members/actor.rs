@@ -354,7 +354,7 @@ impl Actor {
 impl Drop for Actor {
     /// However it ends: nobody is to wait for answers that don't come.
     fn drop(&mut self) {
-        self.inbox.close();
+        let waiting = self.inbox.close();
         // `is_open` stays as it was published: after a panic the chunk is no sealed one.
         *lock(&self.place.lease) = None;
         for port in self.streams.values() {
@@ -364,7 +364,16 @@ impl Drop for Actor {
             true => (Status::ChunkUnknown, "the chunk was deleted or replaced"),
             false => (Status::Internal, "the chunk's work has ended"),
         };
-        for (_, answerer) in self.answerers.drain() {
+        let mut answerers: Vec<_> = self.answerers.drain().map(|(_, it)| it).collect();
+        for input in waiting {
+            match input {
+                Input::Order(_, answerer) | Input::Newest(_, answerer) => answerers.push(answerer),
+                Input::Open(_, _, port) => port.outbox.end(),
+                // Nobody waits for more than that the stream, the read or the chunk ends.
+                _ => {}
+            }
+        }
+        for answerer in answerers {
             answerer(Err((status, ErrorBody::new(text))));
         }
     }

@@ -128,14 +128,11 @@ impl Inbox {
         waiting.is_closed
     }
 
-    /// Takes nothing more, and drops what waits.
-    pub(super) fn close(&self) {
-        let dropped = {
-            let mut waiting = lock(&self.waiting);
-            waiting.is_closed = true;
-            std::mem::take(&mut waiting.inputs)
-        };
-        drop(dropped);
+    /// Takes nothing more; what waits.
+    pub(super) fn close(&self) -> Vec<Input> {
+        let mut waiting = lock(&self.waiting);
+        waiting.is_closed = true;
+        std::mem::take(&mut waiting.inputs)
     }
 
     /// Whether the actor wants to hear that the journal has come further.

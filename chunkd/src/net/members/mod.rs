@@ -128,7 +128,12 @@ impl Members {
 
     /// A thread is to do brief work, if one is left for all else.
     fn enter_brief(&self) -> Option<Busy> {
-        let threads = lock(&self.hosts).len();
+        let threads = {
+            let mut hosts = lock(&self.hosts);
+            // One that has panicked does nothing else meanwhile.
+            hosts.retain(|host| !host.is_closed());
+            hosts.len()
+        };
         let more = |busy| is_one_left(busy, threads).then_some(busy + 1);
         let entered = self
             .busy
@@ -397,10 +402,8 @@ mod tests {
     use crate::server::orders::Deletes;
     use crate::store::tests::scenario::{ADOPTION, START, Sample};
 
-    /// An actor looked again when a deletion was announced, and found nothing changed; of the deletion
-    /// itself it was told nothing, and went on promising and serving what was gone.
-    #[test]
-    fn an_actor_hears_that_its_chunk_was_deleted() {
+    /// A chunkserver that serves a directory with a sealed chunk.
+    fn served() -> (tempfile::TempDir, Arc<Chunkserver>, Sample) {
         let folder = tempfile::tempdir().expect("a folder");
         let directory = Directory::open(&folder.path().join("d"), &START).expect("opens");
         directory.adopt(ADOPTION).expect("adopts");
@@ -410,15 +413,51 @@ mod tests {
         let key = SecretKey::new([0; 32]);
         let (server, _notices) = Chunkserver::new(key, vec![Arc::new(directory)]);
         server.register(TicketKeys::new(&[]), &[id], Duration::from_secs(3));
-        let server = Arc::new(server);
-        let _hosted = server.members.host();
-        let promise = Promise {
+        (folder, Arc::new(server), sample)
+    }
+
+    fn promise(sample: &Sample) -> Order {
+        Order::Change(member::Order::Promise(Promise {
             epoch: Epoch::NONE,
             handle: sample.handle,
             version: ChunkVersion(sample.version.0 + 5),
-        };
-        let order = Order::Change(member::Order::Promise(promise));
-        let ordered = server.members.order(&server, order, drop);
+        }))
+    }
+
+    /// What an actor had not come to yet when it ended was dropped, and its connection waited.
+    #[test]
+    fn who_waits_for_an_actor_that_ends_is_answered() {
+        let (_folder, server, sample) = served();
+        let hosted = server.members.host();
+        let (tell, told) = std::sync::mpsc::channel();
+        let answer = move |answer| tell.send(answer).expect("somebody hears it");
+        let ordered = server.members.order(&server, promise(&sample), answer);
+        ordered.expect("it is here");
+        // Its thread ends before it came to the chunk.
+        drop(hosted);
+        let answer = told.try_recv().expect("an answer");
+        assert!(matches!(answer, Err((Status::Internal, _))), "{answer:?}");
+    }
+
+    /// A thread that had panicked was counted as the one that is left for all else.
+    #[test]
+    fn a_thread_that_has_ended_is_left_for_nothing() {
+        let (server, _notices) = Chunkserver::new(SecretKey::new([0; 32]), vec![]);
+        let (one, _other) = (server.members.host(), server.members.host());
+        let busy = server.members.enter_brief();
+        assert!(busy.is_some() && server.members.enter_brief().is_none());
+        drop(one);
+        let _third = server.members.host();
+        assert!(server.members.enter_brief().is_none());
+    }
+
+    /// An actor looked again when a deletion was announced, and found nothing changed; of the deletion
+    /// itself it was told nothing, and went on promising and serving what was gone.
+    #[test]
+    fn an_actor_hears_that_its_chunk_was_deleted() {
+        let (_folder, server, sample) = served();
+        let _hosted = server.members.host();
+        let ordered = server.members.order(&server, promise(&sample), drop);
         ordered.expect("it is here");
         let deletes = Deletes::announce(
             &server,

@@ -390,8 +390,7 @@ impl Worker {
                 self.work.stuck_since = None;
                 self.replica.handle_applied(now, version, serial);
                 if needs_flush {
-                    self.flush.is_needed = true;
-                    self.flush.due.get_or_insert(now + FLUSH_DELAY);
+                    self.flush.need(now);
                 }
             }
             Outcome::NotApplied {
@@ -448,6 +447,8 @@ impl Worker {
         if applied > self.replica.member().has().1 {
             self.replica.handle_applied(now, version, applied);
             self.work.stuck_since = None;
+            // Of what stands before the one that was not applied some may wait for a sync.
+            self.flush.need(now);
         }
     }
 
@@ -606,6 +607,12 @@ impl Flush {
             self.due = None;
         }
         starts
+    }
+
+    /// Something was applied that may wait for one.
+    fn need(&mut self, now: Duration) {
+        self.is_needed = true;
+        self.due.get_or_insert(now + FLUSH_DELAY);
     }
 
     /// The one that is over left entries that the journal had no room for.

@@ -1,6 +1,7 @@
 //! What a directory as a whole does: what it takes for its own, and whom it obeys.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use sarsen_protocol::id::{Epoch, ServerId, StartNonce, StartNumber};
 use sarsen_protocol::message::Level;
@@ -259,4 +260,33 @@ fn a_directory_that_was_found_stale_is_not_opened_again() {
             assert!(matches!(again, Err(StoreError::Stale { .. })), "{again:?}");
         }
     });
+}
+
+/// Who came while another one was writing down what it belongs to from then on was told that it was its.
+#[test]
+fn who_adopts_second_is_told_whose_it_is() {
+    let tree = Arc::new(FaultyTree::new());
+    let directory = Directory::open_tree(Arc::clone(&tree) as Arc<dyn Tree>, &START).unwrap();
+    let directory = Arc::new(directory);
+    let other = Adoption {
+        server_id: ServerId(ADOPTION.server_id.0 + 1),
+        ..ADOPTION
+    };
+    let (second, (tell, told)) = (Arc::clone(&directory), mpsc::channel());
+    tree.during_next_sync(move || {
+        let (begin, begun) = mpsc::channel();
+        std::thread::spawn(move || {
+            begin.send(()).unwrap();
+            tell.send(second.adopt(other)).unwrap();
+        });
+        begun.recv().unwrap();
+        // By then it has seen that nobody has it, as a rule, and waits.
+        std::thread::sleep(Duration::from_millis(50));
+    });
+    directory.adopt(ADOPTION).unwrap();
+    let second = told.recv().unwrap();
+    assert!(
+        matches!(second, Err(StoreError::OtherServer { .. })),
+        "{second:?}"
+    );
 }

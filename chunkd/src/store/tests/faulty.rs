@@ -31,6 +31,8 @@ pub(super) struct Faults {
     pub(super) fill_at: Option<usize>,
     /// Others have filled the disk: no file is made, and none gets longer.
     pub(super) is_full: bool,
+    /// There is no memory to read from the medium with, from this position of a file on.
+    pub(super) no_memory_from: Option<u64>,
 }
 
 /// What of the unsynced changes a power cut leaves.
@@ -162,6 +164,11 @@ impl FaultyTree {
     /// They have made room.
     pub(super) fn empty(&self) {
         self.disk.lock().unwrap().faults.is_full = false;
+    }
+
+    /// There is no memory to read from the medium with, from this position of a file on; or there is.
+    pub(super) fn be_short_of_memory(&self, from: Option<u64>) {
+        self.disk.lock().unwrap().faults.no_memory_from = from;
     }
 
     /// The next reservation finds no room, though the file be long enough.
@@ -440,11 +447,30 @@ impl Region for FaultyRegion {
             false => &inode.seen,
         };
         let bytes = Mutex::new(bytes.clone());
-        Ok(Box::new(HeapMedium(HeapRegion { bytes })))
+        Ok(Box::new(ShortMedium {
+            medium: HeapMedium(HeapRegion { bytes }),
+            no_memory_from: disk.faults.no_memory_from,
+        }))
     }
 
     fn file(&self) -> Option<&Arc<File>> {
         None
+    }
+}
+
+/// A medium that may want more memory than there is.
+#[derive(Debug)]
+struct ShortMedium {
+    medium: HeapMedium,
+    no_memory_from: Option<u64>,
+}
+
+impl Medium for ShortMedium {
+    fn read_at(&mut self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        match self.no_memory_from {
+            Some(from) if position >= from => Err(io::ErrorKind::OutOfMemory.into()),
+            _ => self.medium.read_at(buf, position),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use sarsen_protocol::message::Level;
 
+use super::super::layout::{CRC_PAGE_POSITION, DATA_POSITION};
 use super::super::region::Tree;
 use super::super::{Directory, ReadFrom};
 use super::faulty::{Faults, FaultyTree};
@@ -79,4 +80,24 @@ fn a_header_that_is_only_cached_is_found_out() {
     let again = sample.seal(&directory, Level::Disk);
     assert!(again.is_err(), "{again:?}");
     assert!(directory.entry(sample.handle).unwrap().flags.corrupt);
+}
+
+/// A machine without memory for the moment had its good replicas marked corrupt, for good.
+#[test]
+fn want_of_memory_says_nothing_of_the_medium() {
+    let tree = Arc::new(FaultyTree::new());
+    let directory = open(&(Arc::clone(&tree) as Arc<dyn Tree>)).unwrap();
+    let sample = Sample::new(1, 300_000);
+    sample.store(&directory, Level::Disk).unwrap();
+    for from in [0, CRC_PAGE_POSITION, DATA_POSITION, DATA_POSITION + 1] {
+        tree.be_short_of_memory(Some(from));
+        let found = directory.verify(sample.handle, ReadFrom::Medium, 1);
+        // What is read in one go is read from its beginning.
+        assert_eq!(found.is_err(), from <= DATA_POSITION, "{from}: {found:?}");
+        let marks = directory.entry(sample.handle).unwrap().flags;
+        assert!(!marks.corrupt && !marks.poisoned, "{from}");
+    }
+    tree.be_short_of_memory(None);
+    let found = directory.verify(sample.handle, ReadFrom::Medium, 2);
+    assert!(found.unwrap().is_good());
 }

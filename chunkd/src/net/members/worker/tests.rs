@@ -250,6 +250,33 @@ fn a_batch_that_stops_half_way_holds_up_no_promise() {
     );
 }
 
+/// What a batch had applied before one that found no place needed a sync that nobody began: nothing was
+/// committed any more, so that no place became free.
+#[test]
+fn what_stands_before_one_without_a_place_is_flushed() {
+    let mut scene = scene();
+    scene.promise();
+    scene.sync();
+    let _ = scene.turn();
+    scene.open();
+    let (version, begin) = scene.worker.replica().member().has();
+    scene.write_batch(&[100, 103]);
+    scene.worker.take_turn(NOW);
+    let mut work = scene.worker.start_lane(NOW).expect("a batch");
+    let again = Outcome::Again {
+        action: work.queue.pop_front().expect("the batch"),
+        sequence: 0,
+        applied: (version, Serial(begin.0 + 1)),
+    };
+    let done = LaneDone {
+        lane: Some(work.lane),
+        outcomes: vec![again],
+        rest: work.queue,
+    };
+    scene.worker.handle_lane_done(NOW, done);
+    assert!(scene.worker.start_flush(NOW + FLUSH_DELAY));
+}
+
 /// That something else was done to the chunk was looked at once, and forgotten if a step waited for the
 /// journal at that moment: a chunk that was deleted meanwhile was promised all the same, and one that
 /// was open went on being read from what was known of it.

@@ -1,8 +1,11 @@
 //! The blocks of a state read back and compared with their CRCs (`spec/replication.md` section 3.5).
 
+use std::io;
+
 use sarsen_protocol::crc::crc32;
 use sarsen_protocol::size::BLOCK_LEN;
 
+use super::super::super::chunk_file::given;
 use super::super::super::error::{Operation, StoreError};
 use super::super::super::journal::body::Place;
 use super::super::super::layout::{chunk_path, patch_path};
@@ -31,12 +34,12 @@ impl<'a> Source<'a> {
     }
 
     /// What there is; what the medium doesn't give is not there.
-    fn read(&mut self, buf: &mut [u8], position: u64) -> usize {
+    fn read(&mut self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         let read = match self {
             Self::Cache(region) => region.read_at(buf, position),
             Self::Medium(medium) => medium.read_at(buf, position),
         };
-        read.unwrap_or(0)
+        Ok(given(read)?.unwrap_or(0))
     }
 }
 
@@ -45,7 +48,7 @@ impl Places {
     /// to be one whose places are not used anew meanwhile.
     ///
     /// # Errors
-    /// Those of opening the files past the cache.
+    /// Those of opening the files past the cache; want of memory, which says nothing of the medium.
     pub(in super::super) fn bad_blocks(
         &self,
         content: &Content,
@@ -65,8 +68,10 @@ impl Places {
             let read = match (block.place, &mut patch) {
                 (Place::OwnRoom, _) => chunk.read(bytes, room_of(index as usize)),
                 (Place::Slot(slot), Some(patch)) => patch.read(bytes, slot_position(slot)),
-                (Place::Slot(_), None) => 0,
+                (Place::Slot(_), None) => Ok(0),
             };
+            let path = || chunk_path(self.handle).into();
+            let read = read.map_err(|source| StoreError::io(Operation::Read, path(), source))?;
             if read < bytes.len() || crc32(bytes) != block.crc32 {
                 bad.push(index);
             }

@@ -13,7 +13,7 @@ use super::super::super::{BeginOrder, ReadFrom, StoreError};
 use super::super::faulty::{Faults, FaultyTree, Survives};
 use super::super::heap::HeapTree;
 use super::super::scenario::START;
-use super::member::{EPOCH, Marks, Member, Op};
+use super::member::{EPOCH, Marks, Member, Model, Op};
 use super::{BASE, KIB, MADE, Models, bytes, prepared, reopen, run_start, told_of};
 
 /// Appended to only: the file as it is becomes the sealed one. Twice, so that the second time there
@@ -467,4 +467,27 @@ fn a_prepared_form_is_read_back_too() {
             .is_good()
     );
     assert!(directory.entry(MADE).unwrap().flags.poisoned);
+}
+
+/// What could not be read for want of memory poisoned the chunk.
+#[test]
+fn want_of_memory_poisons_no_open_chunk() {
+    let faulty = Arc::new(prepared());
+    let tree: Arc<dyn Tree> = faulty.clone();
+    let member = Member::start(&tree).unwrap();
+    let mut model = Model::default();
+    member.open(MADE, &mut model, 2000, None).unwrap();
+    let bytes = Op::Append(bytes(1, 100 * KIB));
+    for ops in [&[bytes, Op::Sync, Op::Commit(0)][..], &[Op::Prepare(None)]] {
+        for op in ops {
+            member.run(MADE, &mut model, op).unwrap();
+        }
+        faulty.be_short_of_memory(Some(0));
+        let found = member.directory.verify(MADE, ReadFrom::Medium, 1);
+        assert!(found.is_err(), "{found:?}");
+        faulty.be_short_of_memory(None);
+        assert!(!member.directory.open_chunk(MADE).unwrap().told().poisoned);
+        let found = member.directory.verify(MADE, ReadFrom::Medium, 2);
+        assert!(found.unwrap().is_good());
+    }
 }
