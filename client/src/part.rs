@@ -205,7 +205,6 @@ impl PartFile {
     pub(crate) async fn finish(mut self) -> Result<(), Error> {
         let finished = tokio::task::spawn_blocking(move || {
             let done = self.sync_and_rename();
-            self.stays |= done.is_ok();
             done.map_err(|source| Error::Local {
                 doing: "write",
                 path: self.target.clone(),
@@ -215,24 +214,31 @@ impl PartFile {
         finished.await?
     }
 
-    fn sync_and_rename(&self) -> io::Result<()> {
+    fn sync_and_rename(&mut self) -> io::Result<()> {
         if self.resumable.is_some() {
             self.file.set_len(self.len)?;
         }
         self.file.sync_all()?;
         fs::rename(&self.part, &self.target)?;
-        let folder = match self.target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        File::open(folder)?.sync_all()
+        // What has its old name from now on is another one's.
+        self.stays = true;
+        sync_folder_of(&self.target)
     }
+}
+
+/// Makes durable what a file is called.
+fn sync_folder_of(target: &Path) -> io::Result<()> {
+    let folder = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(folder)?.sync_all()
 }
 
 impl Drop for PartFile {
     fn drop(&mut self) {
         if !self.stays {
-            // It may have its new name already, or its folder may be gone.
+            // Its folder may be gone.
             let _ = fs::remove_file(&self.part);
         }
     }
@@ -249,6 +255,7 @@ pub(crate) fn is_there(target: &Path, len: u64, crc32: u32) -> io::Result<bool> 
     let is_same = file.metadata()?.len() == len && crc_of(&file, 0, len)? == crc32;
     if is_same {
         file.sync_all()?;
+        sync_folder_of(target)?;
     }
     Ok(is_same)
 }

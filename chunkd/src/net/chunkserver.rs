@@ -441,7 +441,7 @@ pub fn status_of(error: &StoreError) -> Status {
             Status::ForeignDirectory
         }
         StoreError::NoSpace { .. } => Status::NoSpace,
-        StoreError::Io { .. } if error.is_out_of_descriptors() => Status::Overloaded,
+        StoreError::Io { .. } if error.is_short_of_means() => Status::Overloaded,
         StoreError::Io { .. } => Status::MediumFailed,
         StoreError::Poisoned { .. } | StoreError::DirectoryPoisoned => Status::Poisoned,
         StoreError::Corrupt { .. }

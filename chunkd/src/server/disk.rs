@@ -243,7 +243,7 @@ fn beat(beats: &Beats, directory: &Directory) {
         match directory.beat() {
             Ok(space) => beats.health.read(Instant::now(), space),
             // Nothing failed on the disk.
-            Err(error) if error.is_out_of_descriptors() => {
+            Err(error) if error.is_short_of_means() => {
                 let space = directory.space().unwrap_or_default();
                 beats.health.read(Instant::now(), space);
             }
@@ -271,7 +271,7 @@ fn beat_by_writing(beats: &Beats, directory: &Directory) {
         match written {
             // Full, it takes no chunks, but what it has it has.
             Ok(()) | Err(StoreError::NoSpace { .. }) => beats.health.written(Instant::now()),
-            Err(error) if error.is_out_of_descriptors() => beats.health.written(Instant::now()),
+            Err(error) if error.is_short_of_means() => beats.health.written(Instant::now()),
             Err(error) => {
                 if beats.health.write_failed(Instant::now()) {
                     tracing::error!(dir = %directory.root().display(), %error,

@@ -128,6 +128,9 @@ impl Explain for StartError {
 fn directory_hint(error: &StoreError) -> Option<&'static str> {
     match error {
         StoreError::NoSpace { .. } => Some("make room on that disk, or give another --dir"),
+        _ if error.is_short_of_means() => {
+            Some("allow it more open files (ulimit -n) or memory, and start it again")
+        }
         StoreError::Io { .. } => {
             Some("check that the folder's disk is there and that this user may write to it")
         }
@@ -313,6 +316,8 @@ fn is_of_the_disk(error: &StoreError) -> bool {
     use io::ErrorKind;
     match error {
         StoreError::NoSpace { .. } | StoreError::IdentityDamaged { .. } => true,
+        // Nor for what this machine has no more of: its replicas would be made anew elsewhere.
+        _ if error.is_short_of_means() => false,
         StoreError::Io { source, .. } => !matches!(
             source.kind(),
             ErrorKind::NotFound
@@ -340,5 +345,27 @@ fn check_same_owner(opened: &[Arc<Directory>], new: &Directory) -> Result<(), St
             held: held.server_id,
             asked: asked.server_id,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Operation;
+
+    /// A chunkserver with too few descriptors started without a directory of which nothing was wrong, and
+    /// all its replicas were made anew elsewhere.
+    #[test]
+    fn what_this_machine_is_short_of_leaves_no_directory_out() {
+        let error = |errno: rustix::io::Errno| {
+            StoreError::io(Operation::Open, PathBuf::from("a"), errno.into())
+        };
+        use rustix::io::Errno;
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+            assert!(!is_of_the_disk(&error(errno)), "{errno}");
+            let hint = directory_hint(&error(errno)).expect("a hint");
+            assert!(hint.contains("ulimit"), "{hint}");
+        }
+        assert!(is_of_the_disk(&error(Errno::IO)));
     }
 }

@@ -340,15 +340,12 @@ impl StoreError {
         )
     }
 
-    /// Whether memory or descriptors were short: nothing failed on the disk.
-    pub(super) fn is_short_of_means(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if is_short_of_means(source))
-    }
-
-    /// Whether this process has no descriptor left: nothing failed on the disk.
+    /// Whether memory or descriptors were short: nothing failed on the disk. A sync that failed so has
+    /// failed all the same.
     #[must_use]
-    pub fn is_out_of_descriptors(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if is_out_of_descriptors(source))
+    pub fn is_short_of_means(&self) -> bool {
+        !self.is_failed_sync()
+            && matches!(self, Self::Io { source, .. } if is_short_of_means(source))
     }
 
     /// An error of the medium. A full disk has a variant of its own, but not for a sync: what

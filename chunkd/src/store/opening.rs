@@ -208,6 +208,7 @@ impl Directory {
         let mut appender = begun.map_err(|error| match error {
             // No entry was written, and nothing is lost.
             JournalError::Store(error @ StoreError::NoSpace { .. }) => error,
+            JournalError::Store(error) if error.is_short_of_means() => error,
             error => self.journal_failed(error),
         })?;
         let void = before.void.iter();

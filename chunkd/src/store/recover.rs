@@ -136,7 +136,7 @@ impl Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
-            error if error.is_failed_sync() => Self::Start(error),
+            error if error.is_failed_sync() || error.is_short_of_means() => Self::Start(error),
             StoreError::Io { .. } | StoreError::NoSpace { .. } => Self::Refused(error.into()),
             error => Self::Corrupt(error.into()),
         }

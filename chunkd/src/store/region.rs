@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{CWD, FallocateFlags, FlockOperation, RenameFlags};
+use rustix::io::retry_on_intr;
 
 use super::direct::FileMedium;
 use super::error::{Operation, StoreError, is_out_of_descriptors};
@@ -336,12 +337,10 @@ impl Region for FileRegion {
     }
 
     fn reserve(&self, position: u64, len: u64) -> io::Result<()> {
-        Ok(rustix::fs::fallocate(
-            &self.file,
-            FallocateFlags::empty(),
-            position,
-            len,
-        )?)
+        let flags = FallocateFlags::empty();
+        // A signal that some other thread might have taken is no failure of the disk.
+        let reserve = || rustix::fs::fallocate(&self.file, flags, position, len);
+        Ok(retry_on_intr(reserve)?)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -351,7 +350,7 @@ impl Region for FileRegion {
     fn give_back(&self, position: u64, len: u64) -> io::Result<()> {
         use rustix::io::Errno;
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&self.file, flags, position, len) {
+        match retry_on_intr(|| rustix::fs::fallocate(&self.file, flags, position, len)) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             given => Ok(given?),
         }

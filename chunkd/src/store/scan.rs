@@ -63,7 +63,7 @@ pub(super) struct Found {
 /// Reads all headers of the directory with up to `threads` threads.
 ///
 /// # Errors
-/// Those of listing a folder: what is in it can't be told then.
+/// Those of listing a folder, and want of memory or descriptors: what is there can't be told then.
 pub(super) fn scan(tree: &dyn Tree, owner: Owner, threads: usize) -> Result<Found, StoreError> {
     let found = Mutex::new(Found::default());
     let failed = Mutex::new(None);
@@ -112,7 +112,11 @@ fn scan_folder(tree: &dyn Tree, owner: Owner, low_byte: u8) -> Result<Found, Sto
         }
         let handle = handle_of(&name);
         let scanned = match handle {
-            Some(handle) if folder_of(handle) == folder => scan_file(tree, owner, handle),
+            Some(handle) if folder_of(handle) == folder => match scan_file(tree, owner, handle) {
+                // What is here can't be told then.
+                Err(error) if error.is_short_of_means() => return Err(error),
+                scanned => scanned.map_err(|error| problem_of(&error)),
+            },
             _ => Err(ProblemKind::UnknownName),
         };
         let problem = match scanned {
@@ -136,15 +140,13 @@ fn scan_file(
     tree: &dyn Tree,
     owner: Owner,
     handle: ChunkHandle,
-) -> Result<(Held, Option<ProblemKind>), ProblemKind> {
+) -> Result<(Held, Option<ProblemKind>), StoreError> {
     // The directory synced the whole file system before it began to scan.
     let header_stable = true;
-    let file = ChunkFile::open(tree, handle, owner, header_stable).map_err(|e| problem_of(&e))?;
+    let file = ChunkFile::open(tree, handle, owner, header_stable)?;
     if file.header.state == ChunkState::Sealed {
-        let len = file
-            .region
-            .file_len()
-            .map_err(|error| ProblemKind::Unreadable(error.kind()))?;
+        let len = file.region.file_len();
+        let len = len.map_err(|source| file.error(Operation::Read, source))?;
         if len < DATA_POSITION + u64::from(file.header.length) {
             let mut held = Held::of(&file, true);
             held.entry.flags.corrupt = true;

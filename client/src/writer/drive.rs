@@ -160,11 +160,7 @@ impl Driver {
     fn answer_flushes(&mut self) {
         let is_idle = self.entries.is_empty() && self.waiting.is_empty() && self.renewed.is_empty();
         if is_idle && !self.flushes.is_empty() {
-            let failed = std::mem::take(&mut self.failed);
-            for reply in self.flushes.drain(..) {
-                // Who asked may have gone.
-                let _ = reply.send(failed);
-            }
+            answer_all(&mut self.flushes, &mut self.failed);
         }
     }
 
@@ -577,4 +573,33 @@ fn of_the_master(unanswered: Unanswered) -> Failed {
 fn no_master(error: Error) -> StreamError {
     let cause = Box::new(error);
     StreamError::NoMaster { cause }
+}
+
+/// Tells who flushed how many have failed, and counts anew. Who asked may have gone: with nobody to hear it
+/// the count stays for the next.
+fn answer_all(flushes: &mut Vec<oneshot::Sender<u64>>, failed: &mut u64) {
+    let mut is_heard = false;
+    for reply in flushes.drain(..) {
+        is_heard |= reply.send(*failed).is_ok();
+    }
+    if is_heard {
+        *failed = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The count went to whoever had asked first, be it that he had given up: the next flush said that
+    /// all was well.
+    #[test]
+    fn failures_are_told_to_somebody_who_hears_them() {
+        let mut failed = 3;
+        let ((gone, _), (here, mut heard)) = (oneshot::channel(), oneshot::channel());
+        answer_all(&mut vec![gone], &mut failed);
+        assert_eq!(failed, 3);
+        answer_all(&mut vec![here], &mut failed);
+        assert_eq!((heard.try_recv(), failed), (Ok(3), 0));
+    }
 }

@@ -238,7 +238,7 @@ impl Appender {
                 Ok(room) => Some(room),
                 // Nothing that counts was touched, and there may be one later.
                 Err(StoreError::NoSpace { .. }) => None,
-                Err(error) if error.is_out_of_descriptors() => None,
+                Err(error) if error.is_short_of_means() => None,
                 Err(error) => return Err(error.into()),
             };
         }

@@ -31,6 +31,8 @@ pub(super) struct Faults {
     pub(super) fill_at: Option<usize>,
     /// Others have filled the disk: no file is made, and none gets longer.
     pub(super) is_full: bool,
+    /// There is no memory to open or make files with whose paths have this in them.
+    pub(super) no_memory_for: Option<&'static str>,
     /// There is no memory to read from the medium with, from this position of a file on.
     pub(super) no_memory_from: Option<u64>,
 }
@@ -171,6 +173,11 @@ impl FaultyTree {
         self.disk.lock().unwrap().faults.no_memory_from = from;
     }
 
+    /// There is no memory to open or make files with whose paths have this in them; or there is.
+    pub(super) fn be_short_of_memory_for(&self, part: Option<&'static str>) {
+        self.disk.lock().unwrap().faults.no_memory_for = part;
+    }
+
     /// The next reservation finds no room, though the file be long enough.
     pub(super) fn refuse_next_reservation(&self) {
         let mut disk = self.disk.lock().unwrap();
@@ -270,6 +277,7 @@ impl Tree for FaultyTree {
     }
 
     fn create(&self, path: &str) -> io::Result<Arc<dyn Region>> {
+        self.disk.lock().unwrap().check_memory(path)?;
         if self.find(path).is_ok() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -287,6 +295,7 @@ impl Tree for FaultyTree {
     }
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn Region>> {
+        self.disk.lock().unwrap().check_memory(path)?;
         Ok(self.region(self.find(path)?))
     }
 
@@ -497,6 +506,13 @@ fn sync_step(disk: &Mutex<Disk>) -> io::Result<Option<MutexGuard<'_, Disk>>> {
 }
 
 impl Disk {
+    fn check_memory(&self, path: &str) -> io::Result<()> {
+        match self.faults.no_memory_for {
+            Some(part) if path.contains(part) => Err(io::ErrorKind::OutOfMemory.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether there is room for what needs some.
     fn check_room(&self, is_needed: bool) -> io::Result<()> {
         match self.faults.is_full && is_needed {

@@ -544,11 +544,12 @@ impl Mutations {
         status: Option<Status>,
         retry_after: Duration,
     ) {
-        if status == Some(Status::SessionUnknown) {
-            return self.end_session();
-        }
+        // One of a session before may end behind the beginning of the next.
         let way = self.ways.values_mut().find(|it| it.has_stream(stream));
         if let Some(way) = way {
+            if status == Some(Status::SessionUnknown) {
+                return self.end_session();
+            }
             way.handle_ended(now, status, retry_after, &mut self.all);
         }
         self.check_last();

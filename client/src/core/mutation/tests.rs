@@ -747,6 +747,23 @@ fn a_session_that_is_over_ends_all_and_tells_what_was_sent() {
     assert_eq!(all(&mut machine, at(102)), [ended(1, over(true))]);
 }
 
+/// A stream of the session before ended all that had gone under the next one.
+#[test]
+fn a_stream_of_a_session_before_says_nothing_of_this_one() {
+    let mut machine = appending(plan(), 2);
+    let unknown = Some(Status::SessionUnknown);
+    let other = StreamId(FIRST.0 + 77);
+    machine.handle_stream_ended(at(1), other, unknown, Duration::ZERO);
+    assert_eq!(all(&mut machine, at(1)), []);
+    machine.handle_stream_ended(at(1), FIRST, unknown, Duration::ZERO);
+    let over = Outcome::SessionOver { sent: true };
+    let ends = all(&mut machine, at(1));
+    assert!(
+        ends.contains(&ended(1, over)) && ends.contains(&ended(2, over)),
+        "{ends:?}"
+    );
+}
+
 #[test]
 fn what_may_pass_is_asked_again_until_the_patience_is_over() {
     let mut machine = in_doubt(plan(), 1);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
 use sarsen_protocol::message::{ChunkState, Level};
 
+use super::super::super::journal::JournalLimits;
 use super::super::super::journal::segment::JOURNAL_FOLDER;
 use super::super::super::layout::{chunk_path, patch_path, sealing_path};
 use super::super::super::open_chunk::OpenChunkError;
@@ -380,4 +381,41 @@ fn a_full_disk_refuses_a_mutation_and_changes_nothing() {
         member.run(BASE.handle, &mut base, &op).unwrap();
     }
     assert_eq!(chunk.told().serial, Serial(before.serial.0 + 1));
+}
+
+/// A start that wanted memory, or descriptors, told good open replicas as poisoned, left out what it could
+/// not open, and gave up its journal; the master has such replicas replaced and deleted.
+#[test]
+fn a_start_that_wants_memory_fails_and_marks_nothing() {
+    let faulty = Arc::new(FaultyTree::new());
+    let tree: Arc<dyn Tree> = faulty.clone();
+    let (member, mut base, _) = opened(&tree);
+    for op in [Op::Write(70_100, bytes(6, 10)), Op::Sync] {
+        member.run(BASE.handle, &mut base, &op).unwrap();
+    }
+    drop(member);
+    for part in [".patch", ".chunk", "journal/"] {
+        faulty.be_short_of_memory_for(Some(part));
+        let opened = Directory::open_tree(Arc::clone(&tree), &START);
+        assert!(opened.is_err(), "{part}");
+    }
+    faulty.be_short_of_memory_for(None);
+    let directory = reopen(&tree);
+    faulty.be_short_of_memory_for(Some("journal/"));
+    assert!(
+        directory
+            .start_journal(JournalLimits::default(), |_| unreachable!())
+            .is_err()
+    );
+    faulty.be_short_of_memory_for(None);
+    assert!(!directory.is_poisoned());
+    check(
+        &directory,
+        BASE.handle,
+        &base,
+        None,
+        Marks::None,
+        "afterwards",
+    );
+    assert!(Member::begin(directory).is_some());
 }

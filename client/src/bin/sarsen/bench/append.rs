@@ -30,19 +30,17 @@ pub(super) async fn append(
     let payload: Arc<[u8]> = vec![FILLING; len.min(PAYLOAD_LEN_MAX)].into();
     let in_flight = usize::from(load.in_flight);
     let mut all = Vec::new();
-    for client in load.connect(context).await? {
+    let clients = load.connect(context).await?;
+    for client in &clients {
         let mut writer = client.record_writer(path, options).await?;
         // Opens the chunk, if it is the first, and the stream to its primary.
         writer.append(&payload).await?.await?;
         let payload = payload.clone();
         all.push(async move |until| {
-            let work = append_until(&mut writer, &payload, in_flight, until).await;
-            drop(writer);
-            client.close().await;
-            Ok(work?)
+            Ok(append_until(&mut writer, &payload, in_flight, until).await?)
         });
     }
-    together(context, load, all.into_iter()).await
+    together(context, load, clients, all.into_iter()).await
 }
 
 /// Appends until the time is over; how long each record took until it was acknowledged.

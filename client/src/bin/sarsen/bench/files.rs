@@ -17,7 +17,8 @@ pub(super) async fn put(
     size: u64,
 ) -> Result<Measured, Problem> {
     let mut all = Vec::new();
-    for (number, client) in load.connect(context).await?.into_iter().enumerate() {
+    let clients = load.connect(context).await?;
+    for (number, client) in clients.iter().enumerate() {
         all.extend((0..load.in_flight).map(|at| Put {
             client: client.clone(),
             path: format!("{folder}/{number}-{at}"),
@@ -25,7 +26,7 @@ pub(super) async fn put(
             options: load.put_options(),
         }));
     }
-    repeat(context, load, all).await
+    repeat(context, load, clients, all).await
 }
 
 struct Put {
@@ -59,14 +60,15 @@ pub(super) async fn get(
     let client = context.client().await?;
     client.put(&path, filling(size), load.put_options()).await?;
     let mut all = Vec::new();
-    for client in load.connect(context).await? {
+    let clients = load.connect(context).await?;
+    for client in &clients {
         all.extend((0..load.in_flight).map(|_| Get {
             client: client.clone(),
             path: path.clone(),
             size,
         }));
     }
-    repeat(context, load, all).await
+    repeat(context, load, clients, all).await
 }
 
 struct Get {

@@ -25,7 +25,8 @@ pub(super) async fn meta(
     size: u64,
 ) -> Result<Measured, Problem> {
     let mut all = Vec::new();
-    for (number, client) in load.connect(context).await?.into_iter().enumerate() {
+    let clients = load.connect(context).await?;
+    for (number, client) in clients.iter().enumerate() {
         all.extend((0..load.in_flight).map(|at| File {
             client: client.clone(),
             path: format!("{folder}/{number}-{at}"),
@@ -35,7 +36,7 @@ pub(super) async fn meta(
             next: Step::Make,
         }));
     }
-    repeat(context, load, all).await
+    repeat(context, load, clients, all).await
 }
 
 struct File {

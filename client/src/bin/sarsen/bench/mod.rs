@@ -183,12 +183,13 @@ trait Operation: Send + 'static {
 async fn repeat(
     context: &Context,
     load: &Load,
+    clients: Vec<Client>,
     all: Vec<impl Operation>,
 ) -> Result<Measured, Problem> {
     let all = all
         .into_iter()
         .map(|operation| move |until| repeat_one(operation, until));
-    together(context, load, all).await
+    together(context, load, clients, all).await
 }
 
 async fn repeat_one(mut operation: impl Operation, until: Instant) -> Result<Work, Problem> {
@@ -205,10 +206,12 @@ async fn repeat_one(mut operation: impl Operation, until: Instant) -> Result<Wor
     })
 }
 
-/// Has all of them work side by side, and measures them together. The first that fails ends it.
+/// Has all of them work side by side, and measures them together. The first that fails ends it. The
+/// sessions of `clients` end with it.
 async fn together<F>(
     context: &Context,
     load: &Load,
+    clients: Vec<Client>,
     all: impl Iterator<Item = impl FnOnce(Instant) -> F>,
 ) -> Result<Measured, Problem>
 where
@@ -233,6 +236,9 @@ where
         (Some(before), Some(after)) => after.checked_sub(before),
         _ => None,
     };
+    for client in clients {
+        client.close().await;
+    }
     times.sort_unstable();
     Ok(Measured {
         times,

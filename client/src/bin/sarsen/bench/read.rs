@@ -27,7 +27,8 @@ pub(super) async fn read(
     let source = filling(places * size);
     client.put(path, source, load.put_options()).await?;
     let mut all = Vec::new();
-    for client in load.connect(context).await? {
+    let clients = load.connect(context).await?;
+    for client in &clients {
         let file = Arc::new(client.open(path).await?);
         all.extend((0..load.in_flight).map(|_| Read {
             file: Arc::clone(&file),
@@ -35,7 +36,7 @@ pub(super) async fn read(
             size,
         }));
     }
-    repeat(context, load, all).await
+    repeat(context, load, clients, all).await
 }
 
 struct Read {
