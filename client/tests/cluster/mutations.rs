@@ -19,11 +19,12 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sarsen_protocol::crc::{crc32, extend};
+use sarsen_protocol::record;
+
 use crate::appender::Appender;
 use crate::chance::{Chance, told};
 use crate::harness::{Cluster, noise};
-use sarsen_protocol::crc::{crc32, extend};
-use sarsen_protocol::record;
 
 /// Chunkservers, and copies of each chunk.
 const SERVERS: usize = 3;

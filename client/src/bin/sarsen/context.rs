@@ -52,7 +52,7 @@ impl Context {
         Ok(Client::connect(config).await?)
     }
 
-    /// A folder in the cluster was made for this verb alone: it goes with all that is in it when the
+    /// A folder in the cluster is to be made for this verb alone: it goes with all that is in it when the
     /// verb is interrupted.
     pub(crate) fn owns(&self, folder: &str) {
         *self.lock_own_folder() = Some(folder.to_owned());
@@ -60,9 +60,11 @@ impl Context {
 
     /// Removes the verb's own folder, if it has one.
     pub(crate) async fn remove_own_folder(&self) -> Result<(), Problem> {
-        let folder = self.lock_own_folder().take();
+        let folder = self.lock_own_folder().clone();
         if let Some(folder) = folder {
             self.client().await?.remove(&folder, true, true).await?;
+            // Not before: an interruption would leave it behind.
+            *self.lock_own_folder() = None;
         }
         Ok(())
     }

@@ -70,8 +70,12 @@ impl Places {
                 (Place::Slot(slot), Some(patch)) => patch.read(bytes, slot_position(slot)),
                 (Place::Slot(_), None) => Ok(0),
             };
-            let path = || chunk_path(self.handle).into();
-            let read = read.map_err(|source| StoreError::io(Operation::Read, path(), source))?;
+            let path = || match block.place {
+                Place::OwnRoom => chunk_path(self.handle),
+                Place::Slot(_) => patch_path(self.handle),
+            };
+            let error = |source| StoreError::io(Operation::Read, path().into(), source);
+            let read = read.map_err(error)?;
             if read < bytes.len() || crc32(bytes) != block.crc32 {
                 bad.push(index);
             }

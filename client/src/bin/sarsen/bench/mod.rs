@@ -138,9 +138,9 @@ fn byte_count(text: &str) -> Result<u64, String> {
 pub(crate) async fn run(args: &BenchArgs, context: &Context) -> Result<Exit, Failure> {
     let folder = format!("/.bench-{:016x}", random_u64());
     let client = context.client().await.map_err(context.at(&folder))?;
+    context.owns(&folder);
     let made = client.make_folder(&folder, false).await;
     made.map_err(context.at(&folder))?;
-    context.owns(&folder);
     let (op, measured) = match args.what {
         What::Put { size, load } => ("put", files::put(&load, context, &folder, size).await),
         What::Get { size, load } => ("get", files::get(&load, context, &folder, size).await),
