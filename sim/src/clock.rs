@@ -3,7 +3,8 @@
 //! Time goes from one event to the next; between two of them nothing happens. Events of the same
 //! time come in the order in which they were planned.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 /// Milliseconds since 1970 at which every run begins.
@@ -14,7 +15,12 @@ const BEGINS_UNIX_MS: u64 = 1_700_000_000_000;
 pub struct Agenda<E> {
     now: Duration,
     planned: u64,
-    events: BTreeMap<(Duration, u64), E>,
+    /// When each event comes, its number in the order of planning, and its place in `events`.
+    order: BinaryHeap<Reverse<(Duration, u64, usize)>>,
+    /// Apart from the heap, which would move them about: they are large.
+    events: Vec<Option<E>>,
+    /// Places that hold none.
+    free: Vec<usize>,
 }
 
 impl<E> Default for Agenda<E> {
@@ -22,7 +28,9 @@ impl<E> Default for Agenda<E> {
         Self {
             now: Duration::ZERO,
             planned: 0,
-            events: BTreeMap::new(),
+            order: BinaryHeap::new(),
+            events: Vec::new(),
+            free: Vec::new(),
         }
     }
 }
@@ -37,15 +45,22 @@ impl<E> Agenda<E> {
     /// Plans an event; one whose time is over comes next.
     pub fn plan(&mut self, at: Duration, event: E) {
         self.planned += 1;
-        self.events.insert((at.max(self.now), self.planned), event);
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            self.events.len() - 1
+        });
+        self.events[place] = Some(event);
+        let key = (at.max(self.now), self.planned, place);
+        self.order.push(Reverse(key));
     }
 
     /// The next event; its time is now.
     #[expect(clippy::should_implement_trait, reason = "the clock moves with it")]
     pub fn next(&mut self) -> Option<E> {
-        let ((at, _), event) = self.events.pop_first()?;
+        let Reverse((at, _, place)) = self.order.pop()?;
         self.now = at;
-        Some(event)
+        self.free.push(place);
+        self.events[place].take()
     }
 }
 

@@ -25,6 +25,7 @@ pub mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::pages::{PAGE, Pages};
@@ -32,6 +33,9 @@ use crate::random::Random;
 
 /// What is written whole or not at all.
 const SECTOR: usize = 512;
+
+/// Sectors of a page.
+const SECTORS: usize = PAGE / SECTOR;
 
 /// Bytes that an empty disk has.
 const TOTAL: u64 = 1 << 40;
@@ -117,7 +121,7 @@ struct Inode {
 
 /// Sectors written since the last sync, with what they held in between, by page.
 #[derive(Clone, Debug, Default)]
-struct Unsynced(BTreeMap<usize, [Option<Vec<Sector>>; PAGE / SECTOR]>);
+struct Unsynced(BTreeMap<usize, [Option<Vec<Sector>>; SECTORS]>);
 
 impl Unsynced {
     fn is_empty(&self) -> bool {
@@ -125,21 +129,37 @@ impl Unsynced {
     }
 
     fn contains(&self, n: usize) -> bool {
-        let page = self.0.get(&(n * SECTOR / PAGE));
-        page.is_some_and(|page| page[n % page.len()].is_some())
+        let page = self.0.get(&(n / SECTORS));
+        page.is_some_and(|page| page[n % SECTORS].is_some())
     }
 
-    /// What a sector held in between; none if it was not written. What calls this writes it.
-    fn versions(&mut self, n: usize) -> &mut Option<Vec<Sector>> {
-        let page = self.0.entry(n * SECTOR / PAGE).or_default();
-        &mut page[n % page.len()]
+    /// Sectors are written; until then they hold what is in `seen`.
+    fn write(&mut self, sectors: Range<usize>, seen: &Pages) {
+        let mut n = sectors.start;
+        while n < sectors.end {
+            let page = self.0.entry(n / SECTORS).or_default();
+            let here = sectors.end.min((n / SECTORS + 1) * SECTORS) - n;
+            for between in &mut page[n % SECTORS..][..here] {
+                match between {
+                    Some(between) => between.push(sector(seen, n)),
+                    clean @ None => *clean = Some(Vec::new()),
+                }
+                n += 1;
+            }
+        }
+    }
+
+    /// A sector is cut: what it held is not kept.
+    fn cut(&mut self, n: usize) {
+        let page = self.0.entry(n / SECTORS).or_default();
+        page[n % SECTORS].get_or_insert_default();
     }
 
     /// Each with its number, rising.
     fn sectors(self) -> impl Iterator<Item = (usize, Vec<Sector>)> {
-        let of = |(page, sectors): (usize, [Option<_>; PAGE / SECTOR])| {
+        let of = |(page, sectors): (usize, [Option<_>; SECTORS])| {
             let numbered = sectors.into_iter().enumerate();
-            numbered.filter_map(move |(n, it)| Some((page * PAGE / SECTOR + n, it?)))
+            numbered.filter_map(move |(n, it)| Some((page * SECTORS + n, it?)))
         };
         self.0.into_iter().flat_map(of)
     }
@@ -542,14 +562,9 @@ impl NameChange {
 impl Inode {
     fn write(&mut self, position: usize, bytes: &[u8]) {
         let end = position + bytes.len();
-        for n in position / SECTOR..end.div_ceil(SECTOR) {
-            match self.unsynced.versions(n) {
-                Some(between) => between.push(sector(&self.seen, n)),
-                clean @ None => *clean = Some(Vec::new()),
-            }
-        }
+        let sectors = position / SECTOR..end.div_ceil(SECTOR);
+        self.unsynced.write(sectors.clone(), &self.seen);
         if !self.unreadable.is_empty() {
-            let sectors = position / SECTOR..end.div_ceil(SECTOR);
             self.unreadable.retain(|n| !sectors.contains(n));
         }
         if end > self.seen.len() {
@@ -561,7 +576,7 @@ impl Inode {
 
     fn set_len(&mut self, len: usize) {
         if len < self.seen.len() && !len.is_multiple_of(SECTOR) {
-            self.unsynced.versions(len / SECTOR).get_or_insert_default();
+            self.unsynced.cut(len / SECTOR);
         }
         self.seen.resize(len);
         self.unsynced_lens.push(len);

@@ -41,7 +41,10 @@ impl Pages {
         while !rest.is_empty() {
             let (n, from) = (position / PAGE, position % PAGE);
             let (now, later) = rest.split_at(rest.len().min(PAGE - from));
-            self.page_mut(n)[from..from + now.len()].copy_from_slice(now);
+            match <&Page>::try_from(now) {
+                Ok(whole) => self.put_page(n, whole),
+                Err(_) => self.page_mut(n)[from..from + now.len()].copy_from_slice(now),
+            }
             position += now.len();
             rest = later;
         }
@@ -85,6 +88,15 @@ impl Pages {
     fn page_mut(&mut self, n: usize) -> &mut Page {
         self.grow_to(n);
         Arc::make_mut(self.pages[n].get_or_insert_with(|| Arc::new([0; PAGE])))
+    }
+
+    /// Writes a whole page: what it held is not copied first.
+    fn put_page(&mut self, n: usize, content: &Page) {
+        self.grow_to(n);
+        match self.pages[n].as_mut().and_then(Arc::get_mut) {
+            Some(own) => own.copy_from_slice(content),
+            None => self.pages[n] = Some(Arc::new(*content)),
+        }
     }
 
     fn grow_to(&mut self, n: usize) {
