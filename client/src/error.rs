@@ -105,6 +105,9 @@ pub enum Error {
         /// Its length when the upload began.
         wanted: u64,
     },
+    /// A file was written to while it was uploaded: of which state each byte is can't be told.
+    #[error("the file was changed while it was uploaded")]
+    SourceChanged,
     /// A symbolic link or special file in a tree.
     #[error("{what}, which is skipped")]
     Skipped {
@@ -430,6 +433,7 @@ impl Explain for Error {
             | Self::WritesFailed { .. }
             | Self::Protocol(_)
             | Self::SourceShrank { .. }
+            | Self::SourceChanged
             | Self::Skipped { .. }
             | Self::InTheWay { .. }
             | Self::PartName
@@ -459,6 +463,10 @@ impl Explain for Error {
                 Some("look with `sarsen stat` whether it was done, and repeat it if not".into())
             }
             Self::SessionLost => Some("repeat the upload".into()),
+            Self::SourceShrank { .. } | Self::SourceChanged => Some(
+                "repeat the upload when nobody writes to it; `sarsen put -` takes stdin as it comes"
+                    .into(),
+            ),
             Self::NoSuchFile => Some("`sarsen touch PATH` makes an empty file".into()),
             Self::FolderHasNoBytes => {
                 Some("name a file in it; `sarsen touch PATH` makes an empty one".into())

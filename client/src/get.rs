@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::client::Shared;
 use crate::core::locate::part;
+use crate::core::newest::size;
 use crate::core::read::{Action, Download, Fault, Fetch, GiveUp, Kept, PAGE_LEN, Plan};
 use crate::core::read_stream::Served;
 use crate::core::resume::Pin;
@@ -265,6 +266,21 @@ async fn pin(shared: &Shared, first_page: &LocateReply) -> Result<Pin, Error> {
         chunk_size: first_page.chunk_size,
         chunks,
     })
+}
+
+/// A page of chunks up to `asked_end`, if its file has as many bytes as are `wanted` still: a place that
+/// went away would be taken for a hole, and read as zeros.
+fn unless_shorter(page: LocateReply, asked_end: u32, wanted: u64) -> Result<LocateReply, Error> {
+    let is_cut = u64::from(page.slots) < wanted.div_ceil(page.chunk_size.into());
+    // How far the last chunk reaches is known where it is located.
+    let is_short = page.slots == asked_end && size(&page) < wanted;
+    match (is_cut, is_short) {
+        (true, _) => Err(Error::Changed { index: page.slots }),
+        (_, true) => Err(Error::Changed {
+            index: page.slots.saturating_sub(1),
+        }),
+        (false, false) => Ok(page),
+    }
 }
 
 /// What a task of a download did.
@@ -533,11 +549,13 @@ impl Run {
         if is_page {
             self.paged_to = first_index.saturating_add(count);
         }
-        let shared = self.shared.clone();
+        let (shared, wanted) = (self.shared.clone(), self.range.end);
         self.tasks.spawn(async move {
             let asked = first_index..first_index.saturating_add(count);
             let located = match is_page {
-                true => newest::locate(&shared, &request, shared.timeout).await,
+                true => newest::locate(&shared, &request, shared.timeout)
+                    .await
+                    .and_then(|page| unless_shorter(page, asked.end, wanted)),
                 false => shared.master.call(&request).await,
             };
             Event::Located(asked, located)

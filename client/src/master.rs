@@ -1,8 +1,10 @@
 //! The way to the master: one control connection, dialled again when it is lost.
 //!
 //! [`Master::run`] sends a request until it is answered, as [`RequestRetry`] decides. Requests of
-//! many tasks share the connection; the first that finds it gone dials, the others wait for it.
+//! many tasks share the connection; the first that finds it gone dials, the others wait for it, and
+//! fail as it does: each waits for one dial at a time, and no longer than its request may take.
 
+use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -72,6 +74,8 @@ struct Link {
     connection: Option<Connection>,
     /// Counts the dials: which of the addresses is next.
     dials: usize,
+    /// How the last dial failed, for those who waited for it.
+    failure: Option<ConnectError>,
 }
 
 impl Master {
@@ -112,7 +116,7 @@ impl Master {
     pub(crate) async fn connect(&self) -> Result<(), Error> {
         let mut retry = self.begin();
         loop {
-            let cause = match self.connection().await {
+            let cause = match self.connection(retry.deadline()).await {
                 Ok(_) => return Ok(()),
                 Err(cause) => cause,
             };
@@ -201,7 +205,8 @@ impl Master {
         request: &R,
         deadline: Duration,
     ) -> Result<R::Reply, Attempt> {
-        let connection = self.connection().await.map_err(Attempt::NotSent)?;
+        let connection = self.connection(deadline).await;
+        let connection = connection.map_err(Attempt::NotSent)?;
         let left = deadline.saturating_sub(self.clock.now());
         let answer = timeout(left.min(ANSWER_TIME_MAX), connection.call(request));
         match answer.await {
@@ -227,16 +232,40 @@ impl Master {
         }
     }
 
-    /// The connection that there is, or a new one to the next address.
-    async fn connection(&self) -> Result<Connection, Error> {
-        let mut link = self.link.lock().await;
+    /// The connection that there is, or a new one to the next address, within the time until `deadline`.
+    async fn connection(&self, deadline: Duration) -> Result<Connection, Error> {
+        let left = || deadline.saturating_sub(self.clock.now());
+        let (mut link, has_waited) = match self.link.try_lock() {
+            Ok(link) => (link, false),
+            // Another task dials.
+            Err(_) => match timeout(left(), self.link.lock()).await {
+                Ok(link) => (link, true),
+                Err(_) => return Err(timed_out(self.names().join(", "))),
+            },
+        };
         if let Some(connection) = link.connection.as_ref().filter(|it| !it.is_closed()) {
             return Ok(connection.clone());
+        }
+        // It would take as long once more, and those behind would wait for that.
+        if has_waited && let Some(failure) = link.failure.as_ref().and_then(copy) {
+            return Err(Error::Connect(failure));
         }
         let turn = link.dials.checked_rem(self.addresses.len());
         let address = turn.and_then(|turn| self.addresses.get(turn));
         let address = address.ok_or(Error::NoMasterNamed)?;
         link.dials += 1;
+        link.failure = None;
+        let dialled = timeout(left(), self.dial(address)).await;
+        let dialled = dialled.unwrap_or_else(|_| Err(timed_out(address.to_string())));
+        if let Err(Error::Connect(failure)) = &dialled {
+            link.failure = copy(failure);
+        }
+        let connection = dialled?;
+        link.connection = Some(connection.clone());
+        Ok(connection)
+    }
+
+    async fn dial(&self, address: &HostPort) -> Result<Connection, Error> {
         let key = self.key_for(address).await?;
         let identity = Identity {
             role: Role::Client,
@@ -264,7 +293,6 @@ impl Master {
                 ..identity
             },
         });
-        link.connection = Some(connection.clone());
         Ok(connection)
     }
 
@@ -292,9 +320,13 @@ impl Master {
         }
     }
 
+    fn names(&self) -> Vec<String> {
+        self.addresses.iter().map(ToString::to_string).collect()
+    }
+
     fn no_master(&self, cause: Option<Error>) -> Error {
         Error::NoMaster {
-            masters: self.addresses.iter().map(ToString::to_string).collect(),
+            masters: self.names(),
             waited: self.timeout,
             cause: cause.map(Box::new),
         }
@@ -364,6 +396,26 @@ impl Attempt {
     }
 }
 
+fn timed_out(addr: String) -> Error {
+    Error::Connect(ConnectError::Timeout { addr })
+}
+
+/// A failure once more, for another who waited for it; `None` for what an answer said, which is soon
+/// heard again.
+fn copy(failure: &ConnectError) -> Option<ConnectError> {
+    match failure {
+        ConnectError::Timeout { addr } => Some(ConnectError::Timeout { addr: addr.clone() }),
+        ConnectError::Io { addr, cause } => Some(ConnectError::Io {
+            addr: addr.clone(),
+            cause: match cause.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => cause.kind().into(),
+            },
+        }),
+        _ => None,
+    }
+}
+
 /// Whether a dial that failed so may work later: a master that starts has yet to leave its key.
 fn is_passing(error: &Error) -> bool {
     matches!(
@@ -375,6 +427,7 @@ fn is_passing(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::net::TcpListener;
 
     /// A master that was gone right after a publication had reached it: the upload ended with "no
     /// master", and whoever repeated it met the file that it had made.
@@ -389,5 +442,76 @@ mod tests {
             assert_eq!(told(Kind::Stat, true, &last), GiveUp::OutOfTime);
         }
         assert_eq!(told(Kind::Remove, false, &no_key()), GiveUp::OutOfTime);
+    }
+
+    /// A master that takes connections and says nothing, and a client of it.
+    async fn silent() -> (TcpListener, Master) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let key = SecretKey::new([7; 32]);
+        let masters = vec![address.parse().unwrap()];
+        let master = Master::new(masters, Some(key), LONG, Clock::start());
+        (listener, master)
+    }
+
+    /// More than a test takes.
+    const LONG: Duration = Duration::from_secs(60);
+
+    const SHORT: Duration = Duration::from_millis(20);
+
+    fn is_late(error: &Error) -> bool {
+        matches!(error, Error::Connect(ConnectError::Timeout { .. }))
+    }
+
+    /// With `--timeout 1s` a master that said nothing was waited for five seconds: a dial took as long as
+    /// any may, however little time its request had.
+    #[tokio::test]
+    async fn a_dial_takes_no_longer_than_its_request_may() {
+        let (_listener, master) = silent().await;
+        let deadline = master.clock.now() + SHORT;
+        tokio::select! {
+            dialled = master.connection(deadline) => assert!(is_late(&dialled.unwrap_err())),
+            () = sleep(DIAL_TIME_MAX - Duration::from_secs(1)) => panic!("as long as any dial"),
+        }
+    }
+
+    /// So long was waited for another's dial, too.
+    #[tokio::test]
+    async fn a_dial_is_waited_for_no_longer_than_the_request_may() {
+        let (_listener, master) = silent().await;
+        let deadline = master.clock.now() + SHORT;
+        tokio::select! {
+            biased;
+            _ = master.connection(LONG) => panic!("it has more time than the other"),
+            waited = master.connection(deadline) => assert!(is_late(&waited.unwrap_err())),
+        }
+    }
+
+    /// A hundred requests that found no master dialled one after the other, each when those before it had
+    /// failed, and each for as long as a dial may take.
+    #[tokio::test]
+    async fn who_waited_for_a_dial_does_not_dial_after_it_failed() {
+        let (listener, master) = silent().await;
+        let hang_up = async {
+            drop(listener.accept().await.unwrap());
+        };
+        let (first, second, third, ()) = tokio::join!(
+            master.connection(LONG),
+            master.connection(LONG),
+            master.connection(LONG),
+            hang_up
+        );
+        for failed in [first, second, third] {
+            let error = failed.unwrap_err();
+            assert!(matches!(error, Error::Connect(_)), "{error}");
+        }
+        assert_eq!(master.link.lock().await.dials, 1);
+        // Who comes later has not waited, and finds out for himself.
+        let hang_up = async {
+            drop(listener.accept().await.unwrap());
+        };
+        let (later, ()) = tokio::join!(master.connection(LONG), hang_up);
+        assert!(later.is_err());
+        assert_eq!(master.link.lock().await.dials, 2);
     }
 }

@@ -210,6 +210,8 @@ impl OpenFile {
 struct Reading<'a> {
     file: &'a OpenFile,
     download: Download,
+    /// Chunks below were located.
+    located_to: u32,
     memory: Memory,
     served: Option<Served>,
     reports: Vec<JoinHandle<()>>,
@@ -233,6 +235,7 @@ impl<'a> Reading<'a> {
         Ok(Self {
             file,
             download: Download::new(plan).ok_or(Error::TooLarge { bytes })?,
+            located_to: 0,
             memory,
             served: None,
             reports: Vec::new(),
@@ -270,7 +273,7 @@ impl<'a> Reading<'a> {
             match action {
                 Action::Locate { first_index, count } => {
                     let asked = first_index..first_index.saturating_add(count);
-                    let chunks = self.file.locate(asked.clone()).await?;
+                    let chunks = self.locate(asked.clone()).await?;
                     self.download.handle_located(asked, chunks);
                 }
                 Action::Fetch(fetch) => self.fetch(&fetch).await?,
@@ -295,6 +298,18 @@ impl<'a> Reading<'a> {
                 }
             }
         }
+    }
+
+    /// Where chunks are. One that is located again has no replica that serves, where it is known: only the
+    /// master can say more, also where nothing failed that would have had it forgotten.
+    async fn locate(&mut self, indexes: Range<u32>) -> Result<Vec<Arc<LocatedChunk>>, Error> {
+        if indexes.start < self.located_to {
+            let now = self.file.shared.clock.now();
+            let chunk = self.file.ask(now, indexes.start).await?;
+            return Ok(chunk.map(Arc::new).into_iter().collect());
+        }
+        self.located_to = indexes.end;
+        self.file.locate(indexes).await
     }
 
     async fn fetch(&mut self, fetch: &Fetch) -> Result<(), Error> {

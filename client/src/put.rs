@@ -374,6 +374,9 @@ impl Run {
                     } => self.allocate(first_index, count, fewest, exclude),
                     Action::Begin(allocation) => self.begin(*allocation),
                     Action::Publish { chunks } => {
+                        if let Source::File(open) = &self.source {
+                            open.check_unchanged().await?;
+                        }
                         let resent = self.resent;
                         return Ok(Sent { chunks, resent });
                     }
@@ -415,6 +418,8 @@ impl Run {
                 if let Source::Pipe(pipe) = &self.source {
                     pipe.forget(index);
                 }
+                // It was got over, and is not why another chunk fails.
+                self.last_failure.take_if(|(failed, _)| *failed == index);
                 self.upload.handle_sealed(sealed);
             }
             Event::Written(index, Err(WriteFailure::Stream { error, blame })) => {

@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use sarsen_edge::random;
 use sarsen_protocol::id::{RequestId, SessionId};
-use sarsen_protocol::message::{CloseSession, KeepSession, OpenSession, Request, SessionOpened};
+use sarsen_protocol::message::{
+    CloseSession, KeepSession, Kind, OpenSession, Request, SessionOpened,
+};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::client::check_chunk_size;
 use crate::core::session::Numbers;
 use crate::error::Error;
 use crate::master::{Master, Unanswered};
@@ -51,6 +54,7 @@ impl Sessions {
             name: client_name(),
         };
         let opened = self.master.call(&request).await?;
+        check_chunk_size(Kind::SessionOpened, opened.chunk_size)?;
         tracing::debug!(session = %opened.session, "opened a session");
         let session = Session::new(opened, self.master.clone());
         *current = Some(session.clone());

@@ -6,10 +6,10 @@
 //! than [`PIPE_CHUNKS_MAX`] chunks are kept, which bounds the client's memory.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, IoSliceMut, Read as _};
 use std::ops::{Deref, Range};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -130,7 +130,12 @@ pub(crate) struct OpenFile {
     path: Arc<Path>,
     /// Its length when it was opened: what is uploaded.
     pub(crate) len: u64,
+    /// When its bytes had been changed last by then.
+    mtime: Mtime,
 }
+
+/// Seconds and nanoseconds.
+type Mtime = (i64, i64);
 
 /// Opens a source.
 pub(crate) async fn open(source: PutSource) -> Result<Opened, Error> {
@@ -159,11 +164,7 @@ fn open_path(path: &Path) -> Result<Opened, Error> {
     if !metadata.is_file() {
         return Ok(Opened::Pipe(Input::File(Arc::new(file))));
     }
-    Ok(Opened::File(OpenFile {
-        file: Arc::new(file),
-        path: path.into(),
-        len: metadata.len(),
-    }))
+    Ok(open_file(file, path, &metadata))
 }
 
 /// Opens what was a file when it was looked at: if it is something else by now, that is neither
@@ -184,11 +185,28 @@ fn open_regular(path: &Path) -> Result<Opened, Error> {
         let what = "no file any more";
         return Err(Error::Skipped { what });
     }
-    Ok(Opened::File(OpenFile {
-        file: Arc::new(file),
-        path: path.into(),
-        len: metadata.len(),
-    }))
+    Ok(open_file(file, path, &metadata))
+}
+
+/// A file as its metadata says it is. One that says it is empty may have bytes all the same, as those in
+/// `/proc` and of some file systems in user space: how many, only reading to the end tells.
+fn open_file(file: File, path: &Path, metadata: &Metadata) -> Opened {
+    let file = Arc::new(file);
+    // If it can't be read, the pipe says why.
+    let is_as_long = metadata.len() > 0 || matches!(file.read_at(&mut [0], 0), Ok(0));
+    match is_as_long {
+        true => Opened::File(OpenFile {
+            file,
+            path: path.into(),
+            len: metadata.len(),
+            mtime: mtime(metadata),
+        }),
+        false => Opened::Pipe(Input::File(file)),
+    }
+}
+
+fn mtime(metadata: &Metadata) -> Mtime {
+    (metadata.mtime(), metadata.mtime_nsec())
 }
 
 /// The bytes of one chunk, as often as they are wanted.
@@ -270,12 +288,29 @@ impl OpenFile {
             .read_exact_at(bytes, at)
             .map_err(|source| match source.kind() {
                 io::ErrorKind::UnexpectedEof => Error::SourceShrank { wanted: self.len },
-                _ => Error::Local {
-                    doing: "read",
-                    path: self.path.to_path_buf(),
-                    source,
-                },
+                _ => self.local(source),
             })
+    }
+
+    /// Whether it is as it was when it was opened: else what was read of it may be of several states.
+    pub(crate) async fn check_unchanged(&self) -> Result<(), Error> {
+        let open = self.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let metadata = open.file.metadata().map_err(|source| open.local(source))?;
+            match (metadata.len(), mtime(&metadata)) == (open.len, open.mtime) {
+                true => Ok(()),
+                false => Err(Error::SourceChanged),
+            }
+        });
+        looked.await?
+    }
+
+    fn local(&self, source: io::Error) -> Error {
+        Error::Local {
+            doing: "read",
+            path: self.path.to_path_buf(),
+            source,
+        }
     }
 }
 

@@ -165,9 +165,16 @@ impl Links {
         idle.get_mut(addr)?.pop()
     }
 
-    /// Keeps a connection whose stream ended well.
+    /// Keeps a connection whose stream ended well. With one that is new those go that have ended: nobody
+    /// asks any more for the address of a server that has another by now.
     pub(crate) fn give_back(&self, link: Link) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if !link.is_used() {
+            idle.retain(|_, links| {
+                links.retain(Link::is_alive);
+                !links.is_empty()
+            });
+        }
         let links = idle.entry(link.peer.addr.clone()).or_default();
         if links.len() < IDLE_MAX {
             links.push(link);
@@ -239,5 +246,57 @@ impl Peer {
             addr: self.addr.clone(),
             cause: cause.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use tokio::net::TcpListener;
+    use tokio::time::{sleep, timeout};
+
+    /// A connection as it is after its first stream, and its other end.
+    async fn new_link(addr: &str) -> (Link, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialled = TcpStream::connect(listener.local_addr().unwrap());
+        let (stream, accepted) = tokio::join!(dialled, listener.accept());
+        let (server, addr) = (ServerId(1), addr.to_owned());
+        let link = Link {
+            stream: stream.unwrap(),
+            peer: Peer { server, addr },
+            streams: 1,
+        };
+        (link, accepted.unwrap().0)
+    }
+
+    /// A chunkserver has another port after each restart: what had been kept to the old ones was kept for
+    /// ever, 64 descriptors each time.
+    #[tokio::test]
+    async fn connections_to_an_address_that_is_gone_are_not_kept() {
+        let master = Master::new(Vec::new(), None, Duration::ZERO, Clock::start());
+        let links = Links::new(Arc::new(master));
+        let kept = |addr: &str| {
+            let idle = links.idle.lock().unwrap();
+            idle.get(addr).map_or(0, Vec::len)
+        };
+        let (other, _stays) = new_link("other").await;
+        links.give_back(other);
+        let (old, goes) = new_link("old").await;
+        links.give_back(old);
+        assert_eq!((kept("other"), kept("old")), (1, 1));
+        drop(goes);
+        let until_gone = async {
+            // Its end has yet to be heard of here.
+            while kept("old") > 0 {
+                sleep(Duration::from_millis(1)).await;
+                links.give_back(new_link("new").await.0);
+            }
+        };
+        timeout(Duration::from_secs(20), until_gone)
+            .await
+            .expect("it ended");
+        assert_eq!(kept("other"), 1);
+        assert!(kept("new") > 0);
     }
 }

@@ -71,11 +71,7 @@ impl Daemon {
 
     /// Sends a signal, as `TERM` or `STOP`.
     pub(crate) fn signal(&self, signal: &str) {
-        let status = Command::new("kill")
-            .args(["-s", signal, &self.pid().to_string()])
-            .status()
-            .expect("kill");
-        assert!(status.success());
+        send(self.pid(), signal);
     }
 
     /// Sends SIGTERM and returns the exit code.
@@ -102,6 +98,43 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Any other process, killed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Running(pub(crate) Child);
+
+impl Running {
+    /// Sends a signal, as `TERM` or `INT`.
+    pub(crate) fn signal(&self, signal: &str) {
+        send(self.0.id(), signal);
+    }
+
+    /// Waits for its end, and returns the exit code.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().expect("a child") {
+                return status.code();
+            }
+            assert!(began.elapsed() < PATIENCE, "the process does not end");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn send(pid: u32, signal: &str) {
+    let status = Command::new("kill")
+        .args(["-s", signal, &pid.to_string()])
+        .status();
+    assert!(status.expect("kill").success());
 }
 
 /// A cluster of one master and some chunkservers.

@@ -122,6 +122,17 @@ impl State {
         self.seal();
     }
 
+    /// The file is cut to so many bytes in so many chunks, and somebody is about to append to it.
+    pub(crate) fn cut(&mut self, chunks: usize, len: usize) {
+        self.chunks.truncate(chunks);
+        let last = self.chunks.last_mut().unwrap();
+        last.bytes.truncate(len);
+        last.ends = vec![last.bytes.len()];
+        last.known = [0; MEMBERS];
+        last.is_sealed = false;
+        last.version += 10;
+    }
+
     /// The file's bytes, padding as zeros.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();

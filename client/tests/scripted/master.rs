@@ -63,6 +63,8 @@ struct State {
     files: HashMap<String, (Node, Vec<SealedChunk>)>,
     /// Unless it is [`LEASE`].
     lease: Option<u32>,
+    /// What sessions are told, unless it is [`CHUNK_SIZE`].
+    chunk_size: Option<u32>,
     /// Answers by request id, as a real master keeps them.
     answers: HashMap<(SessionId, u64), AnyMessage>,
     asked: Asked,
@@ -137,6 +139,11 @@ impl Master {
         self.state.lock().unwrap().lease = Some(lease);
     }
 
+    /// Of how many bytes a chunk is, by what sessions that are opened from now on are told.
+    pub(crate) fn set_chunk_size(&self, chunk_size: u32) {
+        self.state.lock().unwrap().chunk_size = Some(chunk_size);
+    }
+
     pub(crate) fn asked(&self) -> Asked {
         self.state.lock().unwrap().asked.clone()
     }
@@ -195,10 +202,11 @@ impl Master {
         Ok(match message {
             AnyMessage::OpenSession(_) => {
                 state.asked.sessions += 1;
+                let chunk_size = u32::try_from(CHUNK_SIZE).unwrap();
                 SessionOpened {
                     session: SessionId(state.draw()),
                     expiry: 60_000,
-                    chunk_size: u32::try_from(CHUNK_SIZE).unwrap(),
+                    chunk_size: state.chunk_size.unwrap_or(chunk_size),
                     replicas: 3,
                     min_replicas: 2,
                     lease: LEASE,

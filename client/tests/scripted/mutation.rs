@@ -94,6 +94,23 @@ async fn small_records_that_wait_share_frames() {
     assert!(frames.len() < 500, "{frames:?}");
 }
 
+/// A master said that chunks have no bytes, and the writer divided by that; of chunks of less than a
+/// record's header it took the header away.
+#[tokio::test]
+async fn a_chunk_size_that_no_cluster_has_is_no_session() {
+    let (cluster, _client, _) = cluster().await;
+    for chunk_size in [0, 100, 3 << 20, u32::MAX] {
+        cluster.master.set_chunk_size(chunk_size);
+        let client = cluster.client().await;
+        let records = client.record_writer("/file", ordered()).await.err();
+        let written = client.file_writer("/file", ordered()).await.err();
+        for refused in [records, written] {
+            let is_broken = matches!(refused, Some(Error::Protocol(_)));
+            assert!(is_broken, "{chunk_size}: {refused:?}");
+        }
+    }
+}
+
 /// What was done and not answered is asked for again, and what was not is done, by the same id.
 #[tokio::test]
 async fn whatever_is_lost_a_record_is_appended_once() {

@@ -64,6 +64,42 @@ async fn everything_that_was_acknowledged_is_read() {
     assert!(!kinds.contains(&Kind::ReportReplica), "nobody is bad");
 }
 
+/// More chunks than are located at once, and the file was cut when those of the first page were: the
+/// places that were gone came as zeros, up to the size of before, and the download ended well.
+#[tokio::test]
+async fn a_file_that_was_cut_between_two_pages_is_given_up() {
+    for (chunks, len, index) in [(100, 2, 100), (256, 2, 256), (257, 2, 257), (258, 1, 257)] {
+        let (growing, client) = start().await;
+        growing.change(|state| {
+            state.append(b"xy", &[]);
+            for _ in 1..258 {
+                state.go_on();
+                state.append(b"xy", &[]);
+            }
+        });
+        for is_cut in [false, true] {
+            // The first page and the last are looked at for the file's size.
+            growing.before_locate(|_| {});
+            growing.before_locate(|_| {});
+            growing.before_locate(move |state| {
+                if is_cut {
+                    state.cut(chunks, len);
+                }
+            });
+            let mut options = GetOptions::default();
+            options.offset = 255 * CHUNK_SIZE as u64;
+            let mut bytes = Vec::new();
+            let target = GetTarget::Writer(&mut bytes);
+            let got = client.get("/file", target, options).await;
+            match (is_cut, got) {
+                (false, Ok(_)) => assert_eq!(bytes.len(), 2 * CHUNK_SIZE + 2),
+                (true, Err(Error::Changed { index: told })) => assert_eq!(told, index),
+                (_, got) => panic!("{chunks} chunks: {got:?}"),
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_empty_chunk_is_an_empty_file() {
     let (_growing, client) = start().await;

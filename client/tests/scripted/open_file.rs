@@ -11,14 +11,18 @@ use sarsen_protocol::id::ServerId;
 use sarsen_protocol::message::{Kind, ReplicaFault};
 use sarsen_protocol::status::Status;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::chunkserver::Fault;
+use crate::master::Slip;
 use crate::{CHUNK_SIZE, Cluster, noise};
 
 /// Places that small reads begin at: in the first block and the last of a chunk, over a block's
 /// edge and over a chunk's.
 const PLACES: [usize; 5] = [0, 65_530, 70_001, CHUNK_SIZE - 7, 2 * CHUNK_SIZE - 4096];
+
+/// Less than the client's, and far more than what is to be waited for takes.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A cluster with `/file`, two chunks and a bit, on all of its servers; and the file, open.
 struct Opened {
@@ -163,6 +167,31 @@ async fn a_replica_that_moved_is_found_where_it_is() {
     let kinds = cluster.master.asked().kinds;
     let located = kinds.iter().filter(|kind| **kind == Kind::Locate);
     assert_eq!(located.count(), 2, "once more, and kept again");
+}
+
+/// Nothing had failed, so nothing was forgotten: what was kept while no replica was known was looked at
+/// again and again for as long as a read has patience, though the server was back at once.
+#[tokio::test]
+async fn a_chunk_of_which_no_replica_was_known_is_asked_for_again() {
+    let opened = Opened::new(1).await;
+    opened.cluster.master.slip(Slip::HideReplicas);
+    let file = opened.client.open("/file").await.unwrap();
+    let read = timeout(PATIENCE, file.read_at(9, 100)).await;
+    assert!(read.expect("in time").unwrap() == opened.bytes[9..109]);
+    // The server goes while the file is open, and is back after the master said that nobody is there.
+    let before = opened.located();
+    opened.cluster.master.lose(1);
+    let server = opened.cluster.server(1);
+    server.fail(Fault::ReadOnce(Status::ChunkUnknown));
+    let come_back = async {
+        while opened.located() == before {
+            sleep(Duration::from_millis(1)).await;
+        }
+        opened.cluster.master.find(1);
+    };
+    let reading = async { tokio::join!(file.read_at(9, 100), come_back).0 };
+    let read = timeout(PATIENCE, reading).await;
+    assert!(read.expect("in time").unwrap() == opened.bytes[9..109]);
 }
 
 #[tokio::test]

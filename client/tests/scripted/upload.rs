@@ -1,13 +1,20 @@
 //! Uploads: what is asked of the servers, and what is done when they fail.
 
+use std::fs::{File, OpenOptions};
 use std::io::Cursor;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use sarsen_client::{Error, GetOptions, GetTarget, PutOptions, PutSource, StreamError};
+use sarsen_client::{Error, GetOptions, GetTarget, Progress, PutOptions, PutSource, StreamError};
 use sarsen_edge::exit::{Exit, Explain as _};
 use sarsen_protocol::crc::crc32;
 use sarsen_protocol::id::ServerId;
 use sarsen_protocol::message::Kind;
 use sarsen_protocol::status::Status;
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::sleep;
 
 use crate::chunkserver::Fault;
 use crate::master::Slip;
@@ -54,6 +61,66 @@ async fn every_size_goes_up_and_comes_down_from_files_and_pipes() {
             assert_eq!(get.unwrap().crc32, Some(crc32(&bytes)));
             assert!(std::fs::read(&target).unwrap() == bytes, "{path} of {size}");
         }
+    }
+}
+
+/// A file in `/proc` says that it has no bytes, and went up as it says.
+#[tokio::test]
+async fn a_file_that_says_it_is_empty_goes_up_with_the_bytes_that_it_has() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let local = PathBuf::from("/proc/self/cmdline");
+    let bytes = std::fs::read(&local).unwrap();
+    assert_eq!(std::fs::metadata(&local).unwrap().len(), 0);
+    let sources = [PutSource::Path(local.clone()), PutSource::Regular(local)];
+    for (path, source) in ["/path", "/regular"].into_iter().zip(sources) {
+        let put = client.put(path, source, PutOptions::default()).await;
+        assert_eq!(put.unwrap().bytes, bytes.len() as u64);
+        let read = client.read_range(path, 0, u64::MAX).await.unwrap();
+        assert_eq!(read, bytes);
+    }
+}
+
+/// Writes over a file when some of it has gone up.
+struct Rewriting {
+    local: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Progress for Rewriting {
+    fn total(&self, _bytes: u64) {}
+
+    fn done(&self, _bytes: u64) {
+        let file = OpenOptions::new().write(true).open(&self.local);
+        file.unwrap().write_all_at(&self.bytes, 0).unwrap();
+    }
+}
+
+/// A file was written over while it was on its way: some of what went up was of before, some of after,
+/// and that was told to nobody. One that grew went up as far as it had been, which nobody was told either.
+#[tokio::test]
+async fn a_file_that_is_written_to_meanwhile_is_not_published() {
+    for len in [1, 3 * CHUNK_SIZE, 3 * CHUNK_SIZE + 1] {
+        let cluster = Cluster::start(3).await;
+        let client = cluster.client().await;
+        let folder = tempfile::tempdir().unwrap();
+        let local = folder.path().join("source");
+        std::fs::write(&local, noise(3 * CHUNK_SIZE, 1)).unwrap();
+        // Clocks of file systems are coarse: what is written now is written later than that.
+        let long_ago = SystemTime::now() - Duration::from_secs(60);
+        File::open(&local).unwrap().set_modified(long_ago).unwrap();
+        let mut options = PutOptions::default();
+        options.progress = Some(Arc::new(Rewriting {
+            local: local.clone(),
+            bytes: noise(len, 2),
+        }));
+        let put = client.put("/file", PutSource::Path(local), options).await;
+        let error = put.unwrap_err();
+        assert!(matches!(error, Error::SourceChanged), "{len}: {error}");
+        assert_eq!(error.exit(), Exit::Failed);
+        assert!(error.hint().is_some());
+        let asked = cluster.master.asked();
+        assert_eq!((asked.publications.len(), asked.aborted), (0, 1), "{len}");
     }
 }
 
@@ -181,6 +248,34 @@ async fn disks_that_stay_full_end_the_upload_and_leave_nothing() {
     assert_eq!(error.exit(), Exit::NoSpace);
     let asked = cluster.master.asked();
     assert_eq!((asked.publications.len(), asked.aborted), (0, 1));
+}
+
+/// A stream broke once, and its chunk went up by another. When the disks were full later, what was told
+/// was the stream that had broken, with the exit code of a cluster that can't be reached.
+#[tokio::test]
+async fn a_failure_that_was_got_over_is_not_why_a_later_chunk_fails() {
+    let cluster = Cluster::start(4).await;
+    let client = cluster.client_that_waits(Duration::from_secs(1)).await;
+    let broken = Fault::WriteOnce(Status::ChainBroken, 3);
+    cluster.server(1).fail(broken);
+    let (mut pipe, source) = tokio::io::duplex(CHUNK_SIZE);
+    let source = PutSource::Reader(Box::new(source));
+    let put = client.put("/file", source, PutOptions::default());
+    let feed = async {
+        pipe.write_all(&noise(CHUNK_SIZE, 1)).await.unwrap();
+        // The first chunk came with the file, and is asked for when its stream has failed.
+        while cluster.master.asked().allocations.is_empty() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let no_space = (Kind::AllocateChunks, Status::NoSpace);
+        cluster.master.always_refuse(Some(no_space));
+        pipe.write_all(b"more").await.unwrap();
+        drop(pipe);
+    };
+    let (put, ()) = tokio::join!(put, feed);
+    let error = put.unwrap_err();
+    assert_eq!(error.exit(), Exit::NoSpace, "{error}");
+    assert!(matches!(error, Error::ChunkNotStored { index: 1, .. }));
 }
 
 /// The answer to a change is lost: it is repeated under its own id, and done once.

@@ -38,7 +38,8 @@ pub(crate) struct AppendArgs {
     file: Option<PathBuf>,
 }
 
-/// Runs the verb: the offset of each record, where its header begins, is told in their order.
+/// Runs the verb: the offset of each record, where its header begins, is told in their order. When nobody
+/// reads that any more, the rest is appended all the same.
 pub(crate) async fn run(args: &AppendArgs, context: &Context) -> Result<Exit, Failure> {
     let at = context.at(&args.path);
     let path = cluster_path(&args.path).map_err(&at)?;

@@ -3,20 +3,22 @@
 //! The daemons are this very binary, executed again with a first argument that no person types
 //! ([`run_as_daemon`]), so one file serves. Each child is in a process group of its own, so that a
 //! Ctrl-C on the terminal reaches it only through us, and asks the kernel for a SIGTERM if we die
-//! without ending it. Its log goes to a file beside its data.
+//! without ending it. Its log goes to a file beside its data. Whatever is waited for here is left when we
+//! are asked to end: with [`ClusterError::Interrupted`], so that all children end on the way out.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader, Read};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::thread;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use sarsen_edge::daemon::Drain;
 use sarsen_edge::exit::{Exit, Explain};
 use thiserror::Error;
 
@@ -26,7 +28,7 @@ const READY_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long a daemon may drain before it is killed.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Time between two looks at a child that is to end.
+/// Time between two looks at a child, and at whether we are asked to end.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Lines of a daemon's log that are told when it fails.
@@ -96,6 +98,9 @@ pub(crate) enum ClusterError {
         status: ExitStatus,
         text: String,
     },
+    /// We are asked to end.
+    #[error("ended by a signal")]
+    Interrupted,
 }
 
 impl Explain for ClusterError {
@@ -104,6 +109,7 @@ impl Explain for ClusterError {
             Self::File { source, .. } => Exit::of_io(source),
             Self::EndedEarly { status, .. } if status.code() == Some(7) => Exit::NoSpace,
             Self::EndedEarly { status, .. } if status.code() == Some(2) => Exit::Usage,
+            Self::Interrupted => Exit::Interrupted,
             _ => Exit::Failed,
         }
     }
@@ -115,6 +121,19 @@ impl Explain for ClusterError {
             }
             _ => None,
         }
+    }
+}
+
+/// Takes over the signals by which `name` is asked to end.
+pub(crate) fn take_signals(name: &str) -> Result<Drain, ClusterError> {
+    Drain::on_signals().map_err(process("taking the signals of", name))
+}
+
+/// An error when we are asked to end.
+pub(crate) fn go_on(drain: &Drain) -> Result<(), ClusterError> {
+    match drain.is_asked() {
+        true => Err(ClusterError::Interrupted),
+        false => Ok(()),
     }
 }
 
@@ -139,8 +158,8 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Starts a master on `dir`, and returns when its ports serve.
-    pub(crate) fn master(dir: &Path, args: &[&OsStr]) -> Result<Self, ClusterError> {
-        Self::start("sarsen-master", MASTER, dir, args)
+    pub(crate) fn master(dir: &Path, args: &[&OsStr], drain: &Drain) -> Result<Self, ClusterError> {
+        Self::start("sarsen-master", MASTER, dir, args, drain)
     }
 
     /// Starts a chunkserver on `dir`, and returns when it is registered.
@@ -149,13 +168,21 @@ impl Daemon {
         master: &str,
         dir: &Path,
         args: &[&OsStr],
+        drain: &Drain,
     ) -> Result<Self, ClusterError> {
         let mut all = vec![OsStr::new("--master"), OsStr::new(master)];
         all.extend(args);
-        Self::start(&format!("chunkserver {number}"), CHUNKD, dir, &all)
+        let name = format!("chunkserver {number}");
+        Self::start(&name, CHUNKD, dir, &all, drain)
     }
 
-    fn start(name: &str, daemon: &str, dir: &Path, args: &[&OsStr]) -> Result<Self, ClusterError> {
+    fn start(
+        name: &str,
+        daemon: &str,
+        dir: &Path,
+        args: &[&OsStr],
+        drain: &Drain,
+    ) -> Result<Self, ClusterError> {
         fs::create_dir_all(dir).map_err(file("making the folder", dir))?;
         let log = dir.with_extension("log");
         let stderr = File::options()
@@ -175,7 +202,7 @@ impl Daemon {
             .process_group(0)
             .spawn()
             .map_err(process("starting", name))?;
-        let line = first_line(&mut child);
+        let line = first_line(&mut child, drain);
         // From here on, dropping ends the child.
         let mut daemon = Self {
             name: name.to_owned(),
@@ -186,7 +213,7 @@ impl Daemon {
                 control: String::new(),
             },
         };
-        daemon.ready = daemon.understand(line)?;
+        daemon.ready = daemon.understand(line?)?;
         Ok(daemon)
     }
 
@@ -258,24 +285,7 @@ impl Daemon {
 
     /// Has it drain, and waits until it is gone; kills it if it takes too long.
     pub(crate) fn stop(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        if !matches!(self.child.try_wait(), Ok(None)) {
-            return;
-        }
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            // It may end by itself in this moment.
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        let began = Instant::now();
-        while began.elapsed() < DRAIN_TIME_MAX && matches!(self.child.try_wait(), Ok(None)) {
-            thread::sleep(POLL_INTERVAL);
-        }
-        // No harm if it is gone, and nothing is left to be done if it can't be killed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
     }
 
     /// The last lines of its log, as one.
@@ -289,15 +299,35 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.end();
+        end(&mut self.child);
     }
+}
+
+/// Has a child drain, and waits until it is gone; kills it if it takes too long.
+fn end(child: &mut Child) {
+    if !matches!(child.try_wait(), Ok(None)) {
+        return;
+    }
+    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        // It may end by itself in this moment.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    let began = Instant::now();
+    while began.elapsed() < DRAIN_TIME_MAX && matches!(child.try_wait(), Ok(None)) {
+        thread::sleep(POLL_INTERVAL);
+    }
+    // No harm if it is gone, and nothing is left to be done if it can't be killed.
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// The first line that a child prints; empty if it ended without one, `None` if none comes in time.
 ///
 /// The rest of its output is read and thrown away, so that it never waits for us.
-fn first_line(child: &mut Child) -> Option<String> {
-    let stdout = child.stdout.take()?;
+fn first_line(child: &mut Child, drain: &Drain) -> Result<Option<String>, ClusterError> {
+    let Some(stdout) = child.stdout.take() else {
+        return Ok(None);
+    };
     let (told, line) = mpsc::channel();
     thread::spawn(move || {
         let mut reader = BufReader::new(stdout);
@@ -307,28 +337,71 @@ fn first_line(child: &mut Child) -> Option<String> {
         let _ = told.send(first);
         let _ = io::copy(&mut reader, &mut io::sink());
     });
-    line.recv_timeout(READY_TIME_MAX).ok()
+    let began = Instant::now();
+    loop {
+        go_on(drain)?;
+        match line.recv_timeout(POLL_INTERVAL) {
+            Ok(line) => return Ok(Some(line)),
+            Err(RecvTimeoutError::Timeout) if began.elapsed() < READY_TIME_MAX => {}
+            Err(_) => return Ok(None),
+        }
+    }
 }
 
 /// Runs one command of `sarsen` as a person would, and returns what it printed.
-pub(crate) fn sarsen(master: &str, args: &[&OsStr]) -> Result<String, ClusterError> {
+pub(crate) fn sarsen(master: &str, args: &[&OsStr], drain: &Drain) -> Result<String, ClusterError> {
     let program = env::current_exe().map_err(process("finding the program of", "sarsen"))?;
-    let output = Command::new(program)
+    let mut child = Command::new(program)
         .args(["--master", master])
         .args(args)
         .stdin(Stdio::null())
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .map_err(process("starting", "sarsen"))?;
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+    let stdout = read_all(child.stdout.take());
+    let stderr = read_all(child.stderr.take());
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if drain.is_asked() => {
+                end(&mut child);
+                return Err(ClusterError::Interrupted);
+            }
+            Ok(None) => thread::sleep(POLL_INTERVAL),
+            Err(source) => return Err(process("waiting for", "sarsen")(source)),
+        }
+    };
+    go_on(drain)?;
+    // A reader that panicked has read nothing.
+    let (stdout, stderr) = (
+        stdout.join().unwrap_or_default(),
+        stderr.join().unwrap_or_default(),
+    );
+    match status.success() {
+        true => Ok(stdout),
+        // A Ctrl-C on the terminal reaches it too, and it may be faster than we are.
+        false if status.code() == Some(Exit::Interrupted.code().into()) => {
+            Err(ClusterError::Interrupted)
+        }
         false => Err(ClusterError::Command {
             command: args.join(OsStr::new(" ")).to_string_lossy().into_owned(),
-            status: output.status,
-            text: String::from_utf8_lossy(&output.stderr)
-                .trim()
-                .replace('\n', "; "),
+            status,
+            text: stderr.trim().replace('\n', "; "),
         }),
     }
+}
+
+/// Reads a child's output as text, on a thread of its own, so that the child never waits for us.
+fn read_all(output: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut output) = output {
+            // What can't be read any more is missed by whoever looks for it.
+            let _ = output.read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
 /// A closure that says which file an I/O error was about.

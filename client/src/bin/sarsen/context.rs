@@ -111,7 +111,8 @@ impl Context {
         }
     }
 
-    /// Writes a result: `document` with `--json`, else `text` if it isn't empty.
+    /// Writes a result: `document` with `--json`, else `text` if it isn't empty. That nobody reads it is no
+    /// failure: the verb goes on, and its exit code tells what came of it.
     pub(crate) fn result(&self, document: &Value, text: &str) -> Result<(), Failure> {
         let text = match self.globals.json {
             true => document.to_string(),
@@ -135,11 +136,11 @@ impl Context {
         let mut stdout = io::stdout().lock();
         let written = writeln!(stdout, "{}", text.trim_end_matches('\n'));
         let written = written.and_then(|()| stdout.flush());
-        let stream = |source| Problem::Stream {
-            name: "stdout",
-            source,
-        };
-        written.map_err(stream).map_err(self.at(""))
+        match written {
+            // Who closed the pipe has what it wanted.
+            Err(source) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            written => written.map_err(stdout_failed).map_err(self.at("")),
+        }
     }
 
     /// A bar on a terminal; it shows nothing elsewhere.
@@ -183,6 +184,21 @@ pub(crate) fn stream(name: &'static str, fd: impl AsFd) -> Result<File, Problem>
     let cloned = fd.as_fd().try_clone_to_owned();
     let owned = cloned.map_err(|source| Problem::Stream { name, source })?;
     Ok(File::from(owned))
+}
+
+/// Writes bytes to our stdout as [`stream`] opened it. On a thread of its own: whoever reads them may take
+/// its time, and an interruption is not to wait for that.
+pub(crate) async fn write_out(stdout: &Arc<File>, bytes: Vec<u8>) -> Result<(), Problem> {
+    let stdout = stdout.clone();
+    let written = tokio::task::spawn_blocking(move || (&*stdout).write_all(&bytes));
+    written.await.map_err(Error::from)?.map_err(stdout_failed)
+}
+
+fn stdout_failed(source: io::Error) -> Problem {
+    Problem::Stream {
+        name: "stdout",
+        source,
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! A master and three chunkservers as processes on loopback, in a temporary folder; a file goes up
 //! with three replicas; one chunkserver is killed as by a power cut; the file comes down and is
 //! compared byte by byte; the chunkserver comes back; the cluster is healthy. The commands are
-//! those that a person would type, run by this same program.
+//! those that a person would type, run by this same program. Ctrl-C ends it between two steps or in the
+//! middle of one, and leaves nothing behind.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,12 +15,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use sarsen_edge::daemon::Drain;
 use sarsen_edge::exit::{self, Exit, Explain};
 use sarsen_protocol::crc;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::cluster::{ClusterError, Daemon, file, sarsen};
+use crate::cluster::{ClusterError, Daemon, file, go_on, sarsen, take_signals};
 
 const CHUNKSERVERS: usize = 3;
 const MIB: u64 = 1024 * 1024;
@@ -89,11 +91,14 @@ impl Explain for DemoError {
 pub(crate) fn run(args: &DemoArgs) -> ExitCode {
     match demo(args) {
         Ok(()) => Exit::Done.into(),
+        // Who ended it knows why.
+        Err(DemoError::Cluster(ClusterError::Interrupted)) => Exit::Interrupted.into(),
         Err(error) => exit::report("sarsen: demo", &error),
     }
 }
 
 fn demo(args: &DemoArgs) -> Result<(), DemoError> {
+    let drain = take_signals("sarsen demo")?;
     let place = tempfile::Builder::new()
         .prefix("sarsen-demo-")
         .tempdir()
@@ -102,11 +107,11 @@ fn demo(args: &DemoArgs) -> Result<(), DemoError> {
         Some(path) => path.clone(),
         None => {
             let path = place.path().join("made-from-a-seed");
-            make_file(&path).map_err(file("making the file", &path))?;
+            make_file(&path, &drain)?;
             path
         }
     };
-    let (len, local_crc) = checksum(&source).map_err(file("reading", &source))?;
+    let (len, local_crc) = checksum(&source, &drain)?;
     say(&format!(
         "file      {} ({} MiB, CRC-32 {local_crc})",
         source.display(),
@@ -121,14 +126,15 @@ fn demo(args: &DemoArgs) -> Result<(), DemoError> {
         OsStr::new("--http"),
         free_port,
     ];
-    let master = Daemon::master(&place.path().join("master"), &ports)?;
+    let master = Daemon::master(&place.path().join("master"), &ports, &drain)?;
     let control = master.ready.control.clone();
     let dir = |number: usize| place.path().join(format!("chunkserver-{number}"));
     let mut chunkservers = Vec::new();
     for number in 1..=CHUNKSERVERS {
-        chunkservers.push(Daemon::chunkserver(number, &control, &dir(number), &[])?);
+        let chunkserver = Daemon::chunkserver(number, &control, &dir(number), &[], &drain)?;
+        chunkservers.push(chunkserver);
     }
-    wait_for_all(&control)?;
+    wait_for_all(&control, &drain)?;
     let took = started.elapsed().as_secs_f64();
     say(&format!(
         "cluster   a master and {CHUNKSERVERS} chunkservers, up in {took:.1} s"
@@ -140,6 +146,7 @@ fn demo(args: &DemoArgs) -> Result<(), DemoError> {
         &control,
         "upload",
         &[&put[..], &[source.as_os_str(), target]].concat(),
+        &drain,
     )?;
 
     let victim = chunkservers.remove(1);
@@ -153,15 +160,17 @@ fn demo(args: &DemoArgs) -> Result<(), DemoError> {
         &control,
         "download",
         &[&get[..], &[target, copy.as_os_str()]].concat(),
+        &drain,
     )?;
-    compare(&source, &copy)?;
+    compare(&source, &copy, &drain)?;
     say("compared  every byte equals");
 
-    chunkservers.push(Daemon::chunkserver(2, &control, &dir(2), &[])?);
-    wait_for_all(&control)?;
+    let returning = Daemon::chunkserver(2, &control, &dir(2), &[], &drain)?;
+    chunkservers.push(returning);
+    wait_for_all(&control, &drain)?;
     say(&format!("restarted {name}, and it is back"));
 
-    let stored = json_text(&control, &["--json", "checksum", "/demo"], "crc32")?;
+    let stored = json_text(&control, &["--json", "checksum", "/demo"], "crc32", &drain)?;
     if stored != local_crc {
         return Err(DemoError::Checksum {
             stored,
@@ -171,26 +180,26 @@ fn demo(args: &DemoArgs) -> Result<(), DemoError> {
     say(&format!(
         "checksum  {stored}, from stored CRCs, without moving a byte"
     ));
-    wait_until_healthy(&control)?;
+    wait_until_healthy(&control, &drain)?;
     say("fsck      healthy");
     chunkservers.into_iter().for_each(Daemon::stop);
     master.stop();
     Ok(())
 }
 
-fn wait_for_all(control: &str) -> Result<(), DemoError> {
+fn wait_for_all(control: &str, drain: &Drain) -> Result<(), DemoError> {
     let count = CHUNKSERVERS.to_string();
     let wait = ["wait", "--chunkservers", &count, "--timeout", "60s"].map(OsStr::new);
-    sarsen(control, &wait)?;
+    sarsen(control, &wait, drain)?;
     Ok(())
 }
 
 /// Asks `fsck` until it finds nothing wrong.
-fn wait_until_healthy(control: &str) -> Result<(), DemoError> {
+fn wait_until_healthy(control: &str, drain: &Drain) -> Result<(), DemoError> {
     let began = Instant::now();
     let fsck = ["--json", "fsck"].map(OsStr::new);
     loop {
-        match sarsen(control, &fsck) {
+        match sarsen(control, &fsck, drain) {
             Ok(_) => return Ok(()),
             Err(ClusterError::Command { status, .. })
                 if status.code() == Some(1) && began.elapsed() < HEAL_TIME_MAX =>
@@ -206,8 +215,13 @@ fn wait_until_healthy(control: &str) -> Result<(), DemoError> {
 }
 
 /// Runs a `put` or `get` with `--json`, and tells how fast it was.
-fn tell_transfer(control: &str, what: &str, args: &[&OsStr]) -> Result<(), DemoError> {
-    let text = sarsen(control, args)?;
+fn tell_transfer(
+    control: &str,
+    what: &str,
+    args: &[&OsStr],
+    drain: &Drain,
+) -> Result<(), DemoError> {
+    let text = sarsen(control, args, drain)?;
     let line = (|| {
         let report: Value = serde_json::from_str(&text).ok()?;
         let (seconds, rate) = (report["seconds"].as_f64()?, report["mb_per_s"].as_f64()?);
@@ -231,9 +245,14 @@ fn tell_transfer(control: &str, what: &str, args: &[&OsStr]) -> Result<(), DemoE
 }
 
 /// Runs a command with `--json`, and returns one field of what it prints.
-fn json_text(control: &str, args: &[&str], field: &'static str) -> Result<String, DemoError> {
+fn json_text(
+    control: &str,
+    args: &[&str],
+    field: &'static str,
+    drain: &Drain,
+) -> Result<String, DemoError> {
     let line: Vec<&OsStr> = args.iter().map(OsStr::new).collect();
-    let text = sarsen(control, &line)?;
+    let text = sarsen(control, &line, drain)?;
     let report: Option<Value> = serde_json::from_str(&text).ok();
     match report.as_ref().and_then(|report| report[field].as_str()) {
         Some(value) => Ok(value.to_owned()),
@@ -246,13 +265,20 @@ fn json_text(control: &str, args: &[&str], field: &'static str) -> Result<String
 }
 
 /// Writes the file that is used when none was given.
-fn make_file(path: &Path) -> io::Result<()> {
-    let mut file = io::BufWriter::with_capacity(1 << 20, File::create(path)?);
+fn make_file(path: &Path, drain: &Drain) -> Result<(), DemoError> {
+    let mut made = File::create(path).map_err(file("making the file", path))?;
     let mut state = SEED;
-    for _ in 0..MADE_LEN / 8 {
-        file.write_all(&next_random(&mut state).to_le_bytes())?;
+    let mut bytes = Vec::with_capacity(1 << 20);
+    for _ in 0..MADE_LEN / MIB {
+        go_on(drain)?;
+        bytes.clear();
+        for _ in 0..MIB / 8 {
+            bytes.extend_from_slice(&next_random(&mut state).to_le_bytes());
+        }
+        let written = made.write_all(&bytes);
+        written.map_err(file("making the file", path))?;
     }
-    file.flush()
+    Ok(())
 }
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): bytes that no disk or network can squeeze.
@@ -265,12 +291,13 @@ fn next_random(state: &mut u64) -> u64 {
 }
 
 /// A file's length, and its CRC-32 as `sarsen checksum` writes it.
-fn checksum(path: &Path) -> io::Result<(u64, String)> {
-    let mut file = File::open(path)?;
+fn checksum(path: &Path, drain: &Drain) -> Result<(u64, String), DemoError> {
+    let mut source = File::open(path).map_err(file("reading", path))?;
     let (mut len, mut sum) = (0, crc::crc32(&[]));
     let mut buffer = vec![0; 1 << 20];
     loop {
-        let read = file.read(&mut buffer)?;
+        go_on(drain)?;
+        let read = source.read(&mut buffer).map_err(file("reading", path))?;
         if read == 0 {
             return Ok((len, format!("{sum:08x}")));
         }
@@ -280,12 +307,13 @@ fn checksum(path: &Path) -> io::Result<(u64, String)> {
 }
 
 /// Compares two files byte by byte.
-fn compare(left_path: &Path, right_path: &Path) -> Result<(), DemoError> {
+fn compare(left_path: &Path, right_path: &Path, drain: &Drain) -> Result<(), DemoError> {
     let mut left = File::open(left_path).map_err(file("opening", left_path))?;
     let mut right = File::open(right_path).map_err(file("opening", right_path))?;
     let (mut left_buffer, mut right_buffer) = (vec![0; 1 << 20], vec![0; 1 << 20]);
     let mut offset = 0;
     loop {
+        go_on(drain)?;
         let left_len = fill(&mut left, &mut left_buffer).map_err(file("reading", left_path))?;
         let right_len = fill(&mut right, &mut right_buffer).map_err(file("reading", right_path))?;
         let (left_bytes, right_bytes) = (&left_buffer[..left_len], &right_buffer[..right_len]);

@@ -106,8 +106,13 @@ impl<'a> Target<'a> {
 
     /// Makes the folder that files are to go into, where its `/` alone says that it is one.
     fn make_folder(&self) -> Result<(), Problem> {
-        match self.is_folder && !self.path.is_dir() {
-            true => std::fs::create_dir(self.path).map_err(|source| {
+        if !self.is_folder {
+            return Ok(());
+        }
+        match std::fs::create_dir(self.path) {
+            // Not asked before: somebody else may make it in between.
+            Err(_) if self.path.is_dir() => Ok(()),
+            made => made.map_err(|source| {
                 let path = self.path.to_owned();
                 let doing = "make the folder";
                 let error = Error::Local {
@@ -117,7 +122,6 @@ impl<'a> Target<'a> {
                 };
                 error.into()
             }),
-            false => Ok(()),
         }
     }
 
@@ -204,7 +208,8 @@ async fn one_after_the_other(
     for source in &args.sources {
         match one(args, source, target, context).await {
             Ok(_) => {}
-            Err(failure) if failure.is_closed_pipe() => return Err(failure),
+            // Those before it may have failed.
+            Err(failure) if failure.is_closed_pipe() => break,
             Err(failure) => transfers.fail_one(&failure, context),
         }
     }
@@ -286,5 +291,55 @@ fn transfer(report: GetReport) -> Transfer {
             ("bad_replicas", json!(bad)),
             ("resumed", json!(report.resumed)),
         ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::thread;
+
+    fn target(path: &Path) -> Target<'_> {
+        Target {
+            path,
+            is_folder: true,
+            is_stream: false,
+        }
+    }
+
+    /// The second of two that made it at the same time was told that it exists already.
+    #[test]
+    fn two_make_the_same_folder_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        // A long way, so that both are on it at the same time.
+        let place = folder.path().join("./".repeat(1_900));
+        let (arrived, failed) = (AtomicU32::new(0), AtomicU32::new(0));
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for round in 0..200 {
+                        let path = place.join(round.to_string());
+                        arrived.fetch_add(1, Ordering::Relaxed);
+                        // A barrier would wake them one after the other.
+                        while arrived.load(Ordering::Relaxed) < 2 * (round + 1) {
+                            thread::yield_now();
+                        }
+                        let made = target(&path).make_folder();
+                        // Told at the end, since the other one would wait for this one.
+                        failed.fetch_add(u32::from(made.is_err()), Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(failed.into_inner(), 0);
+    }
+
+    #[test]
+    fn a_file_in_the_way_of_a_folder_is_told() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("file");
+        std::fs::write(&path, b"").unwrap();
+        assert!(target(&path).make_folder().is_err());
     }
 }

@@ -34,6 +34,7 @@ mod rate;
 mod records;
 mod report;
 mod rm;
+mod signals;
 mod stat;
 mod table;
 mod tail;
@@ -57,12 +58,12 @@ use sarsen_edge::args::{Parsed, parse};
 use sarsen_edge::exit::{Exit, Explain};
 use sarsen_edge::log::{self, LogFormat};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use crate::args::{Cli, Verb};
 use crate::context::Context;
 use crate::failure::{Failure, Problem, document, lines};
+use crate::signals::Signals;
 
 /// How long a client that was interrupted waits for its session to be closed.
 const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
@@ -97,22 +98,25 @@ fn main() -> ExitCode {
             return fail(context.globals.json, &context.at("")(problem));
         }
     };
-    let exit = runtime.block_on(to_the_end(cli.verb, &context));
+    let exit = runtime.block_on(async {
+        tokio::spawn(Signals::take().end_at_last());
+        to_the_end(cli.verb, &context, Signals::take()).await
+    });
     // A thread may be reading from a terminal, which nothing but a key ends.
     runtime.shutdown_background();
     exit.into()
 }
 
 /// Runs the verb, unless the user ends it before.
-async fn to_the_end(verb: Verb, context: &Context) -> Exit {
+async fn to_the_end(verb: Verb, context: &Context, mut signals: Signals) -> Exit {
     let done = tokio::select! {
         done = run(verb, context) => Some(done),
-        () = interrupted() => None,
+        () = signals.next() => None,
     };
     // A second interruption does not wait for the goodbye.
     tokio::select! {
         _ = timeout(GOODBYE_TIME_MAX, context.close()) => {}
-        () = interrupted() => {}
+        () = signals.next() => {}
     }
     match done {
         None => Exit::Interrupted,
@@ -156,21 +160,6 @@ async fn run(verb: Verb, context: &Context) -> Result<Exit, Failure> {
         Verb::Completions(args) => completions::run(&args, context),
         #[cfg(feature = "cluster")]
         Verb::Up(_) | Verb::Demo(_) => unreachable!("these were run before"),
-    }
-}
-
-/// Waits for Ctrl-C, or for the system to end us.
-async fn interrupted() {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
-        // Without handlers the signals end the process by themselves.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
     }
 }
 

@@ -1,14 +1,20 @@
 //! `sarsen records`: every record of a file once.
 
-use std::io::{self, BufWriter, Write as _};
+use std::fs::File;
+use std::io;
+use std::mem;
+use std::sync::Arc;
 
 use clap::Args;
-use sarsen_client::ReadRecord;
+use sarsen_client::{ReadRecord, RecordReader};
 use sarsen_edge::exit::Exit;
 use serde_json::json;
 
-use crate::context::{Context, cluster_path};
-use crate::failure::{Failure, Problem};
+use crate::context::{Context, cluster_path, stream, write_out};
+use crate::failure::Failure;
+
+/// Bytes that are gathered before they are written.
+const GATHERED_LEN: usize = 1 << 20;
 
 /// What `sarsen records` is told.
 #[derive(Args, Debug)]
@@ -21,23 +27,14 @@ pub(crate) struct RecordsArgs {
 pub(crate) async fn run(args: &RecordsArgs, context: &Context) -> Result<Exit, Failure> {
     let at = context.at(&args.path);
     let path = cluster_path(&args.path).map_err(&at)?;
+    let stdout = Arc::new(stream("stdout", io::stdout()).map_err(&at)?);
     let client = context.client().await.map_err(&at)?;
     let mut records = client.records(path).await.map_err(context.at(path))?;
-    let mut output = BufWriter::with_capacity(1 << 20, io::stdout());
-    let stdout = |source| Problem::Stream {
-        name: "stdout",
-        source,
-    };
-    while let Some(record) = records.next().await.map_err(context.at(path))? {
-        let written = match context.globals.json {
-            true => writeln!(output, "{}", document(&record)),
-            false => output
-                .write_all(record.payload)
-                .and_then(|()| output.write_all(b"\n")),
-        };
-        written.map_err(stdout).map_err(context.at(""))?;
-    }
-    output.flush().map_err(stdout).map_err(context.at(""))?;
+    let mut gathered = Vec::with_capacity(GATHERED_LEN);
+    let shown = show(&mut records, &mut gathered, &stdout, path, context).await;
+    // What was read before a failure is shown, too.
+    let written = write_out(&stdout, gathered).await;
+    shown.and(written.map_err(context.at("")))?;
     if records.leftover() > 0 {
         let what = format!(
             "{} bytes belong to no record and were passed over",
@@ -46,6 +43,29 @@ pub(crate) async fn run(args: &RecordsArgs, context: &Context) -> Result<Exit, F
         context.warn(path, &what);
     }
     Ok(Exit::Done)
+}
+
+/// Writes all records but for the last bytes, which are left in `gathered`.
+async fn show(
+    records: &mut RecordReader,
+    gathered: &mut Vec<u8>,
+    stdout: &Arc<File>,
+    path: &str,
+    context: &Context,
+) -> Result<(), Failure> {
+    while let Some(record) = records.next().await.map_err(context.at(path))? {
+        match context.globals.json {
+            true => gathered.extend_from_slice(document(&record).to_string().as_bytes()),
+            false => gathered.extend_from_slice(record.payload),
+        }
+        gathered.push(b'\n');
+        if gathered.len() >= GATHERED_LEN {
+            let full = mem::replace(gathered, Vec::with_capacity(GATHERED_LEN));
+            let written = write_out(stdout, full).await;
+            written.map_err(context.at(""))?;
+        }
+    }
+    Ok(())
 }
 
 fn document(record: &ReadRecord<'_>) -> serde_json::Value {

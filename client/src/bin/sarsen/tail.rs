@@ -1,7 +1,7 @@
 //! `sarsen tail`: the end of a file to stdout, and with `-f` what is appended to it.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sarsen_client::Follower;
 use sarsen_edge::exit::Exit;
 
-use crate::context::{Context, cluster_path, stream};
-use crate::failure::{Failure, Problem};
+use crate::context::{Context, cluster_path, stream, write_out};
+use crate::failure::Failure;
 
 /// Lines that are shown where no number of bytes is asked for.
 const LINES: usize = 10;
@@ -54,7 +54,8 @@ pub(crate) async fn run(args: &TailArgs, context: &Context) -> Result<Exit, Fail
         if args.follow || file.position() < end {
             let bytes = file.read().await.map_err(&at)?;
             let is_more = !bytes.is_empty();
-            write(&stdout, bytes).await.map_err(context.at(""))?;
+            let written = write_out(&stdout, bytes).await;
+            written.map_err(context.at(""))?;
             if is_more {
                 continue;
             }
@@ -89,17 +90,6 @@ fn lines_start(bytes: &[u8]) -> usize {
     let newlines = before_last.iter().enumerate().rev();
     let mut newlines = newlines.filter(|&(_, &byte)| byte == b'\n');
     newlines.nth(LINES - 1).map_or(0, |(at, _)| at + 1)
-}
-
-async fn write(stdout: &Arc<File>, bytes: Vec<u8>) -> Result<(), Problem> {
-    let stdout = stdout.clone();
-    let written = tokio::task::spawn_blocking(move || (&*stdout).write_all(&bytes));
-    let stream = |source| Problem::Stream {
-        name: "stdout",
-        source,
-    };
-    let written = written.await.map_err(sarsen_client::Error::from)?;
-    written.map_err(stream)
 }
 
 /// Whether nobody reads what is written any more.

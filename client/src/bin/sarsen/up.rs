@@ -16,7 +16,7 @@ use clap::Args;
 use sarsen_edge::daemon::Drain;
 use sarsen_edge::exit::{self, Exit};
 
-use crate::cluster::{ClusterError, Daemon, file, sarsen};
+use crate::cluster::{ClusterError, Daemon, file, sarsen, take_signals};
 
 /// Time between two looks at whether the daemons live.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
@@ -63,17 +63,14 @@ impl Place {
 /// Runs the verb to its end.
 pub(crate) fn run(args: &UpArgs) -> ExitCode {
     match up(args) {
-        Ok(()) => Exit::Done.into(),
+        // Asked to end before all servers were there, it ends no less well.
+        Ok(()) | Err(ClusterError::Interrupted) => Exit::Done.into(),
         Err(error) => exit::report("sarsen: up", &error),
     }
 }
 
 fn up(args: &UpArgs) -> Result<(), ClusterError> {
-    let drain = Drain::on_signals().map_err(|source| ClusterError::Process {
-        what: "taking the signals of",
-        name: "sarsen up".into(),
-        source,
-    })?;
+    let drain = take_signals("sarsen up")?;
     let place = match &args.dir {
         Some(dir) => {
             fs::create_dir_all(dir).map_err(file("making the folder", dir))?;
@@ -96,16 +93,17 @@ fn up(args: &UpArgs) -> Result<(), ClusterError> {
         OsStr::new(&args.http),
     ];
     master_args.extend(&sets);
-    let mut master = Daemon::master(&place.path().join("master"), &master_args)?;
+    let mut master = Daemon::master(&place.path().join("master"), &master_args, &drain)?;
     let control = master.ready.control.clone();
     let mut chunkservers = Vec::new();
     for number in 1..=usize::from(args.chunkservers) {
         let dir = place.path().join(format!("chunkserver-{number}"));
-        chunkservers.push(Daemon::chunkserver(number, &control, &dir, &sets)?);
+        let chunkserver = Daemon::chunkserver(number, &control, &dir, &sets, &drain)?;
+        chunkservers.push(chunkserver);
     }
     let count = args.chunkservers.to_string();
     let wait = ["wait", "--chunkservers", &count, "--timeout", "120s"].map(OsStr::new);
-    sarsen(&control, &wait)?;
+    sarsen(&control, &wait, &drain)?;
     say(&master.ready.line);
     watch(&drain, &mut master, &mut chunkservers)?;
     chunkservers.into_iter().for_each(Daemon::stop);
