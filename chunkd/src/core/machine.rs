@@ -293,6 +293,8 @@ impl Machine {
                     directory.report.disk = disk;
                     directory.beat_age = beat_age;
                 }
+                // A heartbeat that is due waits for what the other disks tell.
+                return;
             }
             Event::Ordered {
                 connection,

@@ -13,14 +13,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use sarsen_protocol::handshake::Identity;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ClusterId, DirectoryId, ServerId};
 use sarsen_protocol::key::SecretKey;
-use sarsen_protocol::message::{Heat, ReportChain, Role, Start};
+use sarsen_protocol::message::{ErrorBody, Heat, ReportChain, Role, Start};
 use sarsen_protocol::status::Status;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::counters::Counters;
 use super::health::{Fitness, Health};
 use super::members::Members;
+use crate::core::read_stream::Refusal;
 use crate::core::tickets::TicketKeys;
 use crate::store::{Directory, NewChunk, Operation, PendingChunk, Problem, StoreError};
 
@@ -32,6 +34,10 @@ const SUSPECT_AFTER_DEFAULT: u64 = 3_000;
 
 /// How often it is looked whether a disk hangs that somebody waits for.
 const HANG_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Reads that wait for one directory's disk at a time. A runtime has 512 blocking threads, so a disk that
+/// hangs leaves the others theirs.
+const WAITS_MAX: usize = 64;
 
 /// What the control plane is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +68,8 @@ struct Place {
     directory: Arc<Directory>,
     is_served: AtomicBool,
     health: Arc<Health>,
+    /// Turns at its disk.
+    waits: Arc<Semaphore>,
 }
 
 /// One chunkserver, as its planes share it.
@@ -103,6 +111,7 @@ impl Chunkserver {
             directory,
             is_served: AtomicBool::new(false),
             health: Arc::default(),
+            waits: Arc::new(Semaphore::new(WAITS_MAX)),
         };
         let chunkserver = Self {
             key: RwLock::new(key),
@@ -214,9 +223,48 @@ impl Chunkserver {
     /// How a directory's disk is.
     #[must_use]
     pub fn health(&self, id: DirectoryId) -> Option<&Arc<Health>> {
+        self.place(id).map(|place| &place.health)
+    }
+
+    fn place(&self, id: DirectoryId) -> Option<&Place> {
         let mut places = self.places.iter();
-        let place = places.find(|it| it.directory.identity().directory_id == id);
-        place.map(|place| &place.health)
+        places.find(|it| it.directory.identity().directory_id == id)
+    }
+
+    /// Has something that waits for a directory's disk done on a thread that serves nobody. At most
+    /// [`WAITS_MAX`] have one at a time, and each keeps it until the disk answers.
+    ///
+    /// # Errors
+    /// `medium_failed` if the disk answers nobody any more, `internal` if the work panics.
+    pub async fn at_disk<T: Send + 'static>(
+        &self,
+        directory: &Directory,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let id = directory.identity().directory_id;
+        let place = self.place(id);
+        if place.is_some_and(|place| place.health.hangs(Instant::now())) {
+            return Err(disk_hangs());
+        }
+        let waits = place.map(|place| Arc::clone(&place.waits));
+        let working = async {
+            let turn = match waits {
+                Some(waits) => waits.acquire_owned().await.ok(),
+                None => None,
+            };
+            let working = spawn_blocking(move || {
+                let _turn = turn;
+                work()
+            });
+            working.await
+        };
+        tokio::select! {
+            biased;
+            done = working => {
+                done.map_err(|error| (Status::Internal, ErrorBody::new(error.to_string())))
+            }
+            () = self.hung(Some(id)) => Err(disk_hangs()),
+        }
     }
 
     /// Waits until the disk of a directory hangs; without a directory, until that of any one does.
@@ -424,6 +472,13 @@ pub fn wall_clock() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// What is told to who wants something of a disk that answers nobody any more.
+#[must_use]
+pub fn disk_hangs() -> Refusal {
+    let error = ErrorBody::new("the disk does not answer");
+    (Status::MediumFailed, error)
+}
+
 /// What a peer is told of an error of the store.
 #[must_use]
 pub fn status_of(error: &StoreError) -> Status {
@@ -505,6 +560,50 @@ mod tests {
         second.written(long_ago);
         let refused = chosen();
         assert!(matches!(refused, Err(StoreError::Io { .. })), "{refused:?}");
+    }
+
+    /// Each read that waited for a disk that hung kept a blocking thread, until reads of the other disks
+    /// found none; and its reader waited for ever.
+    #[test]
+    fn a_disk_that_hangs_leaves_threads_to_the_others() {
+        let root = tempfile::tempdir().expect("a folder");
+        let directories = [1, 2].map(|number| directory(root.path(), number));
+        let [first, second] = directories.clone();
+        let (chunkserver, _noticed) = Chunkserver::new(SecretKey::new([0; 32]), directories.into());
+        let chunkserver = Arc::new(chunkserver);
+        let health = chunkserver.health(first.identity().directory_id);
+        let health = Arc::clone(health.expect("known"));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(WAITS_MAX + 1)
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let (hangs, answers) = std::sync::mpsc::channel::<()>();
+            let answers = Arc::new(Mutex::new(answers));
+            let read = || {
+                let (chunkserver, first) = (Arc::clone(&chunkserver), Arc::clone(&first));
+                let answers = Arc::clone(&answers);
+                let read = move || answers.lock().expect("not poisoned").recv().is_ok();
+                tokio::spawn(async move { chunkserver.at_disk(&first, read).await })
+            };
+            let reads: Vec<_> = (0..2 * WAITS_MAX).map(|_| read()).collect();
+            for _ in 0..2 * WAITS_MAX {
+                // Each has asked for its thread by then.
+                tokio::task::yield_now().await;
+            }
+            let other = chunkserver.at_disk(&second, || 5);
+            let other = tokio::time::timeout(Duration::from_secs(30), other).await;
+            assert_eq!(other, Ok(Ok(5)));
+            let Some(long_ago) = Instant::now().checked_sub(HANG_MAX) else {
+                return; // The machine has only just started.
+            };
+            health.written(long_ago);
+            for read in reads {
+                assert_eq!(read.await.expect("no panic"), Err(disk_hangs()));
+            }
+            drop(hangs);
+        });
     }
 
     /// A server looked for the handle first and chose a directory then: two openings at the same

@@ -9,7 +9,6 @@ use sarsen_protocol::deframe::frame;
 use sarsen_protocol::id_row::ID_ROW_LEN;
 use sarsen_protocol::message::{ChunkIds, ChunkIdsReply, ErrorBody, Kind};
 use sarsen_protocol::size::ID_ROWS_TOLD_MAX;
-use sarsen_protocol::status::Status;
 
 use super::chunkserver::wall_clock;
 use super::link::{Head, Link, LinkError};
@@ -107,8 +106,8 @@ impl Sending<'_> {
     async fn read(&self, first_row: u32) -> Result<Vec<[u8; ID_ROW_LEN]>, Refusal> {
         let (directory, chunk) = (Arc::clone(&self.directory), Arc::clone(&self.chunk));
         let reading = move || directory.read_ids(&chunk, first_row, ID_ROWS_TOLD_MAX);
-        let read = tokio::task::spawn_blocking(reading).await;
-        let read = read.map_err(|error| (Status::Internal, ErrorBody::new(error.to_string())))?;
+        let chunkserver = &self.thread.chunkserver;
+        let read = chunkserver.at_disk(&self.directory, reading).await?;
         let handle = self.chunk.handle;
         read.map_err(|error| {
             if matches!(error, StoreError::Io { .. }) {

@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::IDLE_MAX;
-use super::chunkserver::{status_of, wall_clock};
+use super::chunkserver::{Chunkserver, status_of, wall_clock};
 use super::link::{Head, Link, LinkError};
 use super::members::reading;
 use super::plane::Thread;
@@ -262,7 +262,7 @@ struct Waited {
     request_id: u64,
     directory: Arc<Directory>,
     handle: ChunkHandle,
-    reading: JoinHandle<Result<Answers, Failed>>,
+    reading: JoinHandle<Result<Result<Answers, Failed>, Refusal>>,
 }
 
 /// Why a cut read has no bytes.
@@ -289,8 +289,9 @@ impl Waited {
     /// The frame that answers it, also if it failed.
     async fn answer(self, thread: &Thread) -> Answers {
         let refusal = match self.reading.await {
-            Ok(Ok(answers)) => return answers,
-            Ok(Err(failed)) => failed.told(thread, &self.directory, self.handle),
+            Ok(Ok(Ok(answers))) => return answers,
+            Ok(Ok(Err(failed))) => failed.told(thread, &self.directory, self.handle),
+            Ok(Err(refusal)) => refusal,
             Err(error) => (Status::Internal, ErrorBody::new(error.to_string())),
         };
         let mut answers = Answers::default();
@@ -325,7 +326,11 @@ fn begin_cut(thread: &Thread, cut: Cut, answers: &mut Answers) -> Option<Waited>
             request_id,
             directory: Arc::clone(&directory),
             handle,
-            reading: tokio::task::spawn_blocking(move || wait_for_cut(&directory, &cut)),
+            reading: tokio::task::spawn_local(wait_for_cut(
+                Arc::clone(&thread.chunkserver),
+                directory,
+                cut,
+            )),
         }),
     }
 }
@@ -379,14 +384,22 @@ fn put_cut(
     Ok(true)
 }
 
-/// The frame that answers a cut read. Blocks.
-fn wait_for_cut(directory: &Directory, cut: &Cut) -> Result<Answers, Failed> {
-    let chunk = directory.open_for_read(cut.read.handle);
-    let chunk = chunk.map_err(Failed::Store)?;
-    let mut answers = Answers::default();
-    // Who waits gets it or an error.
-    put_cut(&mut answers, &mut Vec::new(), &chunk, cut, Wait::Yes)?;
-    Ok(answers)
+/// The frame that answers a cut read, once the disk has given what it brings.
+async fn wait_for_cut(
+    chunkserver: Arc<Chunkserver>,
+    directory: Arc<Directory>,
+    cut: Cut,
+) -> Result<Result<Answers, Failed>, Refusal> {
+    let opened = Arc::clone(&directory);
+    let read = move || {
+        let chunk = opened.open_for_read(cut.read.handle);
+        let chunk = chunk.map_err(Failed::Store)?;
+        let mut answers = Answers::default();
+        // Who waits gets it or an error.
+        put_cut(&mut answers, &mut Vec::new(), &chunk, &cut, Wait::Yes)?;
+        Ok(answers)
+    };
+    chunkserver.at_disk(&directory, read).await
 }
 
 /// Tells the peer that it can't be answered.
@@ -469,12 +482,10 @@ pub(super) async fn find<T>(
     let chunk = match directory.find_readable(handle) {
         Some(chunk) => chunk,
         None => {
-            let directory = Arc::clone(&directory);
-            let opening = tokio::task::spawn_blocking(move || directory.open_for_read(handle));
-            let opened = opening
-                .await
-                .map_err(|error| (Status::Internal, ErrorBody::new(error.to_string())));
-            opened?.map_err(|error| refused_by_store(thread, handle, &error))?
+            let its = Arc::clone(&directory);
+            let opening = move || its.open_for_read(handle);
+            let opened = thread.chunkserver.at_disk(&directory, opening).await?;
+            opened.map_err(|error| refused_by_store(thread, handle, &error))?
         }
     };
     // By what was opened: a copy may have taken the place of what the entry told of.
@@ -528,9 +539,7 @@ impl Sending<'_> {
         let held = &self.thread.chunkserver.counters.turns_held;
         while let Some(part) = parts.next_part() {
             let _turn = self.member.turn(part.len, held).await;
-            if let Err(error) = self.bring_in(part).await {
-                let (thread, offset) = (self.thread, part.offset);
-                let refusal = medium_failed(thread, self.directory, self.chunk, offset, &error);
+            if let Err(refusal) = self.bring_in(part).await {
                 return Ok(Err(refusal));
             }
             let head = self.head(part)?;
@@ -566,15 +575,15 @@ impl Sending<'_> {
     }
 
     /// Waits for the medium, where it has to be waited for, on a thread that serves nobody.
-    async fn bring_in(&self, part: Part) -> io::Result<()> {
+    async fn bring_in(&self, part: Part) -> Result<(), Refusal> {
         if self.chunk.is_cached(part.offset, part.len) {
             return Ok(());
         }
+        let (thread, directory, offset) = (self.thread, self.directory, part.offset);
         let chunk = Arc::clone(self.chunk);
-        let bringing = move || chunk.bring_in(part.offset, part.len);
-        tokio::task::spawn_blocking(bringing)
-            .await
-            .map_err(io::Error::other)?
+        let bringing = move || chunk.bring_in(offset, part.len);
+        let brought = thread.chunkserver.at_disk(directory, bringing).await?;
+        brought.map_err(|error| medium_failed(thread, directory, self.chunk, offset, &error))
     }
 
     /// Header and body of a part's frame.

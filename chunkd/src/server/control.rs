@@ -12,7 +12,7 @@ use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId};
 use sarsen_protocol::message::{
     ChunkVerified, CopyChunk, DirectoryReport, ErrorBody, ExtendLeases, Heartbeat,
 };
-use sarsen_protocol::size::HEAT_MAX;
+use sarsen_protocol::size::{HEAT_MAX, LEASES_MAX};
 use sarsen_protocol::status::Status;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -29,6 +29,7 @@ use crate::core::event::{ConnectionId, Event, Refusal};
 use crate::core::machine::{Machine, MachineConfig};
 use crate::core::tickets::TicketKeys;
 use crate::http;
+use crate::net::chunkserver::disk_hangs;
 use crate::net::{Chunkserver, DataPlane, Notice};
 use crate::store::Directory;
 
@@ -127,7 +128,7 @@ impl Control {
                 () = drain.asked() => break,
                 Some(input) = self.arrived.recv() => self.take(input),
                 Some(notice) = self.server.notices.recv() => self.noticed(notice),
-                () = sleep(wait) => self.tick(),
+                () = sleep(wait) => self.handle(Event::Tick),
             }
             if let Err(reason) = self.act_all() {
                 self.finish(Duration::ZERO).await;
@@ -156,17 +157,16 @@ impl Control {
         }
     }
 
+    /// Whatever comes brings a heartbeat on its way that is due. How the disks are comes first, so that
+    /// it tells the newest.
     fn handle(&mut self, event: Event) {
-        self.machine.handle(self.began.elapsed(), event);
-    }
-
-    /// Time has passed. How the disks are comes first, so that a heartbeat tells the newest.
-    fn tick(&mut self) {
-        let beats: Vec<_> = self.disks.iter().map(DiskThreads::beat).collect();
-        for beat in beats {
-            self.handle(Event::DiskBeat(beat));
+        let now = self.began.elapsed();
+        if self.machine.deadline().is_some_and(|due| due <= now) {
+            for disk in &self.disks {
+                self.machine.handle(now, Event::DiskBeat(disk.beat()));
+            }
         }
-        self.handle(Event::Tick);
+        self.machine.handle(now, event);
     }
 
     /// What has changed until now is told before what came in is acted on: a chunk that is being deleted
@@ -373,18 +373,17 @@ impl Control {
 
     /// Behind each heartbeat, while there is work.
     fn extend_leases(&self, connection: ConnectionId) {
-        let leases = self.server.chunkserver.members.wanted_leases();
-        if leases.is_empty() {
-            return;
+        let wanted = self.server.chunkserver.members.wanted_leases();
+        for some in wanted.chunks(LEASES_MAX) {
+            let request = ExtendLeases {
+                epoch: self.machine.epoch(),
+                leases: some.to_vec(),
+            };
+            let chunkserver = self.chunkserver();
+            self.over(connection, |link, _| {
+                leases::extend(link, &request, chunkserver)
+            });
         }
-        let request = ExtendLeases {
-            epoch: self.machine.epoch(),
-            leases,
-        };
-        let chunkserver = self.chunkserver();
-        self.over(connection, |link, _| {
-            leases::extend(link, &request, chunkserver)
-        });
     }
 
     /// A directory that the master does not count; whoever runs the server is to see it.
@@ -484,7 +483,7 @@ impl Control {
             return;
         };
         if disk.hangs() {
-            return tell(&self.inputs, verified(Err(orders::hung())));
+            return tell(&self.inputs, verified(Err(disk_hangs())));
         }
         let (answer, answered) = oneshot::channel();
         let done = VerifyDone(Box::new(move |found| {
@@ -501,7 +500,7 @@ impl Control {
         tokio::spawn(async move {
             let answer = tokio::select! {
                 answer = answered => answer.unwrap_or_else(|_| Err(unanswered())),
-                () = chunkserver.hung(Some(directory_id)) => Err(orders::hung()),
+                () = chunkserver.hung(Some(directory_id)) => Err(disk_hangs()),
             };
             tell(&inputs, verified(answer));
         });
@@ -577,7 +576,7 @@ async fn delete_part(
     let orders = deletes.orders().to_vec();
     let all = |refusal: Refusal| vec![Err(refusal); orders.len()];
     let results = match hangs {
-        true => all(orders::hung()),
+        true => all(disk_hangs()),
         false => {
             let deleting = tokio::task::spawn_blocking(move || deletes.run());
             let hangs = async {
@@ -599,7 +598,7 @@ async fn delete_part(
 async fn outcome<T>(working: JoinHandle<T>, hangs: impl Future<Output = ()>) -> Result<T, Refusal> {
     tokio::select! {
         done = working => done.map_err(panicked),
-        () = hangs => Err(orders::hung()),
+        () = hangs => Err(disk_hangs()),
     }
 }
 

@@ -4,6 +4,7 @@
 //! beat, which the control plane reads without asking the disk.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -48,7 +49,10 @@ pub(super) struct DiskThreads {
     beats: Arc<Beats>,
     jobs: mpsc::Sender<Job>,
     doubted: Doubted,
-    upkeep: Option<JoinHandle<()>>,
+    /// What runs until `jobs` and `trims` are gone.
+    running: Vec<JoinHandle<()>>,
+    /// Trimming ends when this goes.
+    trims: mpsc::Sender<Infallible>,
 }
 
 /// Chunks that are to be read back because a read of them failed, and were not yet.
@@ -131,13 +135,19 @@ impl DiskThreads {
         let upkeep = std::thread::Builder::new()
             .name("upkeep".to_owned())
             .spawn(move || Upkeep::new(kept, server, queued).run(&waiting))?;
-        let upkeep = Some(upkeep);
+        // Apart: the journal has only so many segments while thousands of files are removed or synced.
+        let (trims, ends) = mpsc::channel();
+        let trimmed = Arc::clone(directory);
+        let trim = std::thread::Builder::new()
+            .name("trim".to_owned())
+            .spawn(move || Trimming::new(trimmed).run(&ends))?;
         Ok(Self {
             directory: Arc::clone(directory),
             beats,
             jobs,
             doubted,
-            upkeep,
+            running: vec![upkeep, trim],
+            trims,
         })
     }
 
@@ -191,15 +201,13 @@ impl DiskThreads {
 
     /// Ends the threads once the upkeep is done with what it has; with what is sealed and not
     /// synced, too.
-    pub(super) fn finish(mut self) {
+    pub(super) fn finish(self) {
         self.beats.is_ending.store(true, Ordering::Relaxed);
-        drop(self.jobs);
-        if self
-            .upkeep
-            .take()
-            .is_some_and(|upkeep| upkeep.join().is_err())
-        {
-            tracing::error!("the upkeep of a directory has panicked");
+        drop((self.jobs, self.trims));
+        for thread in self.running {
+            if thread.join().is_err() {
+                tracing::error!("the upkeep of a directory has panicked");
+            }
         }
     }
 }
@@ -283,6 +291,56 @@ fn beat_by_writing(beats: &Beats, directory: &Directory) {
     }
 }
 
+/// What panics is over; the rest of the directory's work is not.
+fn guarded(directory: &Directory, work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        tracing::error!(dir = %directory.root().display(), "work in the background has panicked");
+    }
+}
+
+/// Keeps one directory's journal short.
+struct Trimming {
+    directory: Arc<Directory>,
+    room_due: Instant,
+}
+
+impl Trimming {
+    fn new(directory: Arc<Directory>) -> Self {
+        Self {
+            directory,
+            room_due: Instant::now() + ROOM_INTERVAL,
+        }
+    }
+
+    fn run(mut self, ends: &mpsc::Receiver<Infallible>) {
+        let mut pause = TRIM_INTERVAL;
+        while ends.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+            // What panics is tried again, and not at once.
+            pause = TRIM_INTERVAL;
+            let directory = Arc::clone(&self.directory);
+            guarded(&directory, || pause = self.step());
+        }
+    }
+
+    /// One step; how long what it wrote has to become stable.
+    fn step(&mut self) -> Duration {
+        let now = Instant::now();
+        if self.room_due <= now {
+            self.room_due = now + ROOM_INTERVAL;
+            self.directory.look_for_journal_room();
+        }
+        match self.directory.trim(SEGMENTS_KEPT) {
+            Ok(Trim::Nothing) => TRIM_INTERVAL,
+            Ok(Trim::GoOn | Trim::Waits) => TRIM_PAUSE,
+            Err(error) => {
+                tracing::warn!(dir = %self.directory.root().display(), %error,
+                    "the journal could not be trimmed");
+                TRIM_INTERVAL
+            }
+        }
+    }
+}
+
 /// The background work of one directory.
 struct Upkeep {
     directory: Arc<Directory>,
@@ -290,8 +348,6 @@ struct Upkeep {
     doubted: Doubted,
     sync_due: Option<Instant>,
     empty_due: Option<Instant>,
-    trim_due: Instant,
-    room_due: Instant,
 }
 
 impl Upkeep {
@@ -304,16 +360,17 @@ impl Upkeep {
             doubted,
             sync_due,
             empty_due: None,
-            trim_due: Instant::now() + TRIM_INTERVAL,
-            room_due: Instant::now() + ROOM_INTERVAL,
         }
     }
 
     fn run(mut self, jobs: &mpsc::Receiver<Job>) {
         loop {
-            let due = [self.sync_due, self.empty_due].into_iter().flatten();
-            let due = due.fold(self.trim_due.min(self.room_due), Instant::min);
-            match jobs.recv_timeout(due.saturating_duration_since(Instant::now())) {
+            let due = [self.sync_due, self.empty_due].into_iter().flatten().min();
+            let received = match due {
+                Some(due) => jobs.recv_timeout(due.saturating_duration_since(Instant::now())),
+                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match received {
                 Ok(job) => {
                     self.guarded(|upkeep| upkeep.do_job(job));
                     // Jobs that go on coming must not keep from its turn what is due.
@@ -325,12 +382,9 @@ impl Upkeep {
         }
     }
 
-    /// What panics is over; the rest of the directory's work is not.
     fn guarded(&mut self, work: impl FnOnce(&mut Self)) {
-        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
-            tracing::error!(dir = %self.directory.root().display(),
-                "work in the background has panicked");
-        }
+        let directory = Arc::clone(&self.directory);
+        guarded(&directory, || work(self));
     }
 
     fn do_job(&mut self, job: Job) {
@@ -365,28 +419,6 @@ impl Upkeep {
             tracing::warn!(dir = %self.directory.root().display(), %error,
                 "deleted chunks could not be removed");
         }
-        if self.trim_due <= now {
-            self.trim();
-        }
-        if self.room_due <= now {
-            self.room_due = now + ROOM_INTERVAL;
-            self.directory.look_for_journal_room();
-        }
-    }
-
-    /// One step: what has to be stable first is waited for while others have their turn.
-    fn trim(&mut self) {
-        self.trim_due = Instant::now() + TRIM_INTERVAL;
-        let pause = match self.directory.trim(SEGMENTS_KEPT) {
-            Ok(Trim::Nothing) => TRIM_INTERVAL,
-            Ok(Trim::GoOn | Trim::Waits) => TRIM_PAUSE,
-            Err(error) => {
-                tracing::warn!(dir = %self.directory.root().display(), %error,
-                    "the journal could not be trimmed");
-                TRIM_INTERVAL
-            }
-        };
-        self.trim_due = Instant::now() + pause;
     }
 
     fn sync(&self) {
@@ -498,7 +530,8 @@ mod tests {
             }),
             jobs,
             doubted: Doubted::default(),
-            upkeep: None,
+            running: vec![],
+            trims: mpsc::channel().0,
         };
         let doubt = || threads.doubt(CHUNK, VERSION, VerifyDone(Box::new(|_| {})));
         doubt();

@@ -124,9 +124,11 @@ async fn wait(
     }
 }
 
-/// Whether only this directory is concerned, and not the master that asks.
+/// Whether only this directory is concerned, and not the master that asks. Want of descriptors or memory
+/// is nobody's in particular, and passes: the server registers again then.
 fn is_of_its_disk(error: &StoreError) -> bool {
     matches!(error, StoreError::Io { .. } | StoreError::NoSpace { .. })
+        && !error.is_short_of_means()
 }
 
 fn refused(connection: ConnectionId, error: &StoreError) -> Event {
@@ -139,5 +141,59 @@ fn refused(connection: ConnectionId, error: &StoreError) -> Event {
                 | StoreError::OtherServer { .. }
                 | StoreError::ChunkSize { .. }
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sarsen_protocol::id::Epoch;
+    use sarsen_protocol::key::SecretKey;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::super::master_link::Input;
+    use super::*;
+    use crate::store::tests::faulty::FaultyTree;
+    use crate::store::tests::scenario::{ADOPTION, START};
+    use crate::store::{Directory, Start};
+
+    /// A directory that found no memory, or descriptor, for its new identity was told as a failed disk
+    /// until the next registration: all its chunks were copied elsewhere.
+    #[tokio::test]
+    async fn want_of_memory_leaves_no_directory_out() {
+        let trees = [(); 2].map(|()| Arc::new(FaultyTree::new()));
+        let open = |(tree, number): (&Arc<FaultyTree>, u8)| {
+            let start = Start {
+                new_directory_id: DirectoryId([number; 16]),
+                ..START
+            };
+            let directory = Directory::open_tree(Arc::clone(tree) as _, &start).expect("opens");
+            directory.adopt(ADOPTION).expect("adopts");
+            Arc::new(directory)
+        };
+        let directories: Vec<_> = trees.iter().zip(1..).map(open).collect();
+        let keep = ToKeep {
+            cluster_id: ADOPTION.cluster_id,
+            server_id: ADOPTION.server_id,
+            chunk_size: ADOPTION.chunk_size,
+            epoch: Epoch {
+                number: 5,
+                incarnation: 50,
+            },
+            directories: vec![DirectoryId([1; 16]), DirectoryId([2; 16])],
+        };
+        let (chunkserver, _notices) = Chunkserver::new(SecretKey::new([0; 32]), directories);
+        let chunkserver = Arc::new(chunkserver);
+        let (inputs, mut arrived) = unbounded_channel();
+        trees[1].be_short_of_memory_for(Some("IDENTITY"));
+        run(Arc::clone(&chunkserver), inputs.clone(), 1, keep.clone()).await;
+        let Some(Input::Event(Event::KeepFailed { is_foreign, .. })) = arrived.recv().await else {
+            panic!("not to be tried again");
+        };
+        assert!(!is_foreign);
+        trees[1].be_short_of_memory_for(None);
+        run(chunkserver, inputs, 1, keep).await;
+        let kept = arrived.recv().await;
+        assert!(matches!(kept, Some(Input::Event(Event::Kept { .. }))));
+        assert!(arrived.is_empty());
     }
 }

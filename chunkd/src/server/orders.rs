@@ -167,12 +167,6 @@ pub fn holder(chunkserver: &Chunkserver, order: &DeleteOrder) -> Option<Director
     holder.map(|directory| directory.identity().directory_id)
 }
 
-/// What is said for a disk that doesn't answer.
-pub(super) fn hung() -> Refusal {
-    let error = ErrorBody::new("the disk does not answer");
-    (Status::MediumFailed, error)
-}
-
 /// Whether a directory has what an order names: a chunk, or, with version 0, a damaged file.
 fn holds(directory: &Directory, order: &DeleteOrder) -> bool {
     match order.version.is_some() {

@@ -100,14 +100,20 @@ pub(super) async fn answer(
             Err(refusal) => Err(refusal),
         },
         message => {
-            let chunkserver = Arc::clone(chunkserver);
-            let answering = tokio::task::spawn_blocking(move || {
-                let is_open = |handle| chunkserver.members.is_open(&chunkserver, handle);
-                answer_from_store(&chunkserver, &message, is_open, wall_clock())
-            });
-            let answered = answering.await;
-            answered
-                .unwrap_or_else(|error| Err((Status::Internal, ErrorBody::new(error.to_string()))))
+            let directory = handle_of(&message).and_then(|it| chunkserver.directory_of(it));
+            let server = Arc::clone(chunkserver);
+            let answering = move || {
+                let is_open = |handle| server.members.is_open(&server, handle);
+                answer_from_store(&server, &message, is_open, wall_clock())
+            };
+            match directory {
+                Some(directory) => {
+                    let answered = chunkserver.at_disk(directory, answering).await;
+                    answered.and_then(|answer| answer)
+                }
+                // It has no disk to ask.
+                None => answering(),
+            }
         }
     };
     connection.reply(request.id, kind, answer);
@@ -137,6 +143,16 @@ pub fn answer_from_store(
             let text = format!("a chunkserver does not answer {}", other.kind().name());
             Err((Status::Unsupported, ErrorBody::new(text)))
         }
+    }
+}
+
+/// The chunk that a question is about.
+fn handle_of(question: &AnyMessage) -> Option<ChunkHandle> {
+    match question {
+        AnyMessage::ChunkStatus(question) => Some(question.handle),
+        AnyMessage::ChunkCrcs(question) => Some(question.handle),
+        AnyMessage::FindRequests(question) => Some(question.handle),
+        _ => None,
     }
 }
 

@@ -134,6 +134,11 @@ impl Opened {
         lock(&self.chunks).get(&handle).cloned()
     }
 
+    /// All that are open.
+    pub(super) fn all(&self) -> Vec<Arc<OpenChunk>> {
+        lock(&self.chunks).values().cloned().collect()
+    }
+
     /// The chunk is open no more.
     pub(super) fn forget(&self, handle: ChunkHandle) {
         lock(&self.chunks).remove(&handle);
@@ -228,7 +233,7 @@ impl Directory {
 
     /// The journal is stable up to this sequence.
     pub fn journal_is_stable(&self, sequence: u64) {
-        let chunks: Vec<_> = lock(&self.opened.chunks).values().cloned().collect();
+        let chunks = self.opened.all();
         chunks.iter().for_each(|chunk| chunk.stable_to(sequence));
     }
 

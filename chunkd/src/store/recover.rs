@@ -16,7 +16,6 @@ use std::sync::Arc;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, Serial};
 use sarsen_protocol::id_row::decode_table;
 use sarsen_protocol::message::ChunkState;
-use sarsen_protocol::size::BLOCK_LEN;
 use thiserror::Error;
 
 use super::chunk_file::{ChunkFile, Owner};
@@ -381,7 +380,7 @@ fn rebuild(whose: Whose, history: &OpenHistory) -> Result<RecoveredChunk, Failur
     state
         .commit_to(history.commit_mark)
         .map_err(|_| Failure::NOT_REPLAYED)?;
-    compare_blocks(&files, &state, chunk_size)?;
+    compare_blocks(&files, &state)?;
     files.sync()?;
     if let Some(prepared) = &history.prepared {
         check_prepared(&*tree, owner, handle, &state, prepared)?;
@@ -537,25 +536,10 @@ fn replay_one(
 }
 
 /// Compares the blocks of every state that may be asked for.
-fn compare_blocks(files: &ChunkFiles, state: &State, chunk_size: u32) -> Result<(), Failure> {
+fn compare_blocks(files: &ChunkFiles, state: &State) -> Result<(), Failure> {
     let places = files.places();
-    let mut seen = BTreeSet::new();
-    for serial in state.commit_mark().0..=state.serial().0 {
-        let Some(content) = state.content_at(Serial(serial)) else {
-            return Err(Failure::NOT_REPLAYED);
-        };
-        for (index, &block) in content.blocks().iter().enumerate() {
-            let start = u32::try_from(index)
-                .unwrap_or(u32::MAX)
-                .saturating_mul(BLOCK_LEN);
-            let len = content
-                .length()
-                .saturating_sub(start)
-                .min(BLOCK_LEN.min(chunk_size));
-            if seen.insert((index, block.place, block.crc32, len)) {
-                places.read_block(index, block, len)?;
-            }
-        }
+    for (index, block, len) in state.blocks_of_all() {
+        places.read_block(index, block, len)?;
     }
     Ok(())
 }

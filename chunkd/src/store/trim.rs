@@ -7,6 +7,9 @@
 //! ([`Summary`]), which says for most of them that nothing of it has to be copied. Else it is read, as are
 //! those of earlier starts.
 //!
+//! The checkpoints of all open chunks may be longer than the segments that are to be kept: then more are,
+//! so that a segment that goes is worth more than what is written for it.
+//!
 //! It is found out first whether the segment can go at all, and nothing is written for one that can't:
 //! what was would have to be written again at the next try, without an end.
 //!
@@ -25,8 +28,8 @@ use super::directory::Directory;
 use super::error::StoreError;
 use super::journal::body::{Base, Body, Promised};
 use super::journal::summary::{OfChunk, Summary};
-use super::journal::{Class, Entry, FoundEntry, JournalError, JournalReader};
-use super::open_chunk::{OpenChunk, Told};
+use super::journal::{Class, Entry, Extent, FoundEntry, JournalError, JournalReader, SEGMENTS_MAX};
+use super::open_chunk::{LastCheckpoint, OpenChunk, Told};
 use super::table::{Held, InventoryEntry, Turn, lock};
 
 /// Bytes of entries that are copied forward for one segment. A chunk that needs more is stuck, and
@@ -70,11 +73,22 @@ struct Standing {
     has_problem: bool,
 }
 
-/// The chunks of which a later segment than the oldest says that they were settled or dropped; read
-/// when it is asked for first.
-struct EndedLater<'a> {
+/// What later segments than the oldest say.
+struct Later<'a> {
     segments: &'a [u64],
-    found: Option<BTreeSet<ChunkHandle>>,
+    /// The journal is stable up to here.
+    stable: u64,
+    /// The chunks of which they say that they were settled or dropped; read when that is asked for first.
+    ended: Option<BTreeSet<ChunkHandle>>,
+}
+
+impl Later<'_> {
+    /// Whether a checkpoint stands in them, all of it, and is stable.
+    fn has(&self, checkpoint: &LastCheckpoint) -> bool {
+        let (first, last) = checkpoint.sequences;
+        let successor = self.segments.get(1);
+        successor.is_some_and(|&successor| first >= successor && last <= self.stable)
+    }
 }
 
 /// What the oldest segment says of one chunk, without what it says itself to mean nothing any more.
@@ -147,6 +161,9 @@ impl Directory {
         if extent.segments.len() <= keep.max(1) || self.is_poisoned() {
             return Ok(Trim::Nothing);
         }
+        if extent.segments.len() <= self.segments_of_checkpoints(&extent) {
+            return Ok(Trim::Nothing);
+        }
         let mut trimming = lock(&self.opened.trimming);
         match trimming.as_ref().filter(|it| it.segment == oldest) {
             Some(Trimming {
@@ -180,13 +197,13 @@ impl Directory {
         };
         // Before it is looked at: what changes meanwhile is another thing than this.
         let standing: BTreeMap<_, _> = said.keys().map(|&it| (it, self.standing(it))).collect();
-        let mut made = self.make_superfluous(&said, &extent.segments, room);
+        let mut made = self.make_superfluous(&said, &extent, room);
         if matches!(made, Err(Stuck::Unread)) {
             match self.read_segment(oldest, successor)? {
                 Some(read) => said = read,
                 None => return Ok(Trim::Nothing),
             }
-            made = self.make_superfluous(&said, &extent.segments, room);
+            made = self.make_superfluous(&said, &extent, room);
         }
         let (how, trim) = match made {
             Ok(wait_for) => (How::WaitsFor(wait_for), Trim::GoOn),
@@ -202,6 +219,17 @@ impl Directory {
             how,
         });
         Ok(trim)
+    }
+
+    /// Segments below which trimming would write more than it frees: twice what the last checkpoints of open
+    /// chunks take, so that half of what the oldest has is superseded.
+    fn segments_of_checkpoints(&self, extent: &Extent) -> usize {
+        let chunks = self.opened.all();
+        let last = chunks.iter().filter_map(|chunk| chunk.last_checkpoint());
+        let live: u64 = last.map(|last| last.len).sum();
+        let segments = (2 * live).div_ceil(extent.segment_len.max(1));
+        let segments = usize::try_from(segments).unwrap_or(usize::MAX);
+        segments.saturating_add(1).min(SEGMENTS_MAX)
     }
 
     fn standing(&self, handle: ChunkHandle) -> Standing {
@@ -255,19 +283,20 @@ impl Directory {
     fn make_superfluous(
         &self,
         said: &BTreeMap<ChunkHandle, Said>,
-        segments: &[u64],
+        extent: &Extent,
         room: usize,
     ) -> Result<u64, Stuck> {
-        let mut ended = EndedLater {
-            segments,
-            found: None,
+        let mut later = Later {
+            segments: &extent.segments,
+            stable: extent.stable,
+            ended: None,
         };
-        self.check_room(said, &mut ended, room)?;
+        self.check_room(said, &mut later, room)?;
         let mut wait_for = 0;
         for (&handle, said) in said {
             let turn = self.table.turn(handle);
             // Found out before the checkpoint, which may cover more than what is known now, not less.
-            let needed = self.needed(&turn, said, &mut ended)?;
+            let needed = self.needed(&turn, said, &mut later)?;
             if needed.checkpoint
                 && let Some(chunk) = self.opened.find(handle)
             {
@@ -297,12 +326,12 @@ impl Directory {
     fn check_room(
         &self,
         said: &BTreeMap<ChunkHandle, Said>,
-        ended: &mut EndedLater<'_>,
+        later: &mut Later<'_>,
         room: usize,
     ) -> Result<(), Stuck> {
         let (mut room, mut holders) = (Some(room), BTreeSet::new());
         for (&handle, said) in said {
-            let needed = self.needed(&self.table.turn(handle), said, ended)?;
+            let needed = self.needed(&self.table.turn(handle), said, later)?;
             let bytes: usize = needed.copied.iter().map(|entry| entry.body.len()).sum();
             if bytes > 0 {
                 holders.insert(handle);
@@ -316,26 +345,21 @@ impl Directory {
     }
 
     /// What is needed of a chunk.
-    fn needed(
-        &self,
-        turn: &Turn<'_>,
-        said: &Said,
-        ended: &mut EndedLater<'_>,
-    ) -> Result<Needed, Stuck> {
+    fn needed(&self, turn: &Turn<'_>, said: &Said, later: &mut Later<'_>) -> Result<Needed, Stuck> {
         let handle = turn.handle();
         let copied = match self.opened.find(handle) {
             Some(chunk) => {
                 // Once: it may fail at any time.
                 let told = chunk.told();
                 if !told.poisoned {
-                    return needed_of_open(&chunk, &told, said);
+                    return needed_of_open(&chunk, &told, said, later);
                 }
-                match self.ends_later(handle, ended)? {
+                match self.ends_later(handle, later)? {
                     true => Some(Vec::new()),
                     false => said.all()?,
                 }
             }
-            None => self.needed_of_closed(handle, turn.held().as_ref(), said, ended)?,
+            None => self.needed_of_closed(handle, turn.held().as_ref(), said, later)?,
         };
         let copied = copied.map(Needed::only);
         copied.ok_or_else(|| Stuck::HeldUp([handle].into()))
@@ -347,7 +371,7 @@ impl Directory {
         handle: ChunkHandle,
         held: Option<&Held>,
         said: &Said,
-        ended: &mut EndedLater<'_>,
+        later: &mut Later<'_>,
     ) -> Result<Option<Vec<Entry>>, Stuck> {
         if let Some(promised) = self.opened.promised(handle) {
             return said.promise(promised).map(Some);
@@ -363,19 +387,19 @@ impl Directory {
         match end {
             // Again: what ended it may stand further on, or nowhere but in the header.
             Some((version, body)) => Ok(Some(vec![Entry::new(handle, version, &body)])),
-            None if self.ends_later(handle, ended)? => Ok(Some(Vec::new())),
+            None if self.ends_later(handle, later)? => Ok(Some(Vec::new())),
             // A start could make nothing of it; the next one may.
             None => said.all(),
         }
     }
 
     /// Whether a later segment says that the chunk was settled or dropped.
-    fn ends_later(&self, handle: ChunkHandle, ended: &mut EndedLater<'_>) -> Result<bool, Stuck> {
-        let found = match ended.found.take() {
-            Some(found) => found,
-            None => self.read_ends(ended.segments)?,
+    fn ends_later(&self, handle: ChunkHandle, later: &mut Later<'_>) -> Result<bool, Stuck> {
+        let ended = match later.ended.take() {
+            Some(ended) => ended,
+            None => self.read_ends(later.segments)?,
         };
-        Ok(ended.found.insert(found).contains(&handle))
+        Ok(later.ended.insert(ended).contains(&handle))
     }
 
     fn read_ends(&self, segments: &[u64]) -> Result<BTreeSet<ChunkHandle>, Stuck> {
@@ -408,11 +432,21 @@ fn is_marked(entry: &InventoryEntry) -> bool {
 /// What is needed of an open chunk that takes part. Of one that is told and read as the sealed chunk that
 /// it is no checkpoint is taken, whatever an earlier life of it left in the segment: it would not be that any
 /// more.
-fn needed_of_open(chunk: &OpenChunk, told: &Told, said: &Said) -> Result<Needed, Stuck> {
+fn needed_of_open(
+    chunk: &OpenChunk,
+    told: &Told,
+    said: &Said,
+    later: &Later<'_>,
+) -> Result<Needed, Stuck> {
+    let says_all = |last: LastCheckpoint| {
+        (last.version, last.promised) == (told.version, told.promised_version)
+            && said.applied() <= last.serial
+            && later.has(&last)
+    };
     Ok(match chunk.was_changed() {
         true => Needed {
             copied: said.beyond(told)?,
-            checkpoint: true,
+            checkpoint: !chunk.last_checkpoint().is_some_and(says_all),
         },
         false => Needed::only(said.beginnings(told, chunk.standing().base)?),
     })
@@ -433,6 +467,20 @@ impl Said {
                 versions.max().unwrap_or_default()
             }
             Self::InShort(of) => of.version,
+        }
+    }
+
+    /// The highest serial of its mutations.
+    fn applied(&self) -> Serial {
+        match self {
+            Self::Entries(entries) => {
+                let applied = entries.iter().filter_map(|entry| match &entry.body {
+                    Body::Applied(applied) => Some(applied.last_serial()),
+                    _ => None,
+                });
+                applied.max().unwrap_or_default()
+            }
+            Self::InShort(of) => of.applied,
         }
     }
 

@@ -175,6 +175,29 @@ fn a_heartbeat_tells_what_is_marked_corrupt_until_one_was_heard() {
     assert_eq!(beat(&mut machine, seconds(4)), Some(vec![]), "mended");
 }
 
+/// The first disk that told how it is sent a heartbeat that was due, with what the others had told
+/// before the last one.
+#[test]
+fn a_heartbeat_waits_for_every_disk_to_tell() {
+    let mut machine = registered();
+    for directory_id in [DIRECTORY, OTHER] {
+        let mut disk = report(directory_id).disk;
+        disk.free = 1;
+        let beat = DiskBeat { disk, beat_age: 7 };
+        let actions = after(&mut machine, seconds(1), Event::DiskBeat(beat));
+        assert_eq!(actions, []);
+    }
+    let actions = after(&mut machine, seconds(1), Event::Tick);
+    let told = actions.iter().find_map(|action| match action {
+        Action::SendHeartbeat { heartbeat, .. } => {
+            let disks = heartbeat.disks.iter();
+            Some(disks.map(|it| (it.disk.free, it.beat_age)).collect())
+        }
+        _ => None,
+    });
+    assert_eq!(told, Some(vec![(1, 7); 2]));
+}
+
 #[test]
 fn heartbeats_stop_while_too_many_are_unanswered() {
     let mut machine = registered();

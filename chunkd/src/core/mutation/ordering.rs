@@ -257,7 +257,8 @@ impl Orderer<'_> {
 
     /// Whether the chunk has bytes and the table rows for it.
     fn check_room(&mut self, candidate: &Candidate<'_>) -> Result<(), Not> {
-        let rows = self.ids.rows() + self.primary.flight.rows() + 2;
+        // Its row and its floor, and the row that a seal adds.
+        let rows = self.ids.rows() + self.primary.flight.rows() + 3;
         let has_rows = rows <= ID_ROWS_MAX;
         if candidate.kind == MutationKind::Write {
             if !has_rows {

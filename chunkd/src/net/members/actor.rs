@@ -282,14 +282,15 @@ impl Actor {
                     let directory = Arc::clone(&directory);
                     let journal = Arc::clone(&self.place.journal);
                     let report = LaneReport::new(&self.inbox);
-                    spawn_blocking(move || run_lane(work, &directory, &journal, report));
+                    let work = move || run_lane(work, &directory, &journal, report);
+                    self.place.journal.at_disk(work);
                 }
             }
         }
         if self.worker.start_flush(now) {
             let handle = self.handle;
             let report = FlushReport::new(&self.inbox);
-            spawn_blocking(move || {
+            self.place.journal.at_disk(move || {
                 let mut report = report;
                 report.outcome = lane::flush(&directory, handle);
             });

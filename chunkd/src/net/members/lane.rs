@@ -67,12 +67,12 @@ pub enum Outcome {
         /// Whether entries wait all the same: another one is needed.
         needs_flush: bool,
     },
-    /// No place is free for a mutation: the same action again, when the journal is stable up to this
-    /// sequence or something more was committed. Those before the mutation are applied.
+    /// No place is free for a mutation, or the journal is behind: the same action again, when the journal is
+    /// stable up to this sequence or something more was committed. Those before the mutation are applied.
     Again {
         /// What is left.
         action: Action,
-        /// Of the checkpoint that may free places.
+        /// Of the checkpoint that may free places; 0 if none was taken.
         sequence: u64,
         /// The version, and the last serial that is applied.
         applied: (ChunkVersion, Serial),
@@ -108,6 +108,8 @@ impl From<&OpenChunkError> for Failure {
     fn from(error: &OpenChunkError) -> Self {
         let is_in_doubt = match error {
             OpenChunkError::Poisoned | OpenChunkError::Journal(AppendError::Failed) => true,
+            // Nothing was written that counts, and the same can be asked again.
+            OpenChunkError::Store(error) if error.is_short_of_means() => false,
             OpenChunkError::Store(error) => matches!(
                 error,
                 StoreError::Io { .. }
@@ -319,6 +321,13 @@ impl Lane {
                 };
             }
         };
+        if chunk.is_backed_up() {
+            return Outcome::Again {
+                action: Action::Apply(mutations),
+                sequence: 0,
+                applied: (version, chunk.told().serial),
+            };
+        }
         let error = match apply_rest(&chunk, &mutations) {
             Ok(needs_flush) => {
                 return Outcome::Applied {

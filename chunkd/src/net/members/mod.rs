@@ -39,7 +39,6 @@ use std::time::{Duration, Instant};
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, Serial};
 use sarsen_protocol::message::{HeldLease, Newest, WriteOpen};
-use sarsen_protocol::size::LEASES_MAX;
 use sarsen_protocol::status::Status;
 use tokio::sync::{mpsc, oneshot};
 
@@ -182,7 +181,7 @@ impl Members {
                 serial: lease.serial,
             })
         });
-        wanted.take(LEASES_MAX).collect()
+        wanted.collect()
     }
 
     /// A lease goes on until so long after [`Self::now`] was 0.

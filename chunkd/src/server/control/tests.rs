@@ -23,7 +23,7 @@ async fn work_that_panics_is_answered() {
     assert_eq!(answer.map_err(|refusal| refusal.0), Err(Status::Internal));
     let working = tokio::spawn(std::future::pending::<()>());
     let answer = outcome(working, std::future::ready(())).await;
-    assert_eq!(answer.map_err(|refusal| refusal.0), Err(orders::hung().0));
+    assert_eq!(answer.map_err(|refusal| refusal.0), Err(disk_hangs().0));
 }
 
 /// A loop around one directory with one sealed chunk.
@@ -184,4 +184,36 @@ async fn what_is_deleted_is_not_told_as_held_behind_the_answer() {
     assert_eq!((answer.order, answer.answer), (5, Ok(ChunkDeleted.into())));
     let (_, change) = next_inventory(&mut incoming).await;
     assert_eq!((change.held, change.gone), (vec![], vec![sample.handle]));
+}
+
+/// While much came in, heartbeats went out with what came, and told how the disks had been when the loop
+/// last had nothing to do.
+#[tokio::test]
+async fn a_heartbeat_tells_the_newest_whatever_brings_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let sample = Sample::new(1, 3);
+    let mut control = control(&folder, &sample);
+    let ((link, _), (_master, mut incoming)) = pair().await;
+    control.registers(&link);
+    let chunkserver = control.chunkserver();
+    let directory = chunkserver.directories().next().expect("one");
+    let other = Sample::new(2, 3);
+    other.store(directory, Level::Disk).expect("sealed");
+    control.began -= Duration::from_secs(61);
+    let directory_id = directory.identity().directory_id;
+    control.takes(Event::ChunkChanged {
+        directory_id,
+        handle: other.handle,
+        held: None,
+    });
+    let mut told = vec![];
+    while told.len() < 2 {
+        let arrival = incoming.next_arrival().await.expect("stays connected");
+        if let Arrival::Request(request) = arrival
+            && let AnyMessage::Heartbeat(heartbeat) = request.message
+        {
+            told.push(heartbeat.disks[0].disk.chunks);
+        }
+    }
+    assert_eq!(told, [1, 2]);
 }

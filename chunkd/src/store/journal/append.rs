@@ -22,7 +22,7 @@ use super::error::JournalError;
 use super::reader::JournalEnd;
 use super::segment::{
     Author, JOURNAL_FOLDER, Position, SEGMENT_END_PAGE, SEGMENT_START, SegmentHeader, make_segment,
-    reserve_next, segment_path,
+    reserve_next, segment_path, take_over_next,
 };
 use super::summary::Summary;
 
@@ -89,8 +89,8 @@ impl Appender {
     /// Begins this start's first segment behind what an earlier start left.
     ///
     /// # Errors
-    /// [`JournalError::Store`], with [`StoreError::NoSpace`] if this segment and the next one can't
-    /// be reserved.
+    /// [`JournalError::Store`], with [`StoreError::NoSpace`] if there is no room for this segment. None
+    /// for the next one only holds back mutations.
     pub fn begin(
         tree: Arc<dyn Tree>,
         limits: JournalLimits,
@@ -102,9 +102,15 @@ impl Appender {
             author,
         };
         let first = header.first_sequence();
-        let room = reserve_next(&*tree, limits.segment_len)?;
+        let room = match take_over_next(&*tree, limits.segment_len)? {
+            Some(room) => room,
+            None => reserve_next(&*tree, limits.segment_len)?,
+        };
         make_segment(&*tree, &*room, &header)?;
-        let next = reserve_next(&*tree, limits.segment_len)?;
+        let next = match reserve_next(&*tree, limits.segment_len) {
+            Err(StoreError::NoSpace { .. }) => None,
+            reserved => Some(reserved?),
+        };
         // One that held no entry had the same name, and is gone.
         let mut segments: VecDeque<u64> = end.segments.iter().copied().collect();
         segments.retain(|&segment| segment != first);
@@ -116,7 +122,7 @@ impl Appender {
             segments,
             summaries: VecDeque::new(),
             segment: OpenSegment::new(first, room),
-            next: Some(next),
+            next,
             encoded: end.last,
             stable: end.last.sequence,
             buffer: Vec::new(),
@@ -148,6 +154,12 @@ impl Appender {
     #[must_use]
     pub const fn has_reserve(&self) -> bool {
         self.next.is_some()
+    }
+
+    /// Bytes of a segment.
+    #[must_use]
+    pub const fn segment_len(&self) -> u64 {
+        self.limits.segment_len
     }
 
     /// Writes `entries` as one batch and syncs them: when this returns they are stable. Gives the

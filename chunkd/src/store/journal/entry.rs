@@ -55,7 +55,7 @@ impl Entry {
     }
 
     /// Bytes that the entry takes in a segment, padding included.
-    pub(super) fn encoded_len(&self) -> usize {
+    pub fn encoded_len(&self) -> usize {
         encoded_len(self.body.len())
     }
 }

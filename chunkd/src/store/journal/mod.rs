@@ -32,7 +32,7 @@ pub use segment::{Author, Position};
 pub use summary::Summary;
 pub use writer::{
     AppendError, Class, Extent, GATHERED_MAX, JournalEvent, JournalQueue, JournalWriter, Log,
-    Refused,
+    QUEUE_LEN_MAX, Refused, SEGMENTS_MAX,
 };
 
 impl Entry {

@@ -188,6 +188,28 @@ pub(super) fn list_segments(tree: &dyn Tree) -> Result<Vec<u64>, StoreError> {
     Ok(found)
 }
 
+/// The room that an earlier start has set apart and not used, if it is all there: on a disk that is full
+/// it is all the room that there is. It never was a segment, so nothing in it counts.
+pub(super) fn take_over_next(
+    tree: &dyn Tree,
+    len: u64,
+) -> Result<Option<Arc<dyn Region>>, StoreError> {
+    let region = match tree.open(NEXT_SEGMENT_FILE) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => {
+            opened.map_err(|source| io_error(tree, Operation::Open, NEXT_SEGMENT_FILE, source))?
+        }
+    };
+    // What it has takes no more. One that a crash left with a part goes.
+    Ok(match region.reserve(0, len) {
+        Ok(()) => Some(region),
+        Err(_) => {
+            let _ = tree.remove(NEXT_SEGMENT_FILE);
+            None
+        }
+    })
+}
+
 /// Sets the room of the next segment apart, as an empty file. What a crash left there goes.
 pub(super) fn reserve_next(tree: &dyn Tree, len: u64) -> Result<Arc<dyn Region>, StoreError> {
     let error = |operation| move |source| io_error(tree, operation, NEXT_SEGMENT_FILE, source);

@@ -123,6 +123,8 @@ pub struct Extent {
     pub stable: u64,
     /// Room for another segment is set apart.
     pub has_reserve: bool,
+    /// Bytes of a segment.
+    pub segment_len: u64,
 }
 
 impl Extent {
@@ -134,6 +136,7 @@ impl Extent {
             oldest: appender.oldest_summary(),
             stable: appender.stable(),
             has_reserve: appender.has_reserve(),
+            segment_len: appender.segment_len(),
         }
     }
 }
@@ -260,9 +263,9 @@ impl JournalQueue {
         can_be_written || self.remove.is_some() || self.looks_for_room
     }
 
-    /// Writes what waits as one batch and syncs it; the sequence that all is stable up to then. None
-    /// when nothing could be written: then a mark stands behind the last batch, and the segment that was
-    /// to go is gone. Blocks on the disk, not on those who offer meanwhile.
+    /// Removes the segment that is to go, then writes what waits as one batch and syncs it; the sequence
+    /// that all is stable up to then. None when nothing could be written: then a mark stands behind the
+    /// last batch. Blocks on the disk, not on those who offer meanwhile.
     ///
     /// # Errors
     /// Those of [`Appender::append`]. Nothing is to be written any more.
@@ -270,6 +273,15 @@ impl JournalQueue {
         queue: &Mutex<Self>,
         appender: &mut Appender,
     ) -> Result<Option<u64>, JournalError> {
+        // First: where something always waits, nothing would ever come behind it.
+        let wanted = lock(queue).remove.take();
+        if wanted.is_some() {
+            if appender.segments().next() == wanted {
+                appender.remove_oldest()?;
+            }
+            appender.reserve()?;
+            lock(queue).see(appender);
+        }
         let batch = lock(queue).take();
         if !batch.is_empty() {
             let before = appender.stable();
@@ -290,18 +302,18 @@ impl JournalQueue {
             }
         }
         appender.mark()?;
-        let wanted = lock(queue).remove.take();
-        if wanted.is_some() && appender.segments().next() == wanted {
-            appender.remove_oldest()?;
-        }
         let looks_for_room = std::mem::take(&mut lock(queue).looks_for_room);
-        if looks_for_room || wanted.is_some() {
+        if looks_for_room {
             appender.reserve()?;
         }
-        let mut queue = lock(queue);
-        queue.extent = Extent::of(appender);
-        queue.is_stuck &= !queue.extent.has_reserve;
+        lock(queue).see(appender);
         Ok(None)
+    }
+
+    /// How far the journal is, and whether there is room again.
+    fn see(&mut self, appender: &Appender) {
+        self.extent = Extent::of(appender);
+        self.is_stuck &= !self.extent.has_reserve;
     }
 
     /// What waits and can be written, or nothing.

@@ -30,7 +30,7 @@ use super::super::error::StoreError;
 use super::super::journal::body::{
     Base, Begun, Body, Checkpoint, Mutation, MutationKind, Place, Promised,
 };
-use super::super::journal::{AppendError, Class, Entry, Log};
+use super::super::journal::{AppendError, Class, Entry, Log, QUEUE_LEN_MAX};
 use super::super::table::lock;
 use super::batch::{Batch, parts_of};
 use super::error::OpenChunkError;
@@ -68,6 +68,14 @@ pub struct Standing {
     /// Its place there.
     pub index: u32,
 }
+
+/// Bytes of a chunk's entries that may wait for the journal before mutations do: as much as the journal
+/// itself lets wait.
+const WAITING_LEN_MAX: usize = match cfg!(test) {
+    // A test's chunk is smaller than what may wait.
+    true => QUEUE_LEN_MAX / 32,
+    false => QUEUE_LEN_MAX,
+};
 
 /// What a member tells of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +119,8 @@ struct Writer {
     waiting: VecDeque<Waiting>,
     /// How many have left the front of `waiting`.
     gone: u64,
+    /// Bytes of all that are in `waiting`.
+    waiting_len: usize,
 }
 
 #[derive(Debug)]
@@ -143,8 +153,22 @@ struct Books {
     promise_sequence: u64,
     promise_epoch: Epoch,
     begun_sequence: u64,
-    /// The last checkpoint: its version and serial, and its sequence.
-    last_checkpoint: Option<(ChunkVersion, Serial, u64)>,
+    last_checkpoint: Option<LastCheckpoint>,
+}
+
+/// The last checkpoint of an open chunk.
+#[derive(Clone, Copy, Debug)]
+pub struct LastCheckpoint {
+    /// The version that it was taken of.
+    pub version: ChunkVersion,
+    /// The serial that it says everything up to.
+    pub serial: Serial,
+    /// The highest promise that it says. A later one may stand before it in the journal.
+    pub promised: ChunkVersion,
+    /// The journal's sequences of its first part and its last.
+    pub sequences: (u64, u64),
+    /// Bytes of all its parts.
+    pub len: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -185,6 +209,7 @@ impl OpenChunk {
             writer: Mutex::new(Writer {
                 files,
                 waiting: VecDeque::new(),
+                waiting_len: 0,
                 gone: 0,
             }),
             syncing: Mutex::new(()),
@@ -316,9 +341,12 @@ impl OpenChunk {
         }
         let handle = writer.files.whose().handle;
         for (applied, needs_sync) in batch.finish() {
+            let last = applied.last_serial();
+            let entry = Entry::new(handle, version, &Body::Applied(applied));
+            writer.waiting_len += entry.encoded_len();
             writer.waiting.push_back(Waiting {
-                last: applied.last_serial(),
-                entry: Entry::new(handle, version, &Body::Applied(applied)),
+                entry,
+                last,
                 needs_sync,
             });
         }
@@ -335,6 +363,13 @@ impl OpenChunk {
         self.flush_as(Class::Mutation)?;
         self.log.hurry();
         Ok(!lock(&self.writer).waiting.is_empty())
+    }
+
+    /// Whether so much waits for the journal that no more mutations are to be applied before some of it
+    /// went. Where acks at `memory` do, nothing else slows down who sends faster than the journal writes.
+    #[must_use]
+    pub fn is_backed_up(&self) -> bool {
+        lock(&self.writer).waiting_len >= WAITING_LEN_MAX
     }
 
     /// Has the journal write at once what was handed over to it.
@@ -493,16 +528,29 @@ impl OpenChunk {
             // The state is of a version that is over: the next one is taken of the new version.
             return Ok(0);
         }
-        let mut sequence = 0;
+        let promised = body.promised_version;
+        let (mut sequences, mut len) = (None, 0);
         for part in parts_of(body) {
             let entry = Entry::new(handle, version, &Body::Checkpoint(part));
-            sequence = self.offer_in(&mut books, entry)?;
+            len += entry.encoded_len() as u64;
+            let sequence = self.offer_in(&mut books, entry)?;
+            let (first, _) = sequences.unwrap_or((sequence, sequence));
+            sequences = Some((first, sequence));
         }
+        // There is at least one part.
+        let sequences = sequences.unwrap_or_default();
+        let last = sequences.1;
         books
             .on_stable
-            .push_back((sequence, OnStable::Checkpoint(serial)));
-        books.last_checkpoint = Some((version, serial, sequence));
-        Ok(sequence)
+            .push_back((last, OnStable::Checkpoint(serial)));
+        books.last_checkpoint = Some(LastCheckpoint {
+            version,
+            serial,
+            promised,
+            sequences,
+            len,
+        });
+        Ok(last)
     }
 
     /// As [`Self::checkpoint`], if more is committed than the last one says; else that one's sequence:
@@ -516,12 +564,18 @@ impl OpenChunk {
             let now = (books.state.version(), books.state.commit_mark());
             books
                 .last_checkpoint
-                .filter(|&(version, serial, _)| (version, serial) == now)
+                .filter(|last| (last.version, last.serial) == now)
         };
         match last {
-            Some((_, _, sequence)) => Ok(sequence),
+            Some(last) => Ok(last.sequences.1),
             None => self.checkpoint(),
         }
+    }
+
+    /// The last checkpoint that was taken of it in this start.
+    #[must_use]
+    pub fn last_checkpoint(&self) -> Option<LastCheckpoint> {
+        lock(&self.books).last_checkpoint
     }
 
     /// The committed state, which stays readable while this lives.
@@ -709,10 +763,12 @@ impl OpenChunk {
         self.check_usable()?;
         while let Some(waiting) = writer.waiting.pop_front_if(|front| !front.needs_sync) {
             let Waiting { entry, last, .. } = waiting;
+            let len = entry.encoded_len();
             let mut books = lock(&self.books);
             match self.log.offer(entry, class) {
                 Ok(sequence) => {
                     writer.gone += 1;
+                    writer.waiting_len -= len;
                     books
                         .on_stable
                         .push_back((sequence, OnStable::Applied(last)));

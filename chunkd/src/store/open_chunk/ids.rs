@@ -118,10 +118,11 @@ impl IdTable {
         self.len() == 0
     }
 
-    /// Whether another mutation's row and floor have a place.
+    /// Whether another mutation's row and floor have a place, and the row that a seal adds behind them.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.len() + 2 <= ID_ROWS_MAX
+        let ended = usize::from(!self.ended.is_some());
+        self.len() + 2 + ended <= ID_ROWS_MAX
     }
 
     /// What is known of a request.

@@ -20,7 +20,7 @@ pub mod slots;
 pub mod snapshot;
 pub mod state;
 
-pub use chunk::{OpenChunk, Ordered, Standing, Told};
+pub use chunk::{LastCheckpoint, OpenChunk, Ordered, Standing, Told};
 pub use error::{ApplyError, OpenChunkError, SerialError};
 pub use files::{ChunkFiles, Places, Whose};
 pub use history::{ChunkHistory, HistoryError, OpenHistory, Origin, Outcome};

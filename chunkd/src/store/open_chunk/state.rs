@@ -98,6 +98,13 @@ impl Content {
     }
 }
 
+/// Bytes of a block in a chunk of so many.
+fn block_len(index: usize, length: u32) -> u32 {
+    let start = u32::try_from(index).unwrap_or(u32::MAX);
+    let start = start.saturating_mul(BLOCK_LEN);
+    length.saturating_sub(start).min(BLOCK_LEN)
+}
+
 const fn slot_of(block: Block) -> Option<u32> {
     match block.place {
         Place::OwnRoom => None,
@@ -255,6 +262,19 @@ impl State {
         let mut content = self.applied.clone();
         self.last_steps(steps).for_each(|step| content.undo(step));
         Some(content)
+    }
+
+    /// The blocks of every state that may be asked for, each with its index and its bytes there: those that
+    /// are applied, and what each mutation above the commit mark has replaced.
+    pub fn blocks_of_all(&self) -> impl Iterator<Item = (usize, Block, u32)> {
+        let of = |length| move |(index, block)| (index, block, block_len(index, length));
+        let applied = self.applied.blocks.iter().copied().enumerate();
+        let replaced = self.steps.iter().flat_map(move |step| {
+            let before = step.blocks.iter();
+            let before = before.filter_map(|change| Some((change.index, change.before?)));
+            before.map(of(step.length_before))
+        });
+        applied.map(of(self.applied.length)).chain(replaced)
     }
 
     /// The ids at a serial from the commit mark to the last one applied.

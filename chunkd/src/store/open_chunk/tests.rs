@@ -5,7 +5,7 @@ mod history;
 mod model;
 
 use sarsen_protocol::id::{ChunkVersion, RequestId, Serial, SessionId};
-use sarsen_protocol::id_row::{IdRow, IdRowKind};
+use sarsen_protocol::id_row::{ID_ROWS_MAX, IdRow, IdRowKind};
 
 use super::super::journal::body::{Block, Mutation, MutationKind, Place};
 use super::{ApplyError, IdTable, Incoming, Lookup, Resting, SerialError, State};
@@ -252,4 +252,39 @@ fn the_table_tells_what_was_done_and_what_is_forgotten() {
     assert_eq!(sealed.sealed(SessionId(3)), sealed);
     ids.undo(&change);
     assert_eq!(ids, before);
+}
+
+/// A table took rows until it was full, and the seal added one: no such table is told, nor read again, so
+/// that the chunk was never sealed, and none of its members was heard of it any more.
+#[test]
+fn a_full_table_has_a_place_for_what_its_seal_adds() {
+    let mut ids = IdTable::default();
+    let apply = |ids: &mut IdTable, session, number, lowest_outstanding| {
+        let session = SessionId(session);
+        let row = IdRow {
+            session,
+            number,
+            kind: IdRowKind::Append,
+            offset: 0,
+            length: 1,
+            crc32: 0,
+        };
+        let request = RequestId {
+            session,
+            number,
+            lowest_outstanding,
+        };
+        ids.apply(&request, row).is_ok()
+    };
+    let mut number = 1;
+    while apply(&mut ids, 5, number, 1) {
+        number += 1;
+    }
+    // A row and a floor at once.
+    for session in 6..9 {
+        let _ = apply(&mut ids, session, 2, 2);
+    }
+    let sealed = ids.sealed(SessionId(1));
+    assert_eq!(sealed.len(), ids.len() + 1);
+    assert!((ID_ROWS_MAX - 2..=ID_ROWS_MAX).contains(&sealed.len()));
 }

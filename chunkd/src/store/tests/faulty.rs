@@ -174,7 +174,7 @@ impl FaultyTree {
     }
 
     /// There is no memory to open or make files with whose paths have this in them; or there is.
-    pub(super) fn be_short_of_memory_for(&self, part: Option<&'static str>) {
+    pub(crate) fn be_short_of_memory_for(&self, part: Option<&'static str>) {
         self.disk.lock().unwrap().faults.no_memory_for = part;
     }
 

@@ -4,15 +4,19 @@ use sarsen_protocol::crc::crc32;
 use sarsen_protocol::id::{Epoch, FileId, RequestId, ServerId, SessionId};
 use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{Begin, Hop, Level, Promise, WriteBatch, WriteOpen};
+use sarsen_protocol::size::piece_lens;
 use sarsen_protocol::ticket::{Claims, Rights, Ticket};
 
 use super::*;
 use crate::core::member;
-use crate::core::mutation::{Answer, Order, Reply, StreamId};
+use crate::core::mutation::{Answer, Mutations, Order, Reply, StreamId};
 use crate::core::tickets::TicketKeys;
+use crate::store::journal::body::{self, Applied, Block, Body, Mutation, Place};
 use crate::store::journal::{
-    Appender, Class, Entry, Extent, JournalLimits, JournalQueue, Log, Refused,
+    AppendError, Appender, Class, Entry, Extent, JournalLimits, JournalQueue, Log, QUEUE_LEN_MAX,
+    Refused,
 };
+use crate::store::tests::faulty::FaultyTree;
 use crate::store::tests::scenario::{ADOPTION, START, Sample};
 
 const NOW: Duration = Duration::from_secs(1);
@@ -331,4 +335,128 @@ fn what_found_no_place_waits_for_a_checkpoint_or_for_a_while() {
         due,
     };
     assert!(rests.is_held(NOW, 99) && !rests.is_held(due, 6));
+}
+
+/// What found no descriptor was taken for a disk that can't be believed: the member took no order any more
+/// until its server was started anew, while its replica was told to be good.
+#[test]
+fn want_of_memory_leaves_no_doubt() {
+    let tree = Arc::new(FaultyTree::new());
+    let directory = Directory::open_tree(Arc::clone(&tree) as _, &START).expect("opens");
+    directory.adopt(ADOPTION).expect("adopts");
+    let sample = Sample::new(1, 100);
+    sample.store(&directory, Level::Disk).expect("sealed");
+    let begun = directory.start_journal(JournalLimits::default(), |appender| {
+        let queue = Mutex::new(JournalQueue::new(&appender));
+        Ok(Arc::new(Held(queue, Mutex::new(appender))))
+    });
+    begun.expect("begun");
+    let version = ChunkVersion(sample.version.0 + 5);
+    let lane = Lane::new(Arc::new(directory), sample.handle);
+    let promise = || Action::KeepPromise {
+        version,
+        epoch: Epoch::NONE,
+    };
+    let begin = || Action::Begin {
+        version,
+        serial: Serial(0),
+        memory: true,
+    };
+    assert!(matches!(
+        lane.carry_out(promise()),
+        Outcome::WhenStable { .. }
+    ));
+    tree.be_short_of_memory_for(Some("chunks/"));
+    let Outcome::Failed(failure) = lane.carry_out(begin()) else {
+        panic!("there is no memory");
+    };
+    assert_eq!(
+        (failure.status, failure.is_in_doubt),
+        (Status::Overloaded, false)
+    );
+    tree.be_short_of_memory_for(None);
+    assert!(matches!(
+        lane.carry_out(begin()),
+        Outcome::WhenStable { .. }
+    ));
+}
+
+/// While the journal was behind, every mutation was kept for it in memory and said to be applied: where
+/// acks at `memory` do nothing slowed down who sent them.
+#[test]
+fn mutations_wait_for_a_journal_that_is_behind() {
+    let mut scene = scene();
+    scene.promise();
+    scene.sync();
+    let _ = scene.turn();
+    scene.open();
+    let another = |number: u64| {
+        let bytes = vec![0; 30_000];
+        let mutation = Mutation {
+            request: None,
+            kind: body::MutationKind::Append,
+            has_gap: false,
+            has_bytes: true,
+            offset: 0,
+            length: 30_000,
+            crc32: crc32(&bytes),
+            blocks: vec![Block {
+                place: Place::OwnRoom,
+                crc32: 7,
+            }],
+        };
+        let body = Body::Applied(Applied {
+            first_serial: Serial(number),
+            commit_mark: Serial::NONE,
+            mutations: vec![mutation],
+            bytes,
+        });
+        Entry::new(ChunkHandle(99), ChunkVersion(1), &body)
+    };
+    let mut others = (1..).map(|number| scene.log.offer(another(number), Class::Mutation));
+    let refused = others.find_map(Result::err).expect("it is full in the end");
+    assert_eq!(refused.error, AppendError::Full);
+    let lane = Lane::new(Arc::clone(&scene.directory), scene.sample.handle);
+    let (version, begin) = scene.worker.replica().member().has();
+    let (bytes, mut offset) = (vec![7; 30_000], 100);
+    let mut append = |serial: Serial| {
+        let row = BatchRow {
+            request: RequestId {
+                session: SessionId(5),
+                number: serial.0,
+                lowest_outstanding: 1,
+            },
+            kind: MutationKind::Append,
+            offset,
+            length: 30_000,
+        };
+        let lens = piece_lens(offset, 30_000);
+        offset += 30_000;
+        let mut rest = &bytes[..];
+        let crcs = lens.map(|len| {
+            let (piece, later) = rest.split_at(len as usize);
+            rest = later;
+            crc32(piece)
+        });
+        Action::Apply(Mutations {
+            version,
+            first: serial,
+            rows: vec![row],
+            crcs: crcs.collect(),
+            payload: vec![Bytes::from(bytes.clone())],
+        })
+    };
+    let mut serial = begin;
+    let applied = std::iter::from_fn(|| {
+        serial.0 += 1;
+        match lane.carry_out(append(serial)) {
+            Outcome::Applied { .. } => Some(serial),
+            Outcome::Again { applied, .. } => {
+                assert_eq!(applied, (version, Serial(serial.0 - 1)));
+                None
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+    assert_eq!(applied.take(30).count(), QUEUE_LEN_MAX / 32 / 30_000 + 1);
 }

@@ -72,13 +72,18 @@ impl OpenChunk {
         };
         match kind {
             SealForm::Sealing => {
-                let written = lock(&self.writer)
-                    .files
-                    .write_sealed_form(&content, &mut form);
+                let mut writer = lock(&self.writer);
+                // Closed meanwhile, it has given up its files.
+                lock(&self.books).check_prepares(version)?;
+                let written = writer.files.write_sealed_form(&content, &mut form);
+                drop(writer);
                 written.map_err(|error| self.failed(error))?;
             }
             SealForm::InPlace => {
-                let reserved = lock(&self.writer).files.reserve_ids(form.id_table.len());
+                let mut writer = lock(&self.writer);
+                lock(&self.books).check_prepares(version)?;
+                let reserved = writer.files.reserve_ids(form.id_table.len());
+                drop(writer);
                 reserved.map_err(|error| self.failed(error))?;
                 self.checkpoint()?;
             }

@@ -1,7 +1,7 @@
 //! An open chunk's bookkeeping beside plain bytes: every state that may be asked for, gone back to
 //! or rebuilt is whole on a disk of which everything else is garbage (`spec/journal.md` section 4).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use sarsen_protocol::crc::crc32;
@@ -9,7 +9,7 @@ use sarsen_protocol::id::{ChunkVersion, RequestId, Serial, SessionId};
 use sarsen_protocol::id_row::{IdRow, IdRowKind};
 use sarsen_protocol::size::{BLOCK_LEN, piece_lens};
 
-use super::super::super::journal::body::{Mutation, MutationKind, Place};
+use super::super::super::journal::body::{Block, Mutation, MutationKind, Place};
 use super::super::{Content, IdTable, Incoming, Plan, Resting, State, Way};
 
 pub(super) const BLOCK: usize = BLOCK_LEN as usize;
@@ -376,6 +376,20 @@ impl Model {
                 assert_eq!(self.state.ids_at(Serial(serial)).as_ref(), Some(ids));
             }
         }
+        let row = |(index, block, len): (usize, Block, u32)| (index, block.place, block.crc32, len);
+        let asked_for = self.history.range(mark.0..);
+        let expected: BTreeSet<_> = asked_for
+            .flat_map(|(_, (bytes, _, places))| {
+                let blocks = places.blocks().iter().copied().enumerate();
+                let len = |index: usize| {
+                    let left = bytes.len() - index * BLOCK;
+                    u32::try_from(left.min(BLOCK)).unwrap()
+                };
+                blocks.map(move |(index, block)| row((index, block, len(index))))
+            })
+            .collect();
+        let all: BTreeSet<_> = self.state.blocks_of_all().map(row).collect();
+        assert_eq!(all, expected);
         assert_eq!(self.state.committed(), &self.history[&mark.0].2);
         assert_eq!(
             IdTable::from_rows(&self.state.ids().rows()).as_ref(),

@@ -171,6 +171,8 @@ pub(super) struct Model {
     pub(super) settling: ChunkVersion,
     pub(super) told_settled: ChunkVersion,
     requests: u64,
+    /// How many more than four requests are outstanding.
+    pub(super) outstanding: u64,
 }
 
 /// A sealed form as it ought to be.
@@ -442,7 +444,7 @@ impl Member {
             let request = RequestId {
                 session: SessionId(3),
                 number: model.requests,
-                lowest_outstanding: model.requests.saturating_sub(4).max(1),
+                lowest_outstanding: model.requests.saturating_sub(4 + model.outstanding).max(1),
             };
             let incoming = Incoming {
                 request: Some(request),

@@ -201,6 +201,69 @@ fn a_journal_stays_short_whatever_a_stuck_chunk_does() {
     assert_eq!(unchanged.read(&member.directory).unwrap(), unchanged.bytes);
 }
 
+/// Each segment that went cost a checkpoint of all open chunks with anything in it, be it a checkpoint
+/// alone: where these were longer than what was kept, trimming wrote without an end.
+#[test]
+fn trimming_ends_also_where_checkpoints_are_longer_than_segments() {
+    let tree: Arc<dyn Tree> = Arc::new(HeapTree::new());
+    let directory = scenario::open(&tree).unwrap();
+    BASE.store(&directory, Level::Disk).unwrap();
+    drop(directory);
+    let member = Member::start(&tree).unwrap();
+    let mut busy = Model::default();
+    busy.outstanding = 1_000_000;
+    member
+        .open(BASE.handle, &mut busy, 1000, Some(&BASE))
+        .unwrap();
+    let rows = |rounds: usize, busy: &mut Model| {
+        for _ in 0..rounds {
+            let small = vec![vec![7; 10]; 150];
+            for op in [Op::Appends(small), Op::Sync, Op::Commit(0)] {
+                member.run(BASE.handle, busy, &op).unwrap();
+            }
+            // All that is asked for is the newest.
+            let (version, serial) = (busy.version, busy.serial);
+            let ids = busy.ids.get_mut(&version).unwrap();
+            ids.retain(|it, _| *it == serial);
+            let chain = busy.chains.get_mut(&version).unwrap();
+            chain.retain(|it, _| *it == serial);
+        }
+    };
+    let trim = || {
+        for round in 0..50 {
+            match member.directory.trim(2).unwrap() {
+                Trim::Nothing => return round,
+                _ => assert!(member.write()),
+            }
+        }
+        panic!("it writes without an end")
+    };
+    rows(18, &mut busy);
+    trim();
+    let checkpoint = member.directory.open_chunk(BASE.handle).unwrap();
+    let checkpoint = checkpoint.last_checkpoint().expect("taken").len;
+    let segment = member.log.extent().segment_len;
+    assert!(checkpoint > segment, "{checkpoint}");
+    let before = member.log.extent().segments;
+    rows(5, &mut busy);
+    trim();
+    assert!(member.log.extent().segments.first() > before.first());
+    // It says what is committed, and of older states nothing was kept to compare with.
+    for op in [Op::Checkpoint, Op::Journal] {
+        member.run(BASE.handle, &mut busy, &op).unwrap();
+    }
+    drop(member);
+    let directory = Directory::open_tree(Arc::clone(&tree), &START).unwrap();
+    check(
+        &directory,
+        BASE.handle,
+        &busy,
+        Some(&BASE),
+        Marks::None,
+        "trimmed",
+    );
+}
+
 /// Writes to a chunk until the journal has another segment.
 fn fill(member: &Member, handle: ChunkHandle, busy: &mut Model) {
     let segments = member.log.extent().segments.len();
