@@ -105,11 +105,10 @@ impl Driver {
             self.act();
             // Looked at here, so that a stream of inputs can't keep it from its turn; once a round,
             // so that it can't keep the inputs from theirs.
-            let now = self.clock.now();
-            if now.elapsed >= self.machine.next_timeout() {
-                self.machine.handle_timeout(now);
-                self.act();
+            if self.clock.now().elapsed >= self.machine.next_timeout() {
+                self.time_out(&mut inputs);
             }
+            let now = self.clock.now();
             let due = self.machine.next_timeout().saturating_sub(now.elapsed);
             tokio::select! {
                 biased;
@@ -125,6 +124,18 @@ impl Driver {
             }
         }
         self.end().await
+    }
+
+    /// What has come by now has come in time, however long this thread was busy or stopped: nobody is
+    /// blamed for an answer that lies here.
+    fn time_out(&mut self, inputs: &mut mpsc::Receiver<Input>) {
+        for _ in 0..inputs.len() {
+            if let Ok(input) = inputs.try_recv() {
+                self.handle(input);
+            }
+        }
+        self.machine.handle_timeout(self.clock.now());
+        self.act();
     }
 
     /// Lets what is on its way to the disk get there and be answered, then says goodbye.
@@ -359,10 +370,64 @@ fn sound(alarm: &Alarm) {
 #[cfg(test)]
 mod tests {
     use sarsen_edge::settings::Settings;
-    use sarsen_protocol::message::{Stat, Usage};
+    use sarsen_protocol::message::{KeepSession, OpenSession, Stat, Usage};
 
     use super::*;
+    use crate::inputs::{Answer, channel};
     use crate::{server, start};
+
+    impl Driver {
+        /// Does what is to be done until nothing is on its way to the disk.
+        async fn settle(&mut self) {
+            self.act();
+            while self.flushed.index < self.appended {
+                let event = self.log_events.recv().await;
+                self.handle_log(event).expect("a log");
+                self.act();
+            }
+        }
+    }
+
+    fn question(message: impl Into<AnyMessage>) -> (Input, oneshot::Receiver<Answer>) {
+        let (answer, answered) = oneshot::channel();
+        let message = message.into();
+        (Input::Question { message, answer }, answered)
+    }
+
+    /// After a stall its timers came first, and what had come meanwhile was late: members were blamed for
+    /// answers that lay here, and sessions ended that had been kept.
+    #[tokio::test]
+    async fn what_has_come_has_come_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let started = start::start(start::open(dir.path()).unwrap(), None).unwrap();
+        let mut driver = server::driver(started, &Settings::default(), Clock::start()).unwrap();
+        let (sender, mut inputs) = channel();
+        driver.machine.handle_connected(INSIDE, Role::Client);
+        driver.settle().await;
+        driver.time_out(&mut inputs);
+        let open = OpenSession {
+            nonce: [1; 16],
+            name: "test".to_owned(),
+        };
+        let (open, opened) = question(open);
+        driver.handle(open);
+        driver.settle().await;
+        let Ok(AnyMessage::SessionOpened(opened)) = opened.await.expect("an answer") else {
+            panic!("no session");
+        };
+        let stall = std::time::Duration::from_secs(400 * 24 * 3600);
+        let Some(earlier) = driver.clock.started.checked_sub(stall) else {
+            return; // The machine has only just started.
+        };
+        driver.clock.started = earlier;
+        let (keep, kept) = question(KeepSession {
+            session: opened.session,
+        });
+        sender.try_send(keep).expect("room");
+        driver.time_out(&mut inputs);
+        driver.settle().await;
+        assert!(kept.await.expect("an answer").is_ok());
+    }
 
     /// Two questions of different kinds under one number: the reply to the first was taken for a
     /// reply to the second, which it can't be, and the master ended with all its peers.

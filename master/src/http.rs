@@ -15,7 +15,7 @@ use sarsen_edge::guest::{Guest, Guests};
 use sarsen_edge::json;
 use sarsen_protocol::id::ChunkHandle;
 use sarsen_protocol::message::{
-    Capacity, CapacityReply, Disk, ErrorBody, Fsck, List, NodeType, Report, ReportReply,
+    Capacity, CapacityReply, Disk, ErrorBody, Fsck, List, ListEntry, NodeType, Report, ReportReply,
     ServerState, Stat,
 };
 use sarsen_protocol::size::PAGE_LEN_MAX;
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use crate::inputs::Questions;
 
-/// Names in one answer to `/api/v1/ls`; a person pages with `after`.
+/// Names, or findings, that are asked of the master's thread at a time.
 const LIST_LEN: u32 = 10_000;
 const _: () = assert!(LIST_LEN as usize == PAGE_LEN_MAX);
 
@@ -97,9 +97,11 @@ impl IntoResponse for Failure {
 
 async fn ready(State(questions): State<Questions>) -> Result<&'static str, Failure> {
     let report = questions.ask(Report).await?;
-    match report.safe_mode || report.read_only {
-        false => Ok("ready\n"),
-        true => Err(Failure(Status::SafeMode, ErrorBody::new("changes wait"))),
+    let not_ready = |status, text| Err(Failure(status, ErrorBody::new(text)));
+    match (report.read_only, report.safe_mode) {
+        (true, _) => not_ready(Status::ReadOnly, "a part of the log is lost"),
+        (false, true) => not_ready(Status::SafeMode, "changes wait"),
+        (false, false) => Ok("ready\n"),
     }
 }
 
@@ -137,30 +139,41 @@ async fn stat(
             path: query.path.clone(),
         })
         .await?;
-    Ok(axum::Json(json::stat(&query.path, &reply.node)))
+    let mut document = json::stat(&query.path, &reply.node);
+    if reply.node.node_type == NodeType::File && !reply.node.sealed {
+        // The primary, which knows it, is not asked here.
+        document["exact"] = false.into();
+    }
+    Ok(axum::Json(document))
 }
 
 async fn list(
     State(questions): State<Questions>,
     Query(query): Query<PathQuery>,
 ) -> Result<axum::Json<Value>, Failure> {
-    let PathQuery { path, after } = query;
+    let PathQuery { path, mut after } = query;
     let node = questions.ask(Stat { path: path.clone() }).await?.node;
-    let reply = questions
-        .ask(List {
-            path: path.clone(),
-            after,
-            limit: LIST_LEN,
-        })
-        .await?;
-    let entries = reply.entries.iter().map(|entry| match node.node_type {
+    let document = |entry: &ListEntry| match node.node_type {
         NodeType::File => json::list_entry(&path, entry),
         NodeType::Folder => {
             let child = format!("{}/{}", path.trim_end_matches('/'), entry.name);
             json::list_entry(&child, entry)
         }
-    });
-    Ok(axum::Json(entries.collect()))
+    };
+    let mut documents = Vec::new();
+    loop {
+        let page = List {
+            path: path.clone(),
+            after,
+            limit: LIST_LEN,
+        };
+        let reply = questions.ask(page).await?;
+        documents.extend(reply.entries.iter().map(document));
+        match reply.entries.last() {
+            Some(last) if reply.more => after = last.name.clone(),
+            _ => return Ok(axum::Json(documents.into())),
+        }
+    }
 }
 
 async fn metrics(State(questions): State<Questions>) -> Result<Response, Failure> {

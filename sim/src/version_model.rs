@@ -457,7 +457,7 @@ fn plan(version: ChunkVersion, now: Configuration, memory_allowed: bool) -> Plan
         blamed: None,
         doubtful: Vec::new(),
         failed: Vec::new(),
-        insists: false,
+        hopeless: Vec::new(),
         min_replicas: 1,
         // How long anybody is waited for is nothing that safety rests on: not at all.
         patience: Patience {

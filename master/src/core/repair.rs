@@ -13,6 +13,7 @@
 //! order is out, at the longest for [`COPY_TIME_MAX`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ServerId};
@@ -79,6 +80,9 @@ pub struct Repairs {
     troubles: BTreeMap<ChunkHandle, Trouble>,
     /// Something came that may let a copy begin that could not before.
     is_startable: bool,
+    /// Where those are looked at next that are less urgent, if they are to be.
+    others: Option<(usize, ChunkHandle)>,
+    looks_at_others: bool,
     /// Where the sweep goes on; none before the first.
     swept: Option<ChunkHandle>,
     has_swept: bool,
@@ -109,6 +113,27 @@ impl Repairs {
     /// Servers may have streams free that they did not have.
     pub fn look_for_free(&mut self) {
         self.is_startable = true;
+        self.looks_at_others = true;
+    }
+
+    /// Up to `max` chunks that are to be copied, from where the last call ended, once for each
+    /// [`Self::look_for_free`]. The most urgent may all have to wait for one server that is slow, while
+    /// whoever could copy others has nothing to do.
+    pub fn others(&mut self, max: usize) -> Vec<ChunkHandle> {
+        if !std::mem::take(&mut self.looks_at_others) {
+            return Vec::new();
+        }
+        let from = match self.others {
+            Some(at) => Bound::Excluded(at),
+            None => Bound::Unbounded,
+        };
+        let some = self.short.range((from, Bound::Unbounded)).take(max);
+        let some: Vec<_> = some.copied().collect();
+        self.others = some.last().copied().filter(|_| some.len() == max);
+        let handles = some.into_iter().map(|(_, handle)| handle);
+        handles
+            .filter(|it| !self.running.contains_key(it))
+            .collect()
     }
 
     /// A chunk wants another copy, and there is nobody who could make or give it.
@@ -443,5 +468,20 @@ mod tests {
         repairs.succeeded(chunk);
         assert_eq!(repairs.tried(chunk), Tried::default());
         assert_eq!((repairs.done, repairs.failed), (1, 8));
+    }
+
+    /// Where the first 64 all waited for one server that was slow, nobody was looked for to copy the
+    /// others: they waited with one replica each, while who had it had nothing to do.
+    #[test]
+    fn all_that_are_short_have_their_turn_to_be_looked_at() {
+        let mut repairs = Repairs::default();
+        (1..=1000).for_each(|n| repairs.put_short(ChunkHandle(n), 1));
+        let mut seen = BTreeSet::new();
+        for _ in 0..5 {
+            assert_eq!(repairs.others(256), []);
+            repairs.look_for_free();
+            seen.extend(repairs.others(256));
+        }
+        assert_eq!(seen.len(), 1000);
     }
 }

@@ -8,6 +8,7 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use sarsen_protocol::crc::{crc32, extend};
 use sarsen_protocol::id::ClusterId;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
@@ -385,7 +386,7 @@ fn invalid(error: FormatError) -> io::Error {
 /// it breaks.
 ///
 /// # Errors
-/// The medium failed; whether the checkpoint is damaged isn't known.
+/// It could not be looked at, for a reason that is not the medium's; whether it is damaged isn't known.
 pub(super) fn verify(
     folder: &dyn Folder,
     last_index: u64,
@@ -401,11 +402,21 @@ pub(super) fn verify(
             .and_then(|inner| inner.downcast_ref::<FormatError>())
         {
             Some(&format) => Ok(Err(format)),
+            None if is_of_the_medium(&error) => Ok(Err(FormatError::Unreadable)),
             None => Err(OplogError::io("reading", &checkpoint_name(last_index))(
                 error,
             )),
         }
     })
+}
+
+/// Whether a disk said that it doesn't have the bytes, or a file system that its own are spoiled: they will
+/// not be there at the next try either.
+fn is_of_the_medium(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::IO | Errno::NODATA | Errno::BADMSG | Errno::UCLEAN)
+    )
 }
 
 /// Removes what the newest checkpoints make needless: all but two of them, and the segments whose

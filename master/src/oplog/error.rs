@@ -60,6 +60,9 @@ pub enum FormatError {
     /// A piece's CRC differs.
     #[error("the piece's CRC is wrong")]
     PieceCrcWrong,
+    /// The medium does not give the bytes.
+    #[error("the disk can't read it")]
+    Unreadable,
 }
 
 impl FormatError {
@@ -68,6 +71,7 @@ impl FormatError {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Truncated => "truncated",
+            Self::Unreadable => "unreadable",
             Self::TrailingBytes => "trailing_bytes",
             Self::MagicWrong => "magic_wrong",
             Self::HeaderCrcWrong => "header_crc_wrong",

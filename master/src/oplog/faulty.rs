@@ -52,6 +52,8 @@ struct State {
     syncs: u64,
     die_at: Option<u64>,
     fail_at: Option<(u64, io::ErrorKind)>,
+    /// What can't be read, with what the kernel says then.
+    unreadable: Option<(usize, i32)>,
 }
 
 #[derive(Clone)]
@@ -129,6 +131,12 @@ impl Disk {
     pub(super) fn read(&self, name: &str) -> Vec<u8> {
         let state = self.state();
         state.inodes[state.names[name]].bytes.clone()
+    }
+
+    /// Reads of a file fail with this number of an error from now on.
+    pub(super) fn make_unreadable(&self, name: &str, errno: i32) {
+        let mut state = self.state();
+        state.unreadable = Some((state.names[name], errno));
     }
 
     /// Puts a whole file on stable storage, or takes one away, as no log would.
@@ -363,6 +371,11 @@ impl File for OpenFile {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let (state, offset) = (self.disk.state(), usize::try_from(offset).unwrap());
+        if let Some((inode, errno)) = state.unreadable
+            && inode == self.inode
+        {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
         let there = state.inodes[self.inode]
             .bytes
             .get(offset..offset + buffer.len());

@@ -4,6 +4,9 @@
 mod peer;
 mod process;
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
 use sarsen_edge::key;
 use sarsen_protocol::deframe::frame;
 use sarsen_protocol::id::{RequestId, SessionId};
@@ -30,7 +33,7 @@ fn a_master_that_ends_finishes_what_it_was_saying() {
     let mut other = Peer::dial(&master.control, &key);
     let mut peer = Peer::dial(&master.control, &key);
     let session = peer.ask(1, &open_session(1)).session;
-    make_folders(&mut peer, session);
+    make_folders(&mut peer, session, 8_000);
     // Several times what sockets hold.
     let list = List {
         path: "/".into(),
@@ -52,9 +55,43 @@ fn a_master_that_ends_finishes_what_it_was_saying() {
     assert_eq!(master.wait(), Some(0));
 }
 
-/// Makes 8,000 folders with long names.
-fn make_folders(peer: &mut Peer, session: SessionId) {
-    let numbers: Vec<u64> = (1..=8_000).collect();
+/// A line of the log that could not be written was told on stderr, which could not be written to, and
+/// whatever thread had logged it panicked: who read the log ended, and with the next line so did the master.
+#[test]
+fn a_master_whose_log_nobody_reads_goes_on() {
+    let place = tempfile::tempdir().unwrap();
+    let key = key::generate(&place.path().join("key")).unwrap();
+    let (reader, log) = std::io::pipe().unwrap();
+    drop(reader);
+    let (dir, key_file) = (place.path().join("dir"), place.path().join("key"));
+    let mut master = Process::start_logging(&dir, &key_file, log.into());
+    let mut peer = Peer::dial(&master.control, &key);
+    let _ = peer.ask(1, &open_session(1)).session;
+    master.terminate();
+    assert_eq!(master.wait(), Some(0));
+}
+
+/// The HTTP port told the first 10,000 names of a folder, and not that there were more.
+#[test]
+fn a_folder_of_several_pages_is_listed_whole() {
+    let place = tempfile::tempdir().unwrap();
+    let key = key::generate(&place.path().join("key")).unwrap();
+    let master = Process::start(&place.path().join("dir"), &place.path().join("key"));
+    let mut peer = Peer::dial(&master.control, &key);
+    let session = peer.ask(1, &open_session(1)).session;
+    make_folders(&mut peer, session, 10_001);
+    let mut stream = TcpStream::connect(&master.http).unwrap();
+    write!(stream, "GET /api/v1/ls?path=/ HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+    let listed: Vec<serde_json::Value> = serde_json::from_str(body).unwrap();
+    assert_eq!(listed.len(), 10_001);
+}
+
+/// Makes so many folders with long names.
+fn make_folders(peer: &mut Peer, session: SessionId, count: u64) {
+    let numbers: Vec<u64> = (1..=count).collect();
     for some in numbers.chunks(500) {
         let requests: Vec<u8> = some
             .iter()

@@ -11,11 +11,18 @@ pub(crate) struct Process {
     child: Child,
     /// Where its control port listens.
     pub(crate) control: String,
+    /// Where its HTTP port does.
+    pub(crate) http: String,
 }
 
 impl Process {
     /// Starts one on free ports and waits until it is ready.
     pub(crate) fn start(dir: &Path, key_file: &Path) -> Self {
+        Self::start_logging(dir, key_file, Stdio::null())
+    }
+
+    /// The same, with its log there.
+    pub(crate) fn start_logging(dir: &Path, key_file: &Path, log: Stdio) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_sarsen-master"))
             .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
             .arg("--key-file")
@@ -24,18 +31,22 @@ impl Process {
             .arg(dir)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("starts");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("piped");
         BufReader::new(stdout).read_line(&mut line).expect("a line");
-        let control = line
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix("control="))
-            .unwrap_or_else(|| panic!("no ready line: {line}"))
-            .to_owned();
-        Self { child, control }
+        let address = |name| {
+            let mut words = line.split_whitespace();
+            let address = words.find_map(|word| word.strip_prefix(name));
+            address.unwrap_or_else(|| panic!("no ready line: {line}"))
+        };
+        Self {
+            child,
+            control: address("control=").to_owned(),
+            http: address("http=").to_owned(),
+        }
     }
 
     /// Asks it to end.

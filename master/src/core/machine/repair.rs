@@ -36,6 +36,9 @@ const LOOKS_MAX: usize = 1024;
 /// Chunks for which somebody to copy them is looked for after one event.
 const STARTS_MAX: usize = 64;
 
+/// How many others, of those that are less urgent, in a tick.
+const OTHERS_MAX: usize = 256;
+
 /// The longest time between two looks at servers that were given up.
 const TICK_MAX: Duration = Duration::from_secs(1);
 
@@ -201,7 +204,12 @@ impl Machine {
         if !self.repairs.take_startable() {
             return;
         }
-        for handle in self.repairs.most_urgent(STARTS_MAX) {
+        let mut looked_at = self.repairs.most_urgent(STARTS_MAX);
+        looked_at.extend(self.repairs.others(OTHERS_MAX));
+        for handle in looked_at {
+            if self.repairs.running(handle).is_some() {
+                continue;
+            }
             let Some(record) = self.state.chunks.record(handle) else {
                 self.repairs.forget(handle);
                 continue;

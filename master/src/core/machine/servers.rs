@@ -411,6 +411,7 @@ impl Machine {
         let was_live = self.is_live(server);
         self.servers.beat(server, beat.disks, self.now.elapsed);
         self.changes_heard(server, was_live);
+        self.settle_again(server);
         Ok(HeartbeatReply { epoch: self.epoch })
     }
 

@@ -223,10 +223,17 @@ fn holders_that_count(
 /// not believe its own replica: these could go on, and those may hold up the change.
 fn leave_out(plan: &Plan, members: &mut Vec<Member>) {
     let fewest = plan.min_replicas.max(1);
-    let insists_on = if plan.insists { 1 } else { fewest };
+    // Where all are so, none is better than the others: they are slow, and asked again.
+    let is_hopeless = |member: &Member| plan.hopeless.contains(&member.server);
+    let can_insist = !members.iter().all(is_hopeless);
+    let fewest_without = |server: &ServerId| match can_insist && plan.hopeless.contains(server) {
+        true => 1,
+        false => fewest,
+    };
     let blamed = plan.blamed.filter(|blamed| blamed.again);
     let blamed = blamed.map(|blamed| blamed.server);
-    let failed = plan.failed.iter().map(|server| (*server, insists_on));
+    let failed = plan.failed.iter();
+    let failed = failed.map(|server| (*server, fewest_without(server)));
     let others = blamed.iter().chain(&plan.doubtful);
     let others = others.map(|server| (*server, fewest));
     for (server, fewest) in failed.chain(others) {

@@ -62,7 +62,7 @@ fn plan() -> Plan {
         blamed: None,
         doubtful: Vec::new(),
         failed: Vec::new(),
-        insists: false,
+        hopeless: Vec::new(),
         min_replicas: 2,
         patience: Patience {
             suspect_after_ms: SUSPECT_MS,
@@ -375,7 +375,7 @@ fn after_an_attempt_that_was_given_up_all_are_asked_again() {
     let again = Plan {
         version: ChunkVersion(21),
         failed: vec![server(3)],
-        insists: false,
+        hopeless: Vec::new(),
         ..plan()
     };
     let (mut attempt, asked) = VersionChange::start(again, 0);

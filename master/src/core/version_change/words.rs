@@ -27,9 +27,10 @@ pub struct Plan {
     pub doubtful: Vec<ServerId>,
     /// Who failed in the attempts before: left out if enough stay without them.
     pub failed: Vec<ServerId>,
-    /// Whether they are left out also if too few stay then: the attempts before have lasted for long,
-    /// and one that always promises and never does its part must not hold up the chunk for ever.
-    pub insists: bool,
+    /// Who of these is left out also if too few stay then, as long as somebody stays who is not one of
+    /// them: the attempts before have lasted for long, and it failed in the last of them. One that always
+    /// promises and never does its part must not hold up the chunk for ever.
+    pub hopeless: Vec<ServerId>,
     /// The fewest members that an open chunk goes on with.
     pub min_replicas: usize,
     /// How long whoever is silent is awaited.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use super::super::checkpoint::{prune, verify};
 use super::super::entry::{ALIGNMENT, HEADER_LEN};
 use super::super::error::{Damage, EntryFault, FormatError, OplogError, Proof};
@@ -395,6 +397,24 @@ fn a_damaged_checkpoint_is_told_and_the_older_one_serves() {
         panic!("another damage");
     };
     assert_eq!(passed_over.file, newest);
+}
+
+/// A bad sector shows as an error of the read: a master whose newest checkpoint had one did not start any
+/// more, with all that it needed beside it.
+#[test]
+fn a_checkpoint_that_the_disk_cannot_read_is_damaged() {
+    let disk = checkpointed();
+    prune(&disk).unwrap();
+    let newest = checkpoint_name(9);
+    disk.make_unreadable(&newest, Errno::IO.raw_os_error());
+    let log = start(&disk).unwrap();
+    assert_eq!(log.entries.len(), 10);
+    let told = &log.damaged_checkpoints[0];
+    assert_eq!((&told.file, told.error), (&newest, FormatError::Unreadable));
+    // For want of a descriptor it is as good as before.
+    let disk = checkpointed();
+    disk.make_unreadable(&newest, Errno::MFILE.raw_os_error());
+    assert!(matches!(start(&disk), Err(OplogError::Io { .. })));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Attempts begin, act, and are given up.
 
+use std::time::Duration;
+
 use sarsen_protocol::id::{ChunkHandle, FileId, ServerId, SessionId};
 use sarsen_protocol::message::HeldFlags;
 use sarsen_protocol::status::Status;
@@ -38,6 +40,7 @@ impl Machine {
             attempt: None,
             next: None,
             failed: Vec::new(),
+            failed_next: Vec::new(),
             blamed: None,
             retry_at: now,
             waiting: Vec::new(),
@@ -92,9 +95,13 @@ impl Machine {
             })
     }
 
+    /// How long a work rests between attempts.
+    pub(super) fn pause(&self) -> Duration {
+        (self.config.heartbeat / 4).max(RETRY_MIN)
+    }
+
     fn retry_later(&mut self, subject: Subject) {
-        let pause = (self.config.heartbeat / 4).max(RETRY_MIN);
-        let at = self.now.elapsed.saturating_add(pause);
+        let at = self.now.elapsed.saturating_add(self.pause());
         if let Some(work) = self.open_chunks.works.get_mut(&subject) {
             work.retry_at = at;
         }
@@ -105,8 +112,13 @@ impl Machine {
         let Some(work) = self.open_chunks.works.get(&subject) else {
             return Ok(());
         };
-        let (goal, failed, blamed) = (work.goal, work.failed.clone(), work.blamed);
-        let insists = self.now.elapsed >= work.began.saturating_add(self.config.dead_after);
+        let (goal, failed, blamed) = (work.goal, servers_of(&work.failed), work.blamed);
+        let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
+        let mut hopeless = work.failed.clone();
+        hopeless.retain(|(_, at)| {
+            let is_old = now >= work.began.saturating_add(dead_after);
+            is_old && now < at.saturating_add(dead_after)
+        });
         let is_early = self.now.elapsed < work.began.saturating_add(self.config.suspect_after);
         let (handle, base, replicas) = match subject {
             Subject::Chunk(handle) => {
@@ -171,7 +183,7 @@ impl Machine {
             blamed,
             doubtful: self.open_chunks.doubtful(handle),
             failed,
-            insists,
+            hopeless: servers_of(&hopeless),
             min_replicas: fewest,
             patience: self.patience_of_changes(),
         };
@@ -217,8 +229,9 @@ impl Machine {
             ));
         }
         let memory = record.active.as_ref().is_some_and(|it| it.memory_allowed);
-        let failed = self.open_chunks.works.get(&subject);
-        let failed = failed.map(|work| work.failed.clone()).unwrap_or_default();
+        let work = self.open_chunks.works.get(&subject);
+        let failed = work.map(|work| [servers_of(&work.failed_next), servers_of(&work.failed)]);
+        let failed = failed.unwrap_or_default().concat();
         let fresh = self.fresh(file, index, &failed)?;
         let handle = self.allocations.draw_handle();
         let plan = Plan {
@@ -233,7 +246,7 @@ impl Machine {
             blamed: None,
             doubtful: Vec::new(),
             failed,
-            insists: false,
+            hopeless: Vec::new(),
             min_replicas: usize::from(self.config.fewest_replicas(replicas)),
             patience: self.patience_of_changes(),
         };
@@ -383,7 +396,7 @@ impl Machine {
                 Action::Log(decision) => self.log_change(subject, which, &decision),
                 Action::Done if which == Which::Own => self.end_work(subject),
                 Action::Done => {}
-                Action::GivenUp(why) => self.given_up(subject, why),
+                Action::GivenUp(why) => self.given_up(subject, which, why),
             }
         }
     }
@@ -478,7 +491,7 @@ impl Machine {
     }
 
     /// An attempt came to nothing: the log says what it said before.
-    fn given_up(&mut self, subject: Subject, why: Why) {
+    fn given_up(&mut self, subject: Subject, which: Which, why: Why) {
         let Some(work) = self.open_chunks.works.get_mut(&subject) else {
             return;
         };
@@ -492,7 +505,8 @@ impl Machine {
         match why {
             Why::Members(faults) => {
                 self.open_chunks.set_unavailable(handle, false);
-                self.note_failed(subject, faults.iter().map(|(server, _)| *server));
+                let servers = faults.iter().map(|(server, _)| *server);
+                self.note_failed(subject, which, servers);
             }
             Why::Damaged(servers) => {
                 for &server in &servers {
@@ -501,7 +515,7 @@ impl Machine {
                         self.servers.mark_corrupt(handle, version, server);
                     }
                 }
-                self.note_failed(subject, servers.into_iter());
+                self.note_failed(subject, which, servers.into_iter());
             }
             Why::Corrupt(_) => {
                 self.open_chunks.set_differing(handle);
@@ -587,16 +601,22 @@ impl Machine {
         is_settling || !is_full && replicas.any(is_unsynced)
     }
 
-    pub(super) fn note_failed(
+    fn note_failed(
         &mut self,
         subject: Subject,
+        which: Which,
         servers: impl Iterator<Item = ServerId>,
     ) {
+        let now = self.now.elapsed;
         if let Some(work) = self.open_chunks.works.get_mut(&subject) {
+            let failed = match which {
+                Which::Own => &mut work.failed,
+                Which::Next => &mut work.failed_next,
+            };
             // Who failed last comes first: if not all can be left out, it is somebody else's turn.
             for server in servers {
-                work.failed.retain(|&it| it != server);
-                work.failed.insert(0, server);
+                failed.retain(|&(it, _)| it != server);
+                failed.insert(0, (server, now));
             }
         }
     }
@@ -628,6 +648,10 @@ impl Machine {
             self.servers.acknowledge(handle, replica);
         }
     }
+}
+
+fn servers_of(failed: &[(ServerId, Duration)]) -> Vec<ServerId> {
+    failed.iter().map(|&(server, _)| server).collect()
 }
 
 /// What is said of a chunk none of whose members answers.

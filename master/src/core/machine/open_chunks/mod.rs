@@ -38,7 +38,7 @@ mod told;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, RequestId, ServerId};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, FileId, RequestId, ServerId};
 use sarsen_protocol::message::OpenChunk;
 use sarsen_protocol::status::Status;
 
@@ -64,6 +64,10 @@ const HOLD_MAX: Duration = Duration::from_secs(10);
 
 /// The shortest time between two attempts of a work.
 const RETRY_MIN: Duration = Duration::from_millis(10);
+
+/// How many versions follow each other for trouble, with nothing committed in any, before the chunk rests
+/// in between.
+const PROMPT_CHANGES: u32 = 2;
 
 /// What a work is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,7 +148,10 @@ struct Work {
     handle: ChunkHandle,
     attempt: Option<VersionChange>,
     next: Option<Next>,
-    failed: Vec<ServerId>,
+    /// Who failed in its attempts, and when, the last first.
+    failed: Vec<(ServerId, Duration)>,
+    /// Who failed to make a chunk that comes next: that is no word about the one that it holds.
+    failed_next: Vec<(ServerId, Duration)>,
     blamed: Option<Blamed>,
     /// When the next attempt begins, if none runs.
     retry_at: Duration,
@@ -160,14 +167,32 @@ struct Open {
     is_granted: bool,
     /// By when it has to say so, while it is asked.
     granted_by: Option<Duration>,
-    /// When its version became active, if that was for trouble in the one before.
-    troubled: Option<Duration>,
+    /// What is known of trouble that its version became active for.
+    troubled: Option<Troubled>,
     /// Its primary said that a record did not fit.
     is_full: bool,
     /// Members that don't believe their own replica, by their own word: known to this master alone,
     /// and said once in a version.
     doubtful: BTreeSet<ServerId>,
     waiting: Vec<Waiting>,
+}
+
+/// A version that followed another for trouble.
+#[derive(Clone, Copy, Debug)]
+struct Troubled {
+    /// When it became active.
+    at: Duration,
+    /// How many did so in a row, in none of which anything was committed.
+    times: u32,
+    /// Its primary has said that something was committed in it.
+    has_worked: bool,
+}
+
+impl Troubled {
+    /// Whether trouble in this version is the same that it became active for.
+    fn is_again(&self, now: Duration, suspect_after: Duration) -> bool {
+        !self.has_worked || now < self.at.saturating_add(suspect_after)
+    }
 }
 
 /// Members that are awaited to say that they have settled a seal.
@@ -205,6 +230,8 @@ pub(super) struct OpenChunks {
     mending: Timed<ChunkHandle, Mending>,
     errands: Errands,
     again: Agains,
+    /// Seals that a server could not settle just then, each with where it lies there.
+    unsettled: BTreeMap<(ServerId, ChunkHandle), DirectoryId>,
 }
 
 impl OpenChunks {
@@ -226,6 +253,7 @@ impl OpenChunks {
             mending: Timed::new(),
             errands: Errands::default(),
             again: Agains::new(),
+            unsettled: BTreeMap::new(),
         };
         for (handle, record) in state.chunks.iter() {
             if let Some(active) = &record.active {
@@ -622,11 +650,12 @@ impl Machine {
             .open_chunks
             .open
             .get_or_insert_with(handle, Open::default);
-        let again = open
-            .troubled
-            .is_some_and(|at| now < at.saturating_add(suspect_after));
+        let troubled = open.troubled;
+        let again = troubled.is_some_and(|it| it.is_again(now, suspect_after));
         let waiting = std::mem::take(&mut open.waiting);
+        let pause = self.pause_in_trouble(troubled);
         if let Some(work) = self.open_chunks.works.get_mut(&subject) {
+            work.retry_at = now.saturating_add(pause);
             work.blamed = blamed.is_some().then_some(Blamed {
                 server: blamed,
                 again,
@@ -634,6 +663,22 @@ impl Machine {
             work.waiting.extend(waiting);
         }
         self.begin_attempt_if_due(subject);
+    }
+
+    /// How long a chunk rests whose versions do not work one after the other: who is to blame may be one
+    /// that can't be spared.
+    fn pause_in_trouble(&self, troubled: Option<Troubled>) -> Duration {
+        let times = troubled
+            .filter(|it| !it.has_worked)
+            .map_or(0, |it| it.times);
+        match times.checked_sub(PROMPT_CHANGES) {
+            None => Duration::ZERO,
+            Some(doublings) => {
+                let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
+                let pause = self.pause().saturating_mul(factor);
+                pause.min(self.config.dead_after)
+            }
+        }
     }
 
     pub(super) fn active(&self, handle: ChunkHandle) -> Option<&Configuration> {
@@ -715,11 +760,17 @@ impl Machine {
         let all = &mut self.open_chunks;
         all.leases.activate(handle, active.version, is_short, now);
         let open = all.open.get_or_insert_with(handle, Open::default);
+        let before = open.troubled.filter(|it| !it.has_worked);
+        let troubled = is_for_trouble.then_some(Troubled {
+            at: now,
+            times: before.map_or(0, |it| it.times).saturating_add(1),
+            has_worked: false,
+        });
         let mut doubtful = std::mem::take(&mut open.doubtful);
         doubtful.retain(|server| active.members.iter().any(|it| it.server == *server));
         *open = Open {
             granted_by: Some(now.saturating_add(self.config.suspect_after)),
-            troubled: is_for_trouble.then_some(now),
+            troubled,
             doubtful,
             waiting: std::mem::take(&mut open.waiting),
             ..Open::default()

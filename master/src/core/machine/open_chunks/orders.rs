@@ -242,6 +242,11 @@ impl Machine {
             ChangeStep::Settle(directory) if reply.is_ok() => {
                 self.settled(server, directory, handle, version);
             }
+            // Nothing is wrong with the replica, and no report tells of it once more.
+            ChangeStep::Settle(directory) if is_passing(&reply) => {
+                let unsettled = &mut self.open_chunks.unsettled;
+                unsettled.insert((server, handle), directory);
+            }
             // One that is not done is asked for again when it is reported as prepared.
             ChangeStep::Settle(_) => {}
             ChangeStep::Of(step) => {
@@ -258,6 +263,20 @@ impl Machine {
                 let actions = attempt.handle_answer(server, version, answer, now_ms);
                 self.act_on(subject, which, actions);
             }
+        }
+    }
+
+    /// A server beats: what it could not settle for want of something is asked of it again.
+    pub(in crate::core::machine) fn settle_again(&mut self, server: ServerId) {
+        let unsettled = &self.open_chunks.unsettled;
+        let its = unsettled.range((server, ChunkHandle::NONE)..);
+        let its = its.take_while(|((it, _), _)| *it == server);
+        let its: Vec<_> = its
+            .map(|((_, handle), &directory)| (*handle, directory))
+            .collect();
+        for (handle, directory) in its {
+            self.open_chunks.unsettled.remove(&(server, handle));
+            self.order_settle(server, directory, handle);
         }
     }
 
@@ -342,6 +361,12 @@ fn directory_of(plan: &Plan, server: ServerId) -> DirectoryId {
 }
 
 /// An answer in the words of an attempt; none for one that fits no order.
+/// Whether an order was refused for want of something that may be there in a moment.
+fn is_passing(reply: &Result<AnyMessage, OrderFailure>) -> bool {
+    let status = reply.as_ref().map_err(|failure| failure.status);
+    matches!(status, Err(Status::Overloaded | Status::NoSpace))
+}
+
 fn answer_of(step: Step, reply: Result<AnyMessage, OrderFailure>) -> Option<Answer> {
     let message = match reply {
         // A read back that finds damage says so by its status.

@@ -49,9 +49,13 @@ impl Machine {
                     version,
                     lease,
                 });
+                let begin = self.active(handle).map(|active| active.serial);
                 if let Some(open) = self.open_chunks.open.get_mut(&handle) {
                     open.is_granted = true;
                     open.granted_by = None;
+                    if let Some(troubled) = &mut open.troubled {
+                        troubled.has_worked |= begin.is_some_and(|begin| held.serial > begin);
+                    }
                 }
             }
         }
@@ -165,15 +169,28 @@ impl Machine {
             return self.left_prepared(handle);
         }
         if sealed.version == version {
+            self.order_settle(server, directory, handle);
+        }
+    }
+
+    /// Has a server settle the seal that the log has of a chunk, if it has one.
+    pub(super) fn order_settle(
+        &mut self,
+        server: ServerId,
+        directory: DirectoryId,
+        handle: ChunkHandle,
+    ) {
+        let record = self.state.chunks.record(handle);
+        if let Some(sealed) = record.and_then(|record| record.at_rest()) {
             let settle = Settle {
                 epoch: self.epoch,
                 handle,
-                version,
+                version: sealed.version,
                 length: sealed.len,
                 crc32: sealed.crc,
             };
             let step = ChangeStep::Settle(directory);
-            self.send_change(server, handle, version, step, settle.into());
+            self.send_change(server, handle, sealed.version, step, settle.into());
         }
     }
 

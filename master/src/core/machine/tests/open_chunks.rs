@@ -31,6 +31,10 @@ struct Servers {
     deaf: BTreeSet<u64>,
     /// Promise and then refuse to begin or to prepare.
     unable: BTreeSet<u64>,
+    /// Refuse to make chunks.
+    full: BTreeSet<u64>,
+    /// Have no descriptor to settle with.
+    short: BTreeSet<u64>,
     /// Refuse leases.
     stopped: BTreeSet<u64>,
     /// Refuse to promise, for now.
@@ -90,6 +94,9 @@ impl Servers {
                 .into())
             }
             AnyMessage::Begin(_) | AnyMessage::PrepareSeal(_) if is_unable => Err(Status::NoSpace),
+            AnyMessage::Begin(order) if order.create.is_some() && self.full.contains(&server) => {
+                Err(Status::NoSpace)
+            }
             AnyMessage::Begin(order) => {
                 let replica = self.replicas.entry((server, order.handle)).or_default();
                 replica.version = order.version;
@@ -120,6 +127,7 @@ impl Servers {
                 }
                 .into())
             }
+            AnyMessage::Settle(_) if self.short.contains(&server) => Err(Status::Overloaded),
             AnyMessage::Settle(order) => {
                 let replica = self.replicas.entry((server, order.handle)).or_default();
                 replica.sealed = Some((order.version, order.length, order.crc32));
@@ -439,6 +447,115 @@ fn who_is_blamed_goes_to_the_end_and_the_second_time_is_left_out() {
     let now = play.open(play.last(file));
     play.report(primary, &now, ChainTrouble::HopFailed, second);
     assert_eq!(servers_of(&play.active(first.handle)), [primary, third]);
+}
+
+/// A hop that is silent is noticed `suspect_after` after the chunk is mutated, which was too late to be the
+/// second time: the same members went on by the same hop for ever.
+#[test]
+fn who_is_blamed_again_is_left_out_however_late_that_is() {
+    for has_worked in [false, true] {
+        let mut play = Play::new();
+        let file = play.touch("/f");
+        let first = play.open(play.last(file));
+        let [primary, second, third] = [0, 1, 2].map(|at| first.chain[at].server.0);
+        play.report(primary, &first, ChainTrouble::HopFailed, second);
+        let then = play.open(play.last(file));
+        play.wait(seconds(5));
+        let held = HeldLease {
+            handle: then.handle,
+            version: then.version,
+            length: 1,
+            serial: Serial(play.active(then.handle).serial.0 + u64::from(has_worked)),
+        };
+        let extend = ExtendLeases {
+            epoch: play.rig.machine.epoch,
+            leases: vec![held],
+        };
+        let _ = play.rig.exchange(ConnectionId(primary), extend);
+        play.wait(seconds(5));
+        play.report(third, &then, ChainTrouble::HopFailed, second);
+        let stay = match has_worked {
+            false => vec![primary, third],
+            true => vec![primary, third, second],
+        };
+        assert_eq!(servers_of(&play.active(first.handle)), stay);
+    }
+}
+
+/// Where the one blamed could not be spared, one version followed the other as fast as disks sync.
+#[test]
+fn a_chunk_whose_versions_do_not_work_rests_in_between() {
+    let mut play = Play::new();
+    let file = play.rig.begin("/f", 2);
+    let publish = publish(play.rig.request(), file, "/f", &[]);
+    let file = play.rig.get(publish).node.file_id;
+    let mut now = play.open(play.last(file));
+    let [primary, second] = [0, 1].map(|at| now.chain[at].server.0);
+    let (mut versions, handle) = (0, now.handle);
+    for _ in 0..200 {
+        if play.active(handle).version == now.version {
+            play.report(primary, &now, ChainTrouble::HopFailed, second);
+        }
+        if play.active(handle).version != now.version {
+            now.version = play.active(handle).version;
+            versions += 1;
+        }
+        play.wait(Duration::from_millis(50));
+    }
+    assert!((5..10).contains(&versions), "{versions} in ten seconds");
+}
+
+/// A seal that a server could not settle just then was ordered again when it registered, which may be weeks
+/// later: until then the replica counted for nothing, and could not be replaced.
+#[test]
+fn a_seal_that_could_not_be_settled_just_then_is_settled_later() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let opened = play.open(play.last(file));
+    play.mutate(opened.handle, 5, 700);
+    let second = opened.chain[1].server.0;
+    play.servers.short.insert(second);
+    play.report(
+        opened.chain[0].server.0,
+        &opened,
+        ChainTrouble::WantsSeal,
+        0,
+    );
+    play.wait(seconds(3));
+    assert!(play.sealed(opened.handle).is_some());
+    let replica = |play: &Play| play.servers.replicas[&(second, opened.handle)];
+    assert_eq!(replica(&play).sealed, None);
+    play.servers.short.clear();
+    play.wait(seconds(3));
+    assert!(replica(&play).sealed.is_some());
+    let settles = |play: &Play| {
+        let orders = play.servers.orders.iter();
+        orders.filter(|(_, kind)| *kind == "Settle").count()
+    };
+    let before = settles(&play);
+    play.wait(seconds(3));
+    assert_eq!(settles(&play), before, "once it is done");
+}
+
+/// A server that had no room for the next chunk was taken for one that could not seal the full one: its
+/// replica was left out.
+#[test]
+fn who_cannot_make_the_next_chunk_stays_with_the_full_one() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let full = play.open(play.last(file));
+    play.mutate(full.handle, 5, 700);
+    let secondaries = [1, 2].map(|at| full.chain[at].server.0);
+    play.servers.full.extend(secondaries);
+    play.report(full.chain[0].server.0, &full, ChainTrouble::Full, 0);
+    play.wait(seconds(3));
+    assert!(play.sealed(full.handle).is_some());
+    let orders = play.servers.orders.iter();
+    let settled: BTreeSet<u64> = orders
+        .filter(|(_, kind)| *kind == "Settle")
+        .map(|(server, _)| *server)
+        .collect();
+    assert_eq!(settled, full.chain.iter().map(|hop| hop.server.0).collect());
 }
 
 impl Play {

@@ -271,6 +271,31 @@ fn who_failed_before_is_left_out_if_enough_stay() {
     );
 }
 
+/// Members whose disks were all slow for a while were all left out but one: what had been acknowledged by
+/// three was sealed by one, while the others held the same.
+#[test]
+fn where_all_have_failed_for_long_enough_of_them_stay() {
+    let answers = [has(1, 10), has(2, 10), has(3, 10)];
+    let without = |failed: &[u8], hopeless: &[u8]| Plan {
+        failed: failed.iter().copied().map(server).collect(),
+        hopeless: hopeless.iter().copied().map(server).collect(),
+        ..plan()
+    };
+    let (_, orders) = promised(without(&[3, 2], &[3, 2]), &answers);
+    let prepare = PrepareSeal {
+        serial: Serial(10),
+        member: member(1),
+        len: None,
+        sessions_end: SessionId(5),
+    };
+    assert_eq!(orders, [order_to(1, Order::PrepareSeal(prepare))]);
+    let (_, stay) = begins(without(&[3, 2, 1], &[3, 2, 1]), &answers);
+    assert_eq!(stay, [member(1), member(2)]);
+    // Who failed a while ago may have got over it.
+    let (_, stay) = begins(without(&[3, 2, 1], &[3]), &answers);
+    assert_eq!(stay, [member(1), member(2)]);
+}
+
 #[test]
 fn the_old_primary_stays_and_otherwise_the_first_follows() {
     let mut turned = active(U, 4, &[member(1), member(2), member(3)]);
