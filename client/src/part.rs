@@ -9,9 +9,9 @@
 //! and have its CRC.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,6 +34,9 @@ const LOCAL_NAME_LEN_MAX: usize = 255;
 
 /// Bytes that are read at once where those of an earlier download are looked at.
 const LOOK_LEN: usize = 1024 * 1024;
+
+/// Its owner may read and write a file: while it is written, be it for a later try.
+const OWNER: u32 = 0o600;
 
 /// A download that another can go on with.
 #[derive(Clone, Debug)]
@@ -67,6 +70,8 @@ pub(crate) struct PartFile {
     len: u64,
     resumable: Option<Resumable>,
     stays: bool,
+    /// Who may read and write the file whose place it takes.
+    replaced_mode: Option<u32>,
 }
 
 impl PartFile {
@@ -109,6 +114,11 @@ impl PartFile {
                 break file;
             }
         };
+        // From before its first byte on it is readable by no more people than what it replaces.
+        let replaced_mode = mode_of(&target);
+        if let Some(mode) = replaced_mode {
+            set_mode(&file, mode | OWNER);
+        }
         let part_file = Self {
             are_local: Writes::are_local(&file),
             file: Arc::new(file),
@@ -118,6 +128,7 @@ impl PartFile {
             len,
             stays: resumable.as_ref().is_some_and(|it| it.resume),
             resumable,
+            replaced_mode,
         };
         let found = part_file.begin().map_err(local)?;
         Ok((part_file, found))
@@ -218,12 +229,26 @@ impl PartFile {
         if self.resumable.is_some() {
             self.file.set_len(self.len)?;
         }
+        if let Some(mode) = self.replaced_mode {
+            set_mode(&self.file, mode);
+        }
         self.file.sync_all()?;
         fs::rename(&self.part, &self.target)?;
         // What has its old name from now on is another one's.
         self.stays = true;
         sync_folder_of(&self.target)
     }
+}
+
+/// Who may read and write a file, if there is one.
+fn mode_of(path: &Path) -> Option<u32> {
+    let metadata = fs::metadata(path).ok().filter(Metadata::is_file)?;
+    Some(metadata.permissions().mode() & 0o777)
+}
+
+/// Not everywhere has a file such a mode.
+fn set_mode(file: &File, mode: u32) {
+    let _ = file.set_permissions(Permissions::from_mode(mode));
 }
 
 /// Makes durable what a file is called.
@@ -318,6 +343,23 @@ mod tests {
             .collect();
         names.sort();
         names
+    }
+
+    /// A file that only its owner could read was readable by all when it had been downloaded again.
+    #[tokio::test]
+    async fn what_takes_a_files_place_is_readable_by_no_more_people() {
+        for mode in [0o600, 0o444, 0o755] {
+            let folder = tempfile::tempdir().unwrap();
+            let target = folder.path().join("film");
+            fs::write(&target, b"old").unwrap();
+            fs::set_permissions(&target, Permissions::from_mode(mode)).unwrap();
+            let (part, _) = PartFile::create(target.clone(), 0, None, writes()).unwrap();
+            let while_written = mode_of(&folder.path().join(".film.sarsen-part"));
+            assert_eq!(while_written, Some(mode | OWNER));
+            part.finish().await.unwrap();
+            assert_eq!(mode_of(&target), Some(mode));
+            assert_eq!(fs::read(&target).unwrap(), b"");
+        }
     }
 
     #[tokio::test]
