@@ -49,6 +49,13 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Whether the peer has another key.
+    #[must_use]
+    pub fn is_wrong_key(&self) -> bool {
+        use sarsen_protocol::status::Status;
+        matches!(self, Self::Handshake { cause, .. } if cause.status() == Status::WrongKey)
+    }
+
     /// Whether another try could end otherwise: a wrong key or cluster stays wrong.
     #[must_use]
     pub fn is_passing(&self) -> bool {

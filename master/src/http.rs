@@ -29,6 +29,9 @@ use crate::inputs::Questions;
 const LIST_LEN: u32 = 10_000;
 const _: () = assert!(LIST_LEN as usize == PAGE_LEN_MAX);
 
+/// Names in one answer to `/api/v1/ls`, which is in memory at once.
+const LISTED_MAX: usize = 100_000;
+
 /// The port, with few guests at a time.
 pub(crate) struct Port(pub(crate) Guests);
 
@@ -85,9 +88,10 @@ impl IntoResponse for Failure {
         let Self(status, error) = self;
         let code = match status {
             Status::NotFound => StatusCode::NOT_FOUND,
-            Status::NameInvalid | Status::NotAFolder | Status::InvalidArgument => {
-                StatusCode::BAD_REQUEST
-            }
+            Status::NameInvalid
+            | Status::NotAFolder
+            | Status::InvalidArgument
+            | Status::TooLarge => StatusCode::BAD_REQUEST,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         let document = json!({ "error": { "code": status.name(), "message": error.text } });
@@ -170,6 +174,10 @@ async fn list(
         let reply = questions.ask(page).await?;
         documents.extend(reply.entries.iter().map(document));
         match reply.entries.last() {
+            Some(_) if reply.more && documents.len() >= LISTED_MAX => {
+                let text = format!("more than {LISTED_MAX} names: list it with `sarsen ls`");
+                return Err(Failure(Status::TooLarge, ErrorBody::new(text)));
+            }
             Some(last) if reply.more => after = last.name.clone(),
             _ => return Ok(axum::Json(documents.into())),
         }

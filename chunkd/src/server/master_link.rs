@@ -69,7 +69,10 @@ pub(super) async fn dial(
             let _ = inputs.send(Input::Connected(connection, incoming));
         }
         // A key that was found may be an earlier master's: the next has yet to leave its own.
-        Err(error) => failed(error.to_string(), find_key || error.is_passing()),
+        Err(error) => {
+            let is_passing = error.is_passing() || find_key && error.is_wrong_key();
+            failed(error.to_string(), is_passing);
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 //! Left out so far: clones.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, FileId, Serial};
@@ -56,9 +57,10 @@ struct Before {
     void: Vec<(ChunkHandle, ChunkVersion, Body)>,
 }
 
-/// The directory's journal, which is begun when it is needed first.
+/// The directory's journal, which is begun when it is needed first, and the bytes of entries that its
+/// chunks have yet to hand over.
 #[derive(Debug, Default)]
-struct DirectoryLog(OnceLock<Arc<dyn Log>>);
+struct DirectoryLog(OnceLock<Arc<dyn Log>>, AtomicUsize);
 
 impl Log for DirectoryLog {
     fn offer(&self, entry: Entry, class: Class) -> Result<u64, Refused> {
@@ -91,6 +93,16 @@ impl Log for DirectoryLog {
         if let Some(log) = self.0.get() {
             log.look_for_room();
         }
+    }
+
+    fn backlog(&self) -> usize {
+        self.1.load(Ordering::Relaxed)
+    }
+
+    fn count_backlog(&self, more: usize, less: usize) {
+        self.1.fetch_add(more, Ordering::Relaxed);
+        // It was counted before.
+        self.1.fetch_sub(less, Ordering::Relaxed);
     }
 }
 

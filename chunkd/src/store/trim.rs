@@ -32,9 +32,10 @@ use super::journal::{Class, Entry, Extent, FoundEntry, JournalError, JournalRead
 use super::open_chunk::{LastCheckpoint, OpenChunk, Told};
 use super::table::{Held, InventoryEntry, Turn, lock};
 
-/// Bytes of entries that are copied forward for one segment. A chunk that needs more is stuck, and
-/// copies of it would fill the journal as fast as they empty it.
-const FORWARD_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of entries that are copied forward for one segment, half of what it has: copies of more would
+/// fill the journal as fast as they empty it. What several chunks have that their chains don't commit, since
+/// this member was left out of them for a moment, is to find place.
+const FORWARD_MAX: usize = 32 * 1024 * 1024;
 
 /// What has come of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,9 +162,6 @@ impl Directory {
         if extent.segments.len() <= keep.max(1) || self.is_poisoned() {
             return Ok(Trim::Nothing);
         }
-        if extent.segments.len() <= self.segments_of_checkpoints(&extent) {
-            return Ok(Trim::Nothing);
-        }
         let mut trimming = lock(&self.opened.trimming);
         match trimming.as_ref().filter(|it| it.segment == oldest) {
             Some(Trimming {
@@ -186,6 +184,10 @@ impl Directory {
                 return Ok(Trim::Nothing);
             }
             _ => {}
+        }
+        // Where the disk is full nothing more would come without what trimming frees.
+        if extent.has_reserve && extent.segments.len() <= self.segments_of_checkpoints(&extent) {
+            return Ok(Trim::Nothing);
         }
         let in_short = extent.oldest.as_deref().map(in_short);
         let said = match in_short {

@@ -67,18 +67,31 @@ pub enum Outcome {
         /// Whether entries wait all the same: another one is needed.
         needs_flush: bool,
     },
-    /// No place is free for a mutation, or the journal is behind: the same action again, when the journal is
-    /// stable up to this sequence or something more was committed. Those before the mutation are applied.
+    /// A mutation can't be applied just now: the same action again, when what it wants may have come. Those
+    /// before the mutation are applied.
     Again {
         /// What is left.
         action: Action,
-        /// Of the checkpoint that may free places; 0 if none was taken.
-        sequence: u64,
+        /// What it waits for.
+        wants: Wants,
         /// The version, and the last serial that is applied.
         applied: (ChunkVersion, Serial),
     },
     /// It failed.
     Failed(Failure),
+}
+
+/// What a mutation waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// A free place: the journal is to be stable up to a checkpoint that may free some, or more to be
+    /// committed.
+    Place {
+        /// The checkpoint's.
+        sequence: u64,
+    },
+    /// A journal that is not behind.
+    Journal,
 }
 
 /// Why an action was not done.
@@ -321,14 +334,18 @@ impl Lane {
                 };
             }
         };
-        if chunk.is_backed_up() {
-            return Outcome::Again {
-                action: Action::Apply(mutations),
-                sequence: 0,
-                applied: (version, chunk.told().serial),
-            };
-        }
-        let error = match apply_rest(&chunk, &mutations) {
+        let applied = match chunk.is_backed_up() {
+            Ok(true) => {
+                return Outcome::Again {
+                    action: Action::Apply(mutations),
+                    wants: Wants::Journal,
+                    applied: (version, chunk.told().serial),
+                };
+            }
+            Ok(false) => apply_rest(&chunk, &mutations),
+            Err(error) => Err(error),
+        };
+        let error = match applied {
             Ok(needs_flush) => {
                 return Outcome::Applied {
                     version,
@@ -350,7 +367,7 @@ impl Lane {
         match chunk.checkpoint_if_more() {
             Ok(sequence) => Outcome::Again {
                 action: Action::Apply(mutations),
-                sequence,
+                wants: Wants::Place { sequence },
                 applied: (version, applied),
             },
             Err(error) => Outcome::NotApplied {

@@ -33,7 +33,7 @@ use sarsen_protocol::message::{BatchRow, MemberState, MutationKind};
 use sarsen_protocol::status::Status;
 
 use super::super::chunkserver::Chunkserver;
-use super::lane::{self, Failure, Lane, Outcome};
+use super::lane::{self, Failure, Lane, Outcome, Wants};
 use crate::core::member::{Done, Member, Refusal, State};
 use crate::core::mutation::{Action, Config, Replica};
 use crate::store::open_chunk::{OpenChunk, Snapshot};
@@ -418,7 +418,7 @@ impl Worker {
             }
             Outcome::Again {
                 action,
-                sequence,
+                wants,
                 applied: (version, serial),
             } => {
                 self.heard_applied_up_to(now, version, serial);
@@ -426,10 +426,18 @@ impl Worker {
                     return self.give_up_places(now, version, serial);
                 }
                 self.work.queue.push_front(action);
+                let sequence = match wants {
+                    Wants::Place { sequence } => Some(sequence).filter(|it| *it > self.work.seen),
+                    Wants::Journal => None,
+                };
                 self.work.again = Some(Again {
-                    sequence: Some(sequence).filter(|it| *it > self.work.seen),
+                    sequence,
                     due: now + RETRY_DELAY,
                 });
+                if wants == Wants::Journal {
+                    // A seal would only give it more to write.
+                    return self.flush.need_now(now);
+                }
                 let since = *self.work.stuck_since.get_or_insert(now);
                 if now.saturating_sub(since) >= self.work.suspect_after {
                     self.work.stuck_since = Some(now);
@@ -459,7 +467,7 @@ impl Worker {
             .queue
             .retain(|action| !is_apply_of(action, version));
         let first = Serial(applied.0.saturating_add(1));
-        let text = "no place is free for a mutation";
+        let text = "a mutation found no free place, or the journal behind, until its version ended";
         self.replica
             .handle_not_applied(now, version, first, Status::Overloaded, text, false);
     }
@@ -613,6 +621,12 @@ impl Flush {
     fn need(&mut self, now: Duration) {
         self.is_needed = true;
         self.due.get_or_insert(now + FLUSH_DELAY);
+    }
+
+    /// Nothing goes on without one.
+    fn need_now(&mut self, now: Duration) {
+        self.is_needed = true;
+        self.due = Some(now);
     }
 
     /// The one that is over left entries that the journal had no room for.

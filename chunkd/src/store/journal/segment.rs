@@ -194,20 +194,15 @@ pub(super) fn take_over_next(
     tree: &dyn Tree,
     len: u64,
 ) -> Result<Option<Arc<dyn Region>>, StoreError> {
+    let error = |source| io_error(tree, Operation::Open, NEXT_SEGMENT_FILE, source);
     let region = match tree.open(NEXT_SEGMENT_FILE) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => {
-            opened.map_err(|source| io_error(tree, Operation::Open, NEXT_SEGMENT_FILE, source))?
-        }
+        opened => opened.map_err(error)?,
     };
-    // What it has takes no more. One that a crash left with a part goes.
-    Ok(match region.reserve(0, len) {
-        Ok(()) => Some(region),
-        Err(_) => {
-            let _ = tree.remove(NEXT_SEGMENT_FILE);
-            None
-        }
-    })
+    // Its length is what was found so far, and what was found in part is shorter. It is not asked for once
+    // more: a file system may want room for what has it.
+    let is_whole = region.file_len().map_err(error)? >= len;
+    Ok(is_whole.then_some(region))
 }
 
 /// Sets the room of the next segment apart, as an empty file. What a crash left there goes.

@@ -110,6 +110,14 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// Has it seen, if the disk had no room for another segment, whether it has by now. To be called now
     /// and then.
     fn look_for_room(&self);
+
+    /// Bytes of entries of all chunks that have yet to be handed over, where they are counted.
+    fn backlog(&self) -> usize {
+        0
+    }
+
+    /// So much more waits to be handed over, or no longer does.
+    fn count_backlog(&self, _more: usize, _less: usize) {}
 }
 
 /// A journal from its first segment to what is stable.

@@ -18,7 +18,7 @@ mod read_back;
 mod sealing;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, FileId, Serial, SessionId};
 use sarsen_protocol::id_row::ID_ROW_LEN;
@@ -68,6 +68,10 @@ pub struct Standing {
     /// Its place there.
     pub index: u32,
 }
+
+/// Bytes of the entries of a directory's chunks that may wait for the journal before mutations of all do
+/// that have any: a promise needs all of its chunk's.
+const BACKLOG_MAX: usize = 256 * 1024 * 1024;
 
 /// Bytes of a chunk's entries that may wait for the journal before mutations do: as much as the journal
 /// itself lets wait.
@@ -344,6 +348,7 @@ impl OpenChunk {
             let last = applied.last_serial();
             let entry = Entry::new(handle, version, &Body::Applied(applied));
             writer.waiting_len += entry.encoded_len();
+            self.log.count_backlog(entry.encoded_len(), 0);
             writer.waiting.push_back(Waiting {
                 entry,
                 last,
@@ -365,11 +370,24 @@ impl OpenChunk {
         Ok(!lock(&self.writer).waiting.is_empty())
     }
 
-    /// Whether so much waits for the journal that no more mutations are to be applied before some of it
-    /// went. Where acks at `memory` do, nothing else slows down who sends faster than the journal writes.
-    #[must_use]
-    pub fn is_backed_up(&self) -> bool {
-        lock(&self.writer).waiting_len >= WAITING_LEN_MAX
+    /// Whether so much waits for the journal, though it is handed what it takes, that no more mutations are
+    /// to be applied before some of it went. Where acks at `memory` do, nothing else slows down who sends
+    /// faster than the journal writes.
+    ///
+    /// # Errors
+    /// The journal has failed.
+    pub fn is_backed_up(&self) -> Result<bool, OpenChunkError> {
+        let mut writer = lock(&self.writer);
+        if self.has_room_for_more(&writer) {
+            return Ok(false);
+        }
+        self.hand_over(&mut writer, Class::Mutation)?;
+        Ok(!self.has_room_for_more(&writer))
+    }
+
+    fn has_room_for_more(&self, writer: &Writer) -> bool {
+        let own = writer.waiting_len;
+        own < WAITING_LEN_MAX && (own == 0 || self.log.backlog() < BACKLOG_MAX)
     }
 
     /// Has the journal write at once what was handed over to it.
@@ -769,6 +787,7 @@ impl OpenChunk {
                 Ok(sequence) => {
                     writer.gone += 1;
                     writer.waiting_len -= len;
+                    self.log.count_backlog(0, len);
                     books
                         .on_stable
                         .push_back((sequence, OnStable::Applied(last)));
@@ -803,6 +822,14 @@ impl OpenChunk {
             books.poisoned = true;
             refused.error.into()
         })
+    }
+}
+
+impl Drop for OpenChunk {
+    fn drop(&mut self) {
+        let writer = self.writer.get_mut();
+        let writer = writer.unwrap_or_else(PoisonError::into_inner);
+        self.log.count_backlog(0, writer.waiting_len);
     }
 }
 

@@ -630,7 +630,6 @@ fn a_failure_is_told_once_and_refuses_what_follows() {
     assert_eq!(failures, 1);
 }
 
-/// While much waits mutations are held back, and a promise is not: it goes with the next commit.
 /// A segment went when nothing was to be written: where something always was it never did, until there
 /// were too many and mutations were refused.
 #[test]
@@ -654,6 +653,7 @@ fn a_segment_goes_also_while_something_is_always_to_be_written() {
     assert_eq!(write(&queue)[0], segments[1]);
 }
 
+/// While much waits mutations are held back, and a promise is not: it goes with the next commit.
 #[test]
 fn a_full_queue_holds_back_mutations_only() {
     let tree: Arc<dyn Tree> = Arc::new(HeapTree::new());

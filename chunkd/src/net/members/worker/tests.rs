@@ -269,7 +269,7 @@ fn what_stands_before_one_without_a_place_is_flushed() {
     let mut work = scene.worker.start_lane(NOW).expect("a batch");
     let again = Outcome::Again {
         action: work.queue.pop_front().expect("the batch"),
-        sequence: 0,
+        wants: Wants::Place { sequence: 0 },
         applied: (version, Serial(begin.0 + 1)),
     };
     let done = LaneDone {

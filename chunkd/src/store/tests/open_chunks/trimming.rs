@@ -245,9 +245,13 @@ fn trimming_ends_also_where_checkpoints_are_longer_than_segments() {
     let segment = member.log.extent().segment_len;
     assert!(checkpoint > segment, "{checkpoint}");
     let before = member.log.extent().segments;
-    rows(5, &mut busy);
-    trim();
-    assert!(member.log.extent().segments.first() > before.first());
+    // It goes on as more comes, however often there is nothing to trim.
+    let has_gone = (0..60).any(|_| {
+        rows(1, &mut busy);
+        trim();
+        member.log.extent().segments.first() > before.first()
+    });
+    assert!(has_gone, "nothing goes");
     // It says what is committed, and of older states nothing was kept to compare with.
     for op in [Op::Checkpoint, Op::Journal] {
         member.run(BASE.handle, &mut busy, &op).unwrap();

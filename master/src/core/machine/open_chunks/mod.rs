@@ -66,7 +66,7 @@ const HOLD_MAX: Duration = Duration::from_secs(10);
 const RETRY_MIN: Duration = Duration::from_millis(10);
 
 /// How many versions follow each other for trouble, with nothing committed in any, before the chunk rests
-/// in between.
+/// in between (`spec/replication.md` section 7).
 const PROMPT_CHANGES: u32 = 2;
 
 /// What a work is for.
@@ -182,6 +182,8 @@ struct Open {
 struct Troubled {
     /// When it became active.
     at: Duration,
+    /// Who was held to be the fault, if anybody was.
+    blamed: Option<ServerId>,
     /// How many did so in a row, in none of which anything was committed.
     times: u32,
     /// Its primary has said that something was committed in it.
@@ -189,9 +191,11 @@ struct Troubled {
 }
 
 impl Troubled {
-    /// Whether trouble in this version is the same that it became active for.
-    fn is_again(&self, now: Duration, suspect_after: Duration) -> bool {
-        !self.has_worked || now < self.at.saturating_add(suspect_after)
+    /// Whether trouble in this version, for which a server is blamed, is the same that it became active for:
+    /// it comes at once, or is the same server's, in a version in which nothing was done.
+    fn is_again(&self, blamed: ServerId, now: Duration, suspect_after: Duration) -> bool {
+        let is_same = !self.has_worked && self.blamed == Some(blamed);
+        is_same || now < self.at.saturating_add(suspect_after)
     }
 }
 
@@ -651,11 +655,12 @@ impl Machine {
             .open
             .get_or_insert_with(handle, Open::default);
         let troubled = open.troubled;
-        let again = troubled.is_some_and(|it| it.is_again(now, suspect_after));
+        let again = troubled.is_some_and(|it| it.is_again(blamed, now, suspect_after));
         let waiting = std::mem::take(&mut open.waiting);
         let pause = self.pause_in_trouble(troubled);
         if let Some(work) = self.open_chunks.works.get_mut(&subject) {
-            work.retry_at = now.saturating_add(pause);
+            // No attempt has failed while it rests.
+            (work.began, work.retry_at) = (now.saturating_add(pause), now.saturating_add(pause));
             work.blamed = blamed.is_some().then_some(Blamed {
                 server: blamed,
                 again,
@@ -706,10 +711,10 @@ impl Machine {
             .map(|attempt| attempt.handle_log(is_applied))
             .unwrap_or_default();
         let handle = work.handle;
-        let is_for_trouble = work.blamed.is_some();
+        let blamed = work.blamed.map(|blamed| blamed.server);
         if is_applied && let Some(Decision { outcome, .. }) = decision {
             match outcome {
-                Outcome::Active(active) => self.activated(handle, &active, is_for_trouble),
+                Outcome::Active(active) => self.activated(handle, &active, blamed),
                 Outcome::Sealed { sealed, members } => {
                     self.open_chunks.leases.forget(handle);
                     self.await_settled(handle, &members);
@@ -724,7 +729,7 @@ impl Machine {
             self.open_chunks.set_unavailable(handle, false);
         }
         if let Some((handle, begun, _)) = next.as_ref().filter(|_| is_applied) {
-            self.activated(*handle, begun, false);
+            self.activated(*handle, begun, None);
         }
         if let Some((.., actions)) = next {
             self.act_on(subject, Which::Next, actions);
@@ -751,8 +756,8 @@ impl Machine {
         }
     }
 
-    /// A version is active from now on.
-    fn activated(&mut self, handle: ChunkHandle, active: &Configuration, is_for_trouble: bool) {
+    /// A version is active from now on; for trouble for which somebody was blamed, if anybody was.
+    fn activated(&mut self, handle: ChunkHandle, active: &Configuration, blamed: Option<ServerId>) {
         let now = self.now.elapsed;
         let record = self.state.chunks.record(handle);
         let wanted = record.map_or(0, |record| usize::from(record.replicas));
@@ -761,8 +766,9 @@ impl Machine {
         all.leases.activate(handle, active.version, is_short, now);
         let open = all.open.get_or_insert_with(handle, Open::default);
         let before = open.troubled.filter(|it| !it.has_worked);
-        let troubled = is_for_trouble.then_some(Troubled {
+        let troubled = blamed.is_some().then_some(Troubled {
             at: now,
+            blamed,
             times: before.map_or(0, |it| it.times).saturating_add(1),
             has_worked: false,
         });

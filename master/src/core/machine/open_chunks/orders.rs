@@ -360,13 +360,13 @@ fn directory_of(plan: &Plan, server: ServerId) -> DirectoryId {
     member.map(|member| member.directory).unwrap_or_default()
 }
 
-/// An answer in the words of an attempt; none for one that fits no order.
 /// Whether an order was refused for want of something that may be there in a moment.
 fn is_passing(reply: &Result<AnyMessage, OrderFailure>) -> bool {
     let status = reply.as_ref().map_err(|failure| failure.status);
     matches!(status, Err(Status::Overloaded | Status::NoSpace))
 }
 
+/// An answer in the words of an attempt; none for one that fits no order.
 fn answer_of(step: Step, reply: Result<AnyMessage, OrderFailure>) -> Option<Answer> {
     let message = match reply {
         // A read back that finds damage says so by its status.
