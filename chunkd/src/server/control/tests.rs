@@ -195,6 +195,10 @@ async fn a_heartbeat_tells_the_newest_whatever_brings_it() {
     let mut control = control(&folder, &sample);
     let ((link, _), (_master, mut incoming)) = pair().await;
     control.registers(&link);
+    // Nothing is written any more when the folder goes.
+    control
+        .hears(|event| matches!(event, Event::Kept { .. }))
+        .await;
     let chunkserver = control.chunkserver();
     let directory = chunkserver.directories().next().expect("one");
     let other = Sample::new(2, 3);
