@@ -97,7 +97,7 @@ where
         .with_env_filter(parsed)
         .with_ansi(colours)
         // It would tell of a line that can't be written on stderr, which is what can't be written to,
-        // and panic in whatever thread logged. Nobody who reads the log has gone is a daemon's end.
+        // and panic in whatever thread logged. That who read the log has gone is no daemon's end.
         .log_internal_errors(false)
         .with_writer(writer);
     Ok(match format {

@@ -130,10 +130,7 @@ impl Repairs {
         let some = self.short.range((from, Bound::Unbounded)).take(max);
         let some: Vec<_> = some.copied().collect();
         self.others = some.last().copied().filter(|_| some.len() == max);
-        let handles = some.into_iter().map(|(_, handle)| handle);
-        handles
-            .filter(|it| !self.running.contains_key(it))
-            .collect()
+        some.into_iter().map(|(_, handle)| handle).collect()
     }
 
     /// A chunk wants another copy, and there is nobody who could make or give it.

@@ -285,7 +285,7 @@ fn everything_told_is_there_after_a_crash_at_any_step() {
     let tree: Arc<dyn Tree> = whole.clone();
     run_workload(&tree);
     let steps = whole.counts().steps;
-    assert!(steps >= 50, "{steps}");
+    assert!(steps >= 58, "{steps}");
     for stop in 0..=steps {
         let faulty = Arc::new(FaultyTree::with(Faults {
             stop_at: Some(stop),

@@ -207,6 +207,7 @@ impl Machine {
         let mut looked_at = self.repairs.most_urgent(STARTS_MAX);
         looked_at.extend(self.repairs.others(OTHERS_MAX));
         for handle in looked_at {
+            // It may be among both.
             if self.repairs.running(handle).is_some() {
                 continue;
             }

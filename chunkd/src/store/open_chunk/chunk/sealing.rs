@@ -70,23 +70,17 @@ impl OpenChunk {
             true => SealForm::Sealing,
             false => SealForm::InPlace,
         };
-        match kind {
-            SealForm::Sealing => {
-                let mut writer = lock(&self.writer);
-                // Closed meanwhile, it has given up its files.
-                lock(&self.books).check_prepares(version)?;
-                let written = writer.files.write_sealed_form(&content, &mut form);
-                drop(writer);
-                written.map_err(|error| self.failed(error))?;
-            }
-            SealForm::InPlace => {
-                let mut writer = lock(&self.writer);
-                lock(&self.books).check_prepares(version)?;
-                let reserved = writer.files.reserve_ids(form.id_table.len());
-                drop(writer);
-                reserved.map_err(|error| self.failed(error))?;
-                self.checkpoint()?;
-            }
+        let mut writer = lock(&self.writer);
+        // Closed meanwhile, it has given up its files.
+        lock(&self.books).check_prepares(version)?;
+        let made = match kind {
+            SealForm::Sealing => writer.files.write_sealed_form(&content, &mut form),
+            SealForm::InPlace => writer.files.reserve_ids(form.id_table.len()),
+        };
+        drop(writer);
+        made.map_err(|error| self.failed(error))?;
+        if kind == SealForm::InPlace {
+            self.checkpoint()?;
         }
         let prepared = form.prepared(kind);
         let writer = lock(&self.writer);
