@@ -1,21 +1,26 @@
 //! `sarsen fsck`: what is wrong in the cluster, from metadata and reports; and the one way out for a
-//! chunk whose members are gone.
+//! chunk whose good copies are gone.
 
 use clap::Args;
 use sarsen_client::{Client, FsckReport};
 use sarsen_edge::exit::Exit;
 use sarsen_edge::json;
 use sarsen_protocol::id::ChunkHandle;
+use sarsen_protocol::message::Finding;
 use serde_json::json;
 
 use crate::context::{Context, cluster_path};
 use crate::failure::Failure;
 use crate::table::table;
 
+/// What is told behind findings of chunks that nobody can read.
+const HINT: &str = "\na chunk that is missing or unavailable comes back with the servers that have it; \
+     if they are lost, `sarsen fsck --accept-loss CHUNK` goes on with the best copy that is left";
+
 /// What `sarsen fsck` is told.
 #[derive(Args, Debug)]
 pub(crate) struct FsckArgs {
-    /// Give up what is lost of an unavailable chunk, and go on with the best copy that there is
+    /// Give up what is lost of a chunk without a good copy, and go on with the best that there is
     #[arg(long, value_name = "HANDLE", value_parser = handle, conflicts_with = "path")]
     accept_loss: Option<ChunkHandle>,
 
@@ -93,15 +98,45 @@ fn text(report: &FsckReport) -> String {
         .collect();
     let header = ["FINDING", "CHUNK", "GOOD COPIES", "SERVER", "PATH"];
     let findings = table(&header, &[], rows);
-    format!(
-        "{findings}\n{} findings in {looked_at}",
-        report.findings.len()
-    )
+    let count = report.findings.len();
+    let mut classes = report.findings.iter().map(|it| it.finding);
+    let is_out_of_reach = |it| matches!(it, Finding::Missing | Finding::Unavailable);
+    let hint = if classes.any(is_out_of_reach) {
+        HINT
+    } else {
+        ""
+    };
+    format!("{findings}\n{count} findings in {looked_at}{hint}")
 }
 
 #[cfg(test)]
 mod tests {
+    use sarsen_protocol::id::ServerId;
+    use sarsen_protocol::message::FsckFinding;
+
     use super::*;
+
+    #[test]
+    fn what_to_do_about_what_is_out_of_reach_is_told() {
+        let finding = |finding| FsckFinding {
+            finding,
+            handle: ChunkHandle(1),
+            path: "/f".to_owned(),
+            want: 3,
+            have: 0,
+            server: ServerId::NONE,
+        };
+        let text_of = |found| {
+            text(&FsckReport {
+                files: 1,
+                chunks: 1,
+                findings: vec![finding(found)],
+            })
+        };
+        assert!(text_of(Finding::Missing).ends_with(HINT));
+        assert!(text_of(Finding::Unavailable).ends_with(HINT));
+        assert!(!text_of(Finding::Stale).contains(HINT));
+    }
 
     #[test]
     fn handles_are_taken_as_they_are_shown() {

@@ -212,11 +212,14 @@ impl Machine {
                 let mut members = members.into_iter().flatten();
                 members.any(|member| self.is_usable(member.server))
             }
-            Cause::LeftPrepared => {
-                let mut left = self.left_of(handle);
-                left.any(|replica| self.is_usable(replica.server))
-            }
+            Cause::LeftPrepared => self.is_left_prepared(handle),
         }
+    }
+
+    /// Whether a server that can be heard has a seal prepared above the one that the log has.
+    pub(super) fn is_left_prepared(&self, handle: ChunkHandle) -> bool {
+        let mut left = self.left_of(handle);
+        left.any(|replica| self.is_usable(replica.server))
     }
 
     /// Whether what is left prepared is all that there is of a sealed chunk: it is known since

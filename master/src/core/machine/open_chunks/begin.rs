@@ -518,7 +518,7 @@ impl Machine {
                 self.note_failed(subject, which, servers.into_iter());
             }
             Why::Corrupt(_) => {
-                self.open_chunks.set_differing(handle);
+                self.open_chunks.set_differing(handle, true);
                 let text = format!(
                     "the members of chunk {handle} differ, and none has a block that does not \
                      match: it stays as it is, see `sarsen fsck`"

@@ -12,6 +12,7 @@ use sarsen_protocol::status::Status;
 
 use super::{Goal, Machine, Subject, Then};
 use crate::core::action::{Action, Failure};
+use crate::core::chunk_table::ChunkRecord;
 use crate::core::command::{FileResized, SLOTS_MAX};
 use crate::core::event::Token;
 use crate::core::machine::changes::Asked;
@@ -472,14 +473,11 @@ impl Machine {
         let handle = asked.handle;
         let record = self.state.chunks.record(handle);
         let record = record.ok_or(Status::ChunkUnknown)?;
-        let is_tried = self.open_chunks.works.contains_key(&Subject::Chunk(handle));
-        let is_changing = is_tried && !self.is_only_tried(handle);
-        if is_changing || record.active.is_none() || !self.open_chunks.is_unavailable(handle) {
-            let text = format!("chunk {handle} is not unavailable: there is no loss to accept");
+        if !self.is_stuck(handle, record) {
+            let text = format!("chunk {handle} comes right by itself: there is no loss to accept");
             return Err(Failure::new(Status::InvalidArgument, text));
         }
-        if self.open_chunks.leases.may_run(handle, self.now.elapsed) {
-            let text = format!("the last lease of chunk {handle} may still be running");
+        if let Some(text) = self.hope_for(handle) {
             let wait = millis(self.config.heartbeat);
             return Err(Failure::new(Status::Overloaded, text).retry_after(wait));
         }
@@ -494,9 +492,41 @@ impl Machine {
         });
         let best = usable.max_by_key(|replica| (replica.version, replica.serial));
         best.map(|replica| replica.server).ok_or_else(|| {
-            let text = format!("no server that can be heard has any copy of chunk {handle}");
+            let text = format!("no server that can be heard has a readable copy of chunk {handle}");
             Failure::new(Status::Unavailable, text)
         })
+    }
+
+    /// Whether a chunk comes right by a person's word only (`spec/replication.md` section 8).
+    fn is_stuck(&self, handle: ChunkHandle, record: &ChunkRecord) -> bool {
+        if record.at_rest().is_none() {
+            let all = &self.open_chunks;
+            return all.is_unavailable(handle) || all.is_differing(handle);
+        }
+        let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
+        let sources = self.servers.sources(handle, record, now, dead_after);
+        sources.is_empty() && !self.is_left_prepared(handle)
+    }
+
+    /// Why a chunk may yet come right by itself, if it may.
+    fn hope_for(&self, handle: ChunkHandle) -> Option<String> {
+        let is_tried = self.open_chunks.works.contains_key(&Subject::Chunk(handle));
+        if is_tried && !self.is_only_tried(handle) {
+            return Some(format!("chunk {handle} is being changed"));
+        }
+        if self.open_chunks.leases.may_run(handle, self.now.elapsed) {
+            return Some(format!(
+                "the last lease of chunk {handle} may still be running"
+            ));
+        }
+        // Whoever is silent is not waited for as long as repair does: a person has looked.
+        let in_doubt = self.examiner().in_doubt().into_iter();
+        let until = |until: Duration| until.saturating_sub(self.config.repair_grace);
+        let mut in_doubt = in_doubt.filter(|(_, latest)| self.now.elapsed < until(*latest));
+        let (server, _) = in_doubt.next()?;
+        Some(format!(
+            "server {server} has not told yet all that it holds"
+        ))
     }
 
     /// What is told of a loss that was accepted, with `holder`'s copy if that is remembered.

@@ -338,10 +338,15 @@ impl OpenChunks {
         }
     }
 
-    /// A chunk's members differ.
-    fn set_differing(&mut self, handle: ChunkHandle) {
-        self.differing.insert(handle);
-        self.review(Subject::Chunk(handle));
+    /// Notes whether a chunk's members differ.
+    fn set_differing(&mut self, handle: ChunkHandle, is_differing: bool) {
+        let is_news = match is_differing {
+            true => self.differing.insert(handle),
+            false => self.differing.remove(&handle),
+        };
+        if is_news {
+            self.review(Subject::Chunk(handle));
+        }
     }
 
     /// An open chunk is sealed for lack of work if nothing is done for it now, and something can be.
@@ -727,6 +732,7 @@ impl Machine {
                 }
             }
             self.open_chunks.set_unavailable(handle, false);
+            self.open_chunks.set_differing(handle, false);
         }
         if let Some((handle, begun, _)) = next.as_ref().filter(|_| is_applied) {
             self.activated(*handle, begun, None);

@@ -5,7 +5,7 @@ use super::*;
 
 impl Play {
     /// A file with one sealed chunk of 1000 bytes, whose members are as given.
-    fn sealed_file(&mut self, path: &str) -> (ChunkHandle, [u64; 3]) {
+    pub(super) fn sealed_file(&mut self, path: &str) -> (ChunkHandle, [u64; 3]) {
         let file = self.touch(path);
         let open = self.open(self.last(file));
         self.mutate(open.handle, 7, 1000);
@@ -17,7 +17,7 @@ impl Play {
     }
 
     /// These servers report all that they hold.
-    fn report_held(&mut self, sequence: u64, servers: &[u64]) {
+    pub(super) fn report_held(&mut self, sequence: u64, servers: &[u64]) {
         for n in servers.iter().map(|n| u8::try_from(*n).unwrap()) {
             let held = self.held_by(n);
             let actions = self.rig.hold(n, sequence, &held);

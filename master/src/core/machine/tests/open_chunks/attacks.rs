@@ -270,6 +270,59 @@ fn a_loss_is_accepted_when_no_lease_can_run_and_the_best_copy_is_taken_once() {
     assert_eq!(again, Some(Ok(AnyMessage::LossAccepted(accepted))));
 }
 
+/// It was for unavailable chunks only: what lay stale of a chunk at rest was kept for nothing.
+#[test]
+fn a_loss_is_accepted_of_a_chunk_at_rest_that_nobody_can_give_a_copy_of() {
+    let mut play = Play::new();
+    let (handle, _) = play.sealed_file("/f");
+    let (old, len) = play.sealed(handle).expect("it is sealed");
+    let file = play.rig.machine.state.chunks.record(handle).unwrap().file;
+    let open = play.open(play.last(file));
+    play.mutate(handle, 20, 1500);
+    play.send(SealFile {
+        path: "/f".to_owned(),
+    });
+    let (newest, _) = play.sealed(handle).expect("it is sealed again");
+    let members = [0, 1, 2].map(|at| open.chain[at].server.0);
+    let other = (1..=4).find(|n| !members.contains(n)).unwrap();
+    let accept = AcceptLoss {
+        request: play.rig.request(),
+        handle,
+    };
+    play.servers.silent.extend(&members);
+    assert_eq!(
+        play.refused(accept),
+        Status::InvalidArgument,
+        "all are there"
+    );
+    play.wait(settings().dead_after + seconds(1));
+    assert_eq!(play.refused(accept), Status::Unavailable, "no copy");
+    let copy = Replica {
+        version: old,
+        serial: Serial(7),
+        begin: Serial(7),
+        length: len,
+        sealed: Some((old, len, 4711 + len)),
+        ..Replica::default()
+    };
+    play.servers.replicas.insert((other, handle), copy);
+    play.report_held(3, &[other]);
+    let reply = play.ask(accept);
+    let Some(Ok(AnyMessage::LossAccepted(accepted))) = reply else {
+        panic!("{reply:?}")
+    };
+    assert_eq!((accepted.length, accepted.server.0), (len, other));
+    assert_eq!(play.sealed(handle), Some((accepted.version, len)));
+    assert!(accepted.version > newest);
+    let record = play.rig.machine.state.chunks.record(handle).unwrap();
+    assert_eq!(record.losses.len(), 1);
+    assert_eq!(record.losses[0].version, newest);
+    // What comes back later is stale: nobody is sent there.
+    play.servers.silent.clear();
+    play.report_held(4, &members);
+    assert_eq!(play.readers_are_sent_to(file), BTreeSet::from([other]));
+}
+
 /// Truncate looked only at what was open: an activation on its way into the log opened the chunk
 /// under it, and the cut was hung onto the work that had done so and never answered.
 #[test]
@@ -623,6 +676,23 @@ fn members_that_differ_and_can_not_tell_who_is_wrong_stay_as_they_are() {
     play.wait(seconds(60));
     assert_eq!(play.active(first.handle).version, first.version);
     assert_eq!(play.refused(play.last(file)), Status::Corrupt);
+    // Which of them is right nobody but a person can say.
+    play.tell(first.handle, file);
+    play.wait(settings().lease + settings().dead_after);
+    let accept = AcceptLoss {
+        request: play.rig.request(),
+        handle: first.handle,
+    };
+    let reply = play.ask(accept);
+    let Some(Ok(AnyMessage::LossAccepted(accepted))) = reply else {
+        panic!("{reply:?}")
+    };
+    assert_eq!(
+        play.sealed(first.handle),
+        Some((accepted.version, accepted.length))
+    );
+    let readers = play.readers_are_sent_to(file);
+    assert_eq!(readers, BTreeSet::from([accepted.server.0]));
 }
 
 /// A cut that no server could prepare was tried again for ever, and its file stayed closed.
