@@ -9,8 +9,9 @@
 //! Who drives it: frames and outcomes go in through `handle_*` in the order in which they came,
 //! and after each call [`ReplicaStream::poll_action`] is emptied. Data may come in `Opening`: the
 //! sender need not wait. `Store` and `Seal` are carried out in the order of their yielding, after
-//! `Prepare`; `Forward` and `ForwardSeal` in theirs, after `OpenNext`. The two orders are
-//! independent: a frame is forwarded while it is stored.
+//! `Prepare`, and none after one that failed; `Forward` and `ForwardSeal` in theirs, after
+//! `OpenNext`. The two orders are independent: a frame is forwarded while it is stored. All of a
+//! small chunk may be wanted before anything of it is done, and be done at once.
 //!
 //! Invariants: a mutation is acknowledged only when its own write is done **and** the next hop
 //! has acknowledged it; acknowledgements never go back; after a failure nothing is yielded but
@@ -111,7 +112,6 @@ pub struct ReplicaStream {
     next_acked: Serial,
     acked: Serial,
     seal: Option<WriteSeal>,
-    seal_began: bool,
     own_level: Option<Level>,
     next_members: Option<Vec<MemberLevel>>,
     /// Damage that a member behind found, and the mutation up to which it may have been ours to
@@ -138,7 +138,6 @@ impl ReplicaStream {
             next_acked: begin,
             acked: begin,
             seal: None,
-            seal_began: false,
             own_level: None,
             next_members: None,
             damage_behind: None,
@@ -299,6 +298,8 @@ impl ReplicaStream {
         if self.next_hop().is_some() {
             self.actions.push_back(Action::ForwardSeal(*seal));
         }
+        // Behind the stores, which it is carried out after: nobody else is waited for.
+        self.actions.push_back(Action::Seal(*seal));
         self.seal = Some(*seal);
         self.advance();
     }
@@ -404,10 +405,6 @@ impl ReplicaStream {
     fn advance_seal(&mut self, is_last: bool) {
         let Some(seal) = self.seal else { return };
         self.phase = Phase::Sealing;
-        if !self.seal_began && self.stored == self.received {
-            self.seal_began = true;
-            self.actions.push_back(Action::Seal(seal));
-        }
         let Some(level) = self.own_level else { return };
         if !is_last && self.next_members.is_none() {
             return;

@@ -13,7 +13,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -151,6 +151,23 @@ impl Socket {
         match &self.kind {
             Kind::Uring(stream) => uring::ops::send(stream, frame, SendFlags::empty()).await,
             Kind::Epoll(stream) => send_all(stream, &frame, SendFlags::empty()).await,
+        }
+    }
+
+    /// Sends small frames that the socket mostly has room for: at once, without a turn of the ring.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn send_at_once(&self, frames: Vec<u8>) -> io::Result<()> {
+        let mut rest = Bytes::from(frames);
+        match self.try_send(std::slice::from_ref(&rest)) {
+            Ok(sent) => rest.advance(sent),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        match rest.is_empty() {
+            true => Ok(()),
+            false => self.send(rest).await,
         }
     }
 

@@ -2,8 +2,9 @@
 //!
 //! A write stream is mostly `WriteData`, whose header and body have a fixed length. So a head is
 //! received with one request of just that many bytes: a shorter frame leaves a rest that belongs
-//! to the next head, and no payload byte is ever received here and copied, but for the few that
-//! may have come with the hello.
+//! to the next head, and no payload byte is received here and copied, but for the few that come
+//! with the hello, and with the first frame of a stream ([`Link::next_opening`]): a small chunk is
+//! received whole.
 //!
 //! Where whole frames are wanted, as many as are there are received into one buffer, and cut from it;
 //! and so are heads, on a connection that brought one which has no payload behind it and may have
@@ -13,7 +14,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use sarsen_protocol::deframe::{Frame, error_frame};
 use sarsen_protocol::error::FrameError;
 use sarsen_protocol::header::Header;
@@ -33,6 +34,12 @@ const HEAD_LEN: usize = HEADER_LEN + WRITE_DATA_LEN;
 /// Bytes that are received with one request where heads come one behind the other: sixteen of a
 /// `ReadCut`, as many as may be unanswered.
 const HEADS_LEN: usize = 4 * 1024;
+
+/// Bytes that are received with one request where a stream may begin: that of a chunk of 4 KiB, whole.
+const OPENING_LEN: usize = 8 * 1024;
+
+/// Bytes that are received with one request where only answers to a stream come.
+const ANSWERS_LEN: usize = 1024;
 
 /// Bytes that are received with one request where whole frames are wanted.
 const READ_AHEAD_LEN: usize = 64 * 1024;
@@ -137,6 +144,11 @@ impl Link {
         Ok(())
     }
 
+    /// Expects answers, which bring no payload.
+    pub(super) const fn expect_answers(&mut self) {
+        self.head_room = ANSWERS_LEN;
+    }
+
     /// Lets the connection go on elsewhere. Nothing may be under way on it.
     ///
     /// # Errors
@@ -165,19 +177,36 @@ impl Link {
         &mut self,
         rest_max: Duration,
     ) -> Result<Option<Head>, LinkError> {
+        self.next_head_within(rest_max, self.head_room).await
+    }
+
+    /// As [`Self::next_head`], where a stream is to begin; some of what follows may come with it.
+    pub(super) async fn next_opening(
+        &mut self,
+        rest_max: Duration,
+    ) -> Result<Option<Head>, LinkError> {
+        let at_most = self.head_room.max(OPENING_LEN);
+        self.next_head_within(rest_max, at_most).await
+    }
+
+    async fn next_head_within(
+        &mut self,
+        rest_max: Duration,
+        at_most: usize,
+    ) -> Result<Option<Head>, LinkError> {
         let rest_max = match self.stash.is_empty() {
             true => rest_max,
             false => STALL_MAX,
         };
         let begin = Instant::now() + rest_max;
-        if !self.fill(HEADER_LEN, self.head_room, begin).await? {
+        if !self.fill(HEADER_LEN, at_most, begin).await? {
             return Ok(None);
         }
         let header = self.peek()?.ok_or(io::ErrorKind::UnexpectedEof);
         let header = header.map_err(io::Error::from)?;
         let head_len = HEADER_LEN + header.body_len as usize;
-        self.fill(head_len, head_len, Instant::now() + STALL_MAX)
-            .await?;
+        let deadline = Instant::now() + STALL_MAX;
+        self.fill(head_len, head_len, deadline).await?;
         Ok(Some(self.split_head(header)?))
     }
 
@@ -302,18 +331,10 @@ impl Link {
         Ok(sent.map_err(|_| LinkError::Silent)??)
     }
 
-    /// Sends frames that the socket mostly has room for: at once, without a turn of the ring.
+    /// Sends small frames at once, unless the peer takes nothing any more.
     pub(super) async fn send_at_once(&self, frames: Vec<u8>) -> Result<(), LinkError> {
-        let mut rest = Bytes::from(frames);
-        match self.socket.try_send(std::slice::from_ref(&rest)) {
-            Ok(sent) => rest.advance(sent),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error.into()),
-        }
-        match rest.is_empty() {
-            true => Ok(()),
-            false => self.send(rest).await,
-        }
+        let sent = timeout(STALL_MAX, self.socket.send_at_once(frames)).await;
+        Ok(sent.map_err(|_| LinkError::Silent)??)
     }
 
     /// Says why the connection ends, and ends it.

@@ -57,7 +57,9 @@ impl NextHops {
             return Err(format!("server {found} answers at {}", hop.data_addr));
         }
         let socket = Socket::new(mode, stream).map_err(|error| error.to_string())?;
-        Ok(Link::new(socket, BytesMut::new()))
+        let mut link = Link::new(socket, BytesMut::new());
+        link.expect_answers();
+        Ok(link)
     }
 
     /// Keeps a connection whose stream is over.

@@ -403,7 +403,7 @@ async fn streams(thread: &Thread, link: &mut Link, member: &Arc<Member>) -> Resu
             biased;
             // First: a peer that begins one stream behind the other must not keep us from it.
             () = thread.stopped(Stop::Drain) => return Err(StreamEnd::Draining),
-            head = link.next_head(IDLE_MAX) => head?,
+            head = link.next_opening(IDLE_MAX) => head?,
         };
         match head {
             Some(head) => stream(thread, link, member, &head).await?,

@@ -29,6 +29,8 @@ pub(crate) struct Peer {
     pub(crate) request_id: u64,
     /// What was acknowledged last, so that a repetition is known for a keep-alive.
     acked: Serial,
+    /// What is to be sent at once with more.
+    held: Option<Vec<u8>>,
 }
 
 impl Peer {
@@ -89,13 +91,25 @@ impl Peer {
             deframer: Deframer::new(Plane::Data),
             request_id: 1,
             acked: Serial::NONE,
+            held: None,
         }
     }
 
     /// Sends bytes, as far as the other side takes them.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
-        // Who was refused may find the connection closed already.
-        let _ = self.stream.write_all(bytes);
+        match &mut self.held {
+            Some(held) => held.extend_from_slice(bytes),
+            // Who was refused may find the connection closed already.
+            None => drop(self.stream.write_all(bytes)),
+        }
+    }
+
+    /// Sends what `act` sends with one call, so that it comes together.
+    pub(crate) fn at_once(&mut self, act: impl FnOnce(&mut Self)) {
+        self.held = Some(Vec::new());
+        act(self);
+        let held = self.held.take().unwrap_or_default();
+        self.send(&held);
     }
 
     /// Nothing more will be sent.

@@ -104,6 +104,78 @@ fn a_connection_carries_one_stream_after_the_other_and_so_does_the_next_hops() {
 }
 
 #[test]
+fn a_chunk_that_comes_with_its_opening_is_stored_like_any_other() {
+    for mode in modes() {
+        let cluster = Cluster::start(mode, 3);
+        let chain = cluster.chain();
+        let mut peer = Peer::dial(cluster.address(0));
+        for (n, len) in [0, 1, 4096, 65_536, 65_537, 200_000]
+            .into_iter()
+            .enumerate()
+        {
+            peer.request_id = 10 + n as u64;
+            let handle = ChunkHandle(n as u64 + 1);
+            let content = bytes(len);
+            let mut serial = 0;
+            peer.at_once(|peer| {
+                peer.open(handle, &chain);
+                serial = send_all(peer, handle, &content, 30_000);
+                peer.seal(handle, &content, Level::Disk);
+            });
+            peer.expect::<WriteOpened>();
+            expect_acks(&mut peer, serial, 3);
+            let sealed: WriteSealed = peer.expect();
+            assert_eq!(
+                (sealed.length as usize, sealed.crc32, sealed.members.len()),
+                (len, crc32(&content), 3),
+                "{mode:?}"
+            );
+            for at in 0..3 {
+                let mut reader = Peer::dial(cluster.address(at));
+                reader.read(handle, 0, MIB as u32);
+                assert_eq!(reader.read_data(), (content.clone(), vec![]), "{mode:?}");
+            }
+        }
+        for server in &cluster.servers {
+            let counters = &server.chunkserver.counters;
+            assert_eq!(counters.chunks_sealed.value(), 6, "{mode:?}");
+            assert_eq!(counters.bytes_in.value(), 335_170, "{mode:?}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_chunk_that_comes_with_its_opening_is_sealed_nowhere() {
+    for mode in modes() {
+        let cluster = Cluster::start(mode, 3);
+        let chain = cluster.chain();
+        let content = bytes(4096);
+        let mut damaged = content.clone();
+        damaged[5] ^= 1;
+        let good = crate::peer::crcs_of(0, &content);
+        let mut peer = Peer::dial(cluster.address(0));
+        peer.at_once(|peer| {
+            peer.open(CHUNK, &chain);
+            peer.data_with(CHUNK, 1, 0, &damaged, |data| {
+                data.crcs = sarsen_protocol::message::Crcs::new(&good).expect("few");
+            });
+            peer.seal(CHUNK, &content, Level::Disk);
+        });
+        let (_, status, blamed) = peer.expect_failure();
+        assert_eq!((status, blamed), (Status::DamagedInTransit, 1), "{mode:?}");
+        peer.end_sending();
+        peer.expect_closed();
+        for server in &cluster.servers {
+            let entry = server.directory.entry(CHUNK);
+            let state = entry.map(|entry| entry.state);
+            assert_ne!(state, Some(ChunkState::Sealed), "{mode:?}");
+        }
+        let mut peer = Peer::dial(cluster.address(0));
+        write(&mut peer, &cluster, ChunkHandle(9), &content, Level::Disk);
+    }
+}
+
+#[test]
 fn many_streams_share_few_buffers() {
     for mode in modes() {
         let cluster = Cluster::start(mode, 3);

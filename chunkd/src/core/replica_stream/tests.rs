@@ -183,14 +183,17 @@ fn an_ack_waits_for_the_own_write_and_for_the_next_hop() {
 }
 
 #[test]
-fn the_seal_waits_for_the_writes_and_names_every_member() {
+fn the_seal_follows_the_writes_and_names_every_member() {
     let mut stream = opened(0, 3);
     stream.handle_data(&data(1, 0), LEN);
     actions(&mut stream);
     stream.handle_seal(&seal(LEN));
-    assert_eq!(actions(&mut stream), [Action::ForwardSeal(seal(LEN))]);
+    assert_eq!(
+        actions(&mut stream),
+        [Action::ForwardSeal(seal(LEN)), Action::Seal(seal(LEN))]
+    );
     stream.handle_stored(Serial(1));
-    assert_eq!(actions(&mut stream), [Action::Seal(seal(LEN))]);
+    assert_eq!(actions(&mut stream), []);
     stream.handle_sealed(Level::Disk);
     assert_eq!(actions(&mut stream), []);
     assert_eq!(stream.due(), Due::NextHop);
@@ -205,6 +208,37 @@ fn the_seal_waits_for_the_writes_and_names_every_member() {
     );
     assert!(stream.is_over());
     assert_eq!(stream.due(), Due::Nothing);
+}
+
+/// All that is to be done was wanted one after the other, each with a hand-over to another thread.
+#[test]
+fn a_small_chunk_is_wanted_whole_and_answered_when_the_next_hop_has_it() {
+    let mut stream = ReplicaStream::new(ServerId(1), open(0, 2));
+    stream.handle_data(&data(1, 0), LEN);
+    stream.handle_seal(&seal(LEN));
+    let wanted = actions(&mut stream);
+    let of_the_store = wanted.iter().filter(|action| {
+        matches!(
+            action,
+            Action::Prepare | Action::Store { .. } | Action::Seal(_)
+        )
+    });
+    assert_eq!(of_the_store.count(), 3, "{wanted:?}");
+    assert_eq!(wanted.len(), 6, "and the next hop gets all of it");
+    stream.handle_prepared();
+    stream.handle_stored(Serial(1));
+    stream.handle_sealed(Level::Disk);
+    assert_eq!(actions(&mut stream), [], "the next hop has not opened");
+    stream.handle_next_opened();
+    assert_eq!(actions(&mut stream), [Action::AnswerOpened]);
+    stream.handle_next_sealed(&sealed(LEN, &[2]));
+    assert_eq!(
+        actions(&mut stream),
+        [
+            Action::AnswerAck(ack(1, 1, 2)),
+            Action::AnswerSealed(sealed(LEN, &[1, 2]))
+        ]
+    );
 }
 
 #[test]

@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::relay::{ForwardJob, Receive};
-use self::store::{Store, StoreJob};
+use self::store::{Data, Store, StoreJob};
 use super::STALL_MAX;
 use super::chunkserver::wall_clock;
 use super::link::{Head, Link, LinkError};
@@ -84,6 +84,8 @@ enum Event {
     Prepared,
     Stored(Serial),
     Sealed(Level),
+    /// All three at once, of a small chunk.
+    Whole(Serial, Level),
     Failed(Status, String),
     /// From the next hop.
     Next(NextEvent),
@@ -212,6 +214,7 @@ async fn run(
         suspect_after: thread.chunkserver.suspect_after(),
         keep_alive_every: keep_alive_every(thread),
         answered: Instant::now(),
+        answers: Vec::new(),
     };
     let member = thread.turns.enter(writer);
     let receive = Receive {
@@ -245,6 +248,8 @@ async fn run(
         std::future::pending().await
     };
     let result = tokio::select! {
+        // First: the others then know all that it made of what has happened.
+        biased;
         result = conduct.run() => result,
         never = helpers => never,
     };
@@ -266,23 +271,29 @@ struct Conduct {
     keep_alive_every: Duration,
     /// When upstream was last sent something.
     answered: Instant,
+    /// Answers that are still to be sent.
+    answers: Vec<u8>,
 }
 
 impl Conduct {
     async fn run(mut self) -> Result<(), StreamEnd> {
         // Until it is reached, the next hop has the time that dialling has.
         let mut heard = None;
-        self.act(None).await?;
-        loop {
+        let mut end = self.act(None);
+        while end.is_none() {
+            // What has happened meanwhile is answered together.
+            if self.happened.is_empty() {
+                self.send_answers().await?;
+            }
             let event = self.next_event(heard).await?;
             if matches!(event, Event::Next(_)) {
                 heard = Some(Instant::now());
             }
             let buffer = self.feed(event)?;
-            if self.act(buffer).await? {
-                return Ok(());
-            }
+            end = self.act(buffer);
         }
+        self.send_answers().await?;
+        end.unwrap_or(Ok(()))
     }
 
     /// Waits for what happens, and says upstream that it does. `heard` is when the next hop was
@@ -303,7 +314,8 @@ impl Conduct {
                 return Ok(Event::Next(NextEvent::Gone(text)));
             }
             if let Some(ack) = self.core.keep_alive() {
-                self.answer(frame(&ack, self.request_id)).await?;
+                self.answers.extend(frame(&ack, self.request_id));
+                self.send_answers().await?;
             }
         }
     }
@@ -321,6 +333,11 @@ impl Conduct {
             Event::Prepared => self.core.handle_prepared(),
             Event::Stored(serial) => self.core.handle_stored(serial),
             Event::Sealed(level) => self.core.handle_sealed(level),
+            Event::Whole(serial, level) => {
+                self.core.handle_prepared();
+                self.core.handle_stored(serial);
+                self.core.handle_sealed(level);
+            }
             Event::Failed(status, text) => self.core.handle_own_failure(status, &text),
             Event::Next(NextEvent::Reached) => {}
             Event::Next(NextEvent::Opened) => self.core.handle_next_opened(),
@@ -334,8 +351,8 @@ impl Conduct {
         Ok(None)
     }
 
-    /// Carries out what the core wants; true when the chunk is sealed and the stream over.
-    async fn act(&mut self, buffer: Option<Arc<Buffer>>) -> Result<bool, StreamEnd> {
+    /// Carries out what the core wants; how the stream ended, if it has.
+    fn act(&mut self, buffer: Option<Arc<Buffer>>) -> Option<Result<(), StreamEnd>> {
         let id = self.request_id;
         // What the core wants done with data it wants when the data comes.
         let data = || {
@@ -352,22 +369,22 @@ impl Conduct {
                     crcs,
                     ..
                 } => {
-                    self.store(StoreJob::Data {
+                    self.store(StoreJob::Data(Data {
                         serial,
                         offset,
                         crcs,
                         buffer: data(),
-                    });
+                    }));
                 }
                 Action::Seal(seal) => self.store(StoreJob::Seal(seal)),
                 Action::OpenNext(open) => self.forward(ForwardJob::Open(frame(&open, id))),
                 Action::Forward(_) => self.forward(ForwardJob::Data(data())),
                 Action::ForwardSeal(seal) => self.forward(ForwardJob::Seal(frame(&seal, id))),
-                Action::AnswerOpened => self.answer(frame(&WriteOpened, id)).await?,
-                Action::AnswerAck(ack) => self.answer(frame(&ack, id)).await?,
+                Action::AnswerOpened => self.answers.extend(frame(&WriteOpened, id)),
+                Action::AnswerAck(ack) => self.answers.extend(frame(&ack, id)),
                 Action::AnswerSealed(sealed) => {
-                    self.answer(frame(&sealed, id)).await?;
-                    return Ok(true);
+                    self.answers.extend(frame(&sealed, id));
+                    return Some(Ok(()));
                 }
                 Action::Fail(failure) => {
                     let error = &failure.error;
@@ -378,13 +395,13 @@ impl Conduct {
                         text = error.text,
                         "a write stream failed"
                     );
-                    self.answer(error_frame(failure.kind, id, failure.status, error))
-                        .await?;
-                    return Err(StreamEnd::Told);
+                    let frame = error_frame(failure.kind, id, failure.status, error);
+                    self.answers.extend(frame);
+                    return Some(Err(StreamEnd::Told));
                 }
             }
         }
-        Ok(false)
+        None
     }
 
     fn store(&self, job: StoreJob) {
@@ -397,8 +414,12 @@ impl Conduct {
         let _ = self.to_forward.send(job);
     }
 
-    async fn answer(&mut self, frame: Vec<u8>) -> Result<(), LinkError> {
-        let sent = timeout(STALL_MAX, self.upstream.send(frame)).await;
+    async fn send_answers(&mut self) -> Result<(), LinkError> {
+        if self.answers.is_empty() {
+            return Ok(());
+        }
+        let answers = std::mem::take(&mut self.answers);
+        let sent = timeout(STALL_MAX, self.upstream.send_at_once(answers)).await;
         self.answered = Instant::now();
         Ok(sent.map_err(|_| LinkError::Silent)??)
     }

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use sarsen_protocol::error::FrameError;
 use sarsen_protocol::message::{Hop, Kind, Message as _, WriteData};
+use sarsen_protocol::size::BLOCK_LEN;
 use sarsen_protocol::status::Status;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 
 use super::super::IDLE_MAX;
 use super::super::link::{Head, Link, LinkError};
@@ -14,6 +16,9 @@ use super::super::plane::Thread;
 use super::super::turns::Member;
 use super::{Event, Events, NextEvent, tell};
 use crate::io::pool::{Buffer, StreamBuffers};
+
+/// A payload of so many bytes is sent on together with what is before and behind it.
+const SMALL_LEN: usize = BLOCK_LEN as usize;
 
 /// Takes frames from upstream, up to the seal.
 pub(super) struct Receive<'a> {
@@ -114,6 +119,34 @@ pub(super) enum ForwardJob {
     Seal(Vec<u8>),
 }
 
+impl ForwardJob {
+    /// Whether it is better copied than sent alone from where it lies.
+    fn is_small(&self) -> bool {
+        match self {
+            Self::Open(_) | Self::Seal(_) => true,
+            Self::Data(buffer) => is_small(buffer),
+        }
+    }
+
+    /// Puts its frame behind others; how many bytes of data that are.
+    fn append_to(&self, frames: &mut Vec<u8>) -> u64 {
+        match self {
+            Self::Open(frame) | Self::Seal(frame) => {
+                frames.extend_from_slice(frame);
+                0
+            }
+            Self::Data(buffer) => {
+                frames.extend_from_slice(buffer.frame());
+                buffer.payload().len() as u64
+            }
+        }
+    }
+}
+
+fn is_small(buffer: &Buffer) -> bool {
+    buffer.payload().len() <= SMALL_LEN
+}
+
 /// Reaches the next hop, hands its connection to [`listen`], and sends it what there is.
 ///
 /// A send that fails is not told: the connection's other direction brings the next hop's own
@@ -141,18 +174,35 @@ pub(super) async fn forward(
     tell(events, Event::Next(NextEvent::Reached)).await;
     // The stream is over if nobody takes it.
     let _ = dialled.send(link);
-    while let Some(job) = jobs.recv().await {
+    // What came together with the opening goes on together with it.
+    yield_now().await;
+    let forwarded = &thread.chunkserver.counters.bytes_forwarded;
+    let mut next = jobs.recv().await;
+    while let Some(job) = next.take() {
         let sent = match job {
-            ForwardJob::Open(frame) | ForwardJob::Seal(frame) => socket.send(frame).await,
-            ForwardJob::Data(buffer) => {
-                let payload_len = buffer.payload().len() as u64;
-                thread.chunkserver.counters.bytes_forwarded.add(payload_len);
+            ForwardJob::Data(buffer) if !is_small(&buffer) => {
+                forwarded.add(buffer.payload().len() as u64);
                 socket.send_frame(buffer).await
+            }
+            job => {
+                let mut frames = Vec::new();
+                forwarded.add(job.append_to(&mut frames));
+                while let Ok(job) = jobs.try_recv() {
+                    if !job.is_small() {
+                        next = Some(job);
+                        break;
+                    }
+                    forwarded.add(job.append_to(&mut frames));
+                }
+                socket.send_at_once(frames).await
             }
         };
         if let Err(error) = sent {
             tracing::debug!(server = %hop.server, %error, "the next hop takes nothing any more");
             return;
+        }
+        if next.is_none() {
+            next = jobs.recv().await;
         }
     }
 }

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use sarsen_protocol::id::Serial;
 use sarsen_protocol::message::{Crcs, Level, WriteOpen, WriteSeal};
+use sarsen_protocol::size::BLOCK_LEN;
 use sarsen_protocol::status::Status;
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::super::DISK_TIME_MAX;
-use super::super::chunkserver::status_of;
+use super::super::chunkserver::{Chunkserver, status_of};
 use super::super::health::HANG_MAX;
 use super::super::plane::Thread;
 use super::{Event, Events, tell};
@@ -25,20 +27,29 @@ use crate::store::{
 /// Bytes that are written before the kernel is to begin with them, where the seal is to be on disk.
 const WRITE_BACK_LEN: u32 = 8 * 1024 * 1024;
 
+/// A chunk of so many bytes that is here whole is made, written and sealed by one thread at one go.
+const SMALL_LEN: usize = BLOCK_LEN as usize;
+
 /// What is to be done, in this order.
 #[derive(Debug)]
 pub(super) enum StoreJob {
     /// Make the chunk.
     Prepare,
     /// Compare and write.
-    Data {
-        serial: Serial,
-        offset: u32,
-        crcs: Crcs,
-        buffer: Arc<Buffer>,
-    },
+    Data(Data),
     /// Seal.
     Seal(WriteSeal),
+    /// All of that, of a small chunk.
+    Whole { pieces: Vec<Data>, seal: WriteSeal },
+}
+
+/// What one frame brought.
+#[derive(Debug)]
+pub(super) struct Data {
+    pub(super) serial: Serial,
+    pub(super) offset: u32,
+    pub(super) crcs: Crcs,
+    pub(super) buffer: Arc<Buffer>,
 }
 
 /// Why a job was not done.
@@ -85,6 +96,68 @@ impl Drop for Made {
     }
 }
 
+/// Makes a chunk, blocking.
+fn make(chunkserver: &Chunkserver, new: &NewChunk) -> Result<Made, StoreError> {
+    let (directory, pending) = chunkserver.create(new)?;
+    Ok(Made {
+        directory,
+        pending,
+        written_back: 0,
+    })
+}
+
+impl Made {
+    /// Seals it, blocking; `serial` is that of the last piece.
+    fn seal(
+        self,
+        chunkserver: &Chunkserver,
+        seal: &WriteSeal,
+        serial: Serial,
+    ) -> Result<Level, StoreError> {
+        let claim = SealClaim {
+            length: seal.length,
+            crc32: seal.crc32,
+            serial,
+            level: seal.level,
+        };
+        let outcome = self.directory.seal(seal.handle, seal.version, &claim);
+        // Sealed or poisoned: the inventory has something new to tell.
+        chunkserver.changed(&self.directory, seal.handle);
+        let level = outcome?.level;
+        chunkserver.counters.chunks_sealed.add(1);
+        Ok(level)
+    }
+}
+
+impl Data {
+    /// Its payload, if that is what was sent.
+    fn check(&self) -> Result<&[u8], Fault> {
+        let payload = self.buffer.payload();
+        match first_damaged(self.offset, payload, &self.crcs) {
+            Some(offset) => Err(Fault::Damaged { offset }),
+            None => Ok(payload),
+        }
+    }
+}
+
+/// A small chunk that is here whole as one job, anything else as it is.
+fn at_one_go(jobs: Vec<StoreJob>) -> Vec<StoreJob> {
+    let len = |job: &StoreJob| match job {
+        StoreJob::Data(data) => data.buffer.payload().len(),
+        _ => 0,
+    };
+    let seal = match jobs.last() {
+        Some(StoreJob::Seal(seal)) if jobs.iter().map(len).sum::<usize>() <= SMALL_LEN => *seal,
+        _ => return jobs,
+    };
+    let pieces = jobs.into_iter().filter_map(|job| match job {
+        StoreJob::Data(data) => Some(data),
+        _ => None,
+    });
+    let pieces = pieces.collect();
+    vec![StoreJob::Whole { pieces, seal }]
+}
+
 impl<'a> Store<'a> {
     pub(super) fn new(thread: &'a Thread, open: &WriteOpen, events: Events) -> Self {
         let new = NewChunk {
@@ -108,7 +181,18 @@ impl<'a> Store<'a> {
 
     /// Does jobs until one fails; then tells that, and does no more.
     pub(super) async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<StoreJob>) {
-        while let Some(job) = jobs.recv().await {
+        // What came together with the opening is looked at first: a small chunk is here whole then.
+        yield_now().await;
+        let here = std::iter::from_fn(|| jobs.try_recv().ok()).collect();
+        let mut here = at_one_go(here).into_iter();
+        loop {
+            let job = match here.next() {
+                Some(job) => job,
+                None => match jobs.recv().await {
+                    Some(job) => job,
+                    None => return,
+                },
+            };
             match self.in_good_time(job).await {
                 Ok(event) => tell(&self.events, event).await,
                 Err(fault) => {
@@ -146,17 +230,14 @@ impl<'a> Store<'a> {
                 self.prepare().await?;
                 Ok(Event::Prepared)
             }
-            StoreJob::Data {
-                serial,
-                offset,
-                crcs,
-                buffer,
-            } => {
-                self.write(offset, &crcs, buffer).await?;
+            StoreJob::Data(data) => {
+                let serial = data.serial;
+                self.write(data).await?;
                 self.last = serial;
                 Ok(Event::Stored(serial))
             }
             StoreJob::Seal(seal) => Ok(Event::Sealed(self.seal(seal).await?)),
+            StoreJob::Whole { pieces, seal } => self.write_whole(pieces, seal).await,
         }
     }
 
@@ -164,30 +245,46 @@ impl<'a> Store<'a> {
         let chunkserver = Arc::clone(&self.thread.chunkserver);
         let new = self.new;
         // Made there and not here: the stream may end before it has the chunk.
-        let make = move || {
-            let (directory, pending) = chunkserver.create(&new)?;
-            Ok(Made {
-                directory,
-                pending,
-                written_back: 0,
-            })
-        };
-        self.made = Some(blocking(make).await?);
+        self.made = Some(blocking(move || make(&chunkserver, &new)).await?);
         Ok(())
     }
 
-    async fn write(&mut self, offset: u32, crcs: &Crcs, buffer: Arc<Buffer>) -> Result<(), Fault> {
+    /// Makes, writes and seals a small chunk: each for itself would be handed to another thread, and
+    /// back.
+    async fn write_whole(&mut self, pieces: Vec<Data>, seal: WriteSeal) -> Result<Event, Fault> {
+        let chunkserver = Arc::clone(&self.thread.chunkserver);
+        let new = self.new;
+        let last = pieces.last().map_or(self.last, |data| data.serial);
+        let level = blocking(move || {
+            let made = make(&chunkserver, &new)?;
+            for data in pieces {
+                let payload = data.check()?;
+                let len = u32::try_from(payload.len()).map_err(|error| internal(&error))?;
+                chunkserver.counters.bytes_in.add(u64::from(len));
+                made.pending.write_at(data.offset, payload)?;
+                made.pending
+                    .commit_pieces(data.offset, len, data.crcs.as_slice())?;
+            }
+            Ok::<_, Fault>(made.seal(&chunkserver, &seal, last)?)
+        });
+        Ok(Event::Whole(last, level.await?))
+    }
+
+    async fn write(&mut self, data: Data) -> Result<(), Fault> {
         let pending = &self.made()?.pending;
         let mode = self.thread.mode;
-        let payload = buffer.payload();
-        let len = u32::try_from(payload.len()).map_err(|error| internal(&error))?;
         if self.has_next_hop {
             // The kernel sends the frame on while this thread computes.
             begin_now(mode).await;
         }
-        if let Some(offset) = first_damaged(offset, payload, crcs) {
-            return Err(Fault::Damaged { offset });
-        }
+        let payload = data.check()?;
+        let len = u32::try_from(payload.len()).map_err(|error| internal(&error))?;
+        let Data {
+            offset,
+            crcs,
+            buffer,
+            ..
+        } = data;
         self.thread
             .chunkserver
             .counters
@@ -232,28 +329,9 @@ impl<'a> Store<'a> {
             .made
             .take()
             .ok_or_else(|| internal(&"a seal before its chunk"))?;
-        let WriteSeal {
-            handle,
-            version,
-            length,
-            crc32,
-            level,
-        } = seal;
-        let claim = SealClaim {
-            length,
-            crc32,
-            serial,
-            level,
-        };
         let chunkserver = Arc::clone(&self.thread.chunkserver);
         // All of it there: the stream may end first, and the chunk is sealed all the same.
-        let seal = move || {
-            let outcome = made.directory.seal(handle, version, &claim);
-            // Sealed or poisoned: the inventory has something new to tell.
-            chunkserver.changed(&made.directory, handle);
-            outcome.inspect(|_| chunkserver.counters.chunks_sealed.add(1))
-        };
-        Ok(blocking(seal).await?.level)
+        blocking(move || made.seal(&chunkserver, &seal, serial)).await
     }
 
     fn made(&self) -> Result<&Made, Fault> {
@@ -298,9 +376,11 @@ fn internal(what: &dyn std::fmt::Display) -> Fault {
 }
 
 /// Runs what may wait for a disk where it holds nobody up.
-async fn blocking<T: Send + 'static>(
-    act: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, Fault> {
+async fn blocking<T, E>(act: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Fault>
+where
+    T: Send + 'static,
+    E: Into<Fault> + Send + 'static,
+{
     let done = tokio::task::spawn_blocking(act).await;
-    Ok(done.map_err(|error| internal(&error))??)
+    done.map_err(|error| internal(&error))?.map_err(E::into)
 }
