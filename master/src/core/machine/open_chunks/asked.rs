@@ -158,8 +158,8 @@ impl Machine {
         }
     }
 
-    /// The slot that a record goes to: the last one, unless the file's size reaches beyond its
-    /// chunk; what is appended goes behind all that there is.
+    /// The slot that a record goes to: the last one, unless the file's size reaches beyond what its
+    /// chunk was sealed with; what is appended goes behind all that there is.
     fn last_slot(&self, file: &File) -> u32 {
         let named = file.slots.len();
         let of_size = usize::try_from(file.slots_of_size()).unwrap_or(usize::MAX);
@@ -168,17 +168,13 @@ impl Machine {
             return 0;
         };
         let index = u32::try_from(last).unwrap_or(u32::MAX);
+        // What an open chunk has gained since the file's size does not tell yet.
         let sealed = file
             .slot(index)
             .and_then(|handle| self.state.chunks.record(handle))
-            .map(|record| (record.active.is_some(), record.sealed));
-        let ends_at = match sealed {
-            Some((true, _)) => file.size,
-            Some((false, sealed)) => {
-                file.slot_offset(index) + sealed.map_or(0, |sealed| u64::from(sealed.len))
-            }
-            None => file.slot_offset(index),
-        };
+            .and_then(|record| record.sealed);
+        let sealed_len = sealed.map_or(0, |sealed| u64::from(sealed.len));
+        let ends_at = file.slot_offset(index) + sealed_len;
         match ends_at < file.size {
             true => index.saturating_add(1),
             false => index,

@@ -855,6 +855,29 @@ fn a_chunk_that_is_not_the_last_is_closed_to_records_and_no_report_seals_it() {
     assert_eq!(play.open(play.last(file)).handle, next.handle);
 }
 
+/// An open chunk was taken to reach as far as its file: records went into what a truncation had
+/// lengthened the file by, ahead of its end.
+#[test]
+fn records_go_behind_what_a_file_was_lengthened_by_also_while_its_chunk_is_open() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let truncate = Truncate {
+        request: play.rig.request(),
+        path: "/f".to_owned(),
+        size: 1000,
+    };
+    play.send(truncate);
+    let first = play.open(OpenChunk {
+        slot: Slot::At(0),
+        ..play.last(file)
+    });
+    play.mutate(first.handle, 5, 15);
+    assert_eq!(play.servers.closed, BTreeSet::from([first.handle]));
+    let next = play.open(play.last(file));
+    assert_eq!((next.index, next.handle == first.handle), (1, false));
+    assert_eq!(play.open(play.last(file)).handle, next.handle);
+}
+
 #[test]
 fn acks_from_memory_take_another_version() {
     let mut play = Play::new();
