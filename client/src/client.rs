@@ -336,14 +336,20 @@ impl Client {
     /// members that don't answer have beyond it.
     ///
     /// # Errors
-    /// [`Error::Refused`] with `chunk_unknown`, and with `invalid_argument` for a chunk that is not
+    /// [`Error::NoSuchChunk`]; [`Error::Refused`] with `invalid_argument` for a chunk that is not
     /// unavailable.
     pub async fn accept_loss(&self, handle: ChunkHandle) -> Result<LossAccepted, Error> {
         let accepted = self
             .shared
             .sessions
             .mutate(|request| AcceptLoss { request, handle });
-        accepted.await
+        match accepted.await {
+            Err(Error::Refused {
+                status: Status::ChunkUnknown,
+                ..
+            }) => Err(Error::NoSuchChunk),
+            accepted => accepted,
+        }
     }
 
     /// CRC-32 of a file, from what the master knows; `None` while one of its chunks is open.
@@ -497,7 +503,7 @@ impl Client {
     /// Gives a file another size: what lies beyond is cut off, what it lacks reads as zeros.
     ///
     /// # Errors
-    /// [`Error::NoSuchFile`], [`Error::FolderHasNoBytes`]; [`Error::Refused`] with `too_large`.
+    /// [`Error::NoSuchFile`], [`Error::FolderHasNoBytes`], [`Error::FileTooLong`].
     pub async fn truncate(&self, path: &str, size: u64) -> Result<Node, Error> {
         path::check(path)?;
         let truncated = self.shared.sessions.mutate(|request| Truncate {
@@ -505,7 +511,16 @@ impl Client {
             path: path.to_owned(),
             size,
         });
-        Ok(truncated.await.map_err(of_a_file)?.node)
+        match truncated.await.map_err(of_a_file) {
+            Err(Error::Refused {
+                status: Status::TooLarge,
+                ..
+            }) => Err(Error::FileTooLong {
+                bytes: size,
+                chunk_size: self.shared.sessions.chunk_size().await?,
+            }),
+            truncated => Ok(truncated?.node),
+        }
     }
 
     /// Removes a file or folder: into the trash, or for good with `purge`.

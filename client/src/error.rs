@@ -10,6 +10,8 @@ use sarsen_edge::exit::{Exit, Explain};
 use sarsen_edge::key::KeyError;
 use sarsen_protocol::error::FrameError;
 use sarsen_protocol::id::{ChunkHandle, ServerId};
+use sarsen_protocol::message::Slot;
+use sarsen_protocol::size::PUBLISH_CHUNKS_MAX;
 use sarsen_protocol::status::{Retry, Status};
 use thiserror::Error;
 
@@ -43,6 +45,12 @@ pub enum Error {
         waited: Duration,
         /// How the last try ended, if there was no connection.
         cause: Option<Box<Error>>,
+    },
+    /// The master was there all the time, and what it was asked took longer than it may.
+    #[error("the master did not get it done within {waited:?}; it may be waiting for chunkservers")]
+    MasterLate {
+        /// How long.
+        waited: Duration,
     },
     /// A connection could not be made for now.
     #[error(transparent)]
@@ -154,6 +162,17 @@ pub enum Error {
         /// How many.
         bytes: u64,
     },
+    /// A change that would make a file longer than any can be.
+    #[error(
+        "the file would have {bytes} bytes, and one has at most {} ({PUBLISH_CHUNKS_MAX} chunks of {chunk_size})",
+        file_len_max(*chunk_size)
+    )]
+    FileTooLong {
+        /// How many.
+        bytes: u64,
+        /// Of the cluster.
+        chunk_size: u32,
+    },
     /// A chunk could not be stored.
     #[error("chunk {index} can't be stored: {cause}")]
     ChunkNotStored {
@@ -202,6 +221,9 @@ pub enum Error {
     /// There is no file to change.
     #[error("there is no such file")]
     NoSuchFile,
+    /// There is no chunk of this name in the cluster.
+    #[error("there is no such chunk")]
+    NoSuchChunk,
     /// A file's bytes were to be changed, and a folder is there.
     #[error("it is a folder, and has no bytes to change")]
     FolderHasNoBytes,
@@ -235,6 +257,9 @@ pub enum Error {
     /// A change was sent to a chunk that has left its file since.
     #[error("it was sent, and may have been written or not: its chunk has left the file")]
     ChunkGone,
+    /// A change behind one that failed, where none was to be begun any more; it was not sent.
+    #[error("it was not tried, since one before it failed")]
+    NotTried,
     /// Some of what was sent since the last flush was not written.
     #[error("{failed} of the writes failed")]
     WritesFailed {
@@ -256,6 +281,18 @@ pub enum Error {
     /// A task of the client's own ended before its work.
     #[error("a task of the client broke down")]
     Task(#[from] tokio::task::JoinError),
+}
+
+/// Bytes of the longest file.
+pub(crate) const fn file_len_max(chunk_size: u32) -> u64 {
+    PUBLISH_CHUNKS_MAX as u64 * chunk_size as u64
+}
+
+fn slot_name(slot: Slot) -> String {
+    match slot {
+        Slot::Last { .. } => "the last chunk".into(),
+        Slot::At(index) => format!("chunk {index}"),
+    }
 }
 
 fn servers(servers: &[ServerId]) -> String {
@@ -339,6 +376,12 @@ pub enum StreamError {
         /// Its words.
         text: String,
     },
+    /// The master is there, and could not have a chunk opened in time.
+    #[error("the master still waits for chunkservers that {} needs", slot_name(*slot))]
+    NotOpenedYet {
+        /// Which.
+        slot: Slot,
+    },
     /// No master could be asked.
     #[error("{cause}")]
     NoMaster {
@@ -401,8 +444,9 @@ impl Explain for Error {
         match self {
             Self::NoMasterNamed | Self::MasterAddress { .. } | Self::Path(_) => Exit::Usage,
             Self::Key(error) => error.exit(),
-            Self::NoSuchFile | Self::FileGone => Exit::NotFound,
+            Self::NoSuchFile | Self::NoSuchChunk | Self::FileGone => Exit::NotFound,
             Self::NoMaster { .. }
+            | Self::MasterLate { .. }
             | Self::NotWritten { .. }
             | Self::Connect(_)
             | Self::NoReplica { .. }
@@ -430,6 +474,7 @@ impl Explain for Error {
             | Self::RecordTooLarge { .. }
             | Self::WriteInDoubt { .. }
             | Self::ChunkGone
+            | Self::NotTried
             | Self::WritesFailed { .. }
             | Self::Protocol(_)
             | Self::SourceShrank { .. }
@@ -442,6 +487,7 @@ impl Explain for Error {
             | Self::TargetBusy { .. }
             | Self::IsAFolder
             | Self::TooLarge { .. }
+            | Self::FileTooLong { .. }
             | Self::Changed { .. }
             | Self::Task(_) => Exit::Failed,
         }
@@ -468,6 +514,9 @@ impl Explain for Error {
                     .into(),
             ),
             Self::NoSuchFile => Some("`sarsen touch PATH` makes an empty file".into()),
+            Self::NoSuchChunk => {
+                Some("`sarsen fsck` and `sarsen locate` tell the handles of chunks".into())
+            }
             Self::FolderHasNoBytes => {
                 Some("name a file in it; `sarsen touch PATH` makes an empty one".into())
             }
@@ -475,7 +524,7 @@ impl Explain for Error {
             Self::RecordTooLarge { .. } => {
                 Some("cut it into several records, or use `sarsen write`".into())
             }
-            Self::NotWritten { .. } => Some(
+            Self::NotWritten { .. } | Self::MasterLate { .. } => Some(
                 "`sarsen report` shows which servers are live; give more --timeout to wait for them"
                     .into(),
             ),
@@ -510,7 +559,7 @@ impl Explain for Error {
 /// What can be done about a status that ended a request.
 fn hint_of(status: Status) -> Option<String> {
     let hint = match status {
-        Status::AlreadyExists => "give another name, or --force where a file is to be replaced",
+        Status::AlreadyExists => "give another name",
         Status::NotEmpty => "-r takes what is in it too",
         Status::SafeMode => "the master still collects reports: wait, or give more --timeout",
         Status::TooFewServers => {
@@ -547,6 +596,17 @@ mod tests {
             let refused = Error::Refused { status, text };
             assert_eq!(refused.exit(), exit, "{status}");
         }
+    }
+
+    #[test]
+    fn how_long_a_file_may_be_is_told_in_bytes() {
+        let error = Error::FileTooLong {
+            bytes: 99_999_999_999_999,
+            chunk_size: 64 << 20,
+        };
+        let told = "the file would have 99999999999999 bytes, and one has at most 17592186044416 \
+                    (262144 chunks of 67108864)";
+        assert_eq!(error.to_string(), told);
     }
 
     #[test]

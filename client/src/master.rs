@@ -5,6 +5,7 @@
 //! fail as it does: each waits for one dial at a time, and no longer than its request may take.
 
 use std::io;
+use std::pin::pin;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use sarsen_edge::random_u64;
 use sarsen_protocol::handshake::Identity;
 use sarsen_protocol::id::{ClusterId, StartNonce};
 use sarsen_protocol::key::SecretKey;
-use sarsen_protocol::message::{Kind, Request, Role, Start};
+use sarsen_protocol::message::{Kind, Request, Role, Start, Stat};
 use sarsen_protocol::status::Status;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
@@ -159,7 +160,7 @@ impl Master {
                     return Err(Unanswered::Failed(error.into_error()));
                 }
                 Attempt::NotSent(_) => Failure::NotSent,
-                Attempt::Lost => Failure::NotAnswered,
+                Attempt::Lost { .. } => Failure::NotAnswered,
                 Attempt::Broken(_) => return Err(Unanswered::Failed(error.into_error())),
                 Attempt::Answered {
                     status,
@@ -208,7 +209,24 @@ impl Master {
         let connection = self.connection(deadline).await;
         let connection = connection.map_err(Attempt::NotSent)?;
         let left = deadline.saturating_sub(self.clock.now());
-        let answer = timeout(left.min(ANSWER_TIME_MAX), connection.call(request));
+        let time_max = left.min(ANSWER_TIME_MAX);
+        let mut is_up = false;
+        let answer = timeout(time_max, async {
+            let mut answer = pin!(connection.call(request));
+            tokio::select! {
+                biased;
+                answer = &mut answer => return answer,
+                () = sleep(time_max * 3 / 4) => {}
+            }
+            // It may work on the request, or be gone: who is there answers what needs nobody else.
+            let mut question = pin!(answers(&connection));
+            tokio::select! {
+                biased;
+                answer = &mut answer => return answer,
+                up = &mut question => is_up = up,
+            }
+            answer.await
+        });
         match answer.await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(CallError::Status { status, error })) => Err(Attempt::Answered {
@@ -224,10 +242,10 @@ impl Master {
                 connection.close();
                 Err(Attempt::Broken(cause.into()))
             }
-            Ok(Err(_)) => Err(Attempt::Lost),
+            Ok(Err(_)) => Err(Attempt::Lost { is_up: false }),
             Err(_) => {
                 connection.close();
-                Err(Attempt::Lost)
+                Err(Attempt::Lost { is_up })
             }
         }
     }
@@ -341,7 +359,10 @@ impl Master {
                 waited: self.timeout,
             },
             (GiveUp::OutOfTime, Attempt::NotSent(cause)) => self.no_master(Some(cause)),
-            (GiveUp::OutOfTime, Attempt::Lost) => self.no_master(None),
+            (GiveUp::OutOfTime, Attempt::Lost { is_up: true }) => Error::MasterLate {
+                waited: self.timeout,
+            },
+            (GiveUp::OutOfTime, Attempt::Lost { is_up: false }) => self.no_master(None),
             (_, last) => last.into_error(),
         }
     }
@@ -350,7 +371,7 @@ impl Master {
 /// What is known when a request's time is over. Of a change that was sent and never answered that is
 /// not that no master was there: it may have been done.
 fn outcome(why: GiveUp, asked: Kind, is_unanswered: bool, last: &Attempt) -> GiveUp {
-    let is_open = is_unanswered && matches!(last, Attempt::NotSent(_) | Attempt::Lost);
+    let is_open = is_unanswered && matches!(last, Attempt::NotSent(_) | Attempt::Lost { .. });
     match why {
         GiveUp::OutOfTime if is_open && is_change(asked) => GiveUp::OutcomeUnknown,
         why => why,
@@ -376,7 +397,10 @@ const fn is_change(kind: Kind) -> bool {
 #[derive(Debug)]
 enum Attempt {
     NotSent(Error),
-    Lost,
+    Lost {
+        /// Whether the master answered something else meanwhile.
+        is_up: bool,
+    },
     Broken(Error),
     Answered {
         status: Status,
@@ -390,10 +414,17 @@ impl Attempt {
     fn into_error(self) -> Error {
         match self {
             Self::NotSent(error) | Self::Broken(error) => error,
-            Self::Lost => Error::OutcomeUnknown,
+            Self::Lost { .. } => Error::OutcomeUnknown,
             Self::Answered { status, text, .. } => Error::Refused { status, text },
         }
     }
+}
+
+/// Whether a master answers at all, whatever it says.
+async fn answers(connection: &Connection) -> bool {
+    let path = "/".to_owned();
+    let answer = connection.call(&Stat { path }).await;
+    matches!(answer, Ok(_) | Err(CallError::Status { .. }))
 }
 
 fn timed_out(addr: String) -> Error {
@@ -437,7 +468,7 @@ mod tests {
             outcome(GiveUp::OutOfTime, asked, is_unanswered, last)
         };
         let no_key = || Attempt::NotSent(Error::NoMasterNamed);
-        for last in [no_key(), Attempt::Lost] {
+        for last in [no_key(), Attempt::Lost { is_up: false }] {
             assert_eq!(told(Kind::Publish, true, &last), GiveUp::OutcomeUnknown);
             assert_eq!(told(Kind::Stat, true, &last), GiveUp::OutOfTime);
         }

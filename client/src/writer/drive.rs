@@ -54,6 +54,8 @@ struct Failed {
 struct Entry {
     job: Job,
     number: Outstanding,
+    /// Whether its bytes went to a primary.
+    is_sent: bool,
 }
 
 /// A stream with a primary.
@@ -81,6 +83,8 @@ pub(super) struct Driver {
     told: mpsc::UnboundedSender<Event>,
     events: mpsc::UnboundedReceiver<Event>,
     flushes: Vec<oneshot::Sender<u64>>,
+    /// Nothing more is begun.
+    has_stopped: bool,
     /// Since the last flush.
     failed: u64,
     last_failure: Option<StreamError>,
@@ -111,6 +115,7 @@ impl Driver {
             told,
             events,
             flushes: Vec::new(),
+            has_stopped: false,
             failed: 0,
             last_failure: None,
         }
@@ -152,6 +157,7 @@ impl Driver {
 
     fn take(&mut self, command: Command) {
         match command {
+            Command::Job(job) if self.has_stopped => self.answer(job, Err(Error::NotTried)),
             Command::Job(job) => self.waiting.push_back(job),
             Command::Flush(reply) => self.flushes.push(reply),
         }
@@ -186,7 +192,11 @@ impl Driver {
             };
             let name = number.id().number;
             self.machine.add(name, what);
-            let entry = Entry { job, number };
+            let entry = Entry {
+                job,
+                number,
+                is_sent: false,
+            };
             self.entries.insert(name, entry);
         }
     }
@@ -295,7 +305,15 @@ impl Driver {
         self.ask_beside(async move {
             let mut retry = shared.master.begin();
             let opened = shared.master.run(&request, &mut retry, Status::ALL).await;
-            Answer::Opened(slot, opened.map_err(of_the_master))
+            let failed = |unanswered| match unanswered {
+                Unanswered::Failed(Error::MasterLate { .. }) => Failed {
+                    status: None,
+                    retry_after: Duration::ZERO,
+                    error: StreamError::NotOpenedYet { slot },
+                },
+                unanswered => of_the_master(unanswered),
+            };
+            Answer::Opened(slot, opened.map_err(failed))
         });
     }
 
@@ -370,10 +388,12 @@ impl Driver {
         });
     }
 
-    fn send_write(&self, stream: StreamId, number: u64, serial: Serial) {
-        let (Some(to), Some(entry)) = (self.streams.get(&stream), self.entries.get(&number)) else {
+    fn send_write(&mut self, stream: StreamId, number: u64, serial: Serial) {
+        let entry = self.entries.get_mut(&number);
+        let (Some(to), Some(entry)) = (self.streams.get(&stream), entry) else {
             return;
         };
+        entry.is_sent = true;
         let Change::Write { offset, .. } = entry.job.change else {
             return;
         };
@@ -387,14 +407,17 @@ impl Driver {
         }
     }
 
-    fn send_records(&self, stream: StreamId, numbers: &[u64]) {
+    fn send_records(&mut self, stream: StreamId, numbers: &[u64]) {
         let Some(to) = self.streams.get(&stream) else {
             return;
         };
-        let entries = numbers.iter().filter_map(|it| self.entries.get(it));
-        let records: Vec<(RequestId, Bytes)> = entries
-            .map(|it| (it.number.id(), it.job.bytes.clone()))
-            .collect();
+        let mut records: Vec<(RequestId, Bytes)> = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            if let Some(entry) = self.entries.get_mut(number) {
+                entry.is_sent = true;
+                records.push((entry.number.id(), entry.job.bytes.clone()));
+            }
+        }
         let Some((id, first)) = records.first() else {
             return;
         };
@@ -429,6 +452,9 @@ impl Driver {
             Outcome::ChunkGone => Err(Error::ChunkGone),
             Outcome::SessionOver { sent } => {
                 self.renew();
+                if !sent && self.has_stopped {
+                    return self.answer(entry.job, Err(Error::NotTried));
+                }
                 if !sent {
                     // It goes on under another number.
                     self.renewed.push(entry.job);
@@ -441,9 +467,26 @@ impl Driver {
     }
 
     fn answer(&mut self, job: Job, result: Result<Written, Error>) {
-        self.failed += u64::from(result.is_err());
+        let is_failed = result.is_err();
+        self.failed += u64::from(is_failed);
         // Who gave it may not wait for it.
         let _ = job.reply.send(result);
+        if is_failed && self.options.stop_at_failure && !self.has_stopped {
+            self.stop();
+        }
+    }
+
+    /// Begins nothing more. What was sent is waited for; what was not, the machine may still have sent
+    /// by [`Driver::act`], and finds that there is nothing to send.
+    fn stop(&mut self) {
+        self.has_stopped = true;
+        let unsent = self.entries.extract_if(.., |_, entry| !entry.is_sent);
+        let mut jobs: Vec<Job> = unsent.map(|(_, entry)| entry.job).collect();
+        jobs.append(&mut self.renewed);
+        jobs.extend(self.waiting.drain(..));
+        for job in jobs {
+            self.answer(job, Err(Error::NotTried));
+        }
     }
 
     /// Opens another session for what comes from now on.

@@ -4,14 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sarsen_protocol::size::{PAYLOAD_LEN_MAX, PUBLISH_CHUNKS_MAX};
+use sarsen_protocol::size::PAYLOAD_LEN_MAX;
 
 use super::{Change, Pending, WriteOptions, Writer};
 use crate::client::Shared;
-use crate::error::Error;
-
-/// Chunks that a file may have.
-const CHUNKS_MAX: u64 = PUBLISH_CHUNKS_MAX as u64;
+use crate::error::{Error, file_len_max};
 
 /// Writes over the bytes of one file, and beyond its end, as many at a time as there is room for.
 ///
@@ -40,12 +37,13 @@ impl FileWriter {
     /// Whether so many bytes at an offset lie within the largest file.
     ///
     /// # Errors
-    /// [`Error::TooLarge`].
+    /// [`Error::FileTooLong`].
     pub fn check(&self, offset: u64, len: u64) -> Result<(), Error> {
         let bytes = offset.saturating_add(len);
-        match bytes <= CHUNKS_MAX * u64::from(self.writer.chunk_size) {
+        let chunk_size = self.writer.chunk_size;
+        match bytes <= file_len_max(chunk_size) {
             true => Ok(()),
-            false => Err(Error::TooLarge { bytes }),
+            false => Err(Error::FileTooLong { bytes, chunk_size }),
         }
     }
 
@@ -60,7 +58,7 @@ impl FileWriter {
     /// Takes bytes as soon as there is room for them.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] before anything is sent; how an earlier write failed.
+    /// [`Error::FileTooLong`] before anything is sent; how an earlier write failed.
     pub async fn write_at(&mut self, offset: u64, bytes: Bytes) -> Result<(), Error> {
         self.check(offset, bytes.len() as u64)?;
         let (mut offset, mut rest) = (offset, bytes);

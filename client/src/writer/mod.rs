@@ -51,6 +51,9 @@ pub struct WriteOptions {
     /// answers of one chunk are then waited for before the next is begun. One that a primary refuses
     /// for now, in the middle of others, may still come to lie behind those.
     pub ordered: bool,
+    /// Behind a change that failed none is begun: what was not sent by then ends with
+    /// [`Error::NotTried`].
+    pub stop_at_failure: bool,
 }
 
 impl Default for WriteOptions {
@@ -58,6 +61,7 @@ impl Default for WriteOptions {
         Self {
             level: Level::Disk,
             ordered: false,
+            stop_at_failure: false,
         }
     }
 }

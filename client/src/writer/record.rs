@@ -93,7 +93,7 @@ impl RecordWriter {
 /// What becomes of a record. One that is dropped changes nothing.
 ///
 /// # Errors
-/// [`Error::NotWritten`] and [`Error::Refused`] if it surely was not appended;
+/// [`Error::NotWritten`], [`Error::NotTried`] and [`Error::Refused`] if it surely was not appended;
 /// [`Error::WriteInDoubt`], [`Error::ChunkGone`] and [`Error::OutcomeUnknown`] if nobody can tell.
 #[derive(Debug)]
 #[must_use = "it says what became of the record"]

@@ -27,6 +27,7 @@ fn what_does_not_exist() {
         &["checksum", "/no"],
         &["locate", "/no"],
         &["fsck", "/no"],
+        &["fsck", "--accept-loss", "00000000deadbeef"],
         &["put", "/no/such/local/file", "/x"],
         &["mkdir", "/no/parent"],
     ];
@@ -38,6 +39,7 @@ fn what_does_not_exist() {
             first.starts_with(&format!("sarsen: {} ", args[0])),
             "{args:?}: {first}"
         );
+        assert!(!done.stderr.contains("this server"), "{}", done.stderr);
         let done = cluster.sarsen(&[&["--json"], *args].concat());
         assert_eq!(done.code, Some(3), "{args:?}");
         let error: Value = serde_json::from_str(&done.stderr).expect(&done.stderr);

@@ -131,6 +131,45 @@ fn tail_sees_every_record_in_order_and_records_each_once() {
     assert_eq!(plain, lines(0, RECORDS + 3));
 }
 
+/// It ended, and the hint was to repeat the download.
+#[test]
+fn a_file_that_is_truncated_is_followed_from_its_new_end() {
+    let cluster = Cluster::start(1);
+    cluster.put(b"one\ntwo\nthree\n", "/log");
+    let mut command = cluster.command();
+    command.args(["--master", &cluster.control, "tail", "-f", "/log"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut tail = Tail(command.spawn().expect("the binary runs"));
+    let mut stdout = BufReader::new(tail.0.stdout.take().expect("piped"));
+    let mut stderr = BufReader::new(tail.0.stderr.take().expect("piped"));
+    let mut line = String::new();
+    while line != "one\ntwo\nthree\n" {
+        assert_ne!(stdout.read_line(&mut line).expect("a line"), 0, "{line}");
+    }
+    cluster.sarsen(&["truncate", "--size", "4", "/log"]).text();
+    let mut told = String::new();
+    stderr.read_line(&mut told).expect("a line");
+    let truncated = "sarsen: tail /log: the file was truncated, and is followed from byte 4 on\n";
+    assert_eq!(told, truncated);
+    let write = ["write", "--offset", "4", "/log"];
+    let done = cluster.sarsen_with_input(&write, b"more\n");
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    line.clear();
+    stdout.read_line(&mut line).expect("a line");
+    assert_eq!(line, "more\n");
+}
+
+#[test]
+fn tail_gives_scripts_an_object_a_line() {
+    let cluster = Cluster::start(1);
+    cluster.put(b"one\ntwo\n", "/log");
+    let told = cluster
+        .sarsen(&["--json", "tail", "-c", "4", "/log"])
+        .json();
+    let wanted = serde_json::json!({ "offset": 4, "length": 4, "data": "dHdvCg==" });
+    assert_eq!(told, wanted);
+}
+
 /// Records appear one after the other to whoever looks again and again: never fewer than before,
 /// and at least what was acknowledged before the look began.
 #[test]

@@ -22,6 +22,7 @@ mod harness;
 mod http;
 mod kills;
 mod limit_rate;
+mod lines;
 mod loss;
 mod mutations;
 mod names;

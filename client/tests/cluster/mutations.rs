@@ -383,3 +383,44 @@ fn what_can_not_be_changed_is_told_and_stays() {
     }
     assert_eq!(cluster.bytes("/file"), b"");
 }
+
+#[test]
+fn a_limit_is_told_in_bytes_and_a_local_path_by_its_name() {
+    let cluster = Cluster::start(1);
+    cluster.put(b"", "/file");
+    cluster.sarsen(&["mkdir", "/folder"]).text();
+    let long = cluster.local("long", &vec![b'x'; 300_000]);
+    let long = long.to_str().expect("a plain name");
+    let folder = cluster.path("");
+    let folder = folder.to_str().expect("a plain name");
+    let beyond = ((262_144_u64 << 20) + 1).to_string();
+    for (args, told) in [
+        (
+            &["append", "/file", long][..],
+            "a record of 300000 bytes, where at most 262112",
+        ),
+        (&["append", "/file"], "more than the 262112 bytes"),
+        (
+            &["append", "--lines", "/file", long],
+            "line 1 was not appended: it has more than the 262112",
+        ),
+        (&["append", "/file", folder], folder),
+        (
+            &["write", "--offset", &beyond, "/file"],
+            "at most 274877906944 (262144 chunks of 1048576)",
+        ),
+        (
+            &["truncate", "--size", &beyond, "/file"],
+            "at most 274877906944 (262144 chunks of 1048576)",
+        ),
+        (
+            &["mv", "/folder", "/folder/below"],
+            "can't be moved into itself",
+        ),
+        (&["mv", "/folder", "/folder/"], "can't be moved into itself"),
+    ] {
+        let done = cluster.sarsen_with_input(args, &vec![b'x'; 300_000]);
+        assert_ne!(done.code, Some(0), "{args:?}");
+        assert!(done.stderr.contains(told), "{args:?}: {}", done.stderr);
+    }
+}

@@ -301,7 +301,7 @@ async fn what_can_not_be_is_told_before_anything_is_sent() {
     let end = 262_144 * CHUNK_SIZE as u64;
     for (offset, bytes) in [(end, end + 1), (u64::MAX, u64::MAX)] {
         let beyond = client.write_at("/file", offset, b"x", options()).await;
-        let told = matches!(beyond, Err(Error::TooLarge { bytes: it }) if it == bytes);
+        let told = matches!(beyond, Err(Error::FileTooLong { bytes: it, .. }) if it == bytes);
         assert!(told, "{offset}");
     }
     for error in [

@@ -161,6 +161,12 @@ impl Verb {
     }
 }
 
+/// An offset, or a number of bytes.
+pub(crate) fn number(text: &str) -> Result<u64, &'static str> {
+    let number = text.parse();
+    number.map_err(|_| "it is a number of bytes, 0 or more")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,6 +175,24 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    /// The hint was to write `-- -1`, which is no offset either.
+    #[test]
+    fn a_number_below_zero_is_told_to_be_none() {
+        for line in [
+            &["sarsen", "write", "--offset", "-1", "/b"][..],
+            &["sarsen", "cat", "--offset", "-1", "/b"],
+            &["sarsen", "cat", "--length", "-1", "/b"],
+            &["sarsen", "truncate", "--size", "-1", "/b"],
+            &["sarsen", "tail", "-c", "-1", "/b"],
+        ] {
+            let error = Cli::try_parse_from(line).unwrap_err().to_string();
+            assert!(error.contains("a number of bytes, 0 or more"), "{error}");
+            assert!(!error.contains("tip:"), "{error}");
+        }
+        let fine = ["sarsen", "tail", "-c", "1", "-f", "/b"];
+        assert!(Cli::try_parse_from(fine).is_ok());
     }
 
     #[test]

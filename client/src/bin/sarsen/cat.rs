@@ -6,6 +6,7 @@ use clap::Args;
 use sarsen_client::{GetOptions, GetTarget};
 use sarsen_edge::exit::Exit;
 
+use crate::args::number;
 use crate::context::{Context, cluster_path, stream};
 use crate::failure::Failure;
 use crate::get::warn_of_bad;
@@ -15,11 +16,11 @@ use crate::rate::RateArgs;
 #[derive(Args, Debug)]
 pub(crate) struct CatArgs {
     /// The first byte
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, value_parser = number)]
     offset: u64,
 
     /// How many bytes at most; all if not given
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number)]
     length: Option<u64>,
 
     #[command(flatten)]

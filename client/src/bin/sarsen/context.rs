@@ -5,16 +5,22 @@ use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sarsen_client::{Client, ClientConfig, Error, Progress, path};
 use sarsen_edge::exit::one_line;
 use sarsen_edge::key;
 use serde_json::Value;
 use tokio::sync::OnceCell;
+use tokio::time::sleep;
 
 use crate::args::Globals;
 use crate::failure::{Failure, Problem, document, lines};
 use crate::progress::Bar;
+
+/// How often a verb that writes nothing looks whether anybody would read it.
+const LOOK_PERIOD: Duration = Duration::from_millis(200);
 
 /// A verb's surroundings.
 pub(crate) struct Context {
@@ -114,6 +120,11 @@ impl Context {
     /// Writes a result: `document` with `--json`, else `text` if it isn't empty. That nobody reads it is no
     /// failure: the verb goes on, and its exit code tells what came of it.
     pub(crate) fn result(&self, document: &Value, text: &str) -> Result<(), Failure> {
+        self.result_if_read(document, text).map(|_| ())
+    }
+
+    /// The same of a verb that has more to do; whether anybody reads it.
+    pub(crate) fn result_if_read(&self, document: &Value, text: &str) -> Result<bool, Failure> {
         let text = match self.globals.json {
             true => document.to_string(),
             false => text.to_owned(),
@@ -129,17 +140,18 @@ impl Context {
         }
     }
 
-    fn write(&self, text: &str) -> Result<(), Failure> {
+    fn write(&self, text: &str) -> Result<bool, Failure> {
         if text.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let mut stdout = io::stdout().lock();
         let written = writeln!(stdout, "{}", text.trim_end_matches('\n'));
         let written = written.and_then(|()| stdout.flush());
         match written {
             // Who closed the pipe has what it wanted.
-            Err(source) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            written => written.map_err(stdout_failed).map_err(self.at("")),
+            Err(source) if source.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(source) => Err(self.at("")(stdout_failed(source))),
+            Ok(()) => Ok(true),
         }
     }
 
@@ -194,6 +206,27 @@ pub(crate) async fn write_out(stdout: &Arc<File>, bytes: Vec<u8>) -> Result<(), 
     written.await.map_err(Error::from)?.map_err(stdout_failed)
 }
 
+/// Whether nobody reads what is written to it any more.
+pub(crate) fn is_unread(stdout: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let polled = poll(&mut fds, Some(&now));
+    polled.is_ok() && fds.iter().any(|fd| fd.revents().contains(PollFlags::ERR))
+}
+
+/// Waits until that is so, and a moment more.
+pub(crate) async fn until_unread(stdout: impl AsFd) {
+    loop {
+        sleep(LOOK_PERIOD).await;
+        if is_unread(&stdout) {
+            return;
+        }
+    }
+}
+
 fn stdout_failed(source: io::Error) -> Problem {
     Problem::Stream {
         name: "stdout",
@@ -205,6 +238,14 @@ fn stdout_failed(source: io::Error) -> Problem {
 mod tests {
     use super::*;
     use sarsen_edge::exit::{Exit, Explain as _};
+
+    #[test]
+    fn a_pipe_without_a_reader_is_unread() {
+        let (reader, writer) = io::pipe().unwrap();
+        assert!(!is_unread(&writer));
+        drop(reader);
+        assert!(is_unread(&writer));
+    }
 
     #[test]
     fn a_slash_at_the_end_is_taken_off() {

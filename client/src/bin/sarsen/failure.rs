@@ -7,8 +7,11 @@ use std::path::PathBuf;
 use sarsen_client::Error;
 use sarsen_edge::exit::{self, Exit, Explain};
 use sarsen_edge::key::KeyError;
+use sarsen_protocol::status::Status;
 use serde_json::{Value, json};
 use thiserror::Error;
+
+use crate::shortfall::Shortfall;
 
 /// What can be wrong with a verb's own work, beside what the library tells.
 #[derive(Debug, Error)]
@@ -44,6 +47,15 @@ pub(crate) enum Problem {
     /// Nothing in the trash had this path.
     #[error("nothing in the trash was at this path")]
     NotInTrash,
+    /// More bytes than a record may have, of which no more were read.
+    #[error("it has more than the {bytes_max} bytes that a record may have")]
+    RecordTooLong { bytes_max: u64 },
+    /// Some of several lines were not appended.
+    #[error(transparent)]
+    Shortfall(Box<Shortfall>),
+    /// A folder would lie in itself.
+    #[error("a folder can't be moved into itself, and {target} lies in it")]
+    IntoItself { target: String },
     /// The checksum is not known yet.
     #[error("a chunk of the file is open, so its checksum is not known")]
     NotSealed,
@@ -59,7 +71,10 @@ impl Explain for Problem {
             | Self::NoName { .. }
             | Self::SameTarget { .. }
             | Self::TreeToStream
+            | Self::IntoItself { .. }
             | Self::NotText { .. } => Exit::Usage,
+            Self::Shortfall(shortfall) => shortfall.exit(),
+            Self::RecordTooLong { .. } => Exit::Failed,
             Self::NotInTrash => Exit::NotFound,
             Self::NotSealed => Exit::Unavailable,
         }
@@ -74,8 +89,12 @@ impl Explain for Problem {
             Self::TreeToStream => Some("give a folder as target".into()),
             Self::NoName { .. } => Some("name the file itself".into()),
             Self::NotInTrash => Some("`sarsen trash ls` lists what is there".into()),
+            Self::Shortfall(shortfall) => shortfall.hint(),
+            Self::RecordTooLong { .. } => {
+                Some("cut it into several records, or use `sarsen write`".into())
+            }
             Self::NotSealed => Some("try again when nobody writes to it".into()),
-            Self::Stream { .. } | Self::NotText { .. } => None,
+            Self::Stream { .. } | Self::NotText { .. } | Self::IntoItself { .. } => None,
         }
     }
 }
@@ -126,7 +145,16 @@ impl Explain for Failure {
     }
 
     fn hint(&self) -> Option<String> {
-        self.problem.hint()
+        match &self.problem {
+            // No other verb replaces a file.
+            Problem::Client(Error::Refused {
+                status: Status::AlreadyExists,
+                ..
+            }) if self.verb == "put" => {
+                Some("give another name, or --force where a file is to be replaced".into())
+            }
+            problem => problem.hint(),
+        }
     }
 }
 
@@ -194,6 +222,27 @@ mod tests {
             problem: Problem::NotInTrash,
         };
         assert!(lines(&bare).starts_with("sarsen: df: nothing in the trash"));
+    }
+
+    /// `mkdir`, `mv` and `trash restore` were told of it too, and have no such flag.
+    #[test]
+    fn only_put_is_told_of_force() {
+        let hint_of = |verb| {
+            let failure = Failure {
+                verb,
+                path: "/a".into(),
+                problem: Error::Refused {
+                    status: Status::AlreadyExists,
+                    text: String::new(),
+                }
+                .into(),
+            };
+            failure.hint().unwrap()
+        };
+        assert!(hint_of("put").contains("--force"));
+        for verb in ["mkdir", "mv", "trash"] {
+            assert_eq!(hint_of(verb), "give another name");
+        }
     }
 
     #[test]

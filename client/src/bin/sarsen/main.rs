@@ -34,6 +34,7 @@ mod rate;
 mod records;
 mod report;
 mod rm;
+mod shortfall;
 mod signals;
 mod stat;
 mod table;

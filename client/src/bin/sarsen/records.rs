@@ -37,7 +37,7 @@ pub(crate) async fn run(args: &RecordsArgs, context: &Context) -> Result<Exit, F
     shown.and(written.map_err(context.at("")))?;
     if records.leftover() > 0 {
         let what = format!(
-            "{} bytes belong to no record and were passed over",
+            "{} bytes that are not zero belong to no record and were passed over",
             records.leftover()
         );
         context.warn(path, &what);
@@ -78,7 +78,7 @@ fn document(record: &ReadRecord<'_>) -> serde_json::Value {
 }
 
 /// RFC 4648 section 4, with padding.
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {

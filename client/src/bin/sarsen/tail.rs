@@ -2,16 +2,17 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use clap::Args;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sarsen_client::Follower;
+use sarsen_client::{Error, Follower};
 use sarsen_edge::exit::Exit;
+use serde_json::{Value, json};
 
-use crate::context::{Context, cluster_path, stream, write_out};
-use crate::failure::Failure;
+use crate::args::number;
+use crate::context::{Context, cluster_path, is_unread, stream, write_out};
+use crate::failure::{Failure, Problem};
+use crate::records::base64;
 
 /// Lines that are shown where no number of bytes is asked for.
 const LINES: usize = 10;
@@ -23,7 +24,7 @@ const LINES_WITHIN: u64 = 1024 * 1024;
 #[derive(Args, Debug)]
 pub(crate) struct TailArgs {
     /// The last N bytes; without it the last ten lines
-    #[arg(short = 'c', value_name = "N")]
+    #[arg(short = 'c', value_name = "N", allow_negative_numbers = true, value_parser = number)]
     bytes: Option<u64>,
 
     /// Go on with what is appended, until Ctrl-C
@@ -49,31 +50,70 @@ pub(crate) async fn run(args: &TailArgs, context: &Context) -> Result<Exit, Fail
             file.seek(start);
         }
     }
-    let end = file.end();
     loop {
-        if args.follow || file.position() < end {
-            let bytes = file.read().await.map_err(&at)?;
-            let is_more = !bytes.is_empty();
-            let written = write_out(&stdout, bytes).await;
-            written.map_err(context.at(""))?;
-            if is_more {
-                continue;
+        let shown = show(&mut file, args.follow, &stdout, context).await;
+        let was_at = file.position();
+        match shown {
+            Err(Problem::Client(Error::Changed { .. })) if args.follow => {
+                file = client.follow(path).await.map_err(&at)?;
+                file.seek(was_at);
+                if file.end() < was_at {
+                    let what = format!(
+                        "the file was truncated, and is followed from byte {} on",
+                        file.end()
+                    );
+                    context.warn(path, &what);
+                }
             }
-        }
-        if !args.follow {
-            return Ok(Exit::Done);
-        }
-        while !file.look().await.map_err(&at)? {
-            // Who reads us may have gone long before there is something to write.
-            if is_closed(&stdout) {
+            shown => {
+                shown.map_err(context.at(path))?;
                 return Ok(Exit::Done);
             }
         }
     }
 }
 
+/// Writes what is there, and with `following` what comes, until nobody reads it.
+async fn show(
+    file: &mut Follower,
+    following: bool,
+    stdout: &Arc<File>,
+    context: &Context,
+) -> Result<(), Problem> {
+    let end = file.end();
+    loop {
+        if following || file.position() < end {
+            let offset = file.position();
+            let mut bytes = file.read().await?;
+            let is_more = !bytes.is_empty();
+            if is_more && context.globals.json {
+                bytes = document(offset, &bytes).to_string().into_bytes();
+                bytes.push(b'\n');
+            }
+            write_out(stdout, bytes).await?;
+            if is_more {
+                continue;
+            }
+        }
+        if !following {
+            return Ok(());
+        }
+        while !file.look().await? {
+            // Who reads us may have gone long before there is something to write.
+            if is_unread(stdout) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Bytes that lie together in the file, as `records` tells those of a record.
+fn document(offset: u64, bytes: &[u8]) -> Value {
+    json!({ "offset": offset, "length": bytes.len(), "data": base64(bytes) })
+}
+
 /// Where the last lines begin.
-async fn last_lines(file: &mut Follower) -> Result<u64, sarsen_client::Error> {
+async fn last_lines(file: &mut Follower) -> Result<u64, Error> {
     let end = file.end();
     let start = end.saturating_sub(LINES_WITHIN);
     file.seek(start);
@@ -90,17 +130,6 @@ fn lines_start(bytes: &[u8]) -> usize {
     let newlines = before_last.iter().enumerate().rev();
     let mut newlines = newlines.filter(|&(_, &byte)| byte == b'\n');
     newlines.nth(LINES - 1).map_or(0, |(at, _)| at + 1)
-}
-
-/// Whether nobody reads what is written any more.
-fn is_closed(stdout: &File) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(stdout.as_fd(), PollFlags::empty())];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    let polled = poll(&mut fds, Some(&now));
-    polled.is_ok() && fds.iter().any(|fd| fd.revents().contains(PollFlags::ERR))
 }
 
 #[cfg(test)]
@@ -121,11 +150,8 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_without_a_reader_is_closed() {
-        let (reader, writer) = std::io::pipe().unwrap();
-        let writer = File::from(std::os::fd::OwnedFd::from(writer));
-        assert!(!is_closed(&writer));
-        drop(reader);
-        assert!(is_closed(&writer));
+    fn scripts_get_an_object_of_bytes() {
+        let told = json!({ "offset": 7, "length": 3, "data": "Zm9v" });
+        assert_eq!(document(7, b"foo"), told);
     }
 }

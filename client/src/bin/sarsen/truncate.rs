@@ -4,6 +4,7 @@ use clap::Args;
 use sarsen_edge::exit::Exit;
 use serde_json::json;
 
+use crate::args::number;
 use crate::context::{Context, cluster_path};
 use crate::failure::Failure;
 
@@ -11,7 +12,7 @@ use crate::failure::Failure;
 #[derive(Args, Debug)]
 pub(crate) struct TruncateArgs {
     /// Bytes from now on: what lies beyond is cut off, what is missing reads as zeros
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number)]
     size: u64,
 
     /// A file in the cluster

@@ -10,6 +10,7 @@ use sarsen_edge::exit::Exit;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use crate::args::number;
 use crate::context::{Context, cluster_path, stream};
 use crate::durability::DurabilityArgs;
 use crate::failure::{Failure, Problem};
@@ -20,7 +21,7 @@ use crate::transfer::mb_per_s;
 #[derive(Args, Debug)]
 pub(crate) struct WriteArgs {
     /// Where the first byte goes; beyond the file's end, what lies between reads as zeros
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number)]
     offset: u64,
 
     #[command(flatten)]
