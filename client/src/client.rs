@@ -332,12 +332,12 @@ impl Client {
         Ok(self.shared.master.call(&SealFile { path }).await?.node)
     }
 
-    /// Takes the best copy that there is of a chunk that is unavailable, and gives up what the
-    /// members that don't answer have beyond it.
+    /// Takes the best copy that there is of a chunk without a good one, and gives up what others may
+    /// have beyond it (`spec/replication.md` section 8).
     ///
     /// # Errors
-    /// [`Error::NoSuchChunk`]; [`Error::Refused`] with `invalid_argument` for a chunk that is not
-    /// unavailable.
+    /// [`Error::NoSuchChunk`]; [`Error::Refused`] with `invalid_argument` for a chunk that has a copy to go
+    /// on with, and with `unavailable` if nobody has a readable one.
     pub async fn accept_loss(&self, handle: ChunkHandle) -> Result<LossAccepted, Error> {
         let accepted = self
             .shared

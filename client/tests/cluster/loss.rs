@@ -4,25 +4,14 @@
 use serde_json::Value;
 
 use crate::harness::{Cluster, noise};
-
-/// Chunks of a mebibyte; repair makes no copy for who is away.
-const SETTINGS: &[&str] = &[
-    "chunk_size=1MiB",
-    "heartbeat=200ms",
-    "suspect_after=1s",
-    "dead_after=2s",
-    "lease=3s",
-    "repair_grace=1h",
-    "gc_interval=500ms",
-    "safe_mode_max=5s",
-];
+use crate::returning::SETTINGS;
 
 /// Who was away while the second chunk changed.
 const AWAY: usize = 2;
 
 #[test]
 fn an_old_copy_of_a_chunk_at_rest_is_gone_on_with_when_a_person_says_so() {
-    let mut cluster = Cluster::start_with(3, SETTINGS);
+    let mut cluster = Cluster::start_with(3, &[SETTINGS, &["chunk_size=1MiB"]].concat());
     let old = noise(3 << 20, 1);
     cluster.put(&old, "/file");
     cluster.until_healthy();

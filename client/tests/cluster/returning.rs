@@ -27,7 +27,7 @@ const AWAY: usize = 2;
 const STEP: usize = 1024 * 1024;
 
 /// Times as of a cluster that waits for who is away.
-const SETTINGS: &[&str] = &[
+pub(crate) const SETTINGS: &[&str] = &[
     "heartbeat=200ms",
     "suspect_after=1s",
     "dead_after=2s",

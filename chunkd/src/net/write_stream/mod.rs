@@ -10,8 +10,9 @@
 //! ```
 //!
 //! A frame is received once, into one buffer, which [`store`] and [`relay`]'s `forward` then
-//! share: the next hop has it while it is still being checked and written here. Nothing counts
-//! before its CRCs were compared; every member compares for itself.
+//! share: the next hop has it while it is still being checked and written here. (A small one is copied, to
+//! go on with its neighbours in one send.) Nothing counts before its CRCs were compared; every member
+//! compares for itself.
 //!
 //! The queue of events is short. Buffers bound the queues of jobs: `receive` waits for one before
 //! it takes a payload. When the stream
@@ -30,6 +31,7 @@ use sarsen_protocol::id::Serial;
 use sarsen_protocol::message::{
     ErrorBody, Kind, Level, WriteAck, WriteData, WriteOpen, WriteOpened, WriteSeal, WriteSealed,
 };
+use sarsen_protocol::size::BLOCK_LEN;
 use sarsen_protocol::status::Status;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -46,6 +48,10 @@ use crate::core::tickets;
 use crate::core::turns::Client;
 use crate::io::Socket;
 use crate::io::pool::{Buffer, StreamBuffers};
+
+/// A payload of so many bytes is sent on together with what is before and behind it; a chunk of as many that
+/// is here whole is made, written and sealed by one thread at one go.
+const SMALL_LEN: usize = BLOCK_LEN as usize;
 
 /// Events that wait for the conductor at a time.
 const EVENTS_MAX: usize = 16;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use sarsen_protocol::error::FrameError;
 use sarsen_protocol::message::{Hop, Kind, Message as _, WriteData};
-use sarsen_protocol::size::BLOCK_LEN;
 use sarsen_protocol::status::Status;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
@@ -14,11 +13,8 @@ use super::super::IDLE_MAX;
 use super::super::link::{Head, Link, LinkError};
 use super::super::plane::Thread;
 use super::super::turns::Member;
-use super::{Event, Events, NextEvent, tell};
+use super::{Event, Events, NextEvent, SMALL_LEN, tell};
 use crate::io::pool::{Buffer, StreamBuffers};
-
-/// A payload of so many bytes is sent on together with what is before and behind it.
-const SMALL_LEN: usize = BLOCK_LEN as usize;
 
 /// Takes frames from upstream, up to the seal.
 pub(super) struct Receive<'a> {

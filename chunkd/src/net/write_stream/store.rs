@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use sarsen_protocol::id::Serial;
 use sarsen_protocol::message::{Crcs, Level, WriteOpen, WriteSeal};
-use sarsen_protocol::size::BLOCK_LEN;
 use sarsen_protocol::status::Status;
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
@@ -16,7 +15,7 @@ use super::super::DISK_TIME_MAX;
 use super::super::chunkserver::{Chunkserver, status_of};
 use super::super::health::HANG_MAX;
 use super::super::plane::Thread;
-use super::{Event, Events, tell};
+use super::{Event, Events, SMALL_LEN, tell};
 use crate::core::pieces::first_damaged;
 use crate::io::pool::Buffer;
 use crate::io::{begin_now, file};
@@ -26,9 +25,6 @@ use crate::store::{
 
 /// Bytes that are written before the kernel is to begin with them, where the seal is to be on disk.
 const WRITE_BACK_LEN: u32 = 8 * 1024 * 1024;
-
-/// A chunk of so many bytes that is here whole is made, written and sealed by one thread at one go.
-const SMALL_LEN: usize = BLOCK_LEN as usize;
 
 /// What is to be done, in this order.
 #[derive(Debug)]

@@ -153,7 +153,8 @@ async fn append_lines(
         }
         match telling.until(writer.append(record)).await? {
             None => break Ok(()),
-            Some(receipt) => telling.receipts.push_back(receipt?),
+            Some(Err(error)) => break Err(error.into()),
+            Some(Ok(receipt)) => telling.receipts.push_back(receipt),
         }
         begun += 1;
     };

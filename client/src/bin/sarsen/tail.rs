@@ -3,16 +3,21 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use sarsen_client::{Error, Follower};
 use sarsen_edge::exit::Exit;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use crate::args::number;
 use crate::context::{Context, cluster_path, is_unread, stream, write_out};
 use crate::failure::{Failure, Problem};
 use crate::records::base64;
+
+/// How long a file that was changed under its reader is left alone.
+const CHANGED_PAUSE: Duration = Duration::from_millis(250);
 
 /// Lines that are shown where no number of bytes is asked for.
 const LINES: usize = 10;
@@ -64,6 +69,8 @@ pub(crate) async fn run(args: &TailArgs, context: &Context) -> Result<Exit, Fail
                     );
                     context.warn(path, &what);
                 }
+                // One that changes all the time is not asked for all the time.
+                sleep(CHANGED_PAUSE).await;
             }
             shown => {
                 shown.map_err(context.at(path))?;

@@ -474,7 +474,8 @@ impl Machine {
         let record = self.state.chunks.record(handle);
         let record = record.ok_or(Status::ChunkUnknown)?;
         if !self.is_stuck(handle, record) {
-            let text = format!("chunk {handle} comes right by itself: there is no loss to accept");
+            let text =
+                format!("chunk {handle} has a copy to go on with: there is no loss to accept");
             return Err(Failure::new(Status::InvalidArgument, text));
         }
         if let Some(text) = self.hope_for(handle) {

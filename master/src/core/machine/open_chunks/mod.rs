@@ -329,22 +329,14 @@ impl OpenChunks {
 
     /// Notes whether any member of a chunk's active version can be heard.
     fn set_unavailable(&mut self, handle: ChunkHandle, is_unavailable: bool) {
-        let is_news = match is_unavailable {
-            true => self.unavailable.insert(handle),
-            false => self.unavailable.remove(&handle),
-        };
-        if is_news {
+        if put(&mut self.unavailable, handle, is_unavailable) {
             self.review(Subject::Chunk(handle));
         }
     }
 
     /// Notes whether a chunk's members differ.
     fn set_differing(&mut self, handle: ChunkHandle, is_differing: bool) {
-        let is_news = match is_differing {
-            true => self.differing.insert(handle),
-            false => self.differing.remove(&handle),
-        };
-        if is_news {
+        if put(&mut self.differing, handle, is_differing) {
             self.review(Subject::Chunk(handle));
         }
     }
@@ -875,6 +867,14 @@ impl Machine {
     /// A waiter for the log's word on a work.
     const fn waiter_of(subject: Subject) -> Waiter {
         Waiter::VersionChange(subject)
+    }
+}
+
+/// Puts a chunk in, or takes it out; whether that changed anything.
+fn put(chunks: &mut BTreeSet<ChunkHandle>, handle: ChunkHandle, is_in: bool) -> bool {
+    match is_in {
+        true => chunks.insert(handle),
+        false => chunks.remove(&handle),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod again;
 mod attacks;
+mod losses;
 
 use std::collections::BTreeSet;
 

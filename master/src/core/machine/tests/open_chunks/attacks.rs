@@ -85,7 +85,7 @@ impl Play {
         versions.collect()
     }
 
-    fn refused(&mut self, asked: impl Into<AnyMessage>) -> Status {
+    pub(super) fn refused(&mut self, asked: impl Into<AnyMessage>) -> Status {
         match self.ask(asked) {
             Some(Err(failure)) => failure.status,
             other => panic!("{other:?}"),
@@ -218,109 +218,6 @@ fn a_master_may_end_in_every_phase_of_a_seal() {
         assert_eq!(again.begin_serial, Serial(begin), "{steps} {is_lost}");
         assert!(again.version >= highest, "{steps} {is_lost}");
     }
-}
-
-#[test]
-fn a_loss_is_accepted_when_no_lease_can_run_and_the_best_copy_is_taken_once() {
-    let mut play = Play::new();
-    let file = play.touch("/f");
-    let first = play.open(play.last(file));
-    let handle = first.handle;
-    play.mutate(handle, 9, 900);
-    play.send(SealFile {
-        path: "/f".to_owned(),
-    });
-    let (old, len) = play.sealed(handle).expect("it is sealed");
-    let open = play.open(play.last(file));
-    let members: Vec<u64> = open.chain.iter().map(|hop| hop.server.0).collect();
-    let other = (1..=4).find(|n| !members.contains(n)).unwrap();
-    let accept = AcceptLoss {
-        request: play.rig.request(),
-        handle,
-    };
-    assert_eq!(play.refused(accept), Status::InvalidArgument);
-    play.servers.silent.extend(&members);
-    play.report(members[0], &open, ChainTrouble::HopFailed, members[1]);
-    play.wait(seconds(15));
-    assert_eq!(play.refused(accept), Status::Overloaded);
-    play.wait(seconds(60));
-    assert_eq!(play.refused(accept), Status::Unavailable, "no copy");
-    // A server that was away has the chunk as it was before.
-    let copy = Replica {
-        version: old,
-        serial: Serial(9),
-        begin: Serial(9),
-        length: len,
-        sealed: Some((old, len, 4711 + len)),
-        ..Replica::default()
-    };
-    play.servers.replicas.insert((other, handle), copy);
-    play.tell(handle, file);
-    let reply = play.ask(accept);
-    let Some(Ok(AnyMessage::LossAccepted(accepted))) = reply else {
-        panic!("{reply:?}")
-    };
-    assert_eq!((accepted.length, accepted.server.0), (900, other));
-    let (version, _) = play.sealed(handle).expect("it is sealed");
-    assert_eq!(accepted.version, version);
-    assert!(version > open.version);
-    let record = play.rig.machine.state.chunks.record(handle).unwrap();
-    assert_eq!(record.losses.len(), 1);
-    let again = play.ask(accept);
-    assert_eq!(again, Some(Ok(AnyMessage::LossAccepted(accepted))));
-}
-
-/// It was for unavailable chunks only: what lay stale of a chunk at rest was kept for nothing.
-#[test]
-fn a_loss_is_accepted_of_a_chunk_at_rest_that_nobody_can_give_a_copy_of() {
-    let mut play = Play::new();
-    let (handle, _) = play.sealed_file("/f");
-    let (old, len) = play.sealed(handle).expect("it is sealed");
-    let file = play.rig.machine.state.chunks.record(handle).unwrap().file;
-    let open = play.open(play.last(file));
-    play.mutate(handle, 20, 1500);
-    play.send(SealFile {
-        path: "/f".to_owned(),
-    });
-    let (newest, _) = play.sealed(handle).expect("it is sealed again");
-    let members = [0, 1, 2].map(|at| open.chain[at].server.0);
-    let other = (1..=4).find(|n| !members.contains(n)).unwrap();
-    let accept = AcceptLoss {
-        request: play.rig.request(),
-        handle,
-    };
-    play.servers.silent.extend(&members);
-    assert_eq!(
-        play.refused(accept),
-        Status::InvalidArgument,
-        "all are there"
-    );
-    play.wait(settings().dead_after + seconds(1));
-    assert_eq!(play.refused(accept), Status::Unavailable, "no copy");
-    let copy = Replica {
-        version: old,
-        serial: Serial(7),
-        begin: Serial(7),
-        length: len,
-        sealed: Some((old, len, 4711 + len)),
-        ..Replica::default()
-    };
-    play.servers.replicas.insert((other, handle), copy);
-    play.report_held(3, &[other]);
-    let reply = play.ask(accept);
-    let Some(Ok(AnyMessage::LossAccepted(accepted))) = reply else {
-        panic!("{reply:?}")
-    };
-    assert_eq!((accepted.length, accepted.server.0), (len, other));
-    assert_eq!(play.sealed(handle), Some((accepted.version, len)));
-    assert!(accepted.version > newest);
-    let record = play.rig.machine.state.chunks.record(handle).unwrap();
-    assert_eq!(record.losses.len(), 1);
-    assert_eq!(record.losses[0].version, newest);
-    // What comes back later is stale: nobody is sent there.
-    play.servers.silent.clear();
-    play.report_held(4, &members);
-    assert_eq!(play.readers_are_sent_to(file), BTreeSet::from([other]));
 }
 
 /// Truncate looked only at what was open: an activation on its way into the log opened the chunk
@@ -679,10 +576,7 @@ fn members_that_differ_and_can_not_tell_who_is_wrong_stay_as_they_are() {
     // Which of them is right nobody but a person can say.
     play.tell(first.handle, file);
     play.wait(settings().lease + settings().dead_after);
-    let accept = AcceptLoss {
-        request: play.rig.request(),
-        handle: first.handle,
-    };
+    let accept = play.acceptance(first.handle);
     let reply = play.ask(accept);
     let Some(Ok(AnyMessage::LossAccepted(accepted))) = reply else {
         panic!("{reply:?}")

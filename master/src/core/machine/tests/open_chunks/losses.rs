@@ -1,0 +1,144 @@
+//! A person goes on with an old copy of a chunk whose good ones are gone (`spec/replication.md` section 8).
+
+use super::*;
+
+impl Play {
+    /// A server has a chunk as it was sealed before: in that version, with that length.
+    fn hold_old(
+        &mut self,
+        server: u64,
+        handle: ChunkHandle,
+        was: (ChunkVersion, u32),
+        serial: u64,
+    ) {
+        let (version, length) = was;
+        let copy = Replica {
+            version,
+            serial: Serial(serial),
+            begin: Serial(serial),
+            length,
+            sealed: Some((version, length, 4711 + length)),
+            ..Replica::default()
+        };
+        self.servers.replicas.insert((server, handle), copy);
+    }
+
+    /// The word of a person, once.
+    pub(super) fn acceptance(&mut self, handle: ChunkHandle) -> AcceptLoss {
+        AcceptLoss {
+            request: self.rig.request(),
+            handle,
+        }
+    }
+}
+
+#[test]
+fn a_loss_is_accepted_when_no_lease_can_run_and_the_best_copy_is_taken_once() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let handle = first.handle;
+    play.mutate(handle, 9, 900);
+    play.send(SealFile {
+        path: "/f".to_owned(),
+    });
+    let (old, len) = play.sealed(handle).expect("it is sealed");
+    let open = play.open(play.last(file));
+    let members: Vec<u64> = open.chain.iter().map(|hop| hop.server.0).collect();
+    let other = (1..=4).find(|n| !members.contains(n)).unwrap();
+    let accept = play.acceptance(handle);
+    assert_eq!(play.refused(accept), Status::InvalidArgument);
+    play.servers.silent.extend(&members);
+    play.report(members[0], &open, ChainTrouble::HopFailed, members[1]);
+    play.wait(seconds(15));
+    assert_eq!(play.refused(accept), Status::Overloaded);
+    play.wait(seconds(60));
+    assert_eq!(play.refused(accept), Status::Unavailable, "no copy");
+    // A server that was away has the chunk as it was before.
+    play.hold_old(other, handle, (old, len), 9);
+    play.tell(handle, file);
+    let reply = play.ask(accept);
+    let Some(Ok(AnyMessage::LossAccepted(accepted))) = reply else {
+        panic!("{reply:?}")
+    };
+    assert_eq!((accepted.length, accepted.server.0), (900, other));
+    let (version, _) = play.sealed(handle).expect("it is sealed");
+    assert_eq!(accepted.version, version);
+    assert!(version > open.version);
+    let record = play.rig.machine.state.chunks.record(handle).unwrap();
+    assert_eq!(record.losses.len(), 1);
+    let again = play.ask(accept);
+    assert_eq!(again, Some(Ok(AnyMessage::LossAccepted(accepted))));
+}
+
+/// It was for unavailable chunks only: what lay stale of a chunk at rest was kept for nothing.
+#[test]
+fn a_loss_is_accepted_of_a_chunk_at_rest_that_nobody_can_give_a_copy_of() {
+    let mut play = Play::new();
+    let (handle, _) = play.sealed_file("/f");
+    let (old, len) = play.sealed(handle).expect("it is sealed");
+    let file = play.rig.machine.state.chunks.record(handle).unwrap().file;
+    let open = play.open(play.last(file));
+    play.mutate(handle, 20, 1500);
+    play.send(SealFile {
+        path: "/f".to_owned(),
+    });
+    let (newest, _) = play.sealed(handle).expect("it is sealed again");
+    let members = [0, 1, 2].map(|at| open.chain[at].server.0);
+    let other = (1..=4).find(|n| !members.contains(n)).unwrap();
+    let accept = play.acceptance(handle);
+    play.servers.silent.extend(&members);
+    assert_eq!(
+        play.refused(accept),
+        Status::InvalidArgument,
+        "all are there"
+    );
+    play.wait(settings().dead_after + seconds(1));
+    assert_eq!(play.refused(accept), Status::Unavailable, "no copy");
+    play.hold_old(other, handle, (old, len), 7);
+    play.report_held(3, &[other]);
+    let reply = play.ask(accept);
+    let Some(Ok(AnyMessage::LossAccepted(accepted))) = reply else {
+        panic!("{reply:?}")
+    };
+    assert_eq!((accepted.length, accepted.server.0), (len, other));
+    assert_eq!(play.sealed(handle), Some((accepted.version, len)));
+    assert!(accepted.version > newest);
+    let record = play.rig.machine.state.chunks.record(handle).unwrap();
+    assert_eq!(record.losses.len(), 1);
+    assert_eq!(record.losses[0].version, newest);
+    // What comes back later is stale: nobody is sent there.
+    play.servers.silent.clear();
+    play.report_held(4, &members);
+    assert_eq!(play.readers_are_sent_to(file), BTreeSet::from([other]));
+}
+
+/// That it is tried again is no reason to refuse a person who goes on without.
+#[test]
+fn a_loss_can_be_accepted_while_nobody_answers() {
+    let mut play = Play::new();
+    let (handle, members) = play.sealed_file("/f");
+    let (old, len) = play.sealed(handle).unwrap();
+    play.report_held(2, &members);
+    play.wait(seconds(1));
+    let file = play.rig.get(stat("/f")).node.file_id;
+    let open = play.open(play.last(file));
+    play.servers.deaf.extend(members);
+    play.report(members[0], &open, ChainTrouble::HopFailed, members[1]);
+    play.wait(settings().lease + 2 * settings().dead_after);
+    for _ in 0..200 {
+        if play.promises() > 0 {
+            break;
+        }
+        play.wait(seconds(1));
+    }
+    let other = (1..=4).find(|n| !members.contains(n)).unwrap();
+    play.hold_old(other, handle, (old, len), 7);
+    play.report_held(3, &[other]);
+    let accept = play.acceptance(handle);
+    let reply = play.ask(accept);
+    assert!(
+        matches!(reply, Some(Ok(AnyMessage::LossAccepted(_)))),
+        "{reply:?}"
+    );
+}
