@@ -42,11 +42,12 @@ pub fn held_chunk(entry: &InventoryEntry) -> HeldChunk {
     }
 }
 
-/// A file whose header says nothing that could be believed, or that ends before its data: corrupt,
-/// of no version. An order to delete version 0 of it is carried out as long as it is damaged.
+/// A file whose header says nothing that could be believed: corrupt, of no version. An order to
+/// delete version 0 of it is carried out as long as it is damaged. (One that ends before its data
+/// has a version, and stands among the entries.)
 fn damaged_chunk(problem: &Problem) -> Option<HeldChunk> {
     let handle = problem.handle?;
-    let is_damage = matches!(problem.kind, ProblemKind::Header(_) | ProblemKind::TooShort);
+    let is_damage = matches!(problem.kind, ProblemKind::Header(_));
     is_damage.then_some(HeldChunk {
         handle,
         version: ChunkVersion::NONE,
@@ -58,4 +59,53 @@ fn damaged_chunk(problem: &Problem) -> Option<HeldChunk> {
         file_id: FileId::NONE,
         index: 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::layout::{DATA_POSITION, chunk_path};
+    use crate::store::region::Tree as _;
+    use crate::store::tests::faulty::FaultyTree;
+    use crate::store::tests::scenario::{ADOPTION, START, Sample};
+    use sarsen_protocol::message::Level;
+    use std::sync::Arc;
+
+    /// One that ends before its data was told twice, with its version and with none; what the master
+    /// kept was the one that came last.
+    #[test]
+    fn damaged_files_are_told_once() {
+        let tree = Arc::new(FaultyTree::new());
+        let open = || Directory::open_tree(Arc::clone(&tree) as _, &START).expect("opens");
+        let [whole, short, blank] = [1, 2, 3].map(|number| Sample::new(number, 70_000));
+        let directory = open();
+        directory.adopt(ADOPTION).expect("adopts");
+        for sample in [&whole, &short, &blank] {
+            sample.store(&directory, Level::Disk).expect("sealed");
+        }
+        drop(directory);
+        for (sample, len) in [(&short, DATA_POSITION + 100), (&blank, 0)] {
+            let file = tree.open(&chunk_path(sample.handle)).expect("is there");
+            file.set_len(len).expect("is cut");
+        }
+
+        let directory = open();
+        assert_eq!(directory.problems().len(), 2, "{:?}", directory.problems());
+        let told = |after| {
+            let held = slice(&directory, after);
+            let row = |it: &HeldChunk| (it.handle, it.version, it.flags.has(HeldFlags::CORRUPT));
+            held.iter().map(row).collect::<Vec<_>>()
+        };
+        let behind_the_whole = [
+            (short.handle, short.version, true),
+            (blank.handle, ChunkVersion::NONE, true),
+        ];
+        let all: Vec<_> = [(whole.handle, whole.version, false)]
+            .into_iter()
+            .chain(behind_the_whole)
+            .collect();
+        assert_eq!(told(None), all);
+        assert_eq!(told(Some(whole.handle)), behind_the_whole);
+        assert_eq!(told(Some(blank.handle)), []);
+    }
 }

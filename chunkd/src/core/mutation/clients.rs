@@ -128,7 +128,7 @@ impl Replica {
         if !is_it && self.clients.contains_key(&stream) {
             self.fail_client(
                 stream,
-                Status::OutOfOrder,
+                Status::InvalidArgument,
                 "a frame of another chunk or version",
             );
         }

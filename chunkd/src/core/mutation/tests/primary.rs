@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sarsen_protocol::crc::crc32;
-use sarsen_protocol::id::{Serial, SessionId};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial, SessionId};
 use sarsen_protocol::id_row::{IdRow, IdRowKind};
 use sarsen_protocol::message::{
     ChainTrouble, Crcs, ErrorBody, LeaseRevoked, Level, Newest, NewestReply, WriteData,
@@ -332,6 +332,28 @@ fn writes_are_acknowledged_in_the_streams_own_count() {
         failures(&actions(&mut replica)),
         [(StreamId(1), Status::OutOfOrder)]
     );
+}
+
+/// `spec/messages.md` sections 12 and 14: a stream is for the chunk and the version that it was opened for.
+#[test]
+fn a_frame_of_another_chunk_or_version_is_none_that_came_late() {
+    let foreign = [
+        WriteData {
+            handle: ChunkHandle(HANDLE.0 + 1),
+            ..write(1, 1, 100)
+        },
+        WriteData {
+            version: ChunkVersion(V.0 + 1),
+            ..write(1, 1, 100)
+        },
+    ];
+    for write in foreign {
+        let mut replica = primary(1, true);
+        replica.handle_write(NOW, StreamId(1), write, payload(1));
+        let all = actions(&mut replica);
+        assert_eq!(failures(&all), [(StreamId(1), Status::InvalidArgument)]);
+        assert!(!all.iter().any(|it| matches!(it, Action::Apply(_))));
+    }
 }
 
 #[test]
