@@ -10,9 +10,9 @@ use sarsen_protocol::id::{ChunkHandle, FileId};
 use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{
     AcceptLoss, Capacity, CapacityReply, EmptyTrash, Fsck, FsckFinding, Kind, List, ListEntry,
-    ListReply, ListTrash, Locate, LocateReply, LossAccepted, MakeFolder, Node, NodeType, Remove,
-    Removed, Rename, Report, ReportReply, RestoreTrash, SealFile, ServerState, Stat, TrashEmptied,
-    TrashEntry, Truncate, Usage, UsageReply,
+    ListReply, ListTrash, Locate, LocateReply, LossAccepted, MakeFile, MakeFolder, Node, NodeType,
+    Remove, Removed, Rename, Report, ReportReply, RestoreTrash, SealFile, ServerState, Stat,
+    TrashEmptied, TrashEntry, Truncate, Usage, UsageReply,
 };
 use sarsen_protocol::size::{CHUNK_LEN_MAX, CHUNK_LEN_MIN, LOCATE_COUNT_MAX, PAGE_LEN_MAX};
 use sarsen_protocol::status::Status;
@@ -425,14 +425,20 @@ impl Client {
         renamed.await.map(|_| ())
     }
 
-    /// Makes an empty file, and the folders above it; one that is there stays what it is.
+    /// Makes an empty file, and the folders above it; what is there already stays what it is.
     ///
     /// # Errors
     /// As every call.
     pub async fn touch(&self, path: &str) -> Result<Node, Error> {
-        let empty = PutSource::Reader(Box::new(&[][..]));
-        match self.put(path, empty, PutOptions::default()).await {
-            Ok(put) => Ok(put.node),
+        path::check(path)?;
+        let made = self.shared.sessions.mutate(|request| MakeFile {
+            request,
+            path: path.to_owned(),
+            replicas: 0,
+            parents: true,
+        });
+        match made.await {
+            Ok(made) => Ok(made.node),
             Err(Error::Refused {
                 status: Status::AlreadyExists | Status::IsAFolder,
                 ..

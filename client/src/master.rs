@@ -383,6 +383,7 @@ const fn is_change(kind: Kind) -> bool {
     matches!(
         kind,
         Kind::MakeFolder
+            | Kind::MakeFile
             | Kind::Publish
             | Kind::Rename
             | Kind::Remove

@@ -35,6 +35,7 @@ pub const PATHS: &[&str] = &[
     "path: file replaced",
     "path: file of several chunks published",
     "path: file of no bytes published",
+    "path: file of no bytes made at once",
     "path: folder made",
     "path: renamed",
     "path: moved to the trash",

@@ -591,6 +591,7 @@ impl Process {
 const fn request_of(message: &AnyMessage) -> Option<RequestId> {
     Some(match message {
         AnyMessage::MakeFolder(it) => it.request,
+        AnyMessage::MakeFile(it) => it.request,
         AnyMessage::CreatePending(it) => it.request,
         AnyMessage::Publish(it) => it.request,
         AnyMessage::AbortPending(it) => it.request,

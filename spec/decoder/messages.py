@@ -358,6 +358,9 @@ def _changes(table):
     pair(0x011E, "RestoreTrash", [mutating, ("entry", U64), ("target", PATH)],
          "TrashRestored", [("path", PATH)])
     pair(0x0120, "EmptyTrash", [mutating, ("entry", U64)], "TrashEmptied", ids("entries", "bytes"))
+    pair(0x0122, "MakeFile", [
+             mutating, ("path", PATH), ("replicas", Int(1, 0, 16)), ("parents", BOOL)],
+         "FileMade", [("node", NODE)])
 
 
 def _questions(table):

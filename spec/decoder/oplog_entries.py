@@ -120,4 +120,7 @@ ENTRIES = {
     19: ("possible_loss", Struct(
         ("handle", NAMING), ("version", NAMING), ("serial", U64), ("cause", CAUSE))),
     20: ("file_resized", Struct(("file", NAMING), ("size", U64))),
+    21: ("file_made", Struct(
+        ("flags", Flags(1)), ("replicas", REPLICAS), ("chunk_size", ChunkSize()),
+        ("path", SOME_PATH))),
 }

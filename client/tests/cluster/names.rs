@@ -2,6 +2,32 @@
 
 use crate::harness::Cluster;
 
+/// The kinds of the entries in the master's log that carry out a request (`spec/oplog.md` section 4).
+fn requested(cluster: &Cluster) -> Vec<u16> {
+    let log = std::fs::read(cluster.path("master/oplog-0000000000000001.log")).unwrap();
+    let magics = (4..log.len()).filter(|&at| log[at..].starts_with(b"SENT"));
+    let headers = magics.map(|at| &log[at - 4..at + 124]);
+    headers
+        .filter(|header| header[56..64] != [0; 8])
+        .map(|header| u16::from_le_bytes([header[8], header[9]]))
+        .collect()
+}
+
+/// It was an upload of nothing: an entry that began it, and one that ended it.
+#[test]
+fn touch_makes_one_entry_of_the_log() {
+    const FILE_MADE: u16 = 21;
+    let cluster = Cluster::start(3);
+    let touch = ["--json", "touch", "/a/file"];
+    let made = cluster.sarsen(&touch).json();
+    assert_eq!(requested(&cluster), [FILE_MADE]);
+    assert_eq!(cluster.sarsen(&touch).json(), made);
+    // It was refused, which is an entry too: whether the path is taken is seen when it is applied.
+    assert_eq!(requested(&cluster), [FILE_MADE; 2]);
+    let folder = cluster.sarsen(&["touch", "/a"]);
+    assert_eq!(folder.code, Some(0), "{}", folder.stderr);
+}
+
 #[test]
 fn names_of_every_kind() {
     let cluster = Cluster::start(3);

@@ -12,9 +12,9 @@ use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, RequestId, ServerId
 use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{
     AllocateChunks, Allocation, AnyMessage, ChunkState, ChunksAllocated, CreatePending, ErrorBody,
-    Hop, Kind, Locate, LocateReply, LocatedChunk, Node, NodeType, PendingAborted, PendingCreated,
-    Publish, Published, Replica, ReplicaReported, ReportReplica, Role, SealedChunk, SessionClosed,
-    SessionKept, SessionOpened, StatReply,
+    FileMade, Hop, Kind, Locate, LocateReply, LocatedChunk, Node, NodeType, PendingAborted,
+    PendingCreated, Publish, Published, Replica, ReplicaReported, ReportReplica, Role, SealedChunk,
+    SessionClosed, SessionKept, SessionOpened, StatReply,
 };
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::{Claims, Rights, Ticket};
@@ -215,6 +215,11 @@ impl Master {
                 .into()
             }
             AnyMessage::KeepSession(_) => SessionKept.into(),
+            AnyMessage::MakeFile(asked) => state.once(asked.request, |state| {
+                let node = file_node(FileId(state.draw()), 0, 0, 0);
+                state.files.insert(asked.path, (node, Vec::new()));
+                FileMade { node }.into()
+            }),
             AnyMessage::CloseSession(_) => SessionClosed.into(),
             AnyMessage::CreatePending(asked) => state.once(asked.request, |state| {
                 let file_id = FileId(state.draw());
@@ -329,16 +334,8 @@ impl Master {
         let crc32 = asked.chunks.iter().fold(0, |crc, chunk| {
             combine(crc, chunk.crc32, chunk.length.into())
         });
-        let node = Node {
-            file_id: asked.file_id,
-            node_type: NodeType::File,
-            size: asked.size,
-            mtime: 0,
-            replicas: 3,
-            chunks: u32::try_from(asked.chunks.len()).unwrap(),
-            sealed: true,
-            crc32,
-        };
+        let chunks = u32::try_from(asked.chunks.len()).unwrap();
+        let node = file_node(asked.file_id, asked.size, chunks, crc32);
         let file = (node, asked.chunks.clone());
         state.files.insert(asked.path.clone(), file);
         self.copy_to_members(&asked.chunks);
@@ -450,6 +447,19 @@ pub(crate) fn ticket(rights: Rights, handle: ChunkHandle) -> Ticket {
         chain_crc: 0,
     };
     Ticket::sign(claims, &SecretKey::new([1; 32]))
+}
+
+fn file_node(file_id: FileId, size: u64, chunks: u32, crc32: u32) -> Node {
+    Node {
+        file_id,
+        node_type: NodeType::File,
+        size,
+        mtime: 0,
+        replicas: 3,
+        chunks,
+        sealed: true,
+        crc32,
+    }
 }
 
 pub(crate) fn not_found() -> (Status, ErrorBody) {

@@ -155,6 +155,28 @@ async fn a_small_file_takes_two_requests_and_a_stream() {
     }
 }
 
+/// It took two, and two entries of the master's log.
+#[tokio::test]
+async fn an_empty_file_takes_one_request() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    let make = Kind::MakeFile;
+    cluster.master.slip(Slip::LoseAnswer(make));
+    let made = client.touch("/file").await.unwrap();
+    let asked = cluster.master.asked();
+    assert_eq!(asked.kinds, [Kind::OpenSession, make, make]);
+    assert_eq!(
+        asked.repeated.len(),
+        1,
+        "the same, since its answer was lost"
+    );
+    cluster
+        .master
+        .slip(Slip::Refuse(make, Status::AlreadyExists));
+    assert_eq!(client.touch("/file").await.unwrap(), made);
+    assert_eq!(cluster.master.asked().kinds[3..], [make, Kind::Stat]);
+}
+
 #[tokio::test]
 async fn the_room_that_is_coming_is_told_where_it_is_known() {
     let cluster = Cluster::start(1).await;

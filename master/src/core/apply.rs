@@ -107,6 +107,7 @@ fn carry_out(state: &mut State, entry: &Entry, effects: &mut Effects) -> Result<
         Command::ServerRegistered(body) => cluster::register_server(state, body),
         Command::DirectoryStarted(body) => cluster::start_directory(state, body),
         Command::FolderMade(body) => names::make_folder(state, body, time_ms),
+        Command::FileMade(body) => uploads::make_file(state, body, time_ms),
         Command::PendingCreated(body) => uploads::create_pending(state, body, session, time_ms),
         Command::PendingAborted(body) => uploads::abort_pending(state, body, session, effects),
         Command::FilePublished(body) => uploads::publish(state, body, session, time_ms, effects),

@@ -293,7 +293,15 @@ impl Namespace {
         id
     }
 
-    /// Makes a file, and the missing folders above it.
+    /// Makes a file that was not pending before, and the missing folders above it.
+    pub(super) fn make_new_file(&mut self, spot: FreeSpot, file: File, time_ms: u64) -> FileId {
+        let (above, name) = self.make_missing(spot, time_ms);
+        let id = self.draw_id();
+        self.attach(above, name, id, time_ms, Content::File(file), time_ms);
+        id
+    }
+
+    /// Makes a pending file a file, and the missing folders above it.
     pub(super) fn make_file(&mut self, spot: FreeSpot, id: FileId, file: File, time_ms: u64) {
         let (above, name) = self.make_missing(spot, time_ms);
         self.attach(above, name, id, time_ms, Content::File(file), time_ms);

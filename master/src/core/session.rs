@@ -3,7 +3,8 @@
 //!
 //! An answer is kept from the entry that carried the request out until the client says, by the
 //! lowest outstanding number of a later request, that it has it. Nothing of this is in memory
-//! only: a request sent again after a restart of the master gets its first answer.
+//! only: a request sent again after a restart of the master gets its first answer. Refusals of
+//! which nothing was logged are the machine's to keep.
 
 use std::collections::BTreeMap;
 

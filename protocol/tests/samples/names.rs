@@ -1,8 +1,8 @@
 //! Names and the trash (`spec/messages.md` section 5).
 
 use sarsen_protocol::message::{
-    EmptyTrash, FolderMade, MakeFolder, Remove, Removed, Rename, Renamed, RestoreTrash,
-    TrashEmptied, TrashRestored,
+    EmptyTrash, FileMade, FolderMade, MakeFile, MakeFolder, Node, NodeType, Remove, Removed,
+    Rename, Renamed, RestoreTrash, TrashEmptied, TrashRestored,
 };
 
 use super::{FILE_ID, REQUEST, Samples, put};
@@ -18,6 +18,30 @@ pub(super) fn add(samples: &mut Samples) {
         },
     );
     put(samples, "FolderMade", FolderMade { file_id: FILE_ID });
+    let file = |replicas, parents| MakeFile {
+        request: REQUEST,
+        path: "/a/ü b".into(),
+        replicas,
+        parents,
+    };
+    put(samples, "MakeFile", file(16, false));
+    put(samples, "MakeFile: the cluster's default", file(0, true));
+    put(
+        samples,
+        "FileMade",
+        FileMade {
+            node: Node {
+                file_id: FILE_ID,
+                node_type: NodeType::File,
+                size: 0,
+                mtime: 0x19a_1112_1314,
+                replicas: 3,
+                chunks: 0,
+                sealed: true,
+                crc32: 0,
+            },
+        },
+    );
     put(
         samples,
         "Rename",

@@ -463,7 +463,7 @@ impl Facts {
         answer: &Result<Done, Status>,
     ) {
         let op = self.requests.get(&key).and_then(|id| self.ops.get(id));
-        if let Command::PendingCreated(_) = entry.command
+        if let Command::PendingCreated(_) | Command::FileMade(_) = entry.command
             && let Ok(Done::File(id)) = answer
             && let Some(OpRecord {
                 op: Op::Put { content, .. },

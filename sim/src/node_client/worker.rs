@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use sarsen_protocol::id::RequestId;
 use sarsen_protocol::message::{
-    EmptyTrash, List, ListTrash, MakeFolder, NodeType, Remove, Rename, RestoreTrash, SealFile,
-    Stat, Truncate,
+    EmptyTrash, List, ListTrash, MakeFile, MakeFolder, NodeType, Remove, Rename, RestoreTrash,
+    SealFile, Stat, Truncate,
 };
 use sarsen_protocol::status::Status;
 
@@ -88,6 +88,25 @@ impl Client {
                 };
                 let made = self.mutate(id, make).await;
                 outcome(made.map(|(made, _)| Done::Folder(made.file_id)))
+            }
+            Op::Put {
+                path,
+                content,
+                force: false,
+                replicas,
+                ..
+            } if content.is_empty() && self.chance(|random| random.percent(50)) => {
+                let make = |request: RequestId| MakeFile {
+                    request,
+                    path: path.clone(),
+                    replicas,
+                    parents: true,
+                };
+                let made = self.mutate(id, make).await;
+                if made.is_ok() {
+                    self.world.count("path: file of no bytes made at once");
+                }
+                outcome(made.map(|(made, _)| Done::File(made.node.file_id)))
             }
             Op::Put {
                 path,

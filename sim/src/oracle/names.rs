@@ -159,6 +159,7 @@ impl Names {
             Command::PendingCreated(body) => {
                 self.create_pending(&text(&body.path), body.parents, body.force, session)
             }
+            Command::FileMade(body) => self.make_file(&text(&body.path), body.parents),
             Command::PendingAborted(body) => {
                 if self.pending.get(&body.file) == Some(&session) {
                     self.pending.remove(&body.file);
@@ -265,6 +266,16 @@ impl Names {
                 Ok(Done::Folder(id))
             }
         }
+    }
+
+    fn make_file(&mut self, path: &str, parents: bool) -> Result<Done, Status> {
+        if let Spot::Free(missing) = self.file_spot(path, parents, false)? {
+            self.make_missing(missing);
+        }
+        let id = self.draw();
+        self.chunks.insert(id, Vec::new());
+        self.nodes.insert(path.to_owned(), Node::File(id));
+        Ok(Done::File(id))
     }
 
     fn create_pending(

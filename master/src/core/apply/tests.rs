@@ -8,8 +8,9 @@ use sarsen_protocol::id::{
 use super::*;
 use crate::core::checkpoint;
 use crate::core::command::{
-    DirectoryStarted, EpochRaised, FilePublished, FolderMade, PendingAborted, PendingCreated,
-    RangesReserved, SessionOpened, SessionsClosed, TrashEmptied, TrashExpired, TrashRestored,
+    DirectoryStarted, EpochRaised, FileMade, FilePublished, FolderMade, PendingAborted,
+    PendingCreated, RangesReserved, SessionOpened, SessionsClosed, TrashEmptied, TrashExpired,
+    TrashRestored,
 };
 use crate::core::scripted::{
     MIB, Script, crc_of, folder, genesis, path, pending, published, registered, removed, renamed,
@@ -349,6 +350,49 @@ fn a_replaced_file_goes_to_the_trash_or_for_good() {
             .collect::<Vec<_>>(),
         [old]
     );
+}
+
+#[test]
+fn an_empty_file_made_at_once_is_like_one_that_was_uploaded() {
+    let mut script = Script::new();
+    let uploaded = script.upload("/up", &[]);
+    let make = |text: &str, parents| FileMade {
+        parents,
+        replicas: 2,
+        chunk_size: MIB,
+        path: path(text),
+    };
+    let missing = script.request(make("/a/b/f", false)).answer;
+    assert_eq!(missing, refused(Refusal::NotFound));
+    let made = PublishedFile {
+        file: FileId(uploaded.0 + 3),
+        size: 0,
+        modified_ms: 1000 * (script.state.index + 1),
+        replicas: 2,
+        chunks: 0,
+        crc: Some(0),
+    };
+    let answer = script.request(make("/a/b/f", true)).answer;
+    assert_eq!(answer, Answer::File(made), "the folders above come first");
+    let names = &script.state.namespace;
+    assert_eq!(names.resolve(&path("/a/b/f")), Ok(made.file));
+    assert_eq!(names.file(made.file), names.file(uploaded));
+    for (body, refusal) in [
+        (make("/up", true), Refusal::AlreadyExists),
+        (make("/a/b", true), Refusal::IsAFolder),
+        (make("/", true), Refusal::IsAFolder),
+        (make("/up/f", true), Refusal::NotAFolder),
+    ] {
+        assert_eq!(script.request(body).answer, refused(refusal));
+    }
+    let foreign = FileMade {
+        chunk_size: 2 * MIB,
+        ..make("/g", true)
+    };
+    let answer = script.request(foreign).answer;
+    assert_eq!(answer, refused(Refusal::InvalidArgument));
+    let read = checkpoint::decode(&checkpoint::encode(&script.state)).unwrap();
+    assert_eq!(read, script.state);
 }
 
 #[test]

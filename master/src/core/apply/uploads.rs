@@ -1,5 +1,5 @@
-//! What entries do to pending files, and how one becomes a file
-//! (`spec/oplog-entries.md` sections 4.9 to 4.11).
+//! What entries do to pending files, and how a file comes to be: out of one, or empty
+//! (`spec/oplog-entries.md` sections 4.9 to 4.11 and 4.21).
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,9 @@ use sarsen_protocol::id::{FileId, ServerId, SessionId};
 
 use super::Effects;
 use super::names::discard;
-use crate::core::command::{FilePublished, PendingAborted, PendingCreated, PublishedChunk};
+use crate::core::command::{
+    FileMade, FilePublished, PendingAborted, PendingCreated, PublishedChunk,
+};
 use crate::core::file::{File, PendingFile};
 use crate::core::namespace::{FreeSpot, Spot};
 use crate::core::path::Path;
@@ -41,7 +43,31 @@ pub(super) fn create_pending(
     })
 }
 
-/// Where a file may be published: free, or with `force` taken by a file.
+pub(super) fn make_file(
+    state: &mut State,
+    body: &FileMade,
+    time_ms: u64,
+) -> Result<Answer, Refusal> {
+    let Spot::Free(spot) = file_spot(state, &body.path, body.parents, false)? else {
+        return Err(Refusal::AlreadyExists);
+    };
+    if body.chunk_size != state.cluster.chunk_size {
+        return Err(Refusal::InvalidArgument);
+    }
+    let mut file = File {
+        size: 0,
+        chunk_size: body.chunk_size,
+        replicas: body.replicas,
+        crc: None,
+        slots: Vec::new(),
+    };
+    file.crc = file.combined_crc(&state.chunks);
+    let id = state.namespace.make_new_file(spot, file, time_ms);
+    let answer = published_file(state, id).ok_or(Refusal::NotFound)?;
+    Ok(Answer::File(answer))
+}
+
+/// Where a file may appear: free, or with `force` taken by a file.
 fn file_spot(state: &State, path: &Path, parents: bool, force: bool) -> Result<Spot, Refusal> {
     let spot = state.namespace.spot(path, parents)?;
     if let Spot::Taken(id) = spot {

@@ -24,8 +24,8 @@ pub use cluster::{
     SessionsClosed,
 };
 pub use names::{
-    FilePublished, FolderMade, PendingAborted, PendingCreated, PublishedChunk, Removed, Renamed,
-    TrashEmptied, TrashExpired, TrashRestored,
+    FileMade, FilePublished, FolderMade, PendingAborted, PendingCreated, PublishedChunk, Removed,
+    Renamed, TrashEmptied, TrashExpired, TrashRestored,
 };
 
 /// Ids in one entry's list, at most.
@@ -172,6 +172,8 @@ commands! {
     19 "possible_loss" PossibleLoss(PossibleLoss),
     /// A file is cut where no chunk is, or extended.
     20 "file_resized" FileResized(FileResized),
+    /// An empty file is made.
+    21 "file_made" FileMade(FileMade),
 }
 
 impl Command {
@@ -198,7 +200,7 @@ impl Command {
     pub(super) const fn wants_request(&self) -> Option<bool> {
         match self.kind() {
             1..=7 | 16 => Some(false),
-            8..=15 | 20 => Some(true),
+            8..=15 | 20 | 21 => Some(true),
             _ => None,
         }
     }

@@ -1,5 +1,5 @@
 //! Entries that carry out clients' requests: folders, uploads, the trash
-//! (`spec/oplog-entries.md` sections 4.8 to 4.16).
+//! (`spec/oplog-entries.md` sections 4.8 to 4.16 and 4.21).
 
 use sarsen_protocol::codec::{Decoder, Encoder, Field};
 use sarsen_protocol::error::BodyError;
@@ -37,6 +37,40 @@ impl Field for FolderMade {
         let flags = take_flags(input, PARENTS)?;
         Ok(Self {
             parents: flags & PARENTS != 0,
+            path: input.take()?,
+        })
+    }
+}
+
+/// An empty file is made (section 4.21).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileMade {
+    /// Make what is missing above.
+    pub parents: bool,
+    /// Copies wanted.
+    pub replicas: u8,
+    /// The cluster's.
+    pub chunk_size: u32,
+    /// The file.
+    pub path: Path,
+}
+
+impl Field for FileMade {
+    const LEN_MIN: usize = 9;
+
+    fn encode(&self, out: &mut Encoder) {
+        out.put(&flags([self.parents]))
+            .put(&self.replicas)
+            .put(&self.chunk_size)
+            .put(&self.path);
+    }
+
+    fn decode(input: &mut Decoder<'_>) -> Result<Self, BodyError> {
+        let flags = take_flags(input, PARENTS)?;
+        Ok(Self {
+            parents: flags & PARENTS != 0,
+            replicas: take_replicas(input)?,
+            chunk_size: take_chunk_size(input)?,
             path: input.take()?,
         })
     }

@@ -135,6 +135,12 @@ fn name_fields(command: &Command) -> Table {
         Command::FolderMade(body) => {
             table([("flags", u32s(body.parents)), ("path", text(&body.path))])
         }
+        Command::FileMade(body) => table([
+            ("flags", u32s(body.parents)),
+            ("replicas", u32s(body.replicas)),
+            ("chunk_size", u32s(body.chunk_size)),
+            ("path", text(&body.path)),
+        ]),
         Command::PendingCreated(body) => table([
             (
                 "flags",

@@ -6,22 +6,23 @@
 
 use sarsen_protocol::id::{ChunkHandle, FileId, RequestId, ServerId, SessionId};
 use sarsen_protocol::message::{
-    AbortPending, AnyMessage, CreatePending, EmptyTrash, FolderMade, MakeFolder, Node, NodeType,
-    PendingAborted, PendingCreated, Publish, Published, Remove, Removed, Rename, Renamed,
-    RestoreTrash, SessionClosed, SessionOpened, TrashEmptied, TrashRestored, Truncated,
+    AbortPending, AnyMessage, CreatePending, EmptyTrash, FileMade, FolderMade, MakeFile,
+    MakeFolder, Node, NodeType, PendingAborted, PendingCreated, Publish, Published, Remove,
+    Removed, Rename, Renamed, RestoreTrash, SessionClosed, SessionOpened, TrashEmptied,
+    TrashRestored, Truncated,
 };
 use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::status::Status;
 
 use super::{Machine, Waiter, millis};
-use crate::core::action::Failure;
+use crate::core::action::{Action, Failure};
 use crate::core::command::{self, Command, FilePublished, PublishedChunk};
 use crate::core::event::Token;
 use crate::core::path::Path;
 use crate::core::session::{Answer, PublishedFile};
 
 /// Requests that a session may have outstanding between its lowest and its highest.
-const OUTSTANDING_MAX: u64 = 65_536;
+pub(super) const OUTSTANDING_MAX: u64 = 65_536;
 
 /// Which request an entry carries out: decides what its answer looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,7 @@ pub(super) enum Asked {
     OpenSession,
     CloseSession,
     MakeFolder,
+    MakeFile,
     /// And whose chunks come with the answer, as many as this.
     CreatePending {
         session: SessionId,
@@ -76,10 +78,7 @@ impl Machine {
         let waiter = Waiter::Request(to, asked);
         if let Some(request) = request {
             self.keep_session(request.session)?;
-            if let Some(answer) = self.state.sessions.answer(request) {
-                let reply = self.reply_to(asked, &answer);
-                self.actions
-                    .push_back(crate::core::action::Action::Reply { to, reply });
+            if self.is_answered(to, request, asked) {
                 return Ok(());
             }
             if let Some(index) = self
@@ -90,8 +89,11 @@ impl Machine {
                 in_flight.waiters.push(waiter);
                 return Ok(());
             }
-            self.check_admissible(request)?;
-            self.check_command(&command)?;
+            let checked = self.check_admissible(request);
+            if let Err(failure) = checked.and_then(|()| self.check_command(&command)) {
+                self.refusals.keep(request, failure.status);
+                return Err(failure);
+            }
         }
         if let Command::PendingCreated(_) = command {
             // Logged first, so that whoever is answered finds chunks to be given out.
@@ -99,6 +101,29 @@ impl Machine {
         }
         self.append_for(command, request, vec![waiter]);
         Ok(())
+    }
+
+    /// Gives a request the answer that it got before, if it got one that is kept, or says that it
+    /// can't have any.
+    pub(super) fn is_answered(&mut self, to: Token, request: RequestId, asked: Asked) -> bool {
+        let reply = match self.state.sessions.answer(request) {
+            Some(answer) => self.reply_to(asked, &answer),
+            None => match self.refusals.status(request) {
+                Some(status) => Err(status.into()),
+                None => return false,
+            },
+        };
+        self.actions.push_back(Action::Reply { to, reply });
+        true
+    }
+
+    /// Refuses a request of which nothing was logged.
+    pub(super) fn refuse_request(&mut self, to: Token, request: RequestId, failure: Failure) {
+        // Of a session that ended meanwhile nobody would take it away again.
+        if self.kept.contains_key(&request.session) {
+            self.refusals.keep(request, failure.status);
+        }
+        self.refuse(to, failure);
     }
 
     /// Whether changes are taken at all.
@@ -126,6 +151,7 @@ impl Machine {
     fn check_command(&self, command: &Command) -> Result<(), Failure> {
         match command {
             Command::PendingCreated(body) => self.check_servers_for(body.replicas),
+            Command::FileMade(body) => self.check_servers_for(body.replicas),
             Command::FilePublished(body) => self.check_publication(body),
             _ => Ok(()),
         }
@@ -168,6 +194,20 @@ impl Machine {
                     path: parse(&path)?,
                 };
                 (Asked::MakeFolder, Some(request), body.into())
+            }
+            AnyMessage::MakeFile(MakeFile {
+                request,
+                path,
+                replicas,
+                parents,
+            }) => {
+                let body = command::FileMade {
+                    parents,
+                    replicas: self.replicas_of(replicas),
+                    chunk_size: self.state.cluster.chunk_size,
+                    path: parse(&path)?,
+                };
+                (Asked::MakeFile, Some(request), body.into())
             }
             AnyMessage::CreatePending(create) => (
                 Asked::CreatePending {
@@ -241,19 +281,23 @@ impl Machine {
     }
 
     fn pending_created(&self, create: &CreatePending) -> Result<Command, Failure> {
-        let replicas = match create.replicas {
-            0 => self.config.replicas,
-            asked => asked,
-        };
         let body = command::PendingCreated {
             parents: create.parents,
             force: create.force,
-            replicas,
+            replicas: self.replicas_of(create.replicas),
             level: create.level,
             chunk_size: self.state.cluster.chunk_size,
             path: parse(&create.path)?,
         };
         Ok(body.into())
+    }
+
+    /// The copies that a new file wants, of which 0 were asked for where the cluster decides.
+    const fn replicas_of(&self, asked: u8) -> u8 {
+        match asked {
+            0 => self.config.replicas,
+            asked => asked,
+        }
     }
 
     /// What an answer looks like to whoever asked. Chunks that come with it are drawn anew each
@@ -280,6 +324,10 @@ impl Machine {
                 }
                 .into()
             }
+            (Asked::MakeFile, Answer::File(file)) => FileMade {
+                node: published_node(file),
+            }
+            .into(),
             (Asked::Truncate, Answer::File(file)) => Truncated {
                 node: published_node(file),
             }

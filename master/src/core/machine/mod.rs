@@ -19,7 +19,7 @@
 //! - the state is changed by [`apply`] alone, in the order of the log;
 //! - no handle, version, order or registration before this master's epoch and first range are
 //!   durable;
-//! - a request id that is answered, or on its way, is never appended again;
+//! - a request id that has its last answer, or is on its way, is never appended again;
 //! - no order to delete or to copy in safe mode, nor once the log is known to be damaged.
 //!
 //! Left out on purpose: rebalancing, replicated masters. What
@@ -30,6 +30,7 @@ mod health;
 mod open_chunks;
 mod orders;
 mod reads;
+mod refusals;
 mod repair;
 mod servers;
 #[cfg(test)]
@@ -48,6 +49,7 @@ use sarsen_protocol::status::Status;
 use self::changes::Asked;
 use self::open_chunks::{OpenChunks, Subject};
 use self::orders::Orders;
+use self::refusals::Refusals;
 use self::servers::Registration;
 use self::uploads::Allocations;
 use super::action::{Action, Alarm, Failure};
@@ -123,6 +125,7 @@ pub struct Machine {
     in_flight: BTreeMap<u64, InFlight>,
     /// Where the request ids among them are.
     requests_in_flight: BTreeMap<(SessionId, u64), u64>,
+    refusals: Refusals,
     last_checkpoint: u64,
 
     roles: BTreeMap<ConnectionId, Role>,
@@ -184,6 +187,7 @@ impl Machine {
             actions: VecDeque::new(),
             in_flight: BTreeMap::new(),
             requests_in_flight: BTreeMap::new(),
+            refusals: Refusals::default(),
             roles: BTreeMap::new(),
             servers: Chunkservers::default(),
             registrations: BTreeMap::new(),
@@ -240,7 +244,9 @@ impl Machine {
         self.roles.remove(&connection);
         self.registrations.remove(&connection);
         self.drop_orders(connection);
-        self.servers.disconnect(connection);
+        if let Some(server) = self.servers.disconnect(connection) {
+            self.changes_disconnected(server);
+        }
         self.advance_repairs();
     }
 
@@ -265,6 +271,7 @@ impl Machine {
             AnyMessage::OpenSession(_)
             | AnyMessage::CloseSession(_)
             | AnyMessage::MakeFolder(_)
+            | AnyMessage::MakeFile(_)
             | AnyMessage::CreatePending(_)
             | AnyMessage::Publish(_)
             | AnyMessage::AbortPending(_)
@@ -408,6 +415,7 @@ impl Machine {
             Command::SessionsClosed(body) => {
                 for session in &body.sessions {
                     self.kept.remove(session);
+                    self.refusals.end(*session);
                     self.expiring_sessions.remove(session);
                 }
             }
@@ -524,11 +532,12 @@ impl Machine {
 
     /// Whether a server is connected and was heard of lately: it may be sent new work.
     fn is_usable(&self, server: ServerId) -> bool {
-        let is_connected = self
-            .servers
-            .server(server)
-            .is_some_and(|server| server.connection.is_some());
-        is_connected && self.is_live(server)
+        self.is_connected(server) && self.is_live(server)
+    }
+
+    fn is_connected(&self, server: ServerId) -> bool {
+        let server = self.servers.server(server);
+        server.is_some_and(|server| server.connection.is_some())
     }
 
     fn is_live(&self, server: ServerId) -> bool {

@@ -49,6 +49,8 @@ use crate::core::command::chunks::Configuration;
 pub struct VersionChange {
     plan: Plan,
     started_ms: u64,
+    /// Servers without a connection, each since when.
+    lost: BTreeMap<ServerId, u64>,
     phase: Phase,
 }
 
@@ -101,6 +103,7 @@ impl VersionChange {
     pub fn start(plan: Plan, now_ms: u64) -> (Self, Vec<Action>) {
         let mut attempt = Self {
             started_ms: now_ms,
+            lost: BTreeMap::new(),
             phase: Phase::Over,
             plan,
         };
@@ -169,11 +172,26 @@ impl VersionChange {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
         match &self.phase {
-            Phase::Draining { until_ms }
-            | Phase::Asking { until_ms, .. }
-            | Phase::Beginning { until_ms, .. }
-            | Phase::ReadingBack { until_ms, .. } => Some(*until_ms),
-            Phase::Preparing { until_ms, .. } => until_ms.values().copied().min(),
+            Phase::Draining { until_ms } => {
+                let primary = self.old_primary();
+                Some(primary.map_or(*until_ms, |it| self.awaited_until(it, *until_ms)))
+            }
+            Phase::Asking { until_ms, .. } | Phase::ReadingBack { until_ms, .. } => Some(*until_ms),
+            Phase::Beginning {
+                chosen,
+                begun,
+                until_ms,
+            } => {
+                let silent = silent(chosen, |server| begun.contains(&server)).into_iter();
+                let until_ms = silent.map(|(server, _)| self.awaited_until(server, *until_ms));
+                until_ms.min()
+            }
+            Phase::Preparing { until_ms, .. } => {
+                let until_ms = until_ms.iter();
+                until_ms
+                    .map(|(&it, &until)| self.awaited_until(it, until))
+                    .min()
+            }
             Phase::Logging { .. } | Phase::Over => None,
         }
     }
@@ -218,9 +236,15 @@ impl VersionChange {
         }
     }
 
+    /// A server has had no connection since then: it is waited for once, and not anew in each step.
+    pub fn handle_lost(&mut self, server: ServerId, since_ms: u64) {
+        self.lost.insert(server, since_ms);
+    }
+
     /// A server's connection is new: what it was ordered and has not answered may be lost.
     #[must_use]
-    pub fn handle_connected(&self, server: ServerId) -> Vec<Action> {
+    pub fn handle_connected(&mut self, server: ServerId) -> Vec<Action> {
+        self.lost.remove(&server);
         let again = match &self.phase {
             Phase::Draining { .. } => self
                 .old_primary()
@@ -294,12 +318,19 @@ impl VersionChange {
                 }
                 actions
             }
-            Phase::Beginning { chosen, begun, .. } => {
-                let silent = silent(chosen, |server| begun.contains(&server));
+            Phase::Beginning {
+                chosen,
+                begun,
+                until_ms,
+            } => {
+                let mut silent = silent(chosen, |server| begun.contains(&server));
+                silent.retain(|(server, _)| self.awaited_until(*server, *until_ms) <= now_ms);
                 self.give_up(Failure::Members(silent))
             }
             Phase::Preparing { until_ms, .. } => {
-                let late = until_ms.iter().filter(|(_, until_ms)| **until_ms <= now_ms);
+                let until_ms = until_ms.iter();
+                let late =
+                    until_ms.filter(|&(&it, &until)| self.awaited_until(it, until) <= now_ms);
                 let silent = late.map(|(&server, _)| (server, Fault::Silent)).collect();
                 self.give_up(Failure::Members(silent))
             }
@@ -335,7 +366,8 @@ impl VersionChange {
     // Asking.
 
     /// Who is asked (section 3.1).
-    fn asked(&self) -> Vec<ServerId> {
+    #[must_use]
+    pub fn asked(&self) -> Vec<ServerId> {
         let members = match &self.plan.base {
             Base::Open(active) => &active.members[..],
             Base::Sealed { holders, .. } => holders,
@@ -363,6 +395,15 @@ impl VersionChange {
 
     const fn after_suspect(&self, now_ms: u64) -> u64 {
         now_ms.saturating_add(self.plan.patience.suspect_after_ms)
+    }
+
+    /// How long a server is waited for that anybody else is waited for until then: without a
+    /// connection for `suspect_after` since it was lost, in all steps together (section 3.3).
+    fn awaited_until(&self, server: ServerId, until_ms: u64) -> u64 {
+        let lost_ms = self.lost.get(&server);
+        lost_ms.map_or(until_ms, |&lost_ms| {
+            self.after_suspect(lost_ms).min(until_ms)
+        })
     }
 
     const fn last_ms(&self) -> u64 {
@@ -413,7 +454,7 @@ impl VersionChange {
         let Phase::Asking {
             answers,
             is_first_round,
-            ..
+            until_ms,
         } = &mut self.phase
         else {
             return Vec::new();
@@ -422,10 +463,11 @@ impl VersionChange {
             return Vec::new();
         }
         answers.insert(server, promised);
-        if *is_first_round && answers.len() < asked.len() {
+        let (answers, is_first_round, until_ms) = (answers.clone(), *is_first_round, *until_ms);
+        let mut silent = asked.iter().filter(|server| !answers.contains_key(server));
+        if is_first_round && silent.any(|it| now_ms < self.awaited_until(*it, until_ms)) {
             return Vec::new();
         }
-        let answers = answers.clone();
         self.decide(&answers, now_ms)
     }
 

@@ -206,7 +206,7 @@ fn the_old_primary_drains_before_anybody_promises() {
         drain: true,
         ..plan()
     };
-    let (attempt, revoked) = VersionChange::start(drained, 0);
+    let (mut attempt, revoked) = VersionChange::start(drained, 0);
     assert_eq!(revoked, [order_to(1, Order::Revoke { version: U })]);
     assert_eq!(attempt.handle_connected(server(1)), revoked);
     assert_eq!(attempt.handle_connected(server(2)), []);
@@ -290,6 +290,48 @@ fn a_beginning_that_nobody_answers_is_given_up_with_their_names() {
         failed(&[(1, Fault::Silent), (3, Fault::Silent)])
     );
     assert_eq!(say(&mut attempt, 1, begun(8, member(1))), []);
+}
+
+/// Who is gone is waited for once: what was waited for a promise is not waited for again while those who
+/// promised begin, nor in the next attempt. Who is back is waited for as anybody is.
+#[test]
+fn who_has_no_connection_is_awaited_since_it_was_lost() {
+    let (mut attempt, _) = promised(plan(), &[has(1, 8), has(2, 8)]);
+    attempt.handle_lost(server(3), 0);
+    attempt.handle_lost(server(2), 200);
+    let begin = attempt.handle_timeout(SUSPECT_MS);
+    assert_eq!(begin, begin_at(8, &[member(1), member(2)]));
+    assert_eq!(attempt.poll_timeout(), Some(200 + SUSPECT_MS));
+    let mut back = attempt.clone();
+    assert_eq!(back.handle_connected(server(2)), begin[1..]);
+    assert_eq!(back.poll_timeout(), Some(2 * SUSPECT_MS));
+    // The other one still has its time to begin, and has not failed.
+    assert_eq!(attempt.handle_timeout(199 + SUSPECT_MS), []);
+    assert_eq!(
+        attempt.handle_timeout(200 + SUSPECT_MS),
+        failed(&[(2, Fault::Silent)])
+    );
+
+    let alone = Plan {
+        min_replicas: 1,
+        ..plan()
+    };
+    let (mut next, _) = VersionChange::start(alone, 3_100);
+    next.handle_lost(server(3), 0);
+    next.handle_lost(server(2), 200);
+    let mut early = next.clone();
+    assert_eq!(tell(&mut early, has(1, 8), 3_199), []);
+    let then = begin_at(8, &[member(1)]);
+    assert_eq!(tell(&mut next.clone(), has(1, 8), 3_200), then);
+    assert_eq!(next.handle_connected(server(3)), promise_of(&[3]));
+    assert_eq!(tell(&mut next, has(1, 8), 3_200), []);
+
+    // That few are left is no reason to go on with too few.
+    let (mut short, _) = VersionChange::start(plan(), 4_000);
+    short.handle_lost(server(3), 0);
+    short.handle_lost(server(2), 200);
+    assert_eq!(tell(&mut short, has(1, 8), 4_010), []);
+    assert_eq!(short.poll_timeout(), Some(4_000 + SUSPECT_MS));
 }
 
 /// Attack 25's other half: what a member begins with is compared, so a member that was begun by

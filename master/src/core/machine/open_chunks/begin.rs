@@ -1,12 +1,13 @@
 //! Attempts begin, act, and are given up.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, FileId, ServerId, SessionId};
 use sarsen_protocol::message::HeldFlags;
 use sarsen_protocol::status::Status;
 
-use super::{Goal, Machine, Next, RETRY_MIN, Subject, Then, Which, Work};
+use super::{Goal, Machine, Next, RETRY_MIN, Subject, Then, Which, Work, elapsed_ms};
 use crate::core::action::Failure;
 use crate::core::chunk_table::Sealed;
 use crate::core::command::chunks::{Activation, ChunkSealed, Configuration, Member, PossibleLoss};
@@ -41,6 +42,7 @@ impl Machine {
             next: None,
             failed: Vec::new(),
             failed_next: Vec::new(),
+            lost: BTreeMap::new(),
             blamed: None,
             retry_at: now,
             waiting: Vec::new(),
@@ -187,10 +189,16 @@ impl Machine {
             min_replicas: fewest,
             patience: self.patience_of_changes(),
         };
-        let (attempt, actions) = VersionChange::start(plan, self.now_ms());
+        let (mut attempt, actions) = VersionChange::start(plan, self.now_ms());
+        let mut missed = attempt.asked();
+        missed.retain(|server| !self.is_connected(*server));
         let all = &mut self.open_chunks;
         all.attempts.insert(handle, (subject, Which::Own));
         if let Some(work) = all.works.get_mut(&subject) {
+            for server in missed {
+                let since = *work.lost.entry(server).or_insert(now);
+                attempt.handle_lost(server, elapsed_ms(since));
+            }
             work.handle = handle;
             work.attempt = Some(attempt);
         }

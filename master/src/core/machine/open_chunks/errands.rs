@@ -11,7 +11,7 @@ use sarsen_protocol::message::{
 use sarsen_protocol::status::Status;
 
 use super::{Goal, Machine, Subject, Then};
-use crate::core::action::{Action, Failure};
+use crate::core::action::Failure;
 use crate::core::chunk_table::ChunkRecord;
 use crate::core::command::{FileResized, SLOTS_MAX};
 use crate::core::event::Token;
@@ -167,9 +167,12 @@ impl Machine {
             if !left.is_empty() {
                 self.check_writable()?;
             }
-            Ok((What::Seal(id), left))
+            Ok((id, left))
         });
-        self.begin_errand(to, begun);
+        match begun {
+            Err(failure) => self.refuse(to, failure),
+            Ok((id, left)) => self.begin_errand(to, What::Seal(id), left),
+        }
     }
 
     /// Cuts or extends a file.
@@ -178,15 +181,17 @@ impl Machine {
         if self.is_taken(to, request, Asked::Truncate) {
             return;
         }
-        let begun = self.check_truncate(asked).map(|(id, left)| {
-            let what = What::Truncate {
-                request,
-                file: id,
-                size: asked.size,
-            };
-            (what, left)
-        });
-        self.begin_errand(to, begun);
+        match self.check_truncate(asked) {
+            Err(failure) => self.refuse_request(to, request, failure),
+            Ok((id, left)) => {
+                let what = What::Truncate {
+                    request,
+                    file: id,
+                    size: asked.size,
+                };
+                self.begin_errand(to, what, left);
+            }
+        }
     }
 
     fn check_truncate(
@@ -233,9 +238,7 @@ impl Machine {
     /// Whether a request was answered before, or is on its way: then whoever asked is told, or will
     /// be.
     fn is_taken(&mut self, to: Token, request: RequestId, asked: Asked) -> bool {
-        if let Some(answer) = self.state.sessions.answer(request) {
-            let reply = self.reply_to(asked, &answer);
-            self.actions.push_back(Action::Reply { to, reply });
+        if self.is_answered(to, request, asked) {
             return true;
         }
         let key = (request.session, request.number);
@@ -276,19 +279,23 @@ impl Machine {
         false
     }
 
-    fn begin_errand(&mut self, to: Token, begun: Result<(What, BTreeSet<ChunkHandle>), Failure>) {
-        match begun {
-            Err(failure) => self.refuse(to, failure),
-            Ok((what, left)) => {
-                let until = self.now.elapsed.saturating_add(super::HOLD_MAX);
-                let id = self.open_chunks.errands.add(Errand {
-                    to,
-                    what,
-                    left,
-                    until,
-                });
-                self.go_on_with_errand(id);
-            }
+    fn begin_errand(&mut self, to: Token, what: What, left: BTreeSet<ChunkHandle>) {
+        let until = self.now.elapsed.saturating_add(super::HOLD_MAX);
+        let id = self.open_chunks.errands.add(Errand {
+            to,
+            what,
+            left,
+            until,
+        });
+        self.go_on_with_errand(id);
+    }
+
+    /// An errand is over, and nothing of it was logged.
+    fn refuse_errand(&mut self, errand: &Errand, failure: Failure) {
+        match errand.what {
+            What::Truncate { request, .. } => self.refuse_request(errand.to, request, failure),
+            // That of a cut is told by its work.
+            What::Seal(_) | What::Cut(..) => self.refuse(errand.to, failure),
         }
     }
 
@@ -304,7 +311,7 @@ impl Machine {
                     .map(|it| self.not_yet(Subject::Chunk(*it)));
                 let short = reasons.find(|failure| failure.status == Status::TooFewServers);
                 let failure = short.unwrap_or_else(|| self.starting());
-                self.refuse(errand.to, failure);
+                self.refuse_errand(&errand, failure);
             }
         }
     }
@@ -337,7 +344,7 @@ impl Machine {
             None => self.begin_change(Subject::Chunk(handle), Goal::Sealed(Then::Nothing)),
             Some(failure) => {
                 if let Some(errand) = self.open_chunks.errands.remove(id) {
-                    self.refuse(errand.to, failure);
+                    self.refuse_errand(&errand, failure);
                 }
             }
         }
@@ -441,7 +448,7 @@ impl Machine {
         let waiting = self.open_chunks.errands.waiting_for.get(&handle).cloned();
         for id in waiting.unwrap_or_default() {
             if let Some(errand) = self.open_chunks.errands.remove(id) {
-                self.refuse(errand.to, failure.clone());
+                self.refuse_errand(&errand, failure.clone());
             }
         }
     }
@@ -453,7 +460,7 @@ impl Machine {
             return;
         }
         match self.check_acceptance(asked) {
-            Err(failure) => self.refuse(to, failure),
+            Err(failure) => self.refuse_request(to, request, failure),
             Ok(holder) => {
                 let subject = Subject::Chunk(handle);
                 self.give_up_try(handle);

@@ -152,6 +152,9 @@ struct Work {
     failed: Vec<(ServerId, Duration)>,
     /// Who failed to make a chunk that comes next: that is no word about the one that it holds.
     failed_next: Vec<(ServerId, Duration)>,
+    /// Servers without a connection, each since when, or since an attempt first missed it: they are
+    /// waited for once, in all attempts together.
+    lost: BTreeMap<ServerId, Duration>,
     blamed: Option<Blamed>,
     /// When the next attempt begins, if none runs.
     retry_at: Duration,
@@ -828,8 +831,8 @@ impl Machine {
         for waiting in work.waiting {
             self.refuse(waiting.to, failure.clone());
         }
-        if let Some((_, to, _)) = work.request {
-            self.refuse(to, failure.clone());
+        if let Some((request, to, _)) = work.request {
+            self.refuse_request(to, request, failure.clone());
         }
         if let Subject::Chunk(handle) = subject
             && !self.open_chunks.is_unavailable(handle)

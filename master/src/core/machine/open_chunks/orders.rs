@@ -280,6 +280,23 @@ impl Machine {
         }
     }
 
+    /// A server's connection is gone.
+    pub(in crate::core::machine) fn changes_disconnected(&mut self, server: ServerId) {
+        let (now, now_ms) = (self.now.elapsed, self.now_ms());
+        let subjects: Vec<Subject> = self.open_chunks.works.keys().copied().collect();
+        for subject in subjects {
+            let Some(work) = self.open_chunks.works.get_mut(&subject) else {
+                continue;
+            };
+            work.lost.insert(server, now);
+            for which in [Which::Next, Which::Own] {
+                if let Some(attempt) = work.attempt(which) {
+                    attempt.handle_lost(server, now_ms);
+                }
+            }
+        }
+    }
+
     /// A server has registered: what it was ordered over its last connection may be lost.
     pub(in crate::core::machine) fn changes_connected(&mut self, server: ServerId) {
         if !self.is_serving() {

@@ -168,6 +168,97 @@ fn a_request_sent_again_is_done_once() {
     );
 }
 
+/// A client that sends to `/f`, and another that makes it.
+fn two_sessions() -> (Rig, SessionId) {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let opened = rig.get(OpenSession {
+        nonce: [4; 16],
+        name: "another".to_owned(),
+    });
+    (rig, opened.session)
+}
+
+fn truncate(request: RequestId) -> Truncate {
+    Truncate {
+        request,
+        path: "/f".to_owned(),
+        size: 5,
+    }
+}
+
+fn make_in(session: SessionId) -> MakeFile {
+    MakeFile {
+        request: RequestId {
+            session,
+            number: 1,
+            lowest_outstanding: 1,
+        },
+        path: "/f".to_owned(),
+        replicas: 0,
+        parents: false,
+    }
+}
+
+/// Its duplicate came from a connection that the client had given up, when the client had been told
+/// that there was no such file, and another had made one: that was cut.
+#[test]
+fn a_request_that_was_refused_is_not_done_when_it_comes_again() {
+    let (mut rig, another) = two_sessions();
+    rig.numbers = 6;
+    // Both are outstanding.
+    let (first, second) = (rig.request_id(6), rig.request_id(7));
+    let second = RequestId {
+        lowest_outstanding: 6,
+        ..second
+    };
+    for request in [second, first] {
+        assert_eq!(rig.status(truncate(request)), Status::NotFound);
+    }
+    let made = rig.get(make_in(another)).node;
+    let last = rig.log.len();
+    for request in [first, second] {
+        assert_eq!(rig.status(truncate(request)), Status::NotFound);
+    }
+    // A later one, refused too, says that the client has its answers.
+    rig.numbers = 7;
+    let later = Truncate {
+        path: "/g".to_owned(),
+        ..truncate(rig.request())
+    };
+    assert_eq!(rig.status(later), Status::NotFound);
+    for request in [first, second] {
+        assert_eq!(rig.status(truncate(request)), Status::RequestForgotten);
+    }
+    assert_eq!(rig.log.len(), last);
+    let path = "/f".to_owned();
+    assert_eq!(rig.get(Stat { path }).node, made);
+    let anew = truncate(rig.request());
+    assert_eq!(rig.status(anew), Status::Ok, "another request is done");
+}
+
+#[test]
+fn a_request_that_was_refused_for_now_may_be_sent_again() {
+    let (mut rig, another) = two_sessions();
+    let (reply, _) = rig.exchange(ConnectionId(2), {
+        let mut full = heartbeat(2);
+        full.disks[0].disk.free = 1000;
+        full
+    });
+    assert!(reply.is_ok());
+    let make = make_in(another);
+    assert_eq!(rig.status(make.clone()), Status::NoSpace);
+    rig.machine.handle_disconnected(ConnectionId(2), rig.now);
+    let other = MakeFile {
+        request: rig.request(),
+        ..make.clone()
+    };
+    assert_eq!(rig.status(other.clone()), Status::TooFewServers);
+    rig.server(3);
+    assert_eq!(rig.status(make), Status::NoSpace, "that was its answer");
+    assert_eq!(rig.status(other), Status::Ok);
+}
+
 /// A crash between the flush and the reply: the log has the entry, the client no answer.
 #[test]
 fn an_answer_that_was_lost_with_the_master_is_given_by_the_next() {

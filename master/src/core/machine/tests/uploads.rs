@@ -117,6 +117,61 @@ fn a_published_file_is_read_from_who_acknowledged_it_until_they_report() {
     assert_eq!(rig.status(locate("/nope")), Status::NotFound);
 }
 
+fn make_file(request: RequestId, path: &str, parents: bool) -> MakeFile {
+    MakeFile {
+        request,
+        path: path.to_owned(),
+        replicas: 0,
+        parents,
+    }
+}
+
+/// An empty file was an upload of nothing: an entry for the pending file, and one for the file.
+#[test]
+fn an_empty_file_is_made_by_one_entry_however_often_it_is_asked_for() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let last = rig.log.len();
+    let make = make_file(rig.request(), "/a/f", true);
+    rig.send(CLIENT, make.clone());
+    let again = rig.exchange(CLIENT, make.clone());
+    let made = rig.get(make.clone());
+    assert_eq!(again.0, Ok(made.into()));
+    let names: Vec<_> = rig.log[last..].iter().map(|it| it.command.name()).collect();
+    assert_eq!(names, ["file_made"]);
+    assert_eq!((made.node.size, made.node.replicas), (0, 2));
+    let path = "/a/f".to_owned();
+    assert_eq!(rig.get(Stat { path }).node, made.node);
+
+    let mut restarted = rig.restarted(config());
+    let last = restarted.log.len();
+    assert_eq!(restarted.get(make), made, "also by the next master");
+    assert_eq!(restarted.log.len(), last);
+}
+
+#[test]
+fn an_empty_file_is_made_where_an_upload_could_begin() {
+    let mut rig = Rig::new();
+    rig.servers(1);
+    let last = rig.log.len();
+    let make = make_file(rig.request(), "/a/f", true);
+    assert_eq!(rig.status(make.clone()), Status::TooFewServers);
+    assert_eq!(rig.log.len(), last, "nothing is logged");
+    rig.server(2);
+    assert_eq!(rig.status(make), Status::Ok, "it may be asked again");
+    for (path, parents, status) in [
+        ("/a/f", true, Status::AlreadyExists),
+        ("/a", true, Status::IsAFolder),
+        ("/", true, Status::IsAFolder),
+        ("/b/f", false, Status::NotFound),
+        ("/a/f/g", true, Status::NotAFolder),
+        ("/a/", true, Status::NameInvalid),
+    ] {
+        let make = make_file(rig.request(), path, parents);
+        assert_eq!(rig.status(make), status, "{path}");
+    }
+}
+
 #[test]
 fn too_few_servers_and_too_little_room_are_told_apart() {
     let mut rig = Rig::new();

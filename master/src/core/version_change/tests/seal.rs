@@ -109,6 +109,27 @@ fn who_still_prepares_is_waited_for() {
     assert_eq!(attempt.handle_timeout(first_ms), []);
 }
 
+/// Appends wait for the seal of a full chunk: a member that was killed while it prepared held them for
+/// `dead_after`.
+#[test]
+fn who_is_gone_is_not_taken_for_one_that_still_prepares() {
+    let mut attempt = preparing();
+    attempt.handle_lost(server(3), 1_000);
+    let lost_ms = 1_000 + SUSPECT_MS;
+    assert_eq!(attempt.poll_timeout(), Some(lost_ms));
+    let mut back = attempt.clone();
+    assert_eq!(attempt.handle_timeout(lost_ms - 1), []);
+    assert_eq!(
+        attempt.handle_timeout(lost_ms),
+        failed(&[(3, Fault::Silent)])
+    );
+    assert_eq!(
+        back.handle_connected(server(3)),
+        [prepare(8, member(3), None)]
+    );
+    assert_eq!(back.poll_timeout(), Some(100 + DEAD_MS));
+}
+
 #[test]
 fn who_does_not_prepare_has_failed() {
     let corrupt = Answer::Refused(Step::PrepareSeal, Status::Corrupt);

@@ -853,3 +853,37 @@ fn a_seal_does_not_wait_for_what_was_removed() {
         "{reply:?}"
     );
 }
+
+/// Two of three members were killed, one a moment after the other, when it had just promised. Each step
+/// of each attempt waited for them anew: for the first to promise, for the second to begin, and for
+/// both in the next attempt. When that was over the client had just been told to ask once more.
+#[test]
+fn members_that_are_gone_are_waited_for_once() {
+    let mut play = Play::new();
+    play.rig.machine.config.min_replicas = 1;
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let members: Vec<u64> = first.chain.iter().map(|hop| hop.server.0).collect();
+    let kill = |play: &mut Play, server| {
+        play.servers.silent.insert(server);
+        let now = play.rig.now;
+        let lost = ConnectionId(server);
+        play.rig.machine.handle_disconnected(lost, now);
+    };
+    kill(&mut play, members[0]);
+    play.report(members[2], &first, ChainTrouble::HopFailed, members[0]);
+    let promised = (members[1], Kind::Promise.name());
+    assert!(play.servers.orders.contains(&promised));
+    kill(&mut play, members[1]);
+    let again = OpenChunk {
+        failed: first.version,
+        ..play.last(file)
+    };
+    let token = play.send(again);
+    play.wait(settings().suspect_after + settings().heartbeat);
+    let Some(Ok(AnyMessage::ChunkOpened(opened))) = play.replies.remove(&token) else {
+        panic!("{:?}", play.servers.orders)
+    };
+    let chain: Vec<u64> = opened.chain.iter().map(|hop| hop.server.0).collect();
+    assert_eq!(chain, members[2..]);
+}

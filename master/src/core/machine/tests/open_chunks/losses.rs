@@ -46,13 +46,22 @@ fn a_loss_is_accepted_when_no_lease_can_run_and_the_best_copy_is_taken_once() {
     let open = play.open(play.last(file));
     let members: Vec<u64> = open.chain.iter().map(|hop| hop.server.0).collect();
     let other = (1..=4).find(|n| !members.contains(n)).unwrap();
-    let accept = play.acceptance(handle);
-    assert_eq!(play.refused(accept), Status::InvalidArgument);
+    let early = play.acceptance(handle);
+    assert_eq!(play.refused(early), Status::InvalidArgument);
     play.servers.silent.extend(&members);
     play.report(members[0], &open, ChainTrouble::HopFailed, members[1]);
     play.wait(seconds(15));
+    let accept = AcceptLoss {
+        request: RequestId {
+            lowest_outstanding: early.request.number,
+            ..play.rig.request()
+        },
+        handle,
+    };
     assert_eq!(play.refused(accept), Status::Overloaded);
     play.wait(seconds(60));
+    // Before there was any loss a person was told that there is none: that word is not used now.
+    assert_eq!(play.refused(early), Status::InvalidArgument);
     assert_eq!(play.refused(accept), Status::Unavailable, "no copy");
     // A server that was away has the chunk as it was before.
     play.hold_old(other, handle, (old, len), 9);
@@ -86,14 +95,15 @@ fn a_loss_is_accepted_of_a_chunk_at_rest_that_nobody_can_give_a_copy_of() {
     let (newest, _) = play.sealed(handle).expect("it is sealed again");
     let members = [0, 1, 2].map(|at| open.chain[at].server.0);
     let other = (1..=4).find(|n| !members.contains(n)).unwrap();
-    let accept = play.acceptance(handle);
+    let early = play.acceptance(handle);
     play.servers.silent.extend(&members);
     assert_eq!(
-        play.refused(accept),
+        play.refused(early),
         Status::InvalidArgument,
         "all are there"
     );
     play.wait(settings().dead_after + seconds(1));
+    let accept = play.acceptance(handle);
     assert_eq!(play.refused(accept), Status::Unavailable, "no copy");
     play.hold_old(other, handle, (old, len), 7);
     play.report_held(3, &[other]);
