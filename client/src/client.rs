@@ -667,7 +667,8 @@ impl Client {
         self.shared.master.call(&Usage { path }).await
     }
 
-    /// Waits until so many chunkservers are live and safe mode is left.
+    /// Waits until so many chunkservers are live and safe mode is left. One that fell silent for as long as
+    /// the cluster calls suspect is not counted.
     ///
     /// # Errors
     /// [`Error::StillWaiting`] after [`ClientConfig::timeout`].
@@ -675,9 +676,12 @@ impl Client {
         let deadline = self.shared.clock.now() + self.shared.timeout;
         loop {
             let report = self.report().await?;
-            let is_live = |state| matches!(state, ServerState::Live | ServerState::Draining);
-            let live = report.servers.iter().filter(|it| is_live(it.state)).count();
-            let live = u32::try_from(live).unwrap_or(u32::MAX);
+            // A session tells it, and none is to be had before the master takes changes.
+            let silence_max = match report.safe_mode || report.read_only {
+                true => u32::MAX,
+                false => self.shared.sessions.current().await?.suspect_after,
+            };
+            let (live, silent) = live_and_silent(&report, silence_max);
             if live >= chunkservers && !report.safe_mode {
                 return Ok(report);
             }
@@ -685,6 +689,7 @@ impl Client {
                 return Err(Error::StillWaiting {
                     wanted: chunkservers,
                     live,
+                    silent,
                     safe_mode: report.safe_mode,
                     waited: self.shared.timeout,
                 });
@@ -692,6 +697,22 @@ impl Client {
             sleep(WAIT_PERIOD).await;
         }
     }
+}
+
+/// How many chunkservers are live, and how many more the master has not given up yet but not heard of
+/// for `silence_max` milliseconds.
+fn live_and_silent(report: &ReportReply, silence_max: u32) -> (u32, u32) {
+    let (mut live, mut silent) = (0, 0);
+    for server in &report.servers {
+        match server.state {
+            ServerState::Live | ServerState::Draining if server.last_heartbeat < silence_max => {
+                live += 1;
+            }
+            ServerState::Live | ServerState::Draining => silent += 1,
+            _ => {}
+        }
+    }
+    (live, silent)
 }
 
 /// Refuses a chunk size that no cluster can have: everything is cut by it.

@@ -76,6 +76,14 @@ pub enum Error {
     /// The session ended while a change was unanswered.
     #[error("the connection was lost in the middle of a change, which may have been done or not")]
     OutcomeUnknown,
+    /// The master was there all the time, and a change took longer than it may: it may be done yet.
+    #[error(
+        "the master did not get it done within {waited:?}, and may do it yet, or have done it; it may be waiting for chunkservers"
+    )]
+    ChangeLate {
+        /// How long.
+        waited: Duration,
+    },
     /// The session of an upload ended before it.
     #[error("the session ended in the middle of the upload")]
     SessionLost,
@@ -267,12 +275,14 @@ pub enum Error {
         failed: u64,
     },
     /// Fewer chunkservers than waited for.
-    #[error("{live} of {wanted} chunkservers are live after {waited:?}{}", if *safe_mode { ", and the master is in safe mode" } else { "" })]
+    #[error("{live} of {wanted} chunkservers are live after {waited:?}{}{}", more_silent(*silent), if *safe_mode { ", and the master is in safe mode" } else { "" })]
     StillWaiting {
         /// How many were waited for.
         wanted: u32,
         /// How many are live.
         live: u32,
+        /// How many more fell silent and are not dead yet.
+        silent: u32,
         /// Whether changes still wait for reports.
         safe_mode: bool,
         /// How long.
@@ -292,6 +302,13 @@ fn slot_name(slot: Slot) -> String {
     match slot {
         Slot::Last { .. } => "the last chunk".into(),
         Slot::At(index) => format!("chunk {index}"),
+    }
+}
+
+fn more_silent(silent: u32) -> String {
+    match silent {
+        0 => String::new(),
+        silent => format!(", {silent} more fell silent"),
     }
 }
 
@@ -470,6 +487,7 @@ impl Explain for Error {
             Self::Corrupt { .. } | Self::FileMismatch { .. } => Exit::Corrupt,
             Self::Hello(_)
             | Self::OutcomeUnknown
+            | Self::ChangeLate { .. }
             | Self::FolderHasNoBytes
             | Self::RecordTooLarge { .. }
             | Self::WriteInDoubt { .. }
@@ -505,7 +523,7 @@ impl Explain for Error {
                 _ => Some("is the master up, and is its address right? See --master".into()),
             },
             Self::Refused { status, .. } | Self::NotNow { status, .. } => hint_of(*status),
-            Self::OutcomeUnknown => {
+            Self::OutcomeUnknown | Self::ChangeLate { .. } => {
                 Some("look with `sarsen stat` whether it was done, and repeat it if not".into())
             }
             Self::SessionLost => Some("repeat the upload".into()),

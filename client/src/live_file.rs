@@ -8,11 +8,12 @@
 //! keep the chunk from being sealed.
 //!
 //! What was read stays where it is: a file that became shorter is no longer this file, and reading
-//! it fails.
+//! it fails. So does one whose last chunk is another by now, which was shorter in between.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use sarsen_protocol::id::ChunkHandle;
 use sarsen_protocol::message::{ChunkState, LocatedChunk};
 
 use crate::client::Shared;
@@ -46,6 +47,7 @@ pub(crate) struct LiveFile {
 #[derive(Clone, Copy, Debug)]
 struct Last {
     index: u32,
+    handle: ChunkHandle,
     is_open: bool,
 }
 
@@ -53,6 +55,7 @@ impl Last {
     fn of(chunk: &LocatedChunk) -> Self {
         Self {
             index: chunk.index,
+            handle: chunk.handle,
             is_open: chunk.state == ChunkState::Open,
         }
     }
@@ -157,6 +160,14 @@ impl LiveFile {
         self.asked_at = self.file.clock().now();
         let known = self.last.map_or(0, |last| last.index);
         let mut page = self.file.refresh(known).await?;
+        // It was cut and has grown again, however long it is by now.
+        let is_other = |last: Last| {
+            let mut chunks = page.chunks.iter();
+            chunks.any(|it| it.index == last.index && it.handle != last.handle)
+        };
+        if self.last.is_some_and(is_other) {
+            return Err(Error::Changed { index: known });
+        }
         let last_index = page.slots.saturating_sub(1);
         if page_start(last_index) > page_start(known) {
             page = self.file.refresh(last_index).await?;

@@ -352,6 +352,9 @@ impl Master {
 
     fn given_up(&self, why: GiveUp, last: Attempt) -> Error {
         match (why, last) {
+            (GiveUp::OutcomeUnknown, Attempt::Lost { is_up: true }) => Error::ChangeLate {
+                waited: self.timeout,
+            },
             (GiveUp::OutcomeUnknown, _) => Error::OutcomeUnknown,
             (GiveUp::OutOfTime, Attempt::Answered { status, text, .. }) => Error::NotNow {
                 status,
@@ -484,6 +487,19 @@ mod tests {
         let masters = vec![address.parse().unwrap()];
         let master = Master::new(masters, Some(key), LONG, Clock::start());
         (listener, master)
+    }
+
+    /// A `truncate` that waited for chunkservers ended with "the connection was lost", which it was not.
+    #[tokio::test]
+    async fn a_change_that_a_master_is_late_with_is_no_lost_connection() {
+        let (_listener, master) = silent().await;
+        let told = |is_up| {
+            let last = Attempt::Lost { is_up };
+            let why = outcome(GiveUp::OutOfTime, Kind::Truncate, true, &last);
+            master.given_up(why, last)
+        };
+        assert!(matches!(told(true), Error::ChangeLate { waited: LONG }));
+        assert!(matches!(told(false), Error::OutcomeUnknown));
     }
 
     /// More than a test takes.

@@ -1,11 +1,14 @@
 //! A daemon's life as seen from outside: the `ready` line, and how it is told to end.
 //!
 //! The first SIGTERM or SIGINT asks it to drain: it finishes what it took on and exits 0. The
-//! second ends it at once, whatever it is doing.
+//! second ends it at once, whatever it is doing. While it starts it has taken on nothing: the first
+//! ends it then, with 0 too, however long a log or a disk would take it. What it leaves is what a
+//! crash leaves.
 
 use std::fmt;
 use std::io::{self, Write as _};
 use std::process;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -70,15 +73,17 @@ pub fn descriptors() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Tells the parts of a daemon that it is to drain.
-///
-/// Each part has a clone and waits with [`Drain::asked`].
-#[derive(Clone, Debug)]
-pub struct Drain(watch::Receiver<bool>);
+/// A daemon that does not serve yet: a signal ends it at once.
+#[derive(Debug)]
+pub struct Starting {
+    drain: Drain,
+    /// Held by the thread that ends the process, so that nothing is begun beside it.
+    is_starting: Arc<Mutex<bool>>,
+}
 
-impl Drain {
-    /// Takes over SIGTERM and SIGINT of this process, from a thread of its own: the second one
-    /// must end also a daemon whose runtimes are stuck.
+impl Starting {
+    /// Takes over SIGTERM and SIGINT of this process, from a thread of its own: they must end
+    /// also a daemon whose disk or runtimes are stuck.
     ///
     /// # Errors
     ///
@@ -95,9 +100,16 @@ impl Drain {
             }
         };
         let (sender, receiver) = watch::channel(false);
+        let is_starting = Arc::new(Mutex::new(true));
+        let drain = Drain(receiver);
+        let starting = Self {
+            drain,
+            is_starting: is_starting.clone(),
+        };
         let wait = move || {
             runtime.block_on(async {
                 let first = signals.next().await;
+                end_if(&is_starting, first.name);
                 tracing::info!(signal = first.name, "draining; another signal ends at once");
                 // Nobody listens when the daemon is at its end already.
                 let _ = sender.send(true);
@@ -109,7 +121,45 @@ impl Drain {
         thread::Builder::new()
             .name("signals".to_owned())
             .spawn(wait)?;
-        Ok(Self(receiver))
+        Ok(starting)
+    }
+
+    /// From now on there is something to drain, or to be put away. Does not return when a signal
+    /// has come before.
+    #[must_use]
+    pub fn serve(self) -> Drain {
+        let mut is_starting = self
+            .is_starting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *is_starting = false;
+        self.drain
+    }
+}
+
+/// Ends the process if it does not serve yet.
+fn end_if(is_starting: &Mutex<bool>, signal: &str) {
+    let is_starting = is_starting.lock().unwrap_or_else(PoisonError::into_inner);
+    if *is_starting {
+        tracing::info!(signal, "ended before it served");
+        process::exit(0);
+    }
+}
+
+/// Tells the parts of a daemon that it is to drain.
+///
+/// Each part has a clone and waits with [`Drain::asked`].
+#[derive(Clone, Debug)]
+pub struct Drain(watch::Receiver<bool>);
+
+impl Drain {
+    /// Takes over SIGTERM and SIGINT of a process that has something to put away from its start on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Starting::on_signals`].
+    pub fn on_signals() -> io::Result<Self> {
+        Ok(Starting::on_signals()?.serve())
     }
 
     /// Returns when the daemon is to drain; at once if it is already.

@@ -15,6 +15,7 @@
 
 mod units;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
@@ -76,7 +77,19 @@ pub struct Settings {
     pub io_threads: Option<NonZeroUsize>,
     /// Entries of the operation log between two checkpoints.
     pub checkpoint_entries: u64,
+    /// Those of [`WITHOUT_EFFECT`] that were set.
+    without_effect: BTreeSet<&'static str>,
 }
+
+/// Keys that nothing looks at yet. They are taken, since their names are promised; who sets one is
+/// told ([`Settings::warnings`]).
+const WITHOUT_EFFECT: &[&str] = &[
+    "repair_rate_per_server",
+    "hot_window",
+    "hot_reads_per_s",
+    "hot_replicas_max",
+    "scrub_cycle",
+];
 
 /// The `chunk_size` of a cluster that was started without one.
 pub const CHUNK_SIZE_DEFAULT: u32 = CHUNK_LEN_MAX;
@@ -111,6 +124,7 @@ impl Default for Settings {
             scrub_cycle: Duration::from_secs(14 * DAY),
             io_threads: None,
             checkpoint_entries: 1_000_000,
+            without_effect: BTreeSet::new(),
         }
     }
 }
@@ -324,9 +338,9 @@ impl Settings {
         Ok(settings)
     }
 
-    /// What is allowed but will hardly work as it is: for the log, a line each.
+    /// What is allowed but will hardly work as it is, or does nothing: for the log, a line each.
     #[must_use]
-    pub fn warnings(&self) -> Vec<&'static str> {
+    pub fn warnings(&self) -> Vec<String> {
         let rules = [
             (
                 self.heartbeat >= self.suspect_after,
@@ -341,10 +355,15 @@ impl Settings {
                 "min_replicas is above replicas: the lower of the two counts",
             ),
         ];
-        rules
+        let mut warnings: Vec<String> = rules
             .into_iter()
-            .filter_map(|(holds, warning)| holds.then_some(warning))
-            .collect()
+            .filter(|(holds, _)| *holds)
+            .map(|(_, warning)| warning.to_owned())
+            .collect();
+        for key in &self.without_effect {
+            warnings.push(format!("{key} is set, and has no effect yet"));
+        }
+        warnings
     }
 
     fn take_file(&mut self, path: &Path, text: &str) -> Result<(), SettingsError> {
@@ -406,7 +425,11 @@ impl Settings {
             value: value.to_owned(),
             allowed: known.allowed,
             origin: origin.clone(),
-        })
+        })?;
+        if WITHOUT_EFFECT.contains(&known.name) {
+            self.without_effect.insert(known.name);
+        }
+        Ok(())
     }
 }
 

@@ -4,14 +4,22 @@
 use std::env;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use sarsen_edge::daemon::{Drain, Ready};
+use sarsen_edge::daemon::{Drain, Ready, Starting};
 
 const ROLE: &str = "SARSEN_EDGE_TEST_ROLE";
 
-/// A daemon that drains at once, or never, as its role says.
+/// A daemon that drains at once, or never, or never serves, as its role says.
 fn be_a_daemon(role: &str) {
+    if role == "starts" {
+        let starting = Starting::on_signals().expect("takes the signals");
+        println!("starting");
+        std::thread::sleep(Duration::from_mins(10));
+        let _ = starting.serve();
+        std::process::exit(1);
+    }
     let mut drain = Drain::on_signals().expect("takes the signals");
     let ready = Ready {
         control: "127.0.0.1:1".parse().expect("an address"),
@@ -100,5 +108,11 @@ fn the_first_signal_drains_and_the_second_ends() {
         daemon.wait_for("draining");
         daemon.kill(signal);
         assert_eq!(daemon.exit_code(), Some(128 + signal.as_raw()));
+
+        // There is nothing to drain.
+        let mut daemon = Daemon::start("starts");
+        daemon.wait_for("starting");
+        daemon.kill(signal);
+        assert_eq!(daemon.exit_code(), Some(0));
     }
 }

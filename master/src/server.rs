@@ -17,7 +17,7 @@ use std::thread;
 use clap::Parser;
 use sarsen_edge::address::HostPort;
 use sarsen_edge::args::{self, DaemonArgs, Parsed};
-use sarsen_edge::daemon::{Drain, Ready, raise_descriptors};
+use sarsen_edge::daemon::{Drain, Ready, Starting, raise_descriptors};
 use sarsen_edge::exit::{self, Exit, Explain};
 use sarsen_edge::guest::Guests;
 use sarsen_edge::key::{self, KeyFolders, PublishedKey};
@@ -116,13 +116,14 @@ fn told(error: impl Explain) -> ExitCode {
 }
 
 fn serve_until_told(args: &Args) -> Result<(), ExitCode> {
+    let system = |what| move |cause| told(ServerError::System { what, cause });
+    // Before all else, so that none of it is ended by a signal's default action.
+    let starting = Starting::on_signals().map_err(system("the signals"))?;
     log::start(args.daemon.log_format).map_err(told)?;
     let settings = args.daemon.settings().map_err(told)?;
     for warning in settings.warnings() {
         tracing::warn!("{warning}");
     }
-    let system = |what| move |cause| told(ServerError::System { what, cause });
-    let drain = Drain::on_signals().map_err(system("the signals"))?;
     let descriptors = raise_descriptors();
     tracing::debug!(descriptors, "open files and connections at a time");
     let clock = Clock::start();
@@ -137,6 +138,8 @@ fn serve_until_told(args: &Args) -> Result<(), ExitCode> {
         None => key::load_or_generate(&args.dir.join(key::FILE_NAME)).map_err(told)?,
     };
     let started = start::start(directory, settings.chunk_size).map_err(told)?;
+    // What is published is taken back at the end.
+    let drain = starting.serve();
     let published = publish(args, &control, &key)?;
 
     let address = |listener: &TcpListener| listener.local_addr().map_err(system("an address"));

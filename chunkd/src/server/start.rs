@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use sarsen_edge::address::HostPort;
-use sarsen_edge::daemon::{Drain, Ready, raise_descriptors};
+use sarsen_edge::daemon::{Drain, Ready, Starting, raise_descriptors};
 use sarsen_edge::exit::{Exit, Explain};
 use sarsen_edge::key::KeyError;
 use sarsen_edge::listen::ListenError;
@@ -168,8 +168,14 @@ pub(super) struct Server {
 }
 
 /// Does what can fail before there is a runtime, in an order in which a wrong command line has
-/// touched no disk and a taken port has raised no start number. From then on it is told by a signal to end.
+/// touched no disk and a taken port has raised no start number. A signal ends it at once, and drains what
+/// it returns.
 pub(super) fn start(options: &Options) -> Result<(Server, Drain), StartError> {
+    // Before all else, so that none of it is ended by a signal's default action.
+    let starting = Starting::on_signals().map_err(|source| StartError::System {
+        what: "signals",
+        source,
+    })?;
     let settings = options.daemon.settings()?;
     if options.dirs.len() > DIRS_MAX {
         return Err(StartError::TooManyDirectories {
@@ -221,10 +227,6 @@ pub(super) fn start(options: &Options) -> Result<(Server, Drain), StartError> {
             what: "thread for the data plane",
             source,
         })?;
-    let drain = Drain::on_signals().map_err(|source| StartError::System {
-        what: "signals",
-        source,
-    })?;
     let server = Server {
         masters: options.master.clone(),
         rack: options.rack.clone(),
@@ -237,7 +239,7 @@ pub(super) fn start(options: &Options) -> Result<(Server, Drain), StartError> {
         notices,
         plane,
     };
-    Ok((server, drain))
+    Ok((server, starting.serve()))
 }
 
 fn open_directories(dirs: &[PathBuf]) -> Result<Vec<Arc<Directory>>, StartError> {

@@ -1,7 +1,9 @@
 //! Registration, what outlives a restart, and the end.
 
+use std::fs::OpenOptions;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::Command;
 
 use sarsen_protocol::id::{Epoch, ServerId};
 use sarsen_protocol::message::DiskState;
@@ -168,5 +170,24 @@ fn it_goes_on_without_a_directory_that_has_rotted() {
     };
     assert_eq!(directory.disk.path, master.dir().display().to_string());
     assert_eq!(std::fs::read_dir(&rotten).expect("listed").count(), 1);
+    assert_eq!(process.terminate(), (Some(0), String::new()));
+}
+
+/// A signal killed it until its directories were open, and whoever had started it took that for a failure.
+#[test]
+fn a_start_that_is_told_to_end_is_no_failure() {
+    let master = Master::start();
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let config = place.path().join("config");
+    let made = Command::new("mkfifo").arg(&config).status();
+    assert!(made.expect("mkfifo").success());
+    let mut command = command(&master.address(), &master.key_file(), &master.dir());
+    command.arg("--config").arg(&config);
+    let mut process = Process::spawn(command);
+    // Opened when the other side is, too; then it waits for what never comes.
+    let _config = OpenOptions::new()
+        .write(true)
+        .open(&config)
+        .expect("a pipe");
     assert_eq!(process.terminate(), (Some(0), String::new()));
 }

@@ -2,7 +2,7 @@
 //! section 3): every record in order, none twice, and no reader goes back in time.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -157,6 +157,38 @@ fn a_file_that_is_truncated_is_followed_from_its_new_end() {
     line.clear();
     stdout.read_line(&mut line).expect("a line");
     assert_eq!(line, "more\n");
+}
+
+/// Nothing was told of what the follower had no chance to see: from its place on, it went on as if nothing
+/// had been cut.
+#[test]
+fn a_file_that_was_cut_and_has_grown_again_unseen_is_told_to_be_another() {
+    let cluster = Cluster::start(1);
+    cluster.put(b"one\n", "/log");
+    let mut command = cluster.command();
+    command.args(["--master", &cluster.control, "tail", "-f", "/log"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut tail = Tail(command.spawn().expect("the binary runs"));
+    let mut stdout = BufReader::new(tail.0.stdout.take().expect("piped"));
+    let mut stderr = BufReader::new(tail.0.stderr.take().expect("piped"));
+    let mut line = String::new();
+    stdout.read_line(&mut line).expect("a line");
+    assert_eq!(line, "one\n");
+    let pid = tail.0.id().to_string();
+    let signal = |signal| {
+        let status = Command::new("kill").args(["-s", signal, &pid]).status();
+        assert!(status.expect("kill").success());
+    };
+    signal("STOP");
+    cluster.sarsen(&["truncate", "--size", "0", "/log"]).text();
+    let done = cluster.sarsen_with_input(&["write", "--offset", "0", "/log"], b"anew\nmore\n");
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    signal("CONT");
+    let mut told = String::new();
+    stderr.read_line(&mut told).expect("a line");
+    let truncated = "sarsen: tail /log: the file was truncated and written anew, and is followed from byte 4 \
+                     on; what is new before it is not shown\n";
+    assert_eq!(told, truncated);
 }
 
 #[test]

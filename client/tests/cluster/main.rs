@@ -31,5 +31,8 @@ mod repair;
 mod restarts;
 mod resume;
 mod returning;
+mod slashes;
 mod slow;
 mod unread;
+mod up;
+mod wait;

@@ -4,9 +4,12 @@
 mod peer;
 mod process;
 
+use std::fs::OpenOptions;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::Command;
 
+use rustix::process::{Pid, Signal, kill_process};
 use sarsen_edge::key;
 use sarsen_protocol::deframe::frame;
 use sarsen_protocol::id::{RequestId, SessionId};
@@ -69,6 +72,22 @@ fn a_master_whose_log_nobody_reads_goes_on() {
     let _ = peer.ask(1, &open_session(1)).session;
     master.terminate();
     assert_eq!(master.wait(), Some(0));
+}
+
+/// A signal killed it before it had taken the signals over, and was put off until the whole log was read.
+#[test]
+fn a_start_that_is_told_to_end_is_no_failure() {
+    let place = tempfile::tempdir().unwrap();
+    let config = place.path().join("config");
+    let made = Command::new("mkfifo").arg(&config).status();
+    assert!(made.expect("mkfifo").success());
+    let mut command = process::command(&place.path().join("dir"));
+    command.arg("--config").arg(&config);
+    let mut child = command.spawn().expect("starts");
+    // Opened when the other side is, too; then it waits for what never comes.
+    let _config = OpenOptions::new().write(true).open(&config).unwrap();
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("runs");
+    assert_eq!(child.wait().expect("ends").code(), Some(0));
 }
 
 /// The HTTP port told the first 10,000 names of a folder, and not that there were more.

@@ -15,6 +15,19 @@ pub(crate) struct Process {
     pub(crate) http: String,
 }
 
+/// Its command, without a key.
+pub(crate) fn command(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sarsen-master"));
+    command
+        .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+        .arg("--dir")
+        .arg(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    command
+}
+
 impl Process {
     /// Starts one on free ports and waits until it is ready.
     pub(crate) fn start(dir: &Path, key_file: &Path) -> Self {
@@ -23,14 +36,9 @@ impl Process {
 
     /// The same, with its log there.
     pub(crate) fn start_logging(dir: &Path, key_file: &Path, log: Stdio) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sarsen-master"))
-            .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+        let mut child = command(dir)
             .arg("--key-file")
             .arg(key_file)
-            .arg("--dir")
-            .arg(dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
             .expect("starts");

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
-use crate::context::{Context, cluster_path, stream, until_unread};
+use crate::context::{Context, stream, until_unread};
 use crate::durability::DurabilityArgs;
 use crate::failure::{Failure, Problem};
 use crate::shortfall::Fates;
@@ -43,7 +43,7 @@ pub(crate) struct AppendArgs {
 /// reads that any more, no line is begun.
 pub(crate) async fn run(args: &AppendArgs, context: &Context) -> Result<Exit, Failure> {
     let at = context.at(&args.path);
-    let path = cluster_path(&args.path).map_err(&at)?;
+    let path = context.path(&args.path).await.map_err(&at)?;
     let input = Input::open(args).await.map_err(&at)?;
     let client = context.client().await.map_err(&at)?;
     let mut options = WriteOptions::default();

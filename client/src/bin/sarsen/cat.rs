@@ -7,7 +7,7 @@ use sarsen_client::{GetOptions, GetTarget};
 use sarsen_edge::exit::Exit;
 
 use crate::args::number;
-use crate::context::{Context, cluster_path, stream};
+use crate::context::{Context, stream};
 use crate::failure::Failure;
 use crate::get::warn_of_bad;
 use crate::rate::RateArgs;
@@ -33,7 +33,7 @@ pub(crate) struct CatArgs {
 /// Runs the verb.
 pub(crate) async fn run(args: &CatArgs, context: &Context) -> Result<Exit, Failure> {
     let at = context.at(&args.path);
-    let path = cluster_path(&args.path).map_err(&at)?;
+    let path = context.path(&args.path).await.map_err(&at)?;
     let stdout = stream("stdout", io::stdout()).map_err(&at)?;
     let client = context.client().await.map_err(&at)?;
     let mut options = GetOptions::default();

@@ -6,7 +6,7 @@ use sarsen_edge::exit::{Exit, one_line};
 use sarsen_edge::json::crc32;
 use serde_json::json;
 
-use crate::context::{Context, cluster_path};
+use crate::context::Context;
 use crate::failure::{Failure, Problem};
 
 /// What `sarsen checksum` is told.
@@ -19,7 +19,7 @@ pub(crate) struct ChecksumArgs {
 /// Runs the verb.
 pub(crate) async fn run(args: &ChecksumArgs, context: &Context) -> Result<Exit, Failure> {
     let at = context.at(&args.path);
-    let path = cluster_path(&args.path).map_err(&at)?;
+    let path = context.path(&args.path).await.map_err(&at)?;
     let client = context.client().await.map_err(&at)?;
     let mut crc = client.checksum(path).await.map_err(context.at(path))?;
     if crc.is_none() {

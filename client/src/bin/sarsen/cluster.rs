@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use sarsen_edge::daemon::Drain;
 use sarsen_edge::exit::{Exit, Explain};
+use sarsen_edge::key::KeyError;
+use sarsen_edge::settings::SettingsError;
 use thiserror::Error;
 
 /// How long a daemon may take until it is ready.
@@ -98,6 +100,12 @@ pub(crate) enum ClusterError {
         status: ExitStatus,
         text: String,
     },
+    /// The key file can't be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A setting for the daemons is wrong.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// We are asked to end.
     #[error("ended by a signal")]
     Interrupted,
@@ -109,6 +117,8 @@ impl Explain for ClusterError {
             Self::File { source, .. } => Exit::of_io(source),
             Self::EndedEarly { status, .. } if status.code() == Some(7) => Exit::NoSpace,
             Self::EndedEarly { status, .. } if status.code() == Some(2) => Exit::Usage,
+            Self::Key(error) => error.exit(),
+            Self::Settings(error) => error.exit(),
             Self::Interrupted => Exit::Interrupted,
             _ => Exit::Failed,
         }
@@ -116,6 +126,8 @@ impl Explain for ClusterError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::Key(error) => error.hint(),
+            Self::Settings(error) => error.hint(),
             Self::NotReady { .. } | Self::Ended { .. } => {
                 Some("the daemons' logs lie beside their data; keep them with --dir".into())
             }

@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sarsen_client::{Client, ClientConfig, Error, Progress, path};
 use sarsen_edge::exit::one_line;
 use sarsen_edge::key;
+use sarsen_protocol::message::NodeType;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
@@ -45,6 +46,19 @@ impl Context {
     /// The cluster. Verbs check their arguments first, so that wrong usage needs no cluster.
     pub(crate) async fn client(&self) -> Result<&Client, Problem> {
         self.client.get_or_try_init(|| self.connect()).await
+    }
+
+    /// The path of something that is there, as people write it: one that ends in `/` is a folder's, and
+    /// what is found under it must not be a file.
+    pub(crate) async fn path<'a>(&self, text: &'a str) -> Result<&'a str, Problem> {
+        let path = cluster_path(text)?;
+        if text.len() > path.len() {
+            let node = self.client().await?.stat(path).await?;
+            if node.node_type == NodeType::File {
+                return Err(Problem::NotAFolder);
+            }
+        }
+        Ok(path)
     }
 
     /// Another client of the same cluster, with a session of its own.

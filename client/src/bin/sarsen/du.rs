@@ -4,7 +4,7 @@ use clap::Args;
 use sarsen_edge::exit::{Exit, one_line};
 use serde_json::json;
 
-use crate::context::{Context, cluster_path};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::table::size;
 
@@ -19,7 +19,7 @@ pub(crate) struct DuArgs {
 /// Runs the verb.
 pub(crate) async fn run(args: &DuArgs, context: &Context) -> Result<Exit, Failure> {
     let at = context.at(&args.path);
-    let path = cluster_path(&args.path).map_err(&at)?;
+    let path = context.path(&args.path).await.map_err(&at)?;
     let client = context.client().await.map_err(&at)?;
     let usage = client.usage(path).await.map_err(context.at(path))?;
     let document = json!({

@@ -32,6 +32,9 @@ pub(crate) enum Problem {
     /// Several files were to become one.
     #[error("`{target}` is not a folder, and several files need one")]
     TargetNotAFolder { target: String },
+    /// A path that ends in `/`, with a file there.
+    #[error("it is a file, and a path that ends in `/` is a folder's")]
+    NotAFolder,
     /// A folder as target, for bytes that have no name.
     #[error("what comes from a pipe has no name, and `{target}` is a folder")]
     NoName { target: String },
@@ -74,7 +77,7 @@ impl Explain for Problem {
             | Self::IntoItself { .. }
             | Self::NotText { .. } => Exit::Usage,
             Self::Shortfall(shortfall) => shortfall.exit(),
-            Self::RecordTooLong { .. } => Exit::Failed,
+            Self::RecordTooLong { .. } | Self::NotAFolder => Exit::Failed,
             Self::NotInTrash => Exit::NotFound,
             Self::NotSealed => Exit::Unavailable,
         }
@@ -87,6 +90,7 @@ impl Explain for Problem {
             Self::TargetNotAFolder { .. } => Some("write it with a `/` at its end".into()),
             Self::SameTarget { .. } => Some("copy them one after the other".into()),
             Self::TreeToStream => Some("give a folder as target".into()),
+            Self::NotAFolder => Some("leave out the `/` at its end".into()),
             Self::NoName { .. } => Some("name the file itself".into()),
             Self::NotInTrash => Some("`sarsen trash ls` lists what is there".into()),
             Self::Shortfall(shortfall) => shortfall.hint(),

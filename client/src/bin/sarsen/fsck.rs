@@ -9,7 +9,7 @@ use sarsen_protocol::id::ChunkHandle;
 use sarsen_protocol::message::Finding;
 use serde_json::json;
 
-use crate::context::{Context, cluster_path};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::table::table;
 
@@ -32,7 +32,7 @@ pub(crate) struct FsckArgs {
 /// Runs the verb; the exit code says whether anything was found.
 pub(crate) async fn run(args: &FsckArgs, context: &Context) -> Result<Exit, Failure> {
     let at = context.at(&args.path);
-    let path = cluster_path(&args.path).map_err(&at)?;
+    let path = context.path(&args.path).await.map_err(&at)?;
     let client = context.client().await.map_err(&at)?;
     if let Some(handle) = args.accept_loss {
         return accept_loss(handle, client, context).await;

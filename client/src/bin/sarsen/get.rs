@@ -166,9 +166,20 @@ async fn many(
         items.push((is_named, (place, item)));
     }
     let client = context.client().await.map_err(context.at(&shown))?;
+    let mut found = Vec::new();
+    for (is_named, (place, item)) in items {
+        let source = &args.sources[place];
+        match path_in_cluster(source, context).await {
+            Ok(_) => found.push((is_named, (place, item))),
+            Err(problem) => {
+                let at_source = context.at(&source.display().to_string());
+                transfers.fail_one(&at_source(problem), context);
+            }
+        }
+    }
     target.make_folder().map_err(context.at(&shown))?;
     let bar = context.tree_bar(&shown);
-    for group in groups(items) {
+    for group in groups(found) {
         let (numbers, items): (Vec<usize>, _) = group.into_iter().unzip();
         let mut options = TreeOptions::default();
         options.folders = args.recursive;
@@ -198,6 +209,11 @@ async fn many(
     Ok(())
 }
 
+/// The path of a source that is there.
+async fn path_in_cluster<'a>(source: &'a Path, context: &Context) -> Result<&'a str, Problem> {
+    context.path(text(source)?).await
+}
+
 /// Writes several files to stdout.
 async fn one_after_the_other(
     args: &GetArgs,
@@ -223,7 +239,7 @@ async fn one(
     context: &Context,
 ) -> Result<GetReport, Failure> {
     let at = context.at(&source.display().to_string());
-    let path = text(source).and_then(cluster_path).map_err(&at)?;
+    let path = path_in_cluster(source, context).await.map_err(&at)?;
     let to = match target.is_stream {
         true => GetTarget::File(stream("stdout", io::stdout()).map_err(&at)?),
         false => GetTarget::Path(target.path_of(source)),

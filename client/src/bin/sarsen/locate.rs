@@ -5,7 +5,7 @@ use sarsen_edge::exit::Exit;
 use sarsen_protocol::message::{LocateReply, LocatedChunk};
 use serde_json::{Value, json};
 
-use crate::context::{Context, cluster_path};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::table::{size, table};
 
@@ -19,7 +19,7 @@ pub(crate) struct LocateArgs {
 /// Runs the verb.
 pub(crate) async fn run(args: &LocateArgs, context: &Context) -> Result<Exit, Failure> {
     let at = context.at(&args.path);
-    let path = cluster_path(&args.path).map_err(&at)?;
+    let path = context.path(&args.path).await.map_err(&at)?;
     let client = context.client().await.map_err(&at)?;
     let located = client.locate(path).await.map_err(context.at(path))?;
     context.result(&document(path, &located), &text(&located))?;

@@ -7,7 +7,7 @@ use sarsen_edge::json;
 use sarsen_protocol::message::{ListEntry, Node, NodeType};
 use serde_json::{Value, json};
 
-use crate::context::{Context, cluster_path};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::table::{size, table, time};
 
@@ -36,7 +36,7 @@ pub(crate) struct Listed {
 /// Runs the verb.
 pub(crate) async fn run(args: &LsArgs, context: &Context) -> Result<Exit, Failure> {
     let at = context.at(&args.path);
-    let top = cluster_path(&args.path).map_err(&at)?;
+    let top = context.path(&args.path).await.map_err(&at)?;
     let client = context.client().await.map_err(&at)?;
     let listed = list(client, top, args.recursive).await;
     let listed = listed.map_err(context.at(top))?;

@@ -86,7 +86,7 @@ fn main() -> ExitCode {
     }
     #[cfg(feature = "cluster")]
     match &cli.verb {
-        Verb::Up(args) => return up::run(args),
+        Verb::Up(args) => return up::run(args, &cli.globals),
         Verb::Demo(args) => return demo::run(args),
         _ => {}
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::context::{Context, cluster_path};
 use crate::failure::{Failure, Problem};
-use crate::put::is_folder;
+use crate::put::takes_in;
 
 /// What `sarsen mv` is told.
 #[derive(Args, Debug)]
@@ -23,10 +23,10 @@ pub(crate) struct MvArgs {
 /// Runs the verb.
 pub(crate) async fn run(args: &MvArgs, context: &Context) -> Result<Exit, Failure> {
     let at_source = context.at(&args.source);
-    let source = cluster_path(&args.source).map_err(&at_source)?;
+    let source = context.path(&args.source).await.map_err(&at_source)?;
     let at_target = context.at(&args.target);
     let target = cluster_path(&args.target).map_err(&at_target)?;
-    let into = args.target.ends_with('/') || is_folder(target, context).await.map_err(at_target)?;
+    let into = takes_in(&args.target, context).await.map_err(at_target)?;
     let target = match into {
         true => path::join(target, path::base_name(source)),
         false => target.to_owned(),

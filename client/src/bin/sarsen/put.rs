@@ -19,7 +19,7 @@ use crate::durability::DurabilityArgs;
 use crate::failure::{Failure, Problem};
 use crate::progress::Bar;
 use crate::rate::RateArgs;
-use crate::target::{Places, groups, is_written_as_folder, own_name};
+use crate::target::{Places, groups, own_name};
 use crate::transfer::{Transfer, Transfers};
 
 /// What `--jobs` may ask for at a time.
@@ -96,9 +96,9 @@ impl Target {
     async fn find(given: &Path, sources: usize, context: &Context) -> Result<Self, Failure> {
         let shown = given.display().to_string();
         let at = context.at(&shown);
-        let path = text(given).and_then(cluster_path).map_err(&at)?.to_owned();
-        let is_folder =
-            is_written_as_folder(given) || is_folder(&path, context).await.map_err(&at)?;
+        let given = text(given).map_err(&at)?;
+        let path = cluster_path(given).map_err(&at)?.to_owned();
+        let is_folder = takes_in(given, context).await.map_err(&at)?;
         if sources > 1 && !is_folder {
             let target = path;
             return Err(at(Problem::TargetNotAFolder { target }));
@@ -121,14 +121,18 @@ impl Target {
     }
 }
 
-/// Whether a path is a folder in the cluster.
-pub(crate) async fn is_folder(path: &str, context: &Context) -> Result<bool, Problem> {
+/// Whether a target in the cluster takes sources in: it is a folder, or ends in `/` and is not there yet.
+pub(crate) async fn takes_in(target: &str, context: &Context) -> Result<bool, Problem> {
+    let path = cluster_path(target)?;
+    let is_written_as_folder = target.ends_with('/');
     match context.client().await?.stat(path).await {
-        Ok(node) => Ok(node.node_type == NodeType::Folder),
+        Ok(node) if node.node_type == NodeType::Folder => Ok(true),
+        Ok(_) if is_written_as_folder => Err(Problem::NotAFolder),
+        Ok(_) => Ok(false),
         Err(sarsen_client::Error::Refused {
             status: Status::NotFound | Status::NotAFolder,
             ..
-        }) => Ok(false),
+        }) => Ok(is_written_as_folder),
         Err(error) => Err(error.into()),
     }
 }

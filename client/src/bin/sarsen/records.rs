@@ -10,7 +10,7 @@ use sarsen_client::{ReadRecord, RecordReader};
 use sarsen_edge::exit::Exit;
 use serde_json::json;
 
-use crate::context::{Context, cluster_path, stream, write_out};
+use crate::context::{Context, stream, write_out};
 use crate::failure::Failure;
 
 /// Bytes that are gathered before they are written.
@@ -26,7 +26,7 @@ pub(crate) struct RecordsArgs {
 /// Runs the verb.
 pub(crate) async fn run(args: &RecordsArgs, context: &Context) -> Result<Exit, Failure> {
     let at = context.at(&args.path);
-    let path = cluster_path(&args.path).map_err(&at)?;
+    let path = context.path(&args.path).await.map_err(&at)?;
     let stdout = Arc::new(stream("stdout", io::stdout()).map_err(&at)?);
     let client = context.client().await.map_err(&at)?;
     let mut records = client.records(path).await.map_err(context.at(path))?;

@@ -4,7 +4,7 @@ use clap::Args;
 use sarsen_edge::exit::{Exit, Explain as _};
 use serde_json::json;
 
-use crate::context::{Context, cluster_path};
+use crate::context::Context;
 use crate::failure::{Failure, Problem};
 use crate::transfer::Exits;
 
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: &RmArgs, context: &Context) -> Result<Exit, Failur
 
 /// How many files and bytes went.
 async fn one(args: &RmArgs, path: &str, context: &Context) -> Result<(u64, u64), Problem> {
-    let path = cluster_path(path)?;
+    let path = context.path(path).await?;
     let client = context.client().await?;
     let removed = client.remove(path, args.recursive, args.purge).await?;
     Ok((removed.files, removed.bytes))

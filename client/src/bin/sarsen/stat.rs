@@ -5,7 +5,7 @@ use sarsen_edge::exit::{Exit, one_line};
 use sarsen_edge::json;
 use sarsen_protocol::message::{Node, NodeType};
 
-use crate::context::{Context, cluster_path};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::table::{size, time};
 
@@ -19,7 +19,7 @@ pub(crate) struct StatArgs {
 /// Runs the verb.
 pub(crate) async fn run(args: &StatArgs, context: &Context) -> Result<Exit, Failure> {
     let at = context.at(&args.path);
-    let path = cluster_path(&args.path).map_err(&at)?;
+    let path = context.path(&args.path).await.map_err(&at)?;
     let client = context.client().await.map_err(&at)?;
     let mut node = client.stat(path).await.map_err(context.at(path))?;
     let is_open = node.node_type == NodeType::File && !node.sealed;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::args::number;
-use crate::context::{Context, cluster_path, is_unread, stream, write_out};
+use crate::context::{Context, is_unread, stream, write_out};
 use crate::failure::{Failure, Problem};
 use crate::records::base64;
 
@@ -43,7 +43,7 @@ pub(crate) struct TailArgs {
 /// Runs the verb.
 pub(crate) async fn run(args: &TailArgs, context: &Context) -> Result<Exit, Failure> {
     let at = context.at(&args.path);
-    let path = cluster_path(&args.path).map_err(&at)?;
+    let path = context.path(&args.path).await.map_err(&at)?;
     let stdout = Arc::new(stream("stdout", io::stdout()).map_err(&at)?);
     let client = context.client().await.map_err(&at)?;
     let at = context.at(path);
@@ -62,13 +62,16 @@ pub(crate) async fn run(args: &TailArgs, context: &Context) -> Result<Exit, Fail
             Err(Problem::Client(Error::Changed { .. })) if args.follow => {
                 file = client.follow(path).await.map_err(&at)?;
                 file.seek(was_at);
-                if file.end() < was_at {
-                    let what = format!(
-                        "the file was truncated, and is followed from byte {} on",
-                        file.end()
-                    );
-                    context.warn(path, &what);
-                }
+                let from = file.position();
+                let what = match from < was_at {
+                    true => format!("the file was truncated, and is followed from byte {from} on"),
+                    // It has grown beyond where we were, before we could see that it had been cut.
+                    false => format!(
+                        "the file was truncated and written anew, and is followed from byte {from} on; \
+                         what is new before it is not shown"
+                    ),
+                };
+                context.warn(path, &what);
                 // One that changes all the time is not asked for all the time.
                 sleep(CHANGED_PAUSE).await;
             }

@@ -4,7 +4,7 @@ use clap::Args;
 use sarsen_edge::exit::Exit;
 use serde_json::json;
 
-use crate::context::{Context, cluster_path};
+use crate::context::Context;
 use crate::failure::Failure;
 
 /// What `sarsen touch` is told.
@@ -17,7 +17,7 @@ pub(crate) struct TouchArgs {
 /// Runs the verb.
 pub(crate) async fn run(args: &TouchArgs, context: &Context) -> Result<Exit, Failure> {
     let at = context.at(&args.path);
-    let path = cluster_path(&args.path).map_err(&at)?;
+    let path = context.path(&args.path).await.map_err(&at)?;
     let client = context.client().await.map_err(&at)?;
     let node = client.touch(path).await.map_err(context.at(path))?;
     context.result(&json!({ "path": path, "size": node.size }), "")?;

@@ -1,13 +1,15 @@
 //! `sarsen trash`: what was removed, and how it comes back.
 
 use clap::{Args, Subcommand};
-use sarsen_client::Client;
+use sarsen_client::{Client, path};
 use sarsen_edge::exit::Exit;
 use sarsen_edge::json;
+use sarsen_protocol::message::NodeType;
 use serde_json::{Value, json};
 
 use crate::context::{Context, cluster_path};
 use crate::failure::{Failure, Problem};
+use crate::put::takes_in;
 use crate::table::{size, table, time};
 
 /// What `sarsen trash` is told.
@@ -27,7 +29,7 @@ enum Action {
         #[arg(value_name = "ENTRY|PATH")]
         entry: String,
 
-        /// Where to; where it was if not given
+        /// Where to, an existing folder or a path that ends in `/` takes it in; where it was if not given
         target: Option<String>,
     },
     /// Remove for good what is in the trash
@@ -91,11 +93,20 @@ async fn restore(
     target: Option<&str>,
     context: &Context,
 ) -> Result<(Value, String), Problem> {
-    let target = target.map(cluster_path).transpose()?;
+    let folder = target.map(cluster_path).transpose()?;
     let which = Which::parse(entry)?;
     let client = context.client().await?;
     let entry = which.find(client).await?;
-    let path = client.trash_restore(entry, target).await?;
+    let target = match (target, folder) {
+        (Some(target), Some(folder)) if takes_in(target, context).await? => {
+            let entries = client.trash_list().await?;
+            let there = entries.iter().find(|it| it.entry == entry);
+            let there = there.ok_or(Problem::NotInTrash)?;
+            Some(path::join(folder, path::base_name(&there.path)))
+        }
+        _ => folder.map(str::to_owned),
+    };
+    let path = client.trash_restore(entry, target.as_deref()).await?;
     Ok((json!({ "path": path }), path))
 }
 
@@ -116,26 +127,32 @@ enum Which<'a> {
     Number(u64),
     /// Where it was.
     Path(&'a str),
+    /// Where it was, written as a folder's.
+    Folder(&'a str),
 }
 
 impl<'a> Which<'a> {
     fn parse(text: &'a str) -> Result<Self, Problem> {
         match text.parse() {
             Ok(number @ 1..) => Ok(Self::Number(number)),
+            _ if text.ends_with('/') => Ok(Self::Folder(cluster_path(text)?)),
             _ => Ok(Self::Path(cluster_path(text)?)),
         }
     }
 
     /// Its number: of several that were at one path, that of the one that was removed last.
     async fn find(&self, client: &Client) -> Result<u64, Problem> {
-        match self {
-            Self::Number(number) => Ok(*number),
-            Self::Path(path) => {
-                let entries = client.trash_list().await?;
-                let there = entries.iter().filter(|it| it.path == *path);
-                let last = there.map(|it| it.entry).max();
-                last.ok_or(Problem::NotInTrash)
-            }
-        }
+        let (path, needs_folder) = match self {
+            Self::Number(number) => return Ok(*number),
+            Self::Path(path) => (*path, false),
+            Self::Folder(path) => (*path, true),
+        };
+        let entries = client.trash_list().await?;
+        let there = entries.iter().filter(|it| {
+            let is_folder = it.node.node_type == NodeType::Folder;
+            it.path == path && (is_folder || !needs_folder)
+        });
+        let last = there.map(|it| it.entry).max();
+        last.ok_or(Problem::NotInTrash)
     }
 }

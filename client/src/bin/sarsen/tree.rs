@@ -7,7 +7,7 @@ use sarsen_edge::json;
 use sarsen_protocol::message::{Node, NodeType};
 use serde_json::{Value, json};
 
-use crate::context::{Context, cluster_path};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::ls::folder;
 use crate::table::size;
@@ -30,7 +30,7 @@ struct Branch {
 /// Runs the verb.
 pub(crate) async fn run(args: &TreeArgs, context: &Context) -> Result<Exit, Failure> {
     let at = context.at(&args.path);
-    let top = cluster_path(&args.path).map_err(&at)?;
+    let top = context.path(&args.path).await.map_err(&at)?;
     let client = context.client().await.map_err(&at)?;
     let tree = grow(client, top).await.map_err(context.at(top))?;
     let mut text = format!("{}\n", one_line(top));

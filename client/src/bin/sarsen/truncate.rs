@@ -5,7 +5,7 @@ use sarsen_edge::exit::Exit;
 use serde_json::json;
 
 use crate::args::number;
-use crate::context::{Context, cluster_path};
+use crate::context::Context;
 use crate::failure::Failure;
 
 /// What `sarsen truncate` is told.
@@ -22,7 +22,7 @@ pub(crate) struct TruncateArgs {
 /// Runs the verb.
 pub(crate) async fn run(args: &TruncateArgs, context: &Context) -> Result<Exit, Failure> {
     let at = context.at(&args.path);
-    let path = cluster_path(&args.path).map_err(&at)?;
+    let path = context.path(&args.path).await.map_err(&at)?;
     let client = context.client().await.map_err(&at)?;
     let node = client.truncate(path, args.size).await;
     let node = node.map_err(context.at(path))?;

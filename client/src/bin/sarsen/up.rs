@@ -2,11 +2,13 @@
 //!
 //! Prints the master's `ready` line when every chunkserver is registered and safe mode is left,
 //! then waits to be told to end, and ends the daemons with it. With `--dir` the data stays, and
-//! the next `up` on the same folder goes on with it.
+//! the next `up` on the same folder goes on with it. With `--key-file` the daemons hold that key, and who
+//! uses the cluster needs it too; without it they make one and leave it where this user's programs look.
 
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
@@ -15,7 +17,10 @@ use std::time::Duration;
 use clap::Args;
 use sarsen_edge::daemon::Drain;
 use sarsen_edge::exit::{self, Exit};
+use sarsen_edge::key;
+use sarsen_edge::settings::Settings;
 
+use crate::args::Globals;
 use crate::cluster::{ClusterError, Daemon, file, sarsen, take_signals};
 
 /// Time between two looks at whether the daemons live.
@@ -61,16 +66,27 @@ impl Place {
 }
 
 /// Runs the verb to its end.
-pub(crate) fn run(args: &UpArgs) -> ExitCode {
-    match up(args) {
+pub(crate) fn run(args: &UpArgs, globals: &Globals) -> ExitCode {
+    match up(args, globals) {
         // Asked to end before all servers were there, it ends no less well.
         Ok(()) | Err(ClusterError::Interrupted) => Exit::Done.into(),
         Err(error) => exit::report("sarsen: up", &error),
     }
 }
 
-fn up(args: &UpArgs) -> Result<(), ClusterError> {
+fn up(args: &UpArgs, globals: &Globals) -> Result<(), ClusterError> {
     let drain = take_signals("sarsen up")?;
+    // The daemons would say it too, but in their logs.
+    let settings = Settings::load(None, std::env::vars_os(), &args.set)?;
+    for warning in settings.warnings().iter().filter(|_| !globals.quiet) {
+        // With stderr closed there is nobody left to tell.
+        let _ = writeln!(std::io::stderr(), "sarsen: up: {warning}");
+    }
+    let mut key_args = Vec::new();
+    if let Some(file) = &globals.key_file {
+        key::load(file)?;
+        key_args = vec![OsStr::new("--key-file"), file.as_os_str()];
+    }
     let place = match &args.dir {
         Some(dir) => {
             fs::create_dir_all(dir).map_err(file("making the folder", dir))?;
@@ -81,28 +97,28 @@ fn up(args: &UpArgs) -> Result<(), ClusterError> {
             Place::Temporary(made.map_err(file("making a folder in", &std::env::temp_dir()))?)
         }
     };
-    let sets: Vec<&OsStr> = args
-        .set
-        .iter()
-        .flat_map(|set| [OsStr::new("--set"), OsStr::new(set)])
-        .collect();
+    let mut for_all = key_args.clone();
+    for set in &args.set {
+        for_all.extend([OsStr::new("--set"), OsStr::new(set)]);
+    }
     let mut master_args = vec![
         OsStr::new("--listen"),
         OsStr::new(&args.listen),
         OsStr::new("--http"),
         OsStr::new(&args.http),
     ];
-    master_args.extend(&sets);
+    master_args.extend(&for_all);
     let mut master = Daemon::master(&place.path().join("master"), &master_args, &drain)?;
     let control = master.ready.control.clone();
     let mut chunkservers = Vec::new();
     for number in 1..=usize::from(args.chunkservers) {
         let dir = place.path().join(format!("chunkserver-{number}"));
-        let chunkserver = Daemon::chunkserver(number, &control, &dir, &sets, &drain)?;
+        let chunkserver = Daemon::chunkserver(number, &control, &dir, &for_all, &drain)?;
         chunkservers.push(chunkserver);
     }
     let count = args.chunkservers.to_string();
-    let wait = ["wait", "--chunkservers", &count, "--timeout", "120s"].map(OsStr::new);
+    let mut wait = key_args;
+    wait.extend(["wait", "--chunkservers", &count, "--timeout", "120s"].map(OsStr::new));
     sarsen(&control, &wait, &drain)?;
     say(&master.ready.line);
     watch(&drain, &mut master, &mut chunkservers)?;
@@ -134,7 +150,6 @@ fn watch(
 
 /// One line on stdout, flushed; who started us may not listen any more.
 fn say(line: impl fmt::Display) {
-    use std::io::Write as _;
     let mut stdout = std::io::stdout().lock();
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }

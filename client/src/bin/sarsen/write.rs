@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::args::number;
-use crate::context::{Context, cluster_path, stream};
+use crate::context::{Context, stream};
 use crate::durability::DurabilityArgs;
 use crate::failure::{Failure, Problem};
 use crate::table::{seconds, size};
@@ -34,7 +34,7 @@ pub(crate) struct WriteArgs {
 /// Runs the verb.
 pub(crate) async fn run(args: &WriteArgs, context: &Context) -> Result<Exit, Failure> {
     let at = context.at(&args.path);
-    let path = cluster_path(&args.path).map_err(&at)?;
+    let path = context.path(&args.path).await.map_err(&at)?;
     let stdin = stream("stdin", io::stdin()).map_err(&at)?;
     let client = context.client().await.map_err(&at)?;
     let began = Instant::now();
