@@ -55,6 +55,10 @@ const EXACT_SIZE_WAIT: u32 = 3;
 /// How often the state of the cluster is asked for while it is waited for.
 const WAIT_PERIOD: Duration = Duration::from_millis(50);
 
+/// Silence, in milliseconds, after which a chunkserver that is waited for may have fallen silent: between
+/// two heartbeats is as much, where nobody set another time.
+const SURELY_HEARD_MS: u32 = 1000;
+
 /// Which cluster, and how patient to be with it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -667,8 +671,8 @@ impl Client {
         self.shared.master.call(&Usage { path }).await
     }
 
-    /// Waits until so many chunkservers are live and safe mode is left. One that fell silent for as long as
-    /// the cluster calls suspect is not counted.
+    /// Waits until so many chunkservers are live and safe mode is left. One that fell silent is not counted:
+    /// it was not heard for a second, and for as long as the cluster calls suspect.
     ///
     /// # Errors
     /// [`Error::StillWaiting`] after [`ClientConfig::timeout`].
@@ -676,12 +680,18 @@ impl Client {
         let deadline = self.shared.clock.now() + self.shared.timeout;
         loop {
             let report = self.report().await?;
-            // A session tells it, and none is to be had before the master takes changes.
-            let silence_max = match report.safe_mode || report.read_only {
-                true => u32::MAX,
-                false => self.shared.sessions.current().await?.suspect_after,
-            };
-            let (live, silent) = live_and_silent(&report, silence_max);
+            let (mut live, mut silent) = live_and_silent(&report, u32::MAX);
+            let heard = live_and_silent(&report, SURELY_HEARD_MS);
+            // How long a silence is suspect, only a session tells: it costs entries in the log, and none is
+            // to be had before the master takes changes.
+            let is_in_doubt = live >= chunkservers && heard.0 < chunkservers;
+            if is_in_doubt && !report.safe_mode && !report.read_only {
+                let left = deadline.saturating_sub(self.shared.clock.now());
+                let session = self.shared.sessions.current_within(left).await?;
+                (live, silent) = session.map_or(heard, |session| {
+                    live_and_silent(&report, session.suspect_after.max(SURELY_HEARD_MS))
+                });
+            }
             if live >= chunkservers && !report.safe_mode {
                 return Ok(report);
             }

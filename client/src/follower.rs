@@ -9,8 +9,8 @@ use crate::open_file::DIRECT_LEN_MAX;
 
 /// Reads a file from a place on, and what is appended to it.
 ///
-/// Only committed bytes come, each place once: what was given out does not change its place, nor go
-/// away. Holes and padding come as the zeros that they read as.
+/// Only committed bytes come, each place once; unless somebody cuts the file, what was given out stays
+/// where it is. Holes and padding come as the zeros that they read as.
 #[derive(Debug)]
 pub struct Follower {
     live: LiveFile,
@@ -53,7 +53,8 @@ impl Follower {
     /// Waits a moment, at most a quarter of a second, and looks whether there is more.
     ///
     /// # Errors
-    /// As [`Follower::read`]; [`Error::Changed`] when the file became shorter.
+    /// As [`Follower::read`]; [`Error::Changed`] when the file was seen to have been cut. A cut inside the last
+    /// chunk is not, if the file has soon grown past its old end.
     pub async fn look(&mut self) -> Result<bool, Error> {
         self.live.advance().await?;
         Ok(self.at < self.end())

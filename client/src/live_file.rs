@@ -7,8 +7,11 @@
 //! and another may follow. No newest-read is made for that: it would keep the chunk's lease, and so
 //! keep the chunk from being sealed.
 //!
-//! What was read stays where it is: a file that became shorter is no longer this file, and reading
-//! it fails. So does one whose last chunk is another by now, which was shorter in between.
+//! A file that was cut is no longer this file, and reading it fails, as far as that is seen. It is if the last
+//! chunk is gone or another by now, or the slots end before what is known, however long the file has
+//! become since. A cut inside the last chunk keeps the chunk: it is seen if the master is asked while
+//! the file is sealed and shorter than it was. If it has grown past that before, reading goes on where
+//! it was, in what is new.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,12 +163,13 @@ impl LiveFile {
         self.asked_at = self.file.clock().now();
         let known = self.last.map_or(0, |last| last.index);
         let mut page = self.file.refresh(known).await?;
-        // It was cut and has grown again, however long it is by now.
-        let is_other = |last: Last| {
+        // Only a cut takes a chunk out of its slot, which this page covers: the file was cut, however long
+        // it has become since. If the cut was inside the chunk, it is there.
+        let is_gone = |last: Last| {
             let mut chunks = page.chunks.iter();
-            chunks.any(|it| it.index == last.index && it.handle != last.handle)
+            !chunks.any(|it| it.index == last.index && it.handle == last.handle)
         };
-        if self.last.is_some_and(is_other) {
+        if self.last.is_some_and(is_gone) {
             return Err(Error::Changed { index: known });
         }
         let last_index = page.slots.saturating_sub(1);
@@ -174,10 +178,15 @@ impl LiveFile {
         }
         let last = page.chunks.last();
         let is_open = last.is_some_and(|chunk| chunk.state == ChunkState::Open);
-        // How long an open chunk is, its members say; it is not shorter than it was sealed.
         let end = size(&page);
-        if end < self.end && !is_open {
-            let index = self.index_of(end)?;
+        // How long an open chunk is, its members say; all that is known here is that it ends within its
+        // slot.
+        let end_max = match is_open {
+            true => end.max(self.start_of(page.slots)),
+            false => end,
+        };
+        if end_max < self.end {
+            let index = self.index_of(end_max)?;
             return Err(Error::Changed { index });
         }
         self.end = self.end.max(end);

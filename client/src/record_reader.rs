@@ -66,7 +66,7 @@ impl RecordReader {
     /// Waits until there is more of a file that is followed.
     ///
     /// # Errors
-    /// As [`RecordReader::next`]; [`Error::Changed`] when the file became shorter.
+    /// As [`RecordReader::next`]; [`Error::Changed`] as of [`crate::Follower::look`].
     pub async fn wait(&mut self) -> Result<(), Error> {
         while !self.live.advance().await? {}
         self.records

@@ -12,6 +12,7 @@ use sarsen_protocol::id::{RequestId, SessionId};
 use sarsen_protocol::message::{
     CloseSession, KeepSession, Kind, OpenSession, Request, SessionOpened,
 };
+use sarsen_protocol::status::Status;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::task::AbortHandle;
@@ -45,6 +46,36 @@ impl Sessions {
 
     /// The session, opened if there is none.
     pub(crate) async fn current(&self) -> Result<Arc<Session>, Error> {
+        match self.open(&[]).await {
+            Ok(session) => Ok(session),
+            Err(Unanswered::Failed(error)) => Err(error),
+            Err(Unanswered::SessionUnknown | Unanswered::HandedBack { .. }) => {
+                Err(Error::SessionLost)
+            }
+        }
+    }
+
+    /// The session, opened if there is none; `None` if the master takes no changes for now, or none is
+    /// open after `time_max`.
+    pub(crate) async fn current_within(
+        &self,
+        time_max: Duration,
+    ) -> Result<Option<Arc<Session>>, Error> {
+        let opened = timeout(time_max, self.open(&[Status::SafeMode, Status::ReadOnly]));
+        match opened.await {
+            Ok(Ok(session)) => Ok(Some(session)),
+            Ok(Err(Unanswered::HandedBack { .. })) | Err(_) => Ok(None),
+            // The request's own time may end a little before.
+            Ok(Err(Unanswered::Failed(
+                Error::NotNow { .. } | Error::MasterLate { .. } | Error::NoMaster { .. },
+            ))) => Ok(None),
+            Ok(Err(Unanswered::Failed(error))) => Err(error),
+            Ok(Err(Unanswered::SessionUnknown)) => Err(Error::SessionLost),
+        }
+    }
+
+    /// The session, opened if there is none; a status in `handed_back` is for the caller.
+    async fn open(&self, handed_back: &[Status]) -> Result<Arc<Session>, Unanswered> {
         let mut current = self.current.lock().await;
         if let Some(session) = current.as_ref() {
             return Ok(session.clone());
@@ -53,8 +84,9 @@ impl Sessions {
             nonce: random(),
             name: client_name(),
         };
-        let opened = self.master.call(&request).await?;
-        check_chunk_size(Kind::SessionOpened, opened.chunk_size)?;
+        let mut retry = self.master.begin();
+        let opened = self.master.run(&request, &mut retry, handed_back).await?;
+        check_chunk_size(Kind::SessionOpened, opened.chunk_size).map_err(Unanswered::Failed)?;
         tracing::debug!(session = %opened.session, "opened a session");
         let session = Session::new(opened, self.master.clone());
         *current = Some(session.clone());

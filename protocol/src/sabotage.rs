@@ -17,6 +17,8 @@ pub enum Check {
     OrderSession,
     /// A request that was carried out is given its first answer again, and not carried out again.
     RequestOnce,
+    /// A request that was refused for good, of which nothing is logged, is refused again.
+    RefusalKept,
     /// The master answers a change after its log entry is on stable storage.
     ReplyAfterFlush,
     /// Every member of a chain compares the pieces of a frame with their CRCs.
@@ -58,6 +60,7 @@ impl Check {
         Self::SealName,
         Self::OrderSession,
         Self::RequestOnce,
+        Self::RefusalKept,
         Self::ReplyAfterFlush,
         Self::PieceCrc,
         Self::StartNumber,

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use sarsen_client::Client;
+use sarsen_client::{Client, Error};
 use serde_json::Value;
 
 use crate::harness::Cluster;
@@ -189,6 +189,37 @@ fn a_file_that_was_cut_and_has_grown_again_unseen_is_told_to_be_another() {
     let truncated = "sarsen: tail /log: the file was truncated and written anew, and is followed from byte 4 \
                      on; what is new before it is not shown\n";
     assert_eq!(told, truncated);
+}
+
+/// There was no chunk that could be missing where the file had ended, and what was new was open, of no length
+/// that the master knew: the follower went on at his place when the file had grown to it.
+#[test]
+fn a_hole_that_was_cut_away_is_missed() {
+    let cluster = Cluster::start(1);
+    cluster.put(b"one\n", "/log");
+    let truncate = |size| cluster.sarsen(&["truncate", "--size", size, "/log"]).text();
+    truncate("0");
+    truncate("3145728");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let client = cluster.client().await;
+        let mut file = client.follow("/log").await.expect("the file");
+        assert_eq!(file.end(), 3 << 20);
+        file.seek(file.end());
+        truncate("0");
+        let write = ["write", "--offset", "0", "/log"];
+        let done = cluster.sarsen_with_input(&write, b"anew\n");
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        // More looks than there are in a second, after which the master is asked.
+        for _ in 0..20 {
+            match file.look().await {
+                Ok(is_more) => assert!(!is_more),
+                Err(Error::Changed { .. }) => return,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        panic!("nothing was told");
+    });
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod open_chunk;
 mod open_chunks;
 mod open_file;
 mod upload;
+mod wait;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,13 +8,16 @@ use std::sync::{Arc, Mutex};
 
 use sarsen_edge::connection::{Connection, Incoming};
 use sarsen_protocol::crc::combine;
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, RequestId, ServerId, SessionId};
+use sarsen_protocol::id::{
+    ChunkHandle, ChunkVersion, Epoch, FileId, RequestId, ServerId, SessionId,
+};
 use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{
     AllocateChunks, Allocation, AnyMessage, ChunkState, ChunksAllocated, CreatePending, ErrorBody,
     FileMade, Hop, Kind, Locate, LocateReply, LocatedChunk, Node, NodeType, PendingAborted,
-    PendingCreated, Publish, Published, Replica, ReplicaReported, ReportReplica, Role, SealedChunk,
-    SessionClosed, SessionKept, SessionOpened, StatReply,
+    PendingCreated, Publish, Published, Repairs, Replica, ReplicaReported, ReportReplica,
+    ReportReply, Role, SealedChunk, ServerReport, ServerState, SessionClosed, SessionKept,
+    SessionOpened, StatReply,
 };
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::{Claims, Rights, Ticket};
@@ -31,6 +34,8 @@ pub(crate) enum Slip {
     Refuse(Kind, Status),
     /// Does a request of this kind, and loses the connection instead of answering.
     LoseAnswer(Kind),
+    /// Does a request of this kind, and never answers it.
+    KeepAnswer(Kind),
     /// Says that the first chunk located is none, as of a hole.
     ForgetChunk,
     /// Knows no replica of the first chunk located.
@@ -61,6 +66,8 @@ struct State {
     /// Servers that hold no chunk from now on.
     down: Vec<ServerId>,
     files: HashMap<String, (Node, Vec<SealedChunk>)>,
+    /// Milliseconds since each of the live servers was heard, as reports tell them.
+    silences: Vec<u32>,
     /// Unless it is [`LEASE`].
     lease: Option<u32>,
     /// What sessions are told, unless it is [`CHUNK_SIZE`].
@@ -134,6 +141,11 @@ impl Master {
         }
     }
 
+    /// The live servers from now on: milliseconds since each was heard.
+    pub(crate) fn set_silences(&self, silences: &[u32]) {
+        self.state.lock().unwrap().silences = silences.to_vec();
+    }
+
     /// How long locations may be kept, in milliseconds.
     pub(crate) fn set_lease(&self, lease: u32) {
         self.state.lock().unwrap().lease = Some(lease);
@@ -179,6 +191,7 @@ impl Master {
             }
             match slip {
                 Some(Slip::LoseAnswer(_)) => connection.close(),
+                Some(Slip::KeepAnswer(_)) => {}
                 _ => connection.reply(request.id, kind, answer),
             }
         }
@@ -190,7 +203,7 @@ impl Master {
             return Some(Slip::Refuse(refused, status));
         }
         let is_due = |slip: &Slip| match slip {
-            Slip::Refuse(due, _) | Slip::LoseAnswer(due) => *due == kind,
+            Slip::Refuse(due, _) | Slip::LoseAnswer(due) | Slip::KeepAnswer(due) => *due == kind,
             Slip::ForgetChunk | Slip::HideReplicas => kind == Kind::Locate,
         };
         let place = state.slips.iter().position(is_due)?;
@@ -252,6 +265,7 @@ impl Master {
                 state.asked.reports.push(report);
                 ReplicaReported.into()
             }
+            AnyMessage::Report(_) => state.report().into(),
             AnyMessage::Stat(asked) => {
                 let file = state.files.get(&asked.path);
                 let (node, _) = file.ok_or_else(not_found)?;
@@ -384,6 +398,29 @@ impl Master {
 }
 
 impl State {
+    fn report(&self) -> ReportReply {
+        let servers = self.silences.iter().zip(1..).map(|(&silence, id)| {
+            let address = || "127.0.0.1:1".to_owned();
+            ServerReport {
+                id: ServerId(id),
+                control_addr: address(),
+                data_addr: address(),
+                http_addr: address(),
+                rack: String::new(),
+                state: ServerState::Live,
+                last_heartbeat: silence,
+                disks: Vec::new(),
+            }
+        });
+        ReportReply {
+            epoch: Epoch::NONE,
+            safe_mode: false,
+            read_only: false,
+            servers: servers.collect(),
+            repairs: Repairs::default(),
+        }
+    }
+
     fn draw(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id

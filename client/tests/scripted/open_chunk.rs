@@ -307,6 +307,31 @@ async fn records_are_followed_from_chunk_to_chunk() {
     assert_eq!(all, [1, 2, 3, 4, 5]);
 }
 
+/// The chunk that a follower was in was cut away, and the file was short and open again: when it had grown
+/// past his place, he went on in the middle of what was new.
+#[tokio::test]
+async fn a_follower_whose_chunk_was_cut_away_is_told() {
+    for left in [0, 1] {
+        let (growing, client) = start().await;
+        growing.change(|state| {
+            state.go_on();
+            state.append(b"before", &[]);
+            state.go_on();
+            state.append(b"read", &[]);
+        });
+        let mut file = client.follow("/file").await.unwrap();
+        assert_eq!(file.end(), 2 * CHUNK_SIZE as u64 + 4);
+        file.seek(file.end());
+        growing.change(|state| {
+            state.chunks.truncate(left);
+            state.go_on();
+            state.append(b"anew", &[]);
+        });
+        let error = file.look().await.unwrap_err();
+        assert!(matches!(error, Error::Changed { index: 2 }), "{error}");
+    }
+}
+
 async fn run(growing: &Growing, args: &[&str]) -> Output {
     let (_folder, key_file) = key_file(&key());
     let output = command(&growing.address, &key_file).args(args).output();

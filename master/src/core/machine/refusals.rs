@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use sarsen_protocol::id::{RequestId, SessionId};
+use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::status::{Retry, Status};
 
 use super::changes::OUTSTANDING_MAX;
@@ -49,7 +50,8 @@ impl Refusals {
 
     /// What a request was refused with.
     pub(super) fn status(&self, request: RequestId) -> Option<Status> {
-        let kept = self.by_session.get(&request.session)?;
+        let kept = self.by_session.get(&request.session);
+        let kept = kept.filter(|_| is_in_force(Check::RefusalKept))?;
         match request.number < kept.lowest {
             true => Some(Status::RequestForgotten),
             false => kept.statuses.get(&request.number).copied(),

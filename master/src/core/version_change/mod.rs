@@ -176,6 +176,11 @@ impl VersionChange {
                 let primary = self.old_primary();
                 Some(primary.map_or(*until_ms, |it| self.awaited_until(it, *until_ms)))
             }
+            Phase::Asking {
+                answers,
+                is_first_round: true,
+                until_ms,
+            } => Some(self.gathered_by(answers, *until_ms).unwrap_or(*until_ms)),
             Phase::Asking { until_ms, .. } | Phase::ReadingBack { until_ms, .. } => Some(*until_ms),
             Phase::Beginning {
                 chosen,
@@ -236,6 +241,12 @@ impl VersionChange {
         }
     }
 
+    /// Servers without a connection, each since when: the next attempt goes on from there.
+    #[must_use]
+    pub const fn lost(&self) -> &BTreeMap<ServerId, u64> {
+        &self.lost
+    }
+
     /// A server has had no connection since then: it is waited for once, and not anew in each step.
     pub fn handle_lost(&mut self, server: ServerId, since_ms: u64) {
         self.lost.insert(server, since_ms);
@@ -243,7 +254,11 @@ impl VersionChange {
 
     /// A server's connection is new: what it was ordered and has not answered may be lost.
     #[must_use]
-    pub fn handle_connected(&mut self, server: ServerId) -> Vec<Action> {
+    pub fn handle_connected(&mut self, server: ServerId, now_ms: u64) -> Vec<Action> {
+        if !self.is_enough_connected() {
+            // It was no single server that was gone: those who come back come one by one.
+            self.lost.values_mut().for_each(|since| *since = now_ms);
+        }
         self.lost.remove(&server);
         let again = match &self.phase {
             Phase::Draining { .. } => self
@@ -398,12 +413,34 @@ impl VersionChange {
     }
 
     /// How long a server is waited for that anybody else is waited for until then: without a
-    /// connection for `suspect_after` since it was lost, in all steps together (section 3.3).
+    /// connection for `suspect_after` since it was lost, in all steps together, if enough are left to go
+    /// on without it (section 3.3).
     fn awaited_until(&self, server: ServerId, until_ms: u64) -> u64 {
-        let lost_ms = self.lost.get(&server);
-        lost_ms.map_or(until_ms, |&lost_ms| {
-            self.after_suspect(lost_ms).min(until_ms)
-        })
+        match self.lost.get(&server) {
+            Some(&lost_ms) if self.is_enough_connected() => {
+                self.after_suspect(lost_ms).min(until_ms)
+            }
+            _ => until_ms,
+        }
+    }
+
+    /// Whether as many as are needed have a connection.
+    fn is_enough_connected(&self) -> bool {
+        let servers = match &self.phase {
+            Phase::Beginning { chosen, .. } | Phase::Preparing { chosen, .. } => {
+                chosen.members.iter().map(|it| it.server).collect()
+            }
+            _ => self.asked(),
+        };
+        let connected = servers.iter().filter(|it| !self.lost.contains_key(it));
+        connected.count() >= self.plan.min_replicas.max(1)
+    }
+
+    /// By when those who have not answered are waited for in the first round, if there are any.
+    fn gathered_by(&self, answers: &Answers, until_ms: u64) -> Option<u64> {
+        let asked = self.asked().into_iter();
+        let silent = asked.filter(|server| !answers.contains_key(server));
+        silent.map(|it| self.awaited_until(it, until_ms)).max()
     }
 
     const fn last_ms(&self) -> u64 {
@@ -464,8 +501,8 @@ impl VersionChange {
         }
         answers.insert(server, promised);
         let (answers, is_first_round, until_ms) = (answers.clone(), *is_first_round, *until_ms);
-        let mut silent = asked.iter().filter(|server| !answers.contains_key(server));
-        if is_first_round && silent.any(|it| now_ms < self.awaited_until(*it, until_ms)) {
+        let gathered_by = self.gathered_by(&answers, until_ms);
+        if is_first_round && gathered_by.is_some_and(|gathered_by| now_ms < gathered_by) {
             return Vec::new();
         }
         self.decide(&answers, now_ms)
@@ -477,10 +514,23 @@ impl VersionChange {
         let nobody_is_silent = answers.len() == self.asked().len();
         let is_last = nobody_is_silent || now_ms >= self.last_ms();
         match decide::decide(&self.plan, answers, is_last) {
-            Ok(chosen) => self.go_on_with(chosen, now_ms),
+            Ok(mut chosen) => {
+                self.leave_out_lost(&mut chosen, now_ms);
+                self.go_on_with(chosen, now_ms)
+            }
             Err(Lack::Wait) => Vec::new(),
             Err(Lack::TooFew) => self.give_up(Failure::TooFew),
             Err(Lack::Unavailable) => self.give_up(Failure::Unavailable),
+        }
+    }
+
+    /// Who promised and was lost behind that, and has been waited for, is left out if enough stay.
+    fn leave_out_lost(&self, chosen: &mut Chosen, now_ms: u64) {
+        for &server in self.lost.keys() {
+            let is_over = self.awaited_until(server, u64::MAX) <= now_ms;
+            if is_over && chosen.members.len() > self.plan.min_replicas.max(1) {
+                chosen.members.retain(|member| member.server != server);
+            }
         }
     }
 

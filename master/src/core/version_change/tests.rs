@@ -208,8 +208,8 @@ fn the_old_primary_drains_before_anybody_promises() {
     };
     let (mut attempt, revoked) = VersionChange::start(drained, 0);
     assert_eq!(revoked, [order_to(1, Order::Revoke { version: U })]);
-    assert_eq!(attempt.handle_connected(server(1)), revoked);
-    assert_eq!(attempt.handle_connected(server(2)), []);
+    assert_eq!(attempt.handle_connected(server(1), 100), revoked);
+    assert_eq!(attempt.handle_connected(server(2), 100), []);
 
     let ask = promise_of(&[1, 2, 3]);
     assert_eq!(say(&mut attempt.clone(), 1, Answer::Revoked), ask);
@@ -268,16 +268,16 @@ fn a_chunk_that_does_not_exist_is_begun_at_once() {
 #[test]
 fn every_order_that_was_lost_is_sent_again() {
     let (mut attempt, _) = VersionChange::start(plan(), 0);
-    assert_eq!(attempt.handle_connected(server(3)), promise_of(&[3]));
-    assert_eq!(attempt.handle_connected(server(9)), []);
+    assert_eq!(attempt.handle_connected(server(3), 100), promise_of(&[3]));
+    assert_eq!(attempt.handle_connected(server(9), 100), []);
     let _ = tell(&mut attempt, has(3, 8), 10);
-    assert_eq!(attempt.handle_connected(server(3)), []);
+    assert_eq!(attempt.handle_connected(server(3), 100), []);
     let _ = tell(&mut attempt, has(2, 8), 10);
     let begin = tell(&mut attempt, has(1, 8), 10);
-    assert_eq!(attempt.handle_connected(server(1)), begin[..1]);
+    assert_eq!(attempt.handle_connected(server(1), 100), begin[..1]);
     let _ = say(&mut attempt, 1, begun(8, member(1)));
-    assert_eq!(attempt.handle_connected(server(1)), []);
-    assert_eq!(attempt.handle_connected(server(2)), begin[1..2]);
+    assert_eq!(attempt.handle_connected(server(1), 100), []);
+    assert_eq!(attempt.handle_connected(server(2), 100), begin[1..2]);
 }
 
 #[test]
@@ -292,18 +292,26 @@ fn a_beginning_that_nobody_answers_is_given_up_with_their_names() {
     assert_eq!(say(&mut attempt, 1, begun(8, member(1))), []);
 }
 
+/// One replica is enough to go on.
+fn alone() -> Plan {
+    Plan {
+        min_replicas: 1,
+        ..plan()
+    }
+}
+
 /// Who is gone is waited for once: what was waited for a promise is not waited for again while those who
 /// promised begin, nor in the next attempt. Who is back is waited for as anybody is.
 #[test]
 fn who_has_no_connection_is_awaited_since_it_was_lost() {
-    let (mut attempt, _) = promised(plan(), &[has(1, 8), has(2, 8)]);
+    let (mut attempt, _) = promised(alone(), &[has(1, 8), has(2, 8)]);
     attempt.handle_lost(server(3), 0);
     attempt.handle_lost(server(2), 200);
     let begin = attempt.handle_timeout(SUSPECT_MS);
     assert_eq!(begin, begin_at(8, &[member(1), member(2)]));
     assert_eq!(attempt.poll_timeout(), Some(200 + SUSPECT_MS));
     let mut back = attempt.clone();
-    assert_eq!(back.handle_connected(server(2)), begin[1..]);
+    assert_eq!(back.handle_connected(server(2), 3_100), begin[1..]);
     assert_eq!(back.poll_timeout(), Some(2 * SUSPECT_MS));
     // The other one still has its time to begin, and has not failed.
     assert_eq!(attempt.handle_timeout(199 + SUSPECT_MS), []);
@@ -312,26 +320,54 @@ fn who_has_no_connection_is_awaited_since_it_was_lost() {
         failed(&[(2, Fault::Silent)])
     );
 
-    let alone = Plan {
-        min_replicas: 1,
-        ..plan()
-    };
-    let (mut next, _) = VersionChange::start(alone, 3_100);
+    let (mut next, _) = VersionChange::start(alone(), 3_100);
     next.handle_lost(server(3), 0);
     next.handle_lost(server(2), 200);
+    assert_eq!(next.poll_timeout(), Some(3_100 + SUSPECT_MS), "1 is there");
     let mut early = next.clone();
-    assert_eq!(tell(&mut early, has(1, 8), 3_199), []);
+    assert_eq!(tell(&mut early, has(1, 8), 3_150), []);
     let then = begin_at(8, &[member(1)]);
+    assert_eq!(early.poll_timeout(), Some(200 + SUSPECT_MS));
+    assert_eq!(early.handle_timeout(200 + SUSPECT_MS), then);
     assert_eq!(tell(&mut next.clone(), has(1, 8), 3_200), then);
-    assert_eq!(next.handle_connected(server(3)), promise_of(&[3]));
+    assert_eq!(next.handle_connected(server(3), 3_200), promise_of(&[3]));
     assert_eq!(tell(&mut next, has(1, 8), 3_200), []);
+    assert_eq!(next.poll_timeout(), Some(3_100 + SUSPECT_MS));
+}
 
-    // That few are left is no reason to go on with too few.
-    let (mut short, _) = VersionChange::start(plan(), 4_000);
-    short.handle_lost(server(3), 0);
-    short.handle_lost(server(2), 200);
-    assert_eq!(tell(&mut short, has(1, 8), 4_010), []);
-    assert_eq!(short.poll_timeout(), Some(4_000 + SUSPECT_MS));
+/// One that promised, was lost, and was waited for while another was silent: it is not asked to begin.
+#[test]
+fn who_is_lost_for_long_enough_when_it_is_decided_is_left_out() {
+    let two_of_three = [has(1, 8), has(2, 7)];
+    let decided = |plan| {
+        let (mut attempt, _) = promised(plan, &two_of_three);
+        attempt.handle_lost(server(2), 0);
+        attempt.handle_timeout(SUSPECT_MS)
+    };
+    assert_eq!(decided(alone()), begin_at(7, &[member(1)]));
+    assert_eq!(decided(plan()), begin_at(7, &[member(1), member(2)]));
+}
+
+/// Too few are left to go on with: giving up gains nothing, and those who come back come one by one.
+#[test]
+fn where_too_few_are_connected_the_others_are_waited_for() {
+    let (mut attempt, _) = promised(plan(), &[has(1, 8), has(2, 8), has(3, 8)]);
+    for n in 1..=3 {
+        attempt.handle_lost(server(n), 50);
+    }
+    assert_eq!(attempt.poll_timeout(), Some(100 + SUSPECT_MS), "to begin");
+    let (mut cut_off, _) = VersionChange::start(plan(), 4_000);
+    for n in 1..=3 {
+        cut_off.handle_lost(server(n), 0);
+    }
+    assert_eq!(cut_off.poll_timeout(), Some(4_000 + SUSPECT_MS));
+    let _ = cut_off.handle_connected(server(1), 4_100);
+    assert_eq!(tell(&mut cut_off, has(1, 8), 4_101), []);
+    let _ = cut_off.handle_connected(server(2), 4_110);
+    assert_eq!(tell(&mut cut_off, has(2, 8), 4_111), [], "the third comes");
+    let _ = cut_off.handle_connected(server(3), 4_120);
+    let all = begin_at(8, &[member(1), member(2), member(3)]);
+    assert_eq!(tell(&mut cut_off, has(3, 8), 4_121), all);
 }
 
 /// Attack 25's other half: what a member begins with is compared, so a member that was begun by

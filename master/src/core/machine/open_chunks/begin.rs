@@ -1,13 +1,13 @@
 //! Attempts begin, act, and are given up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, FileId, ServerId, SessionId};
 use sarsen_protocol::message::HeldFlags;
 use sarsen_protocol::status::Status;
 
-use super::{Goal, Machine, Next, RETRY_MIN, Subject, Then, Which, Work, elapsed_ms};
+use super::{Goal, Machine, Next, RETRY_MIN, Subject, Then, Which, Work};
 use crate::core::action::Failure;
 use crate::core::chunk_table::Sealed;
 use crate::core::command::chunks::{Activation, ChunkSealed, Configuration, Member, PossibleLoss};
@@ -43,6 +43,7 @@ impl Machine {
             failed: Vec::new(),
             failed_next: Vec::new(),
             lost: BTreeMap::new(),
+            excused: BTreeSet::new(),
             blamed: None,
             retry_at: now,
             waiting: Vec::new(),
@@ -189,15 +190,15 @@ impl Machine {
             min_replicas: fewest,
             patience: self.patience_of_changes(),
         };
-        let (mut attempt, actions) = VersionChange::start(plan, self.now_ms());
+        let now_ms = self.now_ms();
+        let (mut attempt, actions) = VersionChange::start(plan, now_ms);
         let mut missed = attempt.asked();
         missed.retain(|server| !self.is_connected(*server));
         let all = &mut self.open_chunks;
         all.attempts.insert(handle, (subject, Which::Own));
         if let Some(work) = all.works.get_mut(&subject) {
             for server in missed {
-                let since = *work.lost.entry(server).or_insert(now);
-                attempt.handle_lost(server, elapsed_ms(since));
+                attempt.handle_lost(server, *work.lost.entry(server).or_insert(now_ms));
             }
             work.handle = handle;
             work.attempt = Some(attempt);
@@ -503,8 +504,14 @@ impl Machine {
         let Some(work) = self.open_chunks.works.get_mut(&subject) else {
             return;
         };
-        work.attempt = None;
-        let next = work.next.take();
+        let (own, next) = (work.attempt.take(), work.next.take());
+        if let Some(own) = &own {
+            work.lost.clone_from(own.lost());
+        }
+        let lost = match which {
+            Which::Own => own.map(|own| own.lost().clone()),
+            Which::Next => next.as_ref().map(|next| next.attempt.lost().clone()),
+        };
         let handle = work.handle;
         self.open_chunks.attempts.remove(&handle);
         if let Some(next) = next {
@@ -512,9 +519,11 @@ impl Machine {
         }
         match why {
             Why::Members(faults) => {
+                let lost = lost.unwrap_or_default();
+                let mut servers: Vec<ServerId> = faults.iter().map(|it| it.0).collect();
+                servers.retain(|it| !(lost.contains_key(it) && work.excused.insert(*it)));
                 self.open_chunks.set_unavailable(handle, false);
-                let servers = faults.iter().map(|(server, _)| *server);
-                self.note_failed(subject, which, servers);
+                self.note_failed(subject, which, servers.into_iter());
             }
             Why::Damaged(servers) => {
                 for &server in &servers {

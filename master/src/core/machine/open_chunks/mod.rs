@@ -152,9 +152,11 @@ struct Work {
     failed: Vec<(ServerId, Duration)>,
     /// Who failed to make a chunk that comes next: that is no word about the one that it holds.
     failed_next: Vec<(ServerId, Duration)>,
-    /// Servers without a connection, each since when, or since an attempt first missed it: they are
-    /// waited for once, in all attempts together.
-    lost: BTreeMap<ServerId, Duration>,
+    /// Servers without a connection, each since when in milliseconds, or since an attempt first missed
+    /// it: they are waited for once, in all attempts together.
+    lost: BTreeMap<ServerId, u64>,
+    /// Who failed once for want of a connection: that is no word about its disk.
+    excused: BTreeSet<ServerId>,
     blamed: Option<Blamed>,
     /// When the next attempt begins, if none runs.
     retry_at: Duration,

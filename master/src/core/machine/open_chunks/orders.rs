@@ -282,13 +282,13 @@ impl Machine {
 
     /// A server's connection is gone.
     pub(in crate::core::machine) fn changes_disconnected(&mut self, server: ServerId) {
-        let (now, now_ms) = (self.now.elapsed, self.now_ms());
+        let now_ms = self.now_ms();
         let subjects: Vec<Subject> = self.open_chunks.works.keys().copied().collect();
         for subject in subjects {
             let Some(work) = self.open_chunks.works.get_mut(&subject) else {
                 continue;
             };
-            work.lost.insert(server, now);
+            work.lost.insert(server, now_ms);
             for which in [Which::Next, Which::Own] {
                 if let Some(attempt) = work.attempt(which) {
                     attempt.handle_lost(server, now_ms);
@@ -302,12 +302,16 @@ impl Machine {
         if !self.is_serving() {
             return;
         }
+        let now_ms = self.now_ms();
         let subjects: Vec<Subject> = self.open_chunks.works.keys().copied().collect();
         for subject in subjects {
+            if let Some(work) = self.open_chunks.works.get_mut(&subject) {
+                work.lost.remove(&server);
+            }
             for which in [Which::Next, Which::Own] {
                 let work = self.open_chunks.works.get_mut(&subject);
                 if let Some(attempt) = work.and_then(|work| work.attempt(which)) {
-                    let actions = attempt.handle_connected(server);
+                    let actions = attempt.handle_connected(server, now_ms);
                     self.act_on(subject, which, actions);
                 }
             }

@@ -51,9 +51,9 @@ fn prepared_logged_settled() {
     let (mut attempt, orders) = promised(sealing(), &[has(1, 8), has(2, 9), has(3, 8)]);
     let to_all: Vec<Action> = (1..=3).map(|n| prepare(8, member(n), None)).collect();
     assert_eq!(orders, to_all);
-    assert_eq!(attempt.handle_connected(server(2)), to_all[1..2]);
+    assert_eq!(attempt.handle_connected(server(2), 100), to_all[1..2]);
     assert_eq!(say(&mut attempt, 2, has_prepared(2, SAME)), []);
-    assert_eq!(attempt.handle_connected(server(2)), []);
+    assert_eq!(attempt.handle_connected(server(2), 100), []);
     assert_eq!(say(&mut attempt, 3, has_prepared(3, SAME)), []);
     let sealed = Sealed {
         version: V,
@@ -124,9 +124,13 @@ fn who_is_gone_is_not_taken_for_one_that_still_prepares() {
         failed(&[(3, Fault::Silent)])
     );
     assert_eq!(
-        back.handle_connected(server(3)),
+        back.handle_connected(server(3), 100),
         [prepare(8, member(3), None)]
     );
+    assert_eq!(back.poll_timeout(), Some(100 + DEAD_MS));
+    // Too few are left, who could do no better: what they have prepared is not thrown away.
+    back.handle_lost(server(1), 1_000);
+    back.handle_lost(server(2), 1_000);
     assert_eq!(back.poll_timeout(), Some(100 + DEAD_MS));
 }
 
@@ -175,7 +179,7 @@ fn members_that_differ_in_anything_read_back() {
 #[test]
 fn who_fails_when_read_back_is_named() {
     let mut attempt = differing();
-    assert_eq!(attempt.handle_connected(server(3)).len(), 1);
+    assert_eq!(attempt.handle_connected(server(3), 100).len(), 1);
     let sound = |is_sound| Answer::ReadBack { is_sound };
     assert_eq!(say(&mut attempt, 1, sound(true)), []);
     assert_eq!(say(&mut attempt, 3, sound(false)), []);

@@ -28,18 +28,33 @@ impl Play {
         self.unanswered.clear();
         self.servers.orders.clear();
         for n in 1..=4 {
-            let connection = ConnectionId(n);
-            let n = u8::try_from(n).unwrap();
-            self.rig
-                .machine
-                .handle_connected(connection, Role::Chunkserver);
-            let (reply, actions) = self.rig.exchange(connection, register(n));
-            assert!(matches!(reply, Ok(AnyMessage::Registered(_))), "{reply:?}");
-            self.run(actions);
-            let held = self.held_by(n);
-            let (_, actions) = self.rig.exchange(connection, inventory(n, 1, &held));
-            self.run(actions);
+            self.connect(n);
         }
+    }
+
+    /// A server registers, and tells what it holds.
+    fn connect(&mut self, n: u8) {
+        let connection = ConnectionId(n.into());
+        self.servers.silent.remove(&n.into());
+        self.rig
+            .machine
+            .handle_connected(connection, Role::Chunkserver);
+        let (reply, actions) = self.rig.exchange(connection, register(n));
+        assert!(matches!(reply, Ok(AnyMessage::Registered(_))), "{reply:?}");
+        self.run(actions);
+        let held = self.held_by(n);
+        let (_, actions) = self.rig.exchange(connection, inventory(n, 1, &held));
+        self.run(actions);
+    }
+
+    /// A server's connection is gone.
+    fn disconnect(&mut self, server: u64) {
+        self.servers.silent.insert(server);
+        let now = self.rig.now;
+        let lost = ConnectionId(server);
+        self.rig.machine.handle_disconnected(lost, now);
+        let actions = self.rig.settle();
+        self.run(actions);
     }
 
     /// What a server reports when it has restarted.
@@ -864,17 +879,11 @@ fn members_that_are_gone_are_waited_for_once() {
     let file = play.touch("/f");
     let first = play.open(play.last(file));
     let members: Vec<u64> = first.chain.iter().map(|hop| hop.server.0).collect();
-    let kill = |play: &mut Play, server| {
-        play.servers.silent.insert(server);
-        let now = play.rig.now;
-        let lost = ConnectionId(server);
-        play.rig.machine.handle_disconnected(lost, now);
-    };
-    kill(&mut play, members[0]);
+    play.disconnect(members[0]);
     play.report(members[2], &first, ChainTrouble::HopFailed, members[0]);
     let promised = (members[1], Kind::Promise.name());
     assert!(play.servers.orders.contains(&promised));
-    kill(&mut play, members[1]);
+    play.disconnect(members[1]);
     let again = OpenChunk {
         failed: first.version,
         ..play.last(file)
@@ -886,4 +895,38 @@ fn members_that_are_gone_are_waited_for_once() {
     };
     let chain: Vec<u64> = opened.chain.iter().map(|hop| hop.server.0).collect();
     assert_eq!(chain, members[2..]);
+}
+
+/// Two members were out of the master's reach for a moment while they prepared a long seal. They were
+/// taken for servers whose disks fail, and of three good members one was sealed.
+#[test]
+fn who_lost_its_connection_once_is_as_good_as_the_others() {
+    let mut play = Play::new();
+    play.rig.machine.config.min_replicas = 1;
+    let file = play.touch("/f");
+    let first = play.open(play.last(file));
+    let members: Vec<u64> = first.chain.iter().map(|hop| hop.server.0).collect();
+    play.mutate(first.handle, 3, 300);
+    play.servers.deaf.extend(&members[1..]);
+    play.send(SealFile {
+        path: "/f".to_owned(),
+    });
+    for &server in &members[1..] {
+        let promises = play.given(server, Kind::Promise.name());
+        play.answer_late(promises);
+    }
+    play.wait(settings().dead_after + seconds(1));
+    for &server in &members[1..] {
+        assert_eq!(play.given(server, Kind::PrepareSeal.name()).len(), 1);
+        play.disconnect(server);
+    }
+    play.wait(settings().suspect_after);
+    play.servers.deaf.clear();
+    for &server in &members[1..] {
+        play.connect(u8::try_from(server).unwrap());
+    }
+    play.wait(settings().heartbeat);
+    assert_eq!(play.sealed(first.handle).map(|it| it.1), Some(300));
+    let members = BTreeSet::from_iter(members);
+    assert_eq!(play.readers_are_sent_to(file), members);
 }
