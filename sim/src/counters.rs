@@ -6,6 +6,7 @@ use std::fmt;
 /// Every fault that a long run must have seen fire.
 pub const FAULTS: &[&str] = &[
     "fault: connection reset",
+    "fault: connection lost behind a request",
     "fault: frame damaged",
     "fault: one-way cut",
     "fault: partition",
@@ -53,6 +54,7 @@ pub const PATHS: &[&str] = &[
     "path: replica verified by order",
     "path: replica found corrupt",
     "path: answer given again",
+    "path: refused request came again",
     "path: outcome unknown to the client",
     "path: master replayed a log",
     "path: torn tail cut off",
@@ -93,10 +95,11 @@ impl Counters {
     }
 
     /// How often any fault fired; what a power cut does to sectors and names is not counted
-    /// beside it, nor is a frame that is slow.
+    /// beside it, nor is a frame that is slow, nor a request that its connection is lost behind.
     #[must_use]
     pub fn faults(&self) -> u64 {
-        let is_counted = |name: &&&str| !name.contains("unsynced") && !name.contains("slow path");
+        const BESIDE: &[&str] = &["unsynced", "slow path", "behind a request"];
+        let is_counted = |name: &&&str| !BESIDE.iter().any(|it| name.contains(it));
         FAULTS
             .iter()
             .filter(is_counted)

@@ -87,6 +87,11 @@ impl Plan {
                     *random.pick(&[0, 1_000, 6_000]).unwrap_or(&0)
                 },
                 slow: *random.pick(&[0, 2_000, 20_000]).unwrap_or(&0),
+                strand: if is_calm {
+                    0
+                } else {
+                    *random.pick(&[0, 10_000, 60_000]).unwrap_or(&0)
+                },
             },
             victim: u8::try_from(random.below(chunkservers.into())).unwrap_or(0),
             rolls_back: random.percent(12),

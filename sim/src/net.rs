@@ -165,6 +165,8 @@ pub struct Rates {
     pub damage: u32,
     /// A frame takes long.
     pub slow: u32,
+    /// A client loses a control connection behind a request, which comes all the same.
+    pub strand: u32,
 }
 
 /// All connections.

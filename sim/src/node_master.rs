@@ -4,7 +4,7 @@
 //! The log's thread is an event: what was appended meanwhile is one batch and one sync. What
 //! the machine wants done it gets in the order in which it wants it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +18,11 @@ use sarsen_master::core::machine::{Machine, Startup};
 use sarsen_master::oplog::{self, Appender, CheckpointWriter, Folder, LogOptions, Position, prune};
 use sarsen_master::start::{Fresh, StartError, replay, to_log};
 use sarsen_protocol::deframe::{Frame, any_frame, error_frame};
-use sarsen_protocol::id::{ClusterId, RequestId, ServerId};
+use sarsen_protocol::id::{ClusterId, RequestId, ServerId, SessionId};
 use sarsen_protocol::key::SecretKey;
 use sarsen_protocol::message::{AnyMessage, ErrorBody, Kind, Plane, Role};
 use sarsen_protocol::sabotage::{self, Check};
-use sarsen_protocol::status::Status;
+use sarsen_protocol::status::{Retry, Status};
 
 use crate::disk::folder::SimFolder;
 use crate::disk::{Disk, NamesKept};
@@ -78,6 +78,8 @@ struct Process {
     /// Appended and not yet applied.
     entries: BTreeMap<u64, Entry>,
     asked: BTreeMap<Token, AnyMessage>,
+    /// Requests that were refused for good, and of which the log knows nothing.
+    refused: BTreeSet<(SessionId, u64)>,
     roles: BTreeMap<ConnId, Role>,
     /// Who registered over which connection.
     servers: BTreeMap<ConnId, ServerId>,
@@ -206,6 +208,7 @@ impl MasterNode {
             is_saving: false,
             entries: BTreeMap::new(),
             asked: BTreeMap::new(),
+            refused: BTreeSet::new(),
             roles: BTreeMap::new(),
             servers: BTreeMap::new(),
             orders: BTreeMap::new(),
@@ -353,6 +356,10 @@ impl Process {
                 if request_of(&message).is_some_and(is_repeated) {
                     world.count("path: answer given again");
                 }
+                let is_refused = |it: RequestId| self.refused.contains(&(it.session, it.number));
+                if request_of(&message).is_some_and(is_refused) {
+                    world.count("path: refused request came again");
+                }
                 self.asked.insert(token, message.clone());
                 self.machine.handle_request(token, message, now);
             }
@@ -428,6 +435,7 @@ impl Process {
             return;
         };
         self.observe_reply(world, to, &question, &reply);
+        self.note_refusal(&question, &reply);
         let conn = ConnId(to.connection.0);
         let kind = reply_kind(question.kind());
         let failed = |status, body: &ErrorBody| error_frame(kind, to.request, status, body);
@@ -491,6 +499,22 @@ impl Process {
                 world.count("path: request refused in safe mode");
             }
             _ => {}
+        }
+    }
+
+    /// Notes what the master has to keep by itself.
+    fn note_refusal(&mut self, question: &AnyMessage, reply: &Result<AnyMessage, Failure>) {
+        let (Some(request), Err(failure)) = (request_of(question), reply) else {
+            return;
+        };
+        let may_pass = matches!(failure.status.retry(), Retry::Wait | Retry::Reconnect);
+        let is_of_id = matches!(
+            failure.status,
+            Status::SessionUnknown | Status::RequestForgotten
+        );
+        let is_logged = self.machine.state().sessions.answer(request).is_some();
+        if !may_pass && !is_of_id && !is_logged {
+            self.refused.insert((request.session, request.number));
         }
     }
 

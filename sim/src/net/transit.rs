@@ -40,6 +40,29 @@ impl Net {
             *hit = Bytes::from(bytes);
         }
         self.push(id, 1 - side, Wire::Frame { head, payload }, now);
+        let is_client = matches!(from, Node::Client(_));
+        if is_client && self.random.millionth(self.rates.strand) {
+            self.strand(id, side, now);
+        }
+    }
+
+    /// A side loses a control connection behind what it sent last, which comes all the same, and late.
+    fn strand(&mut self, id: ConnId, side: usize, now: Duration) {
+        let late = now + self.random.micros(100_000, 2_500_000);
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        if conn.plane != Plane::Control {
+            return;
+        }
+        if let Some((ready, _)) = conn.sides[1 - side].queue.back_mut() {
+            *ready = late.max(*ready);
+        }
+        conn.sides[side].gave_up = true;
+        conn.sides[side].queue.clear();
+        self.fired.push("fault: connection lost behind a request");
+        self.push(id, side, Wire::End, now);
+        self.push(id, 1 - side, Wire::End, now);
     }
 
     pub(super) fn push(&mut self, id: ConnId, to: usize, wire: Wire, now: Duration) {

@@ -3,7 +3,7 @@
 //! *Logs* get records: small ones, many at a time, long ones, and ones that just fit into their
 //! chunk, or just don't. *Images* are cells that are written over and over, one or many, beyond the
 //! end and over the edges of chunks, and read beside that; one of them is cut again and again. All
-//! clients work on all of them.
+//! clients work on all of them. A *brief* file comes and goes, and is cut whether or not it is there.
 
 use std::time::Duration;
 
@@ -26,6 +26,10 @@ const LOGS: &[&str] = &["/m/log", "/m/log-2"];
 /// A file that is cut, among those of cells.
 const CUT: &str = "/m/image-cut";
 
+/// A file of cells that nobody writes: it is made, cut and removed again and again, and cut also when
+/// it isn't there.
+const BRIEF: &str = "/m/image-brief";
+
 /// Files of cells.
 const IMAGES: &[(&str, Layout)] = &[
     ("/m/image", Layout::Uneven),
@@ -45,6 +49,9 @@ pub fn is_changing(path: &str) -> bool {
 /// How a file of cells is cut; none of other files.
 #[must_use]
 pub fn layout(path: &str) -> Option<Layout> {
+    if path == BRIEF {
+        return Some(Layout::Uneven);
+    }
     let image = IMAGES.iter().find(|(image, _)| *image == path);
     image.map(|(_, layout)| *layout)
 }
@@ -69,7 +76,8 @@ pub fn next(random: &mut Random, facts: &Facts, number: u64) -> Op {
     let log = random.pick(LOGS).copied().unwrap_or(FOLDER);
     let image = random.pick(IMAGES).copied();
     let (image, layout) = image.unwrap_or((CUT, Layout::Uneven));
-    let (path, op) = match random.below(100) {
+    let (path, op) = match random.below(122) {
+        100.. => return brief(random, facts, number),
         0..34 => (log, append(random, facts, log)),
         34..40 => (
             log,
@@ -79,7 +87,7 @@ pub fn next(random: &mut Random, facts: &Facts, number: u64) -> Op {
         ),
         40..66 => (image, write(random, image, layout, number)),
         66..90 => (image, read(random, image, layout)),
-        90..95 => (CUT, truncate(random)),
+        90..95 => (CUT, truncate(random, CUT)),
         _ => {
             let path = if random.percent(50) { log } else { image };
             (
@@ -93,12 +101,31 @@ pub fn next(random: &mut Random, facts: &Facts, number: u64) -> Op {
     if facts.names.files().any(|(it, _)| it == path) {
         return op;
     }
+    make(random, path, number)
+}
+
+fn make(random: &mut Random, path: &str, number: u64) -> Op {
     Op::Put {
         path: path.to_owned(),
         content: Content::new(number, 0),
         force: false,
         purge: false,
         replicas: if random.percent(15) { 2 } else { 0 },
+    }
+}
+
+/// The next thing to do with the file that comes and goes.
+fn brief(random: &mut Random, facts: &Facts, number: u64) -> Op {
+    let is_there = facts.names.files().any(|(it, _)| it == BRIEF);
+    match (random.below(2), is_there) {
+        (0, _) => truncate(random, BRIEF),
+        (_, false) => make(random, BRIEF, number),
+        // Out of the trash it would come back elsewhere.
+        (_, true) => Op::Remove {
+            path: BRIEF.to_owned(),
+            recursive: false,
+            purge: true,
+        },
     }
 }
 
@@ -180,8 +207,8 @@ fn read(random: &mut Random, path: &str, layout: Layout) -> Op {
     }
 }
 
-fn truncate(random: &mut Random) -> Op {
-    let layout = layout(CUT).unwrap_or(Layout::Uneven);
+fn truncate(random: &mut Random, path: &str) -> Op {
+    let layout = layout(path).unwrap_or(Layout::Uneven);
     let per_chunk = u64::from(layout.cells_in_chunk());
     let cell = match random.below(10) {
         0..2 => 0,
@@ -190,7 +217,7 @@ fn truncate(random: &mut Random) -> Op {
         _ => random.below(2 * per_chunk),
     };
     Op::Truncate {
-        path: CUT.to_owned(),
+        path: path.to_owned(),
         layout,
         cell: u32::try_from(cell).unwrap_or(0),
     }
