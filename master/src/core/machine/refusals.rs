@@ -41,7 +41,12 @@ impl Refusals {
         let kept = self.by_session.entry(request.session).or_default();
         if request.lowest_outstanding > kept.lowest {
             kept.lowest = request.lowest_outstanding;
-            kept.statuses = kept.statuses.split_off(&kept.lowest);
+            // One by one, as they come: the others need not be moved.
+            while let Some(first) = kept.statuses.first_entry()
+                && *first.key() < kept.lowest
+            {
+                first.remove();
+            }
         }
         if request.number >= kept.lowest {
             kept.statuses.insert(request.number, status);

@@ -505,13 +505,9 @@ impl Machine {
             return;
         };
         let (own, next) = (work.attempt.take(), work.next.take());
-        if let Some(own) = &own {
-            work.lost.clone_from(own.lost());
+        if let Some(own) = own {
+            work.lost.extend(own.lost());
         }
-        let lost = match which {
-            Which::Own => own.map(|own| own.lost().clone()),
-            Which::Next => next.as_ref().map(|next| next.attempt.lost().clone()),
-        };
         let handle = work.handle;
         self.open_chunks.attempts.remove(&handle);
         if let Some(next) = next {
@@ -519,9 +515,9 @@ impl Machine {
         }
         match why {
             Why::Members(faults) => {
-                let lost = lost.unwrap_or_default();
                 let mut servers: Vec<ServerId> = faults.iter().map(|it| it.0).collect();
-                servers.retain(|it| !(lost.contains_key(it) && work.excused.insert(*it)));
+                // The first time it is excused.
+                servers.retain(|it| !(work.lost.contains_key(it) && work.excused.insert(*it)));
                 self.open_chunks.set_unavailable(handle, false);
                 self.note_failed(subject, which, servers.into_iter());
             }
