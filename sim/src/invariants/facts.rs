@@ -8,7 +8,7 @@ use sarsen_master::core::apply::apply;
 use sarsen_master::core::command::{Command, Entry};
 use sarsen_master::core::state::State;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, FileId, ServerId, SessionId};
-use sarsen_protocol::message::{ChunkState, Level};
+use sarsen_protocol::message::{ChunkState, Level, Verdict};
 use sarsen_protocol::record::RECORD_HEADER_LEN;
 use sarsen_protocol::status::Status;
 
@@ -92,7 +92,8 @@ pub struct Facts {
     /// were last sealed in. What begins on that is still it, until the log says otherwise.
     pub held: BTreeMap<(u8, ChunkHandle), Option<ChunkVersion>>,
     /// What was held on machines that have lost their disks since, until a master can know: it takes
-    /// their registration, or has begun after that. Their connections' end may come late.
+    /// their registration, not all of whose directories are refused, or has begun after that. Their
+    /// connections' end may come late.
     pub lost: BTreeMap<(u8, ChunkHandle), Option<ChunkVersion>>,
     /// Replicas that were spoiled on purpose.
     pub spoiled: BTreeSet<(u8, ChunkHandle)>,
@@ -163,7 +164,13 @@ impl Facts {
             } => {
                 if let Some(machine) = machine_of(&register.data_addr) {
                     self.machines.insert(registered.server_id, machine);
-                    self.lost.retain(|(of, _), _| *of != machine);
+                    // A registration all of whose directories are refused may be a copy's: it tells a
+                    // master nothing of the server that is connected.
+                    let verdicts = &registered.directories;
+                    let is_served = |verdict: &Verdict| verdict.status == Status::Ok.number();
+                    if verdicts.is_empty() || verdicts.iter().any(is_served) {
+                        self.lost.retain(|(of, _), _| *of != machine);
+                    }
                 }
             }
             Observation::Numbered {
@@ -638,7 +645,7 @@ mod tests {
         assert!(facts.deleting.is_empty());
     }
 
-    fn register(facts: &mut Facts, machine: u8) {
+    fn register(facts: &mut Facts, machine: u8, verdict: Status) {
         let register = Register {
             server_id: ServerId(1),
             control_addr: String::new(),
@@ -657,7 +664,10 @@ mod tests {
             dead_after: 0,
             lease: 0,
             ticket_keys: Vec::new(),
-            directories: Vec::new(),
+            directories: vec![Verdict {
+                directory_id: DirectoryId([machine; 16]),
+                status: verdict.number(),
+            }],
             repair_streams: 0,
         };
         let registers = Observation::Registered {
@@ -676,9 +686,12 @@ mod tests {
         observe(&mut facts, &Observation::Lost { machine: 3 });
         assert_eq!(facts.sealed_beside(0, HANDLE, VERSION), 3);
         assert_eq!(facts.replicas_beside(0, HANDLE), 2);
-        register(&mut facts, 2);
+        register(&mut facts, 2, Status::Ok);
         assert_eq!(facts.sealed_beside(0, HANDLE, VERSION), 3);
-        register(&mut facts, 3);
+        // It may be a copy of a server that is well.
+        register(&mut facts, 3, Status::StaleStart);
+        assert_eq!(facts.sealed_beside(0, HANDLE, VERSION), 3);
+        register(&mut facts, 3, Status::Ok);
         assert_eq!(facts.sealed_beside(0, HANDLE, VERSION), 2);
         observe(&mut facts, &Observation::Lost { machine: 2 });
         let state = State::default();
