@@ -1,15 +1,27 @@
-//! A master's `--dir`: its lock, and the real [`Folder`].
+//! A master's `--dir`: its lock, and the real [`Folder`] (`spec/oplog.md` section 1).
+//!
+//! The log holds the ticket key, with which whoever has it can write to every chunk. So its files are
+//! for their owner alone, also those that were made otherwise before.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::error::OplogError;
 use super::folder::{File, Folder};
-use super::names::{LOCK, Listing};
+use super::names::{LOCK, Listing, is_of_a_log};
+
+/// The mode of every file.
+const FILE_MODE: u32 = 0o600;
+
+/// The mode of a directory that is made.
+const DIRECTORY_MODE: u32 = 0o700;
+
+/// What others than its owner may do with a file.
+const OTHERS: u32 = 0o077;
 
 /// A directory that this process holds the lock of, until it is dropped.
 #[derive(Debug)]
@@ -22,7 +34,8 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Takes `path` into use, making it if it isn't there.
+    /// Takes `path` into use, making it if it isn't there. The log's files that others may read are
+    /// taken from them; a file of which that fails is told.
     ///
     /// # Errors
     /// [`OplogError::Foreign`] if it holds something else (nothing is written then),
@@ -45,14 +58,18 @@ impl Directory {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(FILE_MODE)
             .open(path.join(LOCK))
             .map_err(unusable)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self {
-                path: path.to_owned(),
-                handle,
-                _lock: lock,
-            }),
+            Ok(()) => {
+                close_to_others(path).map_err(unusable)?;
+                Ok(Self {
+                    path: path.to_owned(),
+                    handle,
+                    _lock: lock,
+                })
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => Err(OplogError::Locked {
                 path: path.to_owned(),
             }),
@@ -73,12 +90,40 @@ fn create_durably(path: &Path) -> io::Result<()> {
         .ancestors()
         .take_while(|folder| !folder.exists())
         .collect();
-    fs::create_dir_all(path)?;
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(DIRECTORY_MODE)
+        .create(path)?;
     for folder in missing {
         let parent = folder
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty());
         fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Takes from others what they may do with the log's files.
+fn close_to_others(path: &Path) -> io::Result<()> {
+    for name in names(path)?.iter().filter(|name| is_of_a_log(name)) {
+        let file = path.join(name);
+        let closed = fs::metadata(&file).and_then(|metadata| {
+            let mode = metadata.permissions().mode();
+            match mode & OTHERS {
+                0 => Ok(()),
+                _ => fs::set_permissions(&file, fs::Permissions::from_mode(mode & !OTHERS)),
+            }
+        });
+        if let Err(error) = closed {
+            tracing::warn!(
+                file = %file.display(), %error,
+                "other users may read this file, and with it the key that signs tickets: take it \
+                 from them with `chmod 600`"
+            );
+        }
     }
     Ok(())
 }
@@ -97,6 +142,7 @@ impl Folder for Directory {
     fn create(&self, name: &str) -> io::Result<Box<dyn File>> {
         let mut options = fs::OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
+        options.mode(FILE_MODE);
         Ok(Box::new(options.open(self.path.join(name))?))
     }
 
@@ -156,6 +202,40 @@ mod tests {
         ));
         drop(first);
         assert!(Directory::open(&path).is_ok());
+    }
+
+    /// The log and its checkpoints, which hold the ticket key, could be read by every user of the
+    /// machine.
+    #[test]
+    fn the_log_is_for_its_owner_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("dir");
+        let mode = |name: &str| {
+            let metadata = fs::metadata(path.join(name)).unwrap();
+            metadata.permissions().mode() & 0o777
+        };
+        let directory = Directory::open(&path).unwrap();
+        directory.create("oplog-0000000000000001.log").unwrap();
+        assert_eq!((mode("."), mode(LOCK)), (0o700, 0o600));
+        assert_eq!(mode("oplog-0000000000000001.log"), 0o600);
+        drop(directory);
+
+        // As they were made before, beside something that is nobody's business here.
+        let made = [
+            LOCK,
+            "oplog-0000000000000001.log",
+            "checkpoint-0000000000000007.ckpt",
+            "checkpoint-0000000000000009.ckpt.damaged",
+            "checkpoint-000000000000000b.ckpt.tmp",
+            "notes.txt",
+        ];
+        for name in made {
+            fs::write(path.join(name), "").unwrap();
+            fs::set_permissions(path.join(name), fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        let _directory = Directory::open(&path).unwrap();
+        let modes = made.map(mode);
+        assert_eq!(modes, [0o600, 0o600, 0o600, 0o600, 0o600, 0o644]);
     }
 
     #[test]

@@ -74,6 +74,17 @@ impl Listing {
     }
 }
 
+/// Whether a file of this name is a log's, complete or not, damaged or not.
+pub(super) fn is_of_a_log(name: &str) -> bool {
+    let whole = [TEMPORARY, DAMAGED]
+        .iter()
+        .find_map(|suffix| name.strip_suffix(suffix))
+        .unwrap_or(name);
+    name == LOCK
+        || index_in(whole, "oplog-", ".log").is_some()
+        || index_in(whole, "checkpoint-", ".ckpt").is_some()
+}
+
 fn index_in(name: &str, prefix: &str, suffix: &str) -> Option<u64> {
     let digits = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
     let is_hex = digits
