@@ -380,23 +380,28 @@ impl Connection {
         self.shared.ask(id, waiting, bytes, Place::InLine);
     }
 
-    /// Answers a request that came in as number `id`, of kind `asked`.
+    /// Answers a request that came in as number `id`, of kind `asked`. An answer of a kind that the
+    /// request doesn't want is our bug, and the peer's word may have brought it about: it ends that
+    /// request, as `internal`, and nothing else.
     ///
     /// # Panics
-    /// If the answer is not of the kind that the request wants, which is our bug.
+    /// If `asked` is no request.
     pub fn reply(&self, id: u64, asked: Kind, answer: Result<AnyMessage, (Status, ErrorBody)>) {
         let kind = reply_kind(asked);
         let failed = |status, error| error_frame(kind, id, status, &error);
         let bytes = match answer {
-            Ok(message) => {
-                assert_eq!(message.kind(), kind, "the reply to {}", asked.name());
-                any_frame(&message, id).unwrap_or_else(|error| {
-                    failed(
-                        Status::TooLarge,
-                        ErrorBody::new(format!("{error}; ask for less")),
-                    )
-                })
+            Ok(message) if message.kind() != kind => {
+                let (asked, answer) = (asked.name(), message.kind().name());
+                tracing::error!(asked, answer, "a bug: this is no answer to that");
+                let text = format!("a bug: a {answer} is no answer to a {asked}");
+                failed(Status::Internal, ErrorBody::new(text))
             }
+            Ok(message) => any_frame(&message, id).unwrap_or_else(|error| {
+                failed(
+                    Status::TooLarge,
+                    ErrorBody::new(format!("{error}; ask for less")),
+                )
+            }),
             Err((status, error)) => failed(status, error),
         };
         let bytes = match bytes.len() > SMALL_REPLY_LEN && self.shared.has_too_much_queued() {

@@ -136,6 +136,29 @@ async fn a_reply_that_is_too_long_is_refused_and_the_connection_lives() {
     assert_eq!(answer.unwrap(), capacity(1));
 }
 
+/// An answer of another kind was an assertion that failed: what one peer had asked ended the server,
+/// with all its peers.
+#[tokio::test]
+async fn an_answer_of_another_kind_fails_its_request_alone() {
+    let ((master, mut asked), (client, _ordered)) = pair().await;
+    let (answer, ()) = tokio::join!(client.call(&Capacity), async {
+        let request = asked.next().await.unwrap();
+        master.reply(request.id, Kind::Capacity, Ok(large_report().into()));
+    });
+    assert!(matches!(
+        answer,
+        Err(CallError::Status {
+            status: Status::Internal,
+            ..
+        })
+    ));
+    let (answer, ()) = tokio::join!(client.call(&Capacity), async {
+        let request = asked.next().await.unwrap();
+        master.reply(request.id, Kind::Capacity, Ok(capacity(1).into()));
+    });
+    assert_eq!(answer.unwrap(), capacity(1));
+}
+
 #[tokio::test]
 async fn a_call_ends_with_its_connection() {
     let ((master, mut asked), (client, _ordered)) = pair().await;
