@@ -147,12 +147,18 @@ impl Deframer {
             }
         };
         let (body_len, payload_len) = (header.body_len as usize, header.payload_len as usize);
-        if self.bytes.len() < body_len + payload_len {
+        // Before the hello is done no kind can come that has a payload, so none is waited for.
+        let is_too_early = payload_len > 0 && !self.hello_done;
+        let payload_awaited = if is_too_early { 0 } else { payload_len };
+        if self.bytes.len() < body_len + payload_awaited {
             return Ok(None);
         }
         self.header = None;
         let body = self.bytes.split_to(body_len).freeze();
         header.check_body(&body)?;
+        if is_too_early {
+            return Err(FrameError::OutOfTurn { kind: header.kind });
+        }
         let payload = self.bytes.split_to(payload_len).freeze();
         Ok(Some(Frame {
             header,
@@ -207,6 +213,29 @@ mod tests {
                 len_max: 4096
             })
         );
+    }
+
+    /// A stranger's header of a mebibyte of data had all of it received before anybody looked whether it
+    /// could come now: each connection without a hello could take as much.
+    #[test]
+    fn no_payload_is_awaited_before_the_hello_is_done() {
+        let body = [7; 24];
+        let header = Header::new(Kind::WriteData, Status::Ok, 1, &body, 1 << 20);
+        let mut deframer = Deframer::new(Plane::Data);
+        deframer.buffer().extend_from_slice(&header.encode());
+        assert_eq!(
+            deframer.next_frame(),
+            Ok(None),
+            "the body has its turn first"
+        );
+        deframer.buffer().extend_from_slice(&body);
+        let kind = Kind::WriteData;
+        assert_eq!(deframer.next_frame(), Err(FrameError::OutOfTurn { kind }));
+
+        let mut deframer = Deframer::new(Plane::Data);
+        deframer.buffer().extend_from_slice(&header.encode());
+        deframer.buffer().extend_from_slice(&[8; 24]);
+        assert_eq!(deframer.next_frame(), Err(FrameError::BadBodyCrc { kind }));
     }
 
     #[test]
