@@ -220,7 +220,7 @@ impl Machine {
             AnyMessage::Publish(publish) => (
                 Asked::Publish,
                 Some(publish.request),
-                file_published(publish)?,
+                file_published(self.without_idle_chunks(publish))?,
             ),
             AnyMessage::AbortPending(AbortPending { request, file_id }) => {
                 check_named(file_id)?;

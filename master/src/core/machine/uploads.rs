@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, ServerId, SessionId};
-use sarsen_protocol::message::{AllocateChunks, Allocation, ChunksAllocated, Hop};
+use sarsen_protocol::message::{AllocateChunks, Allocation, ChunksAllocated, Hop, Publish};
 use sarsen_protocol::sabotage::{Check, is_in_force};
 use sarsen_protocol::size::PUBLISH_CHUNKS_MAX;
 use sarsen_protocol::status::Status;
@@ -340,6 +340,16 @@ impl Machine {
              ask for fewer replicas"
         );
         Failure::new(Status::TooFewServers, text).retry_after(millis(self.config.heartbeat))
+    }
+
+    /// A publication without the chunks of a file that is there already: they change nothing, and nobody
+    /// would check them. Numbers of a client's choice in the log could look like anything, also like the
+    /// header of an entry, which behind a torn one is proof of damage (`spec/oplog.md` section 7).
+    pub(super) fn without_idle_chunks(&self, mut publish: Publish) -> Publish {
+        if self.state.namespace.file(publish.file_id).is_some() {
+            publish.chunks.clear();
+        }
+        publish
     }
 
     /// What applying a publication can't check: that its chunks were given out for it, and how
