@@ -59,6 +59,9 @@ pub const EXCLUDE_MAX: usize = 64;
 /// Chunks that one `Publish` may name.
 pub const PUBLISH_CHUNKS_MAX: usize = 262_144;
 
+/// Chunks that are given out for one pending file: for each that it can have four, of which three may fail.
+pub const ALLOCATED_CHUNKS_MAX: usize = 4 * PUBLISH_CHUNKS_MAX;
+
 /// Entries in a page of `List`, `ListTrash` or `Fsck`.
 pub const PAGE_LEN_MAX: usize = 10_000;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, ServerId, SessionId};
 use sarsen_protocol::message::{AllocateChunks, Allocation, ChunksAllocated, Hop, Publish};
 use sarsen_protocol::sabotage::{Check, is_in_force};
-use sarsen_protocol::size::PUBLISH_CHUNKS_MAX;
+use sarsen_protocol::size::{ALLOCATED_CHUNKS_MAX, PUBLISH_CHUNKS_MAX};
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::{Claims, Rights, Ticket, chain_crc};
 
@@ -110,7 +110,13 @@ impl Allocations {
         handles.min(versions)
     }
 
-    fn draw(&mut self, file: FileId) -> (ChunkHandle, ChunkVersion) {
+    /// Chunks that this master gave out for a pending file.
+    fn given(&self, file: FileId) -> usize {
+        self.by_file.get(&file).map_or(0, BTreeSet::len)
+    }
+
+    /// Draws a chunk for a pending file.
+    pub(super) fn draw(&mut self, file: FileId) -> (ChunkHandle, ChunkVersion) {
         let drawn = (
             ChunkHandle(self.next_handle),
             ChunkVersion(self.next_version),
@@ -172,6 +178,14 @@ impl Machine {
         let end = u64::from(request.first_index) + u64::from(request.count);
         if end > PUBLISH_CHUNKS_MAX as u64 {
             let text = format!("a file has at most {PUBLISH_CHUNKS_MAX} chunks");
+            return Err(Failure::new(Status::TooLarge, text));
+        }
+        let given = self.allocations.given(request.file_id);
+        if given + usize::from(request.count) > ALLOCATED_CHUNKS_MAX {
+            let text = format!(
+                "{given} chunks were given out for this upload, and there are at most \
+                 {ALLOCATED_CHUNKS_MAX}: begin it anew"
+            );
             return Err(Failure::new(Status::TooLarge, text));
         }
         let count = u64::from(request.count);

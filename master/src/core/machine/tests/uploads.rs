@@ -1,6 +1,7 @@
 //! Uploads, from the pending file to what readers are told.
 
 use sarsen_protocol::key::SecretKey;
+use sarsen_protocol::size::ALLOCATED_CHUNKS_MAX;
 use sarsen_protocol::ticket::{Rights, Ticket, chain_crc};
 
 use super::*;
@@ -514,4 +515,22 @@ fn a_publication_of_a_file_that_is_there_brings_no_numbers_into_the_log() {
         panic!("{logged:?}");
     };
     assert_eq!((body.file, &body.chunks), (file, &vec![]));
+}
+
+/// What was given out for a pending file is kept in memory until it ends, and nothing bounded it: a
+/// client that asked for the same index again and again had the master grow without an end.
+#[test]
+fn no_upload_is_given_chunks_without_end() {
+    let mut rig = Rig::new();
+    rig.servers(2);
+    let (file, other) = (rig.begin("/f", 2), rig.begin("/g", 2));
+    for _ in 1..ALLOCATED_CHUNKS_MAX {
+        rig.machine.allocations.draw(file);
+    }
+    let session = rig.session;
+    let mut ask = |file, count| rig.status(allocate_chunks(session, file, count));
+    assert_eq!(ask(file, 2), Status::TooLarge);
+    // No range is as long as what was drawn here.
+    assert_eq!(ask(file, 1), Status::Overloaded);
+    assert_eq!(ask(other, 2), Status::Overloaded);
 }
