@@ -159,10 +159,9 @@ fn serve_until_told(args: &Args) -> Result<(), ExitCode> {
         clock,
         drain,
         (control, http),
-        key,
+        (key, published),
         &ready,
     );
-    drop(published);
     served.map_err(told)
 }
 
@@ -194,7 +193,7 @@ fn serve(
     clock: Clock,
     drain: Drain,
     (control, http): (TcpListener, TcpListener),
-    key: SecretKey,
+    (key, published): (SecretKey, Option<PublishedKey>),
     ready: &Ready,
 ) -> Result<(), ServerError> {
     let system = |what| move |cause| ServerError::System { what, cause };
@@ -231,9 +230,10 @@ fn serve(
         .map_err(system("a thread"))?;
     // Nobody may be there to read it.
     let _ = ready.print();
-    let ended = machine
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let ended = machine.join();
+    // While the port is still ours: a master that follows at this address leaves its own key.
+    drop(published);
+    let ended = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     net.shutdown_timeout(std::time::Duration::from_secs(3));
     ended.map_err(ServerError::LogFailed)
 }

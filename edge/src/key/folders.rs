@@ -184,7 +184,7 @@ fn file_name(control: SocketAddr) -> String {
 
 /// A key that lies in a folder of [`KeyFolders`] until this is dropped.
 ///
-/// A master drops it before it closes its control port, so that it never takes away the key of
+/// A master that served drops it before it closes its control port, so that it never takes away the key of
 /// a master that follows it at the same address; that the file is still ours is looked at too.
 /// A killed master leaves its key behind, and the next one at that address replaces it.
 #[derive(Debug)]
