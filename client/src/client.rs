@@ -635,8 +635,9 @@ impl Client {
         let mut report = FsckReport::default();
         loop {
             let page = self.shared.master.call(&request).await?;
-            report.files = page.files;
-            report.chunks = page.chunks;
+            // Told by the first page alone.
+            report.files = report.files.max(page.files);
+            report.chunks = report.chunks.max(page.chunks);
             report.findings.extend(page.findings);
             if !page.more || page.next <= request.after {
                 return Ok(report);

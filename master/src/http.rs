@@ -1,7 +1,8 @@
 //! The master's HTTP port: metrics, health, the status page, and the cluster's state as JSON.
 //!
 //! Everything is asked of the master's thread through [`Questions`], as a client would ask, and
-//! given out in the documents that `sarsen --json` prints. Nothing can be changed here.
+//! given out in the documents that `sarsen --json` prints. Nothing can be changed here. Nobody has to
+//! prove anything either, so what costs much is asked through [`Walks`].
 
 use std::net::SocketAddr;
 
@@ -13,10 +14,9 @@ use axum::routing::get;
 use axum::serve::Listener;
 use sarsen_edge::guest::{Guest, Guests};
 use sarsen_edge::json;
-use sarsen_protocol::id::ChunkHandle;
 use sarsen_protocol::message::{
-    Capacity, CapacityReply, Disk, ErrorBody, Fsck, List, ListEntry, NodeType, Report, ReportReply,
-    ServerState, Stat,
+    CapacityReply, Disk, ErrorBody, List, ListEntry, NodeType, Report, ReportReply, ServerState,
+    Stat,
 };
 use sarsen_protocol::size::PAGE_LEN_MAX;
 use sarsen_protocol::status::Status;
@@ -24,8 +24,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::inputs::Questions;
+use crate::walks::Walks;
 
-/// Names, or findings, that are asked of the master's thread at a time.
+/// Names that are asked of the master's thread at a time.
 const LIST_LEN: u32 = 10_000;
 const _: () = assert!(LIST_LEN as usize == PAGE_LEN_MAX);
 
@@ -50,16 +51,20 @@ impl Listener for Port {
 
 /// The routes.
 pub(crate) fn router(questions: Questions) -> Router {
-    Router::new()
+    let walks = Walks::new(questions.clone());
+    let costly = Router::new()
         .route("/", get(status_page))
         .route("/metrics", get(metrics))
+        .route("/api/v1/fsck", get(fsck))
+        .with_state((questions.clone(), walks));
+    Router::new()
         .route("/health/live", get(|| async { "live\n" }))
         .route("/health/ready", get(ready))
         .route("/api/v1/report", get(report))
-        .route("/api/v1/fsck", get(fsck))
         .route("/api/v1/stat", get(stat))
         .route("/api/v1/ls", get(list))
         .with_state(questions)
+        .merge(costly)
 }
 
 #[derive(Deserialize)]
@@ -114,24 +119,16 @@ async fn report(State(questions): State<Questions>) -> Result<axum::Json<Value>,
 }
 
 async fn fsck(
-    State(questions): State<Questions>,
+    State((_, walks)): State<(Questions, Walks)>,
     Query(query): Query<PathQuery>,
 ) -> Result<axum::Json<Value>, Failure> {
-    let mut findings = Vec::new();
-    let mut after = ChunkHandle::NONE;
-    loop {
-        let page = Fsck {
-            path: query.path.clone(),
-            after,
-            limit: LIST_LEN,
-        };
-        let reply = questions.ask(page).await?;
-        findings.extend(reply.findings);
-        if !reply.more {
-            return Ok(axum::Json(json::fsck(reply.files, reply.chunks, &findings)));
-        }
-        after = reply.next;
+    let checked = walks.check(query.path).await?;
+    let mut document = json::fsck(checked.files, checked.chunks, &checked.findings);
+    if checked.more {
+        // `sarsen fsck` tells all of them.
+        document["more"] = true.into();
     }
+    Ok(axum::Json(document))
 }
 
 async fn stat(
@@ -184,9 +181,11 @@ async fn list(
     }
 }
 
-async fn metrics(State(questions): State<Questions>) -> Result<Response, Failure> {
+async fn metrics(
+    State((questions, walks)): State<(Questions, Walks)>,
+) -> Result<Response, Failure> {
     let report = questions.ask(Report).await?;
-    let capacity = questions.ask(Capacity).await?;
+    let capacity = walks.capacity().await?;
     let text = metrics_text(&report, &capacity);
     let kind = [(
         header::CONTENT_TYPE,
@@ -283,9 +282,11 @@ fn metrics_text(report: &ReportReply, capacity: &CapacityReply) -> String {
     text
 }
 
-async fn status_page(State(questions): State<Questions>) -> Result<Html<String>, Failure> {
+async fn status_page(
+    State((questions, walks)): State<(Questions, Walks)>,
+) -> Result<Html<String>, Failure> {
     let report = questions.ask(Report).await?;
-    let capacity = questions.ask(Capacity).await?;
+    let capacity = walks.capacity().await?;
     Ok(Html(status_html(&report, &capacity)))
 }
 

@@ -20,3 +20,5 @@ pub mod oplog;
 pub mod server;
 #[cfg(feature = "edge")]
 pub mod start;
+#[cfg(feature = "edge")]
+mod walks;

@@ -2,7 +2,6 @@
 //! (`spec/messages.md` section 8).
 
 use std::collections::BTreeSet;
-use std::ops::Bound;
 
 use sarsen_protocol::codec::Field as _;
 use sarsen_protocol::id::{ChunkHandle, ServerId};
@@ -17,17 +16,18 @@ use crate::core::chunk_table::ChunkRecord;
 use crate::core::namespace::ROOT;
 use crate::core::replica::Standing;
 
-/// What a check covers.
+/// What a page of a check covers.
 struct Scope {
+    /// How much the whole check looks at; told, and counted, for its first page alone.
     files: u64,
     chunks: u64,
-    /// The chunks, if they are not all there are.
+    /// The chunks that are left for this page, if they are not all there are.
     only: Option<BTreeSet<ChunkHandle>>,
 }
 
 impl Machine {
     pub(super) fn fsck(&self, request: &Fsck) -> Result<FsckReply, Failure> {
-        let scope = self.scope(&request.path)?;
+        let scope = self.scope(&request.path, request.after)?;
         let limit = request.limit as usize;
         let mut reply = FsckReply {
             files: scope.files,
@@ -55,7 +55,7 @@ impl Machine {
         Ok(reply)
     }
 
-    /// The chunks of a scope with handles above `after`, by handle.
+    /// The chunks of a page's scope, which has handles above `after`, by handle.
     fn chunks_in<'a>(
         &'a self,
         scope: &'a Scope,
@@ -64,39 +64,36 @@ impl Machine {
         let Some(only) = &scope.only else {
             return Box::new(self.state.chunks.iter_after(after));
         };
-        let above = only.range((Bound::Excluded(after), Bound::Unbounded));
-        Box::new(above.filter_map(|&handle| Some((handle, self.state.chunks.record(handle)?))))
+        let chunks = only.iter();
+        Box::new(chunks.filter_map(|&handle| Some((handle, self.state.chunks.record(handle)?))))
     }
 
-    fn scope(&self, path: &str) -> Result<Scope, Failure> {
+    fn scope(&self, path: &str, after: ChunkHandle) -> Result<Scope, Failure> {
         let (id, _) = self.find(path)?;
-        if id == ROOT {
-            let files = self
-                .state
-                .namespace
-                .nodes()
-                .filter(|(_, node)| node.as_file().is_some());
-            let chunks = self.state.chunks.len() as u64;
-            return Ok(Scope {
-                files: files.count() as u64,
-                chunks,
-                only: None,
-            });
-        }
-        let (mut files, mut only) = (0, BTreeSet::new());
-        for file in self
-            .state
-            .namespace
-            .walk(id)
-            .filter_map(|visit| visit.node.as_file())
-        {
-            files += 1;
-            only.extend(file.chunks().map(|(_, handle)| handle));
+        let is_first = after == ChunkHandle::NONE;
+        let (mut files, mut chunks) = (0, 0);
+        let mut only = None;
+        if id == ROOT && is_first {
+            let nodes = self.state.namespace.nodes();
+            files = nodes.filter(|(_, node)| node.as_file().is_some()).count() as u64;
+            chunks = self.state.chunks.len() as u64;
+        } else if id != ROOT {
+            let mut left = BTreeSet::new();
+            let visits = self.state.namespace.walk(id);
+            for file in visits.filter_map(|visit| visit.node.as_file()) {
+                files += u64::from(is_first);
+                let handles = file.chunks().map(|(_, handle)| handle);
+                left.extend(handles.filter(|&handle| handle > after));
+            }
+            if is_first {
+                chunks = left.len() as u64;
+            }
+            only = Some(left);
         }
         Ok(Scope {
             files,
-            chunks: only.len() as u64,
-            only: Some(only),
+            chunks,
+            only,
         })
     }
 
