@@ -14,7 +14,7 @@
 //! unless it was begun by [`Connection::begin_now`], whose callers bound themselves. What was
 //! taken before is answered `overloaded` in the place of a large reply, once as much is queued for
 //! the peer, or [`QUEUED_ALL_MAX`] for all peers together. The queue itself is never full. A peer that
-//! takes nothing for [`CLOSE_AFTER`] is closed.
+//! takes nothing for [`CLOSE_AFTER`] is closed, and so is one that begins a frame and brings it to no end.
 //!
 //! A call has no deadline of its own, and dropping it does not close the connection: the reply
 //! is then thrown away when it comes.
@@ -35,17 +35,18 @@ use sarsen_protocol::message::{self, AnyMessage, ErrorBody, Kind, Message, Plane
 use sarsen_protocol::size::REQUESTS_UNANSWERED_MAX;
 use sarsen_protocol::status::Status;
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 pub use crate::hello::ConnectError;
 use crate::{hello, listen};
 
-/// Silence after which the peer is asked whether it is there.
-const PING_AFTER: Duration = Duration::from_secs(10);
+mod read;
+
+use read::read_frames;
 
 /// Silence after which the peer counts as gone.
 const CLOSE_AFTER: Duration = Duration::from_secs(30);
@@ -264,20 +265,9 @@ impl Connection {
     }
 
     fn start(stream: TcpStream, peer: Peer, deframer: Deframer) -> (Self, Incoming) {
-        static LAST_ID: AtomicU64 = AtomicU64::new(0);
         let (queue, queued) = mpsc::unbounded_channel();
         let (arrived, arrivals) = mpsc::channel(REQUESTS_UNANSWERED_MAX);
-        let shared = Arc::new(Shared {
-            id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
-            peer,
-            last_call: AtomicU64::new(0),
-            calls: Mutex::default(),
-            request_permits: Semaphore::new(REQUESTS_UNANSWERED_MAX),
-            queue,
-            queued_bytes: AtomicUsize::new(0),
-            queue_shrank: Notify::new(),
-            closed: watch::Sender::new(false),
-        });
+        let shared = Arc::new(Shared::new(peer, queue));
         let (read, write) = stream.into_split();
         tokio::spawn(write_queue(shared.clone(), queued, write));
         tokio::spawn(read_frames(shared.clone(), arrived, read, deframer));
@@ -417,6 +407,21 @@ impl Connection {
 }
 
 impl Shared {
+    fn new(peer: Peer, queue: mpsc::UnboundedSender<Bytes>) -> Self {
+        static LAST_ID: AtomicU64 = AtomicU64::new(0);
+        Self {
+            id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
+            peer,
+            last_call: AtomicU64::new(0),
+            calls: Mutex::default(),
+            request_permits: Semaphore::new(REQUESTS_UNANSWERED_MAX),
+            queue,
+            queued_bytes: AtomicUsize::new(0),
+            queue_shrank: Notify::new(),
+            closed: watch::Sender::new(false),
+        }
+    }
+
     fn calls(&self) -> std::sync::MutexGuard<'_, Calls> {
         // A panic can't leave the map half changed, so what is there is good.
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
@@ -601,99 +606,4 @@ async fn write_moving(write: &mut OwnedWriteHalf, mut bytes: &[u8]) -> std::io::
         }
     }
     Ok(())
-}
-
-/// Takes the peer's frames until the connection ends.
-async fn read_frames(
-    shared: Arc<Shared>,
-    arrived: mpsc::Sender<Arrival>,
-    read: OwnedReadHalf,
-    deframer: Deframer,
-) {
-    let ended = tokio::select! {
-        ended = Reader { shared: &shared, arrived, read, deframer }.run() => ended,
-        () = shared.wait_closed() => Ok(()),
-    };
-    if let Err(error) = ended {
-        tracing::warn!(peer = ?shared.peer.identity.role, %error, "closing a control connection");
-        let body = ErrorBody::new(error.to_string());
-        shared.send(error_frame(Kind::Goodbye, 0, Status::ProtocolError, &body).into());
-    }
-    shared.close();
-}
-
-struct Reader<'a> {
-    shared: &'a Shared,
-    arrived: mpsc::Sender<Arrival>,
-    read: OwnedReadHalf,
-    deframer: Deframer,
-}
-
-impl Reader<'_> {
-    /// Runs until the peer goes (`Ok`) or breaks the protocol.
-    async fn run(mut self) -> Result<(), FrameError> {
-        loop {
-            while let Some(frame) = self.deframer.next_frame()? {
-                if !self.handle(frame).await? {
-                    return Ok(());
-                }
-            }
-            if !self.fill().await {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Waits for bytes, asking a silent peer whether it lives. False when it is gone.
-    async fn fill(&mut self) -> bool {
-        let began = Instant::now();
-        let buffer = self.deframer.buffer();
-        if let Ok(read) = timeout(PING_AFTER, self.read.read_buf(buffer)).await {
-            return read.is_ok_and(|len| len > 0);
-        }
-        self.shared.ping();
-        let read = timeout_at(began + CLOSE_AFTER, self.read.read_buf(buffer)).await;
-        matches!(read, Ok(Ok(len)) if len > 0)
-    }
-
-    /// Takes one frame. False when the connection is to end.
-    async fn handle(&self, frame: Frame) -> Result<bool, FrameError> {
-        let kind = frame.header.kind;
-        if kind.is_hello() {
-            return Err(FrameError::OutOfTurn { kind });
-        }
-        if kind == Kind::Goodbye {
-            let status = frame.header.status;
-            tracing::info!(%status, text = frame.error()?.text, "the peer says goodbye");
-            return Ok(false);
-        }
-        if kind.is_reply() {
-            return match self.shared.end_call(frame)? {
-                Some(answer) => Ok(self.arrived.send(Arrival::Answer(answer)).await.is_ok()),
-                None => Ok(true),
-            };
-        }
-        self.wait_for_room().await;
-        let id = frame.header.request_id;
-        if kind == Kind::Ping {
-            frame.message::<message::Ping>()?;
-            self.shared.send(self::frame(&message::Pong, id).into());
-            return Ok(true);
-        }
-        let message = frame.any_message()?;
-        let Ok(permit) = self.shared.request_permits.acquire().await else {
-            return Ok(false);
-        };
-        // Given back by `Connection::reply`.
-        permit.forget();
-        let request = Arrival::Request(Request { id, message });
-        Ok(self.arrived.send(request).await.is_ok())
-    }
-
-    /// Waits while too much is queued for a peer that doesn't read.
-    async fn wait_for_room(&self) {
-        while self.shared.queued_bytes.load(Ordering::Relaxed) > QUEUED_BYTES_MAX {
-            self.shared.queue_shrank.notified().await;
-        }
-    }
 }
