@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +26,10 @@ pub(crate) struct Cli {
     pub(crate) verb: Verb,
 }
 
+/// The longest time that can be given, a hundred years as in settings: adding it to a clock can't
+/// overflow.
+const TIME_MAX: Duration = Duration::from_hours(36_500 * 24);
+
 /// What every verb takes.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Globals {
@@ -48,7 +53,7 @@ pub(crate) struct Globals {
     pub(crate) json: bool,
 
     /// How long to try again what may pass
-    #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = time)]
     pub(crate) timeout: Duration,
 
     /// No progress, no summaries, no warnings
@@ -167,6 +172,15 @@ pub(crate) fn number(text: &str) -> Result<u64, &'static str> {
     number.map_err(|_| "it is a number of bytes, 0 or more")
 }
 
+/// A time, as `30s` or `1h 30m`.
+pub(crate) fn time(text: &str) -> Result<Duration, Box<dyn Error + Send + Sync>> {
+    let time = humantime::parse_duration(text)?;
+    match time <= TIME_MAX {
+        true => Ok(time),
+        false => Err("it is more than a hundred years".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,6 +206,23 @@ mod tests {
             assert!(!error.contains("tip:"), "{error}");
         }
         let fine = ["sarsen", "tail", "-c", "1", "-f", "/b"];
+        assert!(Cli::try_parse_from(fine).is_ok());
+    }
+
+    /// It was added to the time of day, which overflowed: the program ended with a panic.
+    #[test]
+    fn a_time_that_no_clock_reaches_is_wrong_usage() {
+        let too_long = "18446744073709551615s";
+        for line in [
+            &["sarsen", "ls", "--timeout", too_long][..],
+            &["sarsen", "ls", "--timeout", "36501days"],
+            &["sarsen", "bench", "meta", "--duration", too_long],
+        ] {
+            let error = Cli::try_parse_from(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains("a hundred years"), "{error}");
+        }
+        let fine = ["sarsen", "ls", "--timeout", "36500days"];
         assert!(Cli::try_parse_from(fine).is_ok());
     }
 

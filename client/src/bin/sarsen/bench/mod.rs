@@ -21,6 +21,7 @@ use sarsen_edge::random_u64;
 use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinSet;
 
+use crate::args::time;
 use crate::context::Context;
 use crate::durability::DurabilityArgs;
 use crate::failure::{Failure, Problem};
@@ -100,7 +101,7 @@ struct Load {
     in_flight: u16,
 
     /// How long
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time)]
     duration: Duration,
 
     /// Copies of what is stored; the cluster's own number if not given
