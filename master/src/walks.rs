@@ -198,7 +198,9 @@ mod tests {
         settle().await;
         assert!(taken.try_recv().is_err(), "one question under way");
         answer.send(Ok(capacity().into())).unwrap();
+        settle().await;
         for other in others {
+            assert!(other.is_finished(), "it has no question of its own");
             assert_eq!(other.await.unwrap(), Ok(capacity()));
         }
         assert_eq!(walks.capacity().await, Ok(capacity()));
