@@ -7,6 +7,10 @@
 //! and another may follow. No newest-read is made for that: it would keep the chunk's lease, and so
 //! keep the chunk from being sealed.
 //!
+//! The last chunk is here the first behind the end that is open, if there is one: somebody may write
+//! far behind it, and it gets bytes yet. So nothing is passed by that comes later, but for what is written
+//! over bytes, padding and holes that were given out.
+//!
 //! A file that was cut is no longer this file, and reading it fails, as far as that is seen. It is if the last
 //! chunk is gone or another by now, or the slots end before what is known, however long the file has
 //! become since. A cut inside the last chunk keeps the chunk: it is seen if the master is asked while
@@ -22,6 +26,7 @@ use sarsen_protocol::message::{ChunkState, LocatedChunk};
 use crate::client::Shared;
 use crate::core::locations::page_start;
 use crate::core::newest::size;
+use crate::core::read::PAGE_LEN;
 use crate::error::Error;
 use crate::open_file::{DIRECT_LEN_MAX, OpenFile};
 
@@ -46,7 +51,7 @@ pub(crate) struct LiveFile {
     wait: Duration,
 }
 
-/// The last chunk of a file.
+/// The last chunk of a file, as far as it is followed by now.
 #[derive(Clone, Copy, Debug)]
 struct Last {
     index: u32,
@@ -172,16 +177,30 @@ impl LiveFile {
         if self.last.is_some_and(is_gone) {
             return Err(Error::Changed { index: known });
         }
-        let last_index = page.slots.saturating_sub(1);
-        if page_start(last_index) > page_start(known) {
-            page = self.file.refresh(last_index).await?;
-        }
-        let last = page.chunks.last();
-        let is_open = last.is_some_and(|chunk| chunk.state == ChunkState::Open);
-        let end = size(&page);
+        // What lies before the end is passed by: a chunk that is open there is not waited for.
+        let at = self.index_of(self.end)?.max(known);
+        let mut first = page_start(known);
+        let open = loop {
+            let open = |chunk: &&LocatedChunk| chunk.index >= at && chunk.state == ChunkState::Open;
+            let found = page.chunks.iter().find(open);
+            let last_first = page_start(page.slots.saturating_sub(1));
+            if found.is_some() || first >= last_first {
+                break found;
+            }
+            first = page_start(at).max(first + PAGE_LEN).min(last_first);
+            page = self.file.refresh(first).await?;
+        };
+        let last = open.or(page.chunks.last());
+        // An open chunk gets bytes yet: what lies behind it is not shown before it is sealed.
+        let end = match open {
+            Some(chunk) if page.slots > chunk.index.saturating_add(1) => {
+                self.start_of(chunk.index) + u64::from(chunk.length)
+            }
+            _ => size(&page),
+        };
         // How long an open chunk is, its members say; all that is known here is that it ends within its
         // slot.
-        let end_max = match is_open {
+        let end_max = match last.is_some_and(|chunk| chunk.state == ChunkState::Open) {
             true => end.max(self.start_of(page.slots)),
             false => end,
         };

@@ -84,7 +84,12 @@ pub(crate) struct State {
 impl State {
     /// Appends to the last chunk; these members don't know yet that it is committed.
     pub(crate) fn append(&mut self, bytes: &[u8], behind: &[usize]) {
-        let chunk = self.chunks.last_mut().unwrap();
+        self.append_to(self.chunks.len() - 1, bytes, behind);
+    }
+
+    /// The same to any chunk.
+    pub(crate) fn append_to(&mut self, index: usize, bytes: &[u8], behind: &[usize]) {
+        let chunk = &mut self.chunks[index];
         assert!(!chunk.is_sealed);
         chunk.bytes.extend_from_slice(bytes);
         chunk.ends.push(chunk.bytes.len());
@@ -97,7 +102,12 @@ impl State {
 
     /// The last chunk is sealed.
     pub(crate) fn seal(&mut self) {
-        let chunk = self.chunks.last_mut().unwrap();
+        self.seal_at(self.chunks.len() - 1);
+    }
+
+    /// Any chunk is sealed.
+    pub(crate) fn seal_at(&mut self, index: usize) {
+        let chunk = &mut self.chunks[index];
         chunk.version += 10;
         chunk.is_sealed = true;
     }
@@ -114,6 +124,12 @@ impl State {
             self.seal();
         }
         self.chunks.push(Chunk::new(1));
+    }
+
+    /// Somebody writes into a slot behind the last chunk, which stays open.
+    pub(crate) fn write_behind(&mut self, bytes: &[u8]) {
+        self.chunks.push(Chunk::new(1));
+        self.append(bytes, &[]);
     }
 
     /// The last chunk is cut.

@@ -307,6 +307,47 @@ async fn records_are_followed_from_chunk_to_chunk() {
     assert_eq!(all, [1, 2, 3, 4, 5]);
 }
 
+/// Somebody wrote into the slot behind a chunk that others still appended to: a follower went on there, and what
+/// the chunk before got later was shown as the zeros that it had been.
+#[tokio::test]
+async fn a_follower_stays_in_a_chunk_that_is_open_whatever_lies_behind_it() {
+    let (growing, client) = start().await;
+    growing.change(|state| state.append(&record(1, 10), &[]));
+    let mut file = client.follow("/file").await.unwrap();
+    let mut reader = client.follow_records("/file").await.unwrap();
+    assert_eq!(offsets(&mut reader).await, [(1, 0)]);
+    file.seek(file.end());
+    growing.change(|state| {
+        state.write_behind(&record(3, 10));
+        state.kinds.clear();
+    });
+    let locates = |state: &mut crate::growing::State| {
+        let locates = state.kinds.iter().filter(|&&it| it == Kind::Locate);
+        locates.count()
+    };
+    // The master has said what lies behind by then.
+    while growing.change(locates) == 0 {
+        assert!(!file.look().await.unwrap());
+    }
+    growing.change(|state| state.append_to(0, &record(2, 10), &[]));
+    while !file.look().await.unwrap() {}
+    assert_eq!(file.end(), 84);
+    assert!(file.read().await.unwrap() == record(2, 10));
+    reader.wait().await.unwrap();
+    assert_eq!(offsets(&mut reader).await, [(2, 42)]);
+    growing.change(|state| state.seal_at(0));
+    let mut seen = Vec::new();
+    while seen.is_empty() {
+        reader.wait().await.unwrap();
+        seen.extend(offsets(&mut reader).await);
+    }
+    assert_eq!(seen, [(3, CHUNK_SIZE as u64)]);
+    while !file.look().await.unwrap() {}
+    assert_eq!(file.end(), CHUNK_SIZE as u64 + 42);
+    let padding = vec![0; CHUNK_SIZE - 84];
+    assert!(file.read().await.unwrap() == [padding, record(3, 10)].concat());
+}
+
 /// The chunk that a follower was in was cut away, and the file was short and open again: when it had grown
 /// past his place, he went on in the middle of what was new.
 #[tokio::test]
