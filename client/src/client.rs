@@ -261,7 +261,7 @@ impl Client {
             length: Some(length),
             ..GetOptions::default()
         };
-        self.get(path, GetTarget::Writer(&mut bytes), options)
+        self.get(path, GetTarget::Memory(&mut bytes), options)
             .await?;
         Ok(bytes)
     }

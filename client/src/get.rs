@@ -30,7 +30,7 @@ use crate::part::{self, Found, PartFile, Resumable};
 use crate::path;
 use crate::progress::{Progress, Tally};
 use crate::put::{STREAMS_DEFAULT, permit};
-use crate::sink::{GetTarget, Item, Opened, Outlet, open, ordered_outlet};
+use crate::sink::{GetTarget, Item, Memory, Opened, Outlet, open, ordered_outlet};
 use crate::tree::Each as _;
 
 /// Bytes from which on a file is worth to be gone on with.
@@ -203,6 +203,14 @@ pub(crate) async fn get_located(
             let writing = output.write(queued, &shared.buffers);
             tokio::try_join!(run.complete(), writing)?.0
         }
+        Opened::Memory(bytes) => {
+            let memory = Memory::new(range.clone());
+            let to = To::Memory(memory.clone());
+            let run = Run::new(shared, &first_page, range, options, to)?;
+            let read = run.complete().await?;
+            *bytes = memory.into_bytes()?;
+            read
+        }
     };
     report.bad = read.bad;
     report.crc32 = report.crc32.filter(|_| read.is_one_state);
@@ -293,6 +301,7 @@ enum Event {
 /// Where the chunks go.
 enum To {
     Part(PartFile),
+    Memory(Memory),
     InOrder {
         queue: mpsc::UnboundedSender<mpsc::Receiver<Item>>,
         /// The first chunk that has no place in the queue yet.
@@ -351,7 +360,7 @@ impl Run {
             range: range.clone(),
             chunk_size: first_page.chunk_size,
             streams_max: options.streams_max.clamp(1, turns),
-            rewindable: matches!(to, To::Part(_)),
+            rewindable: !matches!(to, To::InOrder { .. }),
             patience: shared.timeout,
             seed: shared.master.draw_seed(),
         };
@@ -596,6 +605,10 @@ impl Run {
             To::Part(part) => {
                 let chunk_start = u64::from(index) * u64::from(self.chunk_size);
                 part.outlet(index, chunk_start, self.range.start, chunk)
+            }
+            To::Memory(memory) => {
+                let chunk_start = u64::from(index) * u64::from(self.chunk_size);
+                Outlet::Memory(memory.clone(), chunk_start)
             }
             To::InOrder {
                 queue,

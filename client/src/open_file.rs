@@ -149,7 +149,7 @@ impl OpenFile {
             length: Some(range.end - range.start),
             ..GetOptions::default()
         };
-        let target = GetTarget::Writer(&mut bytes);
+        let target = GetTarget::Memory(&mut bytes);
         get_located(&self.shared, self.page(0), target, options).await?;
         Ok(bytes)
     }
@@ -222,7 +222,7 @@ struct Reading<'a> {
 impl<'a> Reading<'a> {
     fn new(file: &'a OpenFile, range: Range<u64>) -> Result<Self, Error> {
         let bytes = range.end;
-        let memory = Memory::new(&range);
+        let memory = Memory::new(range.clone());
         let plan = Plan {
             range,
             chunk_size: file.chunk_size,
@@ -256,7 +256,7 @@ impl<'a> Reading<'a> {
             let _ = timeout(REPORT_TIME_MAX, all).await;
         }
         let served = self.served;
-        read.map(|()| (self.memory.into_bytes(), served))
+        read.and_then(|()| Ok((self.memory.into_bytes()?, served)))
     }
 
     /// Does what the machine says until all was read.

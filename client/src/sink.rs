@@ -38,6 +38,9 @@ pub enum GetTarget<'a> {
     File(File),
     /// Anything else, written in order.
     Writer(&'a mut (dyn AsyncWrite + Send + Unpin)),
+    /// Memory, which holds the bytes when all are there. Other than those of a writer, they can be read
+    /// anew until then: those of an open chunk are of one of its states.
+    Memory(&'a mut Vec<u8>),
 }
 
 impl GetTarget<'_> {
@@ -47,7 +50,7 @@ impl GetTarget<'_> {
             Self::Path(path) => Some(path.clone()),
             // What is no file is in the way, which is told when it is to be replaced.
             Self::Regular(path) => (!path.is_symlink()).then(|| path.clone()),
-            Self::File(_) | Self::Writer(_) => None,
+            Self::File(_) | Self::Writer(_) | Self::Memory(_) => None,
         }
     }
 
@@ -64,6 +67,7 @@ impl std::fmt::Debug for GetTarget<'_> {
             Self::Regular(path) => f.debug_tuple("Regular").field(path).finish(),
             Self::File(file) => f.debug_tuple("File").field(file).finish(),
             Self::Writer(_) => f.write_str("Writer"),
+            Self::Memory(_) => f.write_str("Memory"),
         }
     }
 }
@@ -72,6 +76,7 @@ impl std::fmt::Debug for GetTarget<'_> {
 pub(crate) enum Opened<'a> {
     Part(PartFile, Found),
     InOrder(Output<'a>),
+    Memory(&'a mut Vec<u8>),
 }
 
 /// Opens a target for `len` bytes; `resumable` is of a whole file that is worth it.
@@ -86,6 +91,7 @@ pub(crate) async fn open<'a>(
         GetTarget::Regular(path) => (path, true),
         GetTarget::File(file) => return Ok(Opened::InOrder(Output::File(Arc::new(file)))),
         GetTarget::Writer(writer) => return Ok(Opened::InOrder(Output::Writer(writer))),
+        GetTarget::Memory(bytes) => return Ok(Opened::Memory(bytes)),
     };
     let writes = writes.clone();
     let opening = tokio::task::spawn_blocking(move || match only_file {
@@ -200,31 +206,47 @@ pub(crate) enum Outlet {
 #[derive(Clone, Debug)]
 pub(crate) struct Memory {
     bytes: Arc<Mutex<Vec<u8>>>,
-    range_start: u64,
+    range: Range<u64>,
 }
 
 impl Memory {
-    pub(crate) fn new(range: &Range<u64>) -> Self {
-        let len = usize::try_from(range.end.saturating_sub(range.start));
+    pub(crate) fn new(range: Range<u64>) -> Self {
         Self {
-            bytes: Arc::new(Mutex::new(vec![0; len.unwrap_or_default()])),
-            range_start: range.start,
+            bytes: Arc::default(),
+            range,
         }
     }
 
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
-        std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn into_bytes(self) -> Result<Vec<u8>, Error> {
+        let mut memory = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = std::mem::take(&mut *memory);
+        let len = self.place(self.range.end);
+        // A hole behind what came may be longer than any memory.
+        let reserved = bytes.try_reserve_exact(len.saturating_sub(bytes.len()));
+        let too_large = |_| Error::TooLarge {
+            bytes: self.range.end,
+        };
+        reserved.map_err(too_large)?;
+        bytes.resize(len, 0);
+        Ok(bytes)
     }
 
     /// Puts bytes at their place; what lies outside of the range is left out.
     fn put(&self, at: u64, bytes: &[u8]) {
+        let end = at.saturating_add(bytes.len() as u64).min(self.range.end);
+        let (from, to) = (self.place(at), self.place(end));
         let mut memory = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = usize::try_from(at.saturating_sub(self.range_start)).unwrap_or(usize::MAX);
-        let room = memory.get_mut(from..).unwrap_or_default();
-        let len = room.len().min(bytes.len());
-        if let (Some(room), Some(bytes)) = (room.get_mut(..len), bytes.get(..len)) {
+        if memory.len() < to {
+            memory.resize(to, 0);
+        }
+        let bytes = bytes.get(..to.saturating_sub(from));
+        if let (Some(room), Some(bytes)) = (memory.get_mut(from..to), bytes) {
             room.copy_from_slice(bytes);
         }
+    }
+
+    fn place(&self, at: u64) -> usize {
+        usize::try_from(at.saturating_sub(self.range.start)).unwrap_or(usize::MAX)
     }
 }
 

@@ -29,7 +29,7 @@ use crate::master::{not_found, readable};
 use crate::{CHUNK_SIZE, identity, key};
 
 /// Bytes of a `ReadData`'s payload: several frames a chunk.
-const FRAME_LEN: usize = CHUNK_SIZE / 4;
+pub(crate) const FRAME_LEN: usize = CHUNK_SIZE / 4;
 
 const MEMBERS: usize = 3;
 
@@ -124,6 +124,13 @@ impl State {
             self.seal();
         }
         self.chunks.push(Chunk::new(1));
+    }
+
+    /// The last chunk's bytes from an offset on are others, by one mutation.
+    pub(crate) fn write_over(&mut self, offset: usize, bytes: &[u8]) {
+        let chunk = self.chunks.last_mut().unwrap();
+        chunk.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
+        self.append(b"", &[]);
     }
 
     /// Somebody writes into a slot behind the last chunk, which stays open.

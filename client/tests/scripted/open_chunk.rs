@@ -12,7 +12,7 @@ use sarsen_protocol::record::Record;
 use tokio::io::AsyncReadExt as _;
 
 use crate::command::{command, key_file};
-use crate::growing::Growing;
+use crate::growing::{FRAME_LEN, Growing};
 use crate::{CHUNK_SIZE, key, noise};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -143,6 +143,30 @@ async fn a_read_goes_on_when_the_chunk_is_sealed_or_changes_its_members() {
         let bytes = growing.change(|state| state.bytes());
         growing.in_a_read(change);
         assert!(get_to_file(&client).await.unwrap() == bytes);
+    }
+}
+
+/// A member died in the middle of a long read, and somebody wrote over the place up to where it had come: the
+/// rest came from the newer state, and with it half of that write.
+#[tokio::test]
+async fn a_long_read_into_memory_is_of_one_state_of_a_chunk() {
+    for is_opened in [true, false] {
+        let (growing, client) = start().await;
+        growing.change(|state| {
+            state.append(b"short", &[]);
+            state.go_on();
+            state.append(&noise(900_000, 3), &[]);
+        });
+        growing.in_a_read(|state| state.write_over(FRAME_LEN - 50, &[7; 100]));
+        let length = 3 * CHUNK_SIZE as u64;
+        let read = match is_opened {
+            true => {
+                let file = client.open("/file").await.unwrap();
+                file.read_at(0, length).await.unwrap()
+            }
+            false => client.read_range("/file", 0, length).await.unwrap(),
+        };
+        assert!(read == growing.change(|state| state.bytes()), "{is_opened}");
     }
 }
 
