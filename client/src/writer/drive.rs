@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use super::{Change, Command, Job, WriteOptions, Written};
 use crate::client::Shared;
 use crate::core::mutation::frames::{Names, parts, put_header};
-use crate::core::mutation::{Action, Done, Find, Mutations, Outcome, Plan, StreamId, What};
+use crate::core::mutation::{Action, Done, Find, FindId, Mutations, Outcome, Plan, StreamId, What};
 use crate::core::seen::State;
 use crate::error::{Error, StreamError};
 use crate::master::Unanswered;
@@ -40,7 +40,7 @@ enum Event {
 enum Answer {
     Opened(Slot, Result<ChunkOpened, Failed>),
     Located(u32, Result<Option<LocatedChunk>, Failed>),
-    Found(u32, Result<RequestsFound, Option<Status>>),
+    Found(FindId, Result<RequestsFound, Option<Status>>),
 }
 
 /// Why the master gave no answer that can be used.
@@ -279,9 +279,9 @@ impl Driver {
                 let (_, retry_after) = self.note(failed);
                 self.machine.handle_locate_failed(now, index, retry_after);
             }
-            Answer::Found(index, Ok(found)) => self.machine.handle_found(now, index, &found),
-            Answer::Found(index, Err(status)) => {
-                self.machine.handle_find_failed(now, index, status);
+            Answer::Found(id, Ok(found)) => self.machine.handle_found(now, id, &found),
+            Answer::Found(id, Err(status)) => {
+                self.machine.handle_find_failed(now, id, status);
             }
         }
     }
@@ -360,7 +360,7 @@ impl Driver {
                     _ => None,
                 }
             });
-            Answer::Found(find.index, found)
+            Answer::Found(find.id, found)
         });
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sarsen_client::core::mutation::frames::{Names, parts, record, write_open};
 use sarsen_client::core::mutation::{
-    Action, Find, Mutations, Outcome as Ending, Plan, StreamId, What,
+    Action, Find, FindId, Mutations, Outcome as Ending, Plan, StreamId, What,
 };
 use sarsen_client::core::seen::State;
 use sarsen_protocol::deframe::{Frame, frame};
@@ -41,7 +41,7 @@ enum Told {
 enum Answer {
     Opened(Slot, Result<ChunkOpened, Failed>),
     Located(u32, Result<Option<LocatedChunk>, Failed>),
-    Found(u32, Result<RequestsFound, Option<Status>>),
+    Found(FindId, Result<RequestsFound, Option<Status>>),
 }
 
 enum Heard {
@@ -260,12 +260,12 @@ impl Writer {
                 self.machine
                     .handle_locate_failed(now, index, failed.retry_after);
             }
-            Answer::Found(index, Ok(found)) => {
+            Answer::Found(id, Ok(found)) => {
                 self.client.world.count("path: holder asked for requests");
-                self.machine.handle_found(now, index, &found);
+                self.machine.handle_found(now, id, &found);
             }
-            Answer::Found(index, Err(status)) => {
-                self.machine.handle_find_failed(now, index, status);
+            Answer::Found(id, Err(status)) => {
+                self.machine.handle_find_failed(now, id, status);
             }
         }
     }
@@ -321,7 +321,7 @@ impl Writer {
         self.ask_beside(async move {
             let address = &find.replica.control_addr;
             let found = client.ask_chunkserver(address, &request).await;
-            Answer::Found(find.index, found)
+            Answer::Found(find.id, found)
         });
     }
 

@@ -103,6 +103,10 @@ impl What {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
 
+/// A question to a holder, counted from one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FindId(pub u64);
+
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -160,9 +164,9 @@ pub enum Action {
 /// A question to a holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Find {
-    /// The chunk's place in the file.
-    pub index: u32,
-    /// Its name.
+    /// Which: its answer is of no use to another one.
+    pub id: FindId,
+    /// The chunk's name.
     pub handle: ChunkHandle,
     /// The version that it is sealed in.
     pub version: ChunkVersion,
@@ -230,6 +234,7 @@ struct All {
     appends: BTreeSet<u64>,
     actions: VecDeque<Action>,
     streams: u64,
+    finds: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -350,6 +355,7 @@ impl Mutations {
                 appends: BTreeSet::new(),
                 actions: VecDeque::new(),
                 streams: 0,
+                finds: 0,
             },
         }
     }
@@ -459,19 +465,20 @@ impl Mutations {
         }
     }
 
-    /// A holder's answer to [`Action::Find`].
-    pub fn handle_found(&mut self, now: Duration, index: u32, found: &RequestsFound) {
-        if let Some(way) = self.ways.get_mut(&index) {
+    /// A holder's answer to [`Action::Find`]. One that is not waited for any more is nobody's: what it never
+    /// saw may have been sent again since.
+    pub fn handle_found(&mut self, now: Duration, id: FindId, found: &RequestsFound) {
+        if let Some(way) = self.ways.values_mut().find(|it| it.has_asked(id)) {
             way.handle_found(now, found, &mut self.all);
         }
     }
 
     /// The holder could not say, for this reason if it gave any.
-    pub fn handle_find_failed(&mut self, now: Duration, index: u32, status: Option<Status>) {
+    pub fn handle_find_failed(&mut self, now: Duration, id: FindId, status: Option<Status>) {
         if status == Some(Status::SessionUnknown) {
             return self.end_session();
         }
-        if let Some(way) = self.ways.get_mut(&index) {
+        if let Some(way) = self.ways.values_mut().find(|it| it.has_asked(id)) {
             way.handle_find_failed(now, &mut self.all);
         }
     }

@@ -125,9 +125,9 @@ fn writes(stream: StreamId, number: u64, serial: u64) -> Action {
     }
 }
 
-fn find(version: u64, server: u64, numbers: &[u64]) -> Action {
+fn find(id: u64, version: u64, server: u64, numbers: &[u64]) -> Action {
     Action::Find(Box::new(Find {
-        index: 0,
+        id: FindId(id),
         handle: HANDLE,
         version: ChunkVersion(version),
         ticket: ticket(),
@@ -347,12 +347,12 @@ fn what_is_in_doubt_in_an_open_chunk_is_sent_there_again_under_the_new_version()
 fn a_chunk_that_was_sealed_since_is_asked_and_what_it_never_saw_goes_to_the_last() {
     let mut machine = in_doubt(plan(), 3);
     machine.handle_located(at(101), 0, located(HANDLE, 2, ChunkState::Sealed));
-    assert_eq!(all(&mut machine, at(101)), [find(2, 4, &[1, 2, 3])]);
+    assert_eq!(all(&mut machine, at(101)), [find(1, 2, 4, &[1, 2, 3])]);
     // A stale holder says that it moved; the next knows.
-    machine.handle_find_failed(at(102), 0, Some(Status::Moved));
-    assert_eq!(all(&mut machine, at(102)), [find(2, 5, &[1, 2, 3])]);
+    machine.handle_find_failed(at(102), FindId(1), Some(Status::Moved));
+    assert_eq!(all(&mut machine, at(102)), [find(2, 2, 5, &[1, 2, 3])]);
     let table = [(1, FoundKind::Append, 40, 10), (3, FoundKind::Floor, 0, 0)];
-    machine.handle_found(at(103), 0, &found(&table));
+    machine.handle_found(at(103), FindId(2), &found(&table));
     let found_one = ended(
         1,
         Outcome::Done(Done {
@@ -378,6 +378,49 @@ fn a_chunk_that_was_sealed_since_is_asked_and_what_it_never_saw_goes_to_the_last
     assert_eq!(all(&mut machine, at(105)), [sends(SECOND, &[2])]);
 }
 
+/// A slow holder answered for a seal after which the record was sent again, when the next seal was asked about: what
+/// the first never saw counted as not done, and was appended twice.
+#[test]
+fn an_answer_to_a_question_before_is_none_to_the_present_one() {
+    let mut machine = appending(plan(), 2);
+    let full = vec![result(2, Status::ChunkFull, 0, 0)];
+    machine
+        .handle_appended(at(1), FIRST, &appended(1, full))
+        .unwrap();
+    assert_eq!(all(&mut machine, at(1)), [open(last(HANDLE), 0)]);
+    machine.handle_stream_ended(at(2), FIRST, None, Duration::ZERO);
+    let close = |stream| Action::Close { stream };
+    let locate = Action::Locate { index: 0 };
+    assert_eq!(all(&mut machine, at(2)), [close(FIRST), locate.clone()]);
+    machine.handle_located(at(3), 0, located(HANDLE, 2, ChunkState::Sealed));
+    assert_eq!(all(&mut machine, at(3)), [find(1, 2, 4, &[1])]);
+    // The chunk is opened again before the holder has answered.
+    let chunk = opened(0, HANDLE, 3);
+    machine.handle_opened(at(4), last(HANDLE), chunk.clone());
+    let now = machine.wake_at(at(4)).unwrap();
+    assert_eq!(all(&mut machine, now), [connect(SECOND, &chunk)]);
+    machine.handle_stream_opened(now, SECOND).unwrap();
+    let sent = [sends(SECOND, &[1]), sends(SECOND, &[2])];
+    assert_eq!(all(&mut machine, now), sent);
+    machine.handle_stream_ended(now, SECOND, None, Duration::ZERO);
+    assert_eq!(all(&mut machine, now), [close(SECOND)]);
+    let now = machine.wake_at(now).unwrap();
+    assert_eq!(all(&mut machine, now), [locate]);
+    machine.handle_located(now, 0, located(HANDLE, 4, ChunkState::Sealed));
+    assert_eq!(all(&mut machine, now), [find(2, 4, 4, &[1, 2])]);
+    machine.handle_found(now, FindId(1), &found(&[]));
+    machine.handle_find_failed(now, FindId(1), Some(Status::Moved));
+    assert_eq!(all(&mut machine, now), []);
+    let table = [1, 2].map(|number| (number, FoundKind::Append, 40, 10));
+    machine.handle_found(now, FindId(2), &found(&table));
+    let ends = all(&mut machine, now);
+    let is_done = |it: &Action| {
+        let outcome = |outcome: &Outcome| matches!(outcome, Outcome::Done(_));
+        matches!(it, Action::End { outcome: it, .. } if outcome(it))
+    };
+    assert!(ends.len() == 2 && ends.iter().all(is_done), "{ends:?}");
+}
+
 /// What was found under an id was taken for the mutation, whatever it was.
 #[test]
 fn what_is_found_is_compared_with_what_was_sent() {
@@ -389,8 +432,8 @@ fn what_is_found_is_compared_with_what_was_sent() {
     ] {
         let mut machine = in_doubt(plan(), 1);
         machine.handle_located(at(101), 0, located(HANDLE, 2, ChunkState::Sealed));
-        assert_eq!(all(&mut machine, at(101)), [find(2, 4, &[1])]);
-        machine.handle_found(at(102), 0, &found(&[row]));
+        assert_eq!(all(&mut machine, at(101)), [find(1, 2, 4, &[1])]);
+        machine.handle_found(at(102), FindId(1), &found(&[row]));
         let ends = all(&mut machine, at(102));
         let is_done = matches!(
             ends[..],
@@ -417,8 +460,8 @@ fn a_write_that_a_sealed_chunk_never_saw_goes_to_it_again_when_it_is_open() {
     machine.handle_stream_ended(at(1), FIRST, None, Duration::ZERO);
     all(&mut machine, at(1));
     machine.handle_located(at(2), 0, located(HANDLE, 2, ChunkState::Sealed));
-    assert_eq!(all(&mut machine, at(2)), [find(2, 4, &[1])]);
-    machine.handle_found(at(3), 0, &found(&[]));
+    assert_eq!(all(&mut machine, at(2)), [find(1, 2, 4, &[1])]);
+    machine.handle_found(at(3), FindId(1), &found(&[]));
     assert_eq!(all(&mut machine, at(3)), [open(Slot::At(0), 1)]);
 }
 
@@ -630,7 +673,7 @@ fn a_chunk_that_was_sealed_since_its_stream_failed_is_located_anew() {
     assert!(wake_at < at(1_000), "{wake_at:?}");
     assert_eq!(all(&mut machine, wake_at), [Action::Locate { index: 0 }]);
     machine.handle_located(wake_at, 0, located(HANDLE, 2, ChunkState::Sealed));
-    assert_eq!(all(&mut machine, wake_at), [find(2, 4, &[1])]);
+    assert_eq!(all(&mut machine, wake_at), [find(1, 2, 4, &[1])]);
 }
 
 #[test]
@@ -743,7 +786,7 @@ fn a_session_that_is_over_ends_all_and_tells_what_was_sent() {
     let mut machine = in_doubt(plan(), 1);
     machine.handle_located(at(101), 0, located(HANDLE, 2, ChunkState::Sealed));
     all(&mut machine, at(101));
-    machine.handle_find_failed(at(102), 0, unknown);
+    machine.handle_find_failed(at(102), FindId(1), unknown);
     assert_eq!(all(&mut machine, at(102)), [ended(1, over(true))]);
 }
 
@@ -807,8 +850,8 @@ fn a_final_refusal_ends_what_was_not_sent_and_nothing_else() {
     let now = machine.wake_at(at(102)).unwrap();
     assert_eq!(all(&mut machine, now), [Action::Locate { index: 0 }]);
     machine.handle_located(now, 0, located(HANDLE, 2, ChunkState::Sealed));
-    assert_eq!(all(&mut machine, now), [find(2, 4, &[1])]);
-    machine.handle_found(now, 0, &found(&[]));
+    assert_eq!(all(&mut machine, now), [find(1, 2, 4, &[1])]);
+    machine.handle_found(now, FindId(1), &found(&[]));
     assert_eq!(all(&mut machine, now), [open(TAIL, 1)]);
     machine.handle_open_failed(now, TAIL, Some(Status::NotFound), Duration::ZERO);
     let outcome = Outcome::Refused(Status::NotFound);

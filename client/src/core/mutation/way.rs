@@ -22,7 +22,8 @@ use sarsen_protocol::status::Status;
 
 use super::flow::{Flow, FlowFault};
 use super::{
-    Action, All, Done, Failing, Find, Outcome, Sent, StreamId, What, is_final, is_of_the_mutation,
+    Action, All, Done, Failing, Find, FindId, Outcome, Sent, StreamId, What, is_final,
+    is_of_the_mutation,
 };
 
 #[derive(Clone, Debug)]
@@ -49,7 +50,8 @@ enum State {
     Streaming(Box<Streaming>),
     /// The master was asked what the chunk is by now, at this time.
     Locating(Duration),
-    Finding(Box<Finding>),
+    /// A holder was asked this.
+    Finding(FindId, Box<Finding>),
 }
 
 #[derive(Clone, Debug)]
@@ -122,7 +124,7 @@ impl Way {
         let is_at_rest = match &self.state {
             State::Idle | State::Known(_) => true,
             State::Streaming(streaming) => streaming.flow.in_flight() == 0,
-            State::Opening(_) | State::Locating(_) | State::Finding(_) => false,
+            State::Opening(_) | State::Locating(_) | State::Finding(..) => false,
         };
         is_at_rest && self.writes.is_empty() && self.doubts.is_empty()
     }
@@ -132,6 +134,11 @@ impl Way {
             State::Streaming(streaming) => Some(streaming.stream),
             _ => None,
         }
+    }
+
+    /// Whether the answer to a question is waited for.
+    pub(super) fn has_asked(&self, id: FindId) -> bool {
+        matches!(&self.state, State::Finding(asked, _) if *asked == id)
     }
 
     pub(super) fn has_stream(&self, stream: StreamId) -> bool {
@@ -197,7 +204,7 @@ impl Way {
             return false;
         }
         match &self.state {
-            State::Opening(_) | State::Locating(_) | State::Finding(_) => return false,
+            State::Opening(_) | State::Locating(_) | State::Finding(..) => return false,
             State::Streaming(_) => return self.send(now, takes_appends, all),
             State::Idle | State::Known(_) => {}
         }
@@ -355,15 +362,17 @@ impl Way {
             self.failing.fail(now, Duration::ZERO);
             return;
         };
+        all.finds += 1;
+        let id = FindId(all.finds);
         all.actions.push_back(Action::Find(Box::new(Find {
-            index: self.index,
+            id,
             handle: finding.chunk.handle,
             version: finding.chunk.version,
             ticket: finding.chunk.ticket,
             replica: replica.clone(),
             numbers: finding.numbers.clone(),
         })));
-        self.state = State::Finding(Box::new(finding));
+        self.state = State::Finding(id, Box::new(finding));
     }
 
     /// The master could not be asked where the chunk is.
@@ -375,7 +384,7 @@ impl Way {
     }
 
     pub(super) fn handle_find_failed(&mut self, now: Duration, all: &mut All) {
-        if let State::Finding(finding) = &mut self.state {
+        if let State::Finding(_, finding) = &self.state {
             let mut finding = finding.clone();
             finding.asked += 1;
             self.find(now, *finding, all);
@@ -383,7 +392,7 @@ impl Way {
     }
 
     pub(super) fn handle_found(&mut self, now: Duration, found: &RequestsFound, all: &mut All) {
-        let State::Finding(finding) = &self.state else {
+        let State::Finding(_, finding) = &self.state else {
             return;
         };
         let finding = finding.clone();
