@@ -52,7 +52,7 @@ use sarsen_protocol::ticket::Ticket;
 
 use super::retry::Backoff;
 use flow::FlowFault;
-use way::Way;
+use way::{Noted, Way};
 
 /// Streams that are kept though nothing waits for them.
 const IDLE_STREAMS_MAX: usize = 2;
@@ -270,12 +270,19 @@ impl All {
         mutation.is_some_and(|it| matches!(it.what, What::Append { .. }))
     }
 
+    /// Whether a record waits, for whatever.
+    fn has_appends(&self) -> bool {
+        let mut all = self.mutations.values();
+        all.any(|it| matches!(it.what, What::Append { .. }))
+    }
+
     fn len(&self, number: u64) -> u32 {
         self.mutations.get(&number).map_or(0, |it| it.what.len())
     }
 }
 
-/// How often something failed since it last came further.
+/// How often something failed since it last came further. What nobody waited for any more has not failed
+/// whoever comes next.
 #[derive(Clone, Debug)]
 struct Failing {
     since: Option<Duration>,
@@ -310,6 +317,10 @@ impl Failing {
     fn succeed(&mut self) {
         self.since = None;
         self.backoff.reset();
+    }
+
+    const fn has_failed(&self) -> bool {
+        self.since.is_some()
     }
 
     fn is_hopeless(&self, now: Duration, patience: Duration) -> bool {
@@ -368,16 +379,19 @@ impl Mutations {
 
     /// A mutation is to be done under this number, which was never used.
     pub fn add(&mut self, number: u64, what: What) {
-        let mutation = Mutation { what, sent: None };
-        self.all.mutations.insert(number, mutation);
         match what {
             What::Append { .. } => {
+                if self.last.failing.has_failed() && !self.all.has_appends() {
+                    self.last.failing.succeed();
+                }
                 self.all.appends.insert(number);
             }
             What::Write { index, .. } => {
                 self.way(index).wait(number);
             }
         }
+        let mutation = Mutation { what, sent: None };
+        self.all.mutations.insert(number, mutation);
     }
 
     /// The master's answer to [`Action::Open`].
@@ -444,6 +458,7 @@ impl Mutations {
                     Some(status) => {
                         let appends = std::mem::take(&mut self.all.appends);
                         self.all.end_all(appends, Outcome::Refused(status));
+                        self.last.failing.succeed();
                     }
                     None => self.last.failing.fail_since(since, now, retry_after),
                 }
@@ -521,22 +536,25 @@ impl Mutations {
         stream: StreamId,
         appended: &Appended,
     ) -> Result<(), FlowFault> {
-        let mut full = None;
-        let mut is_session_over = false;
+        let mut noted = Noted::default();
         let handled = self.handle_answer(now, stream, |way, all| {
-            let noted = way.handle_appended(now, appended, all)?;
-            full = noted.full;
-            is_session_over = noted.is_session_over;
+            noted = way.handle_appended(now, appended, all)?;
             Ok(())
         });
-        if let Some((index, handle)) = full {
+        if noted
+            .grown
+            .is_some_and(|index| self.last.state == LastState::Known(index))
+        {
+            self.last.failing.succeed();
+        }
+        if let Some((index, handle)) = noted.full {
             // Only what was the last chunk when it became full is not it any more.
             if self.last.state == LastState::Known(index) {
                 self.last.state = LastState::Unknown;
             }
             self.last.after = handle;
         }
-        if is_session_over {
+        if noted.is_session_over {
             self.end_session();
         }
         handled
@@ -675,6 +693,7 @@ impl Mutations {
         self.ways.clear();
         self.all.appends.clear();
         self.last.state = LastState::Unknown;
+        self.last.failing.succeed();
         for (number, mutation) in std::mem::take(&mut self.all.mutations) {
             let sent = mutation.sent.is_some();
             let outcome = Outcome::SessionOver { sent };

@@ -858,6 +858,67 @@ fn a_final_refusal_ends_what_was_not_sent_and_nothing_else() {
     assert_eq!(all(&mut machine, now), [ended(1, outcome)]);
 }
 
+/// A change failed for a while and was refused then, or its chunk went. The next one, much later, was refused without
+/// a question: it had been "waited for" since the first failure.
+#[test]
+fn what_nobody_waits_for_has_not_failed_the_next() {
+    let (busy, no_space) = (Some(Status::TooFewServers), Some(Status::NoSpace));
+    let refused = Outcome::Refused(Status::NoSpace);
+    let slot = Slot::At(0);
+    for (what, slot) in [(write(0, 7), slot), (append(10), TAIL)] {
+        let mut machine = Mutations::new(plan());
+        machine.add(1, what);
+        assert_eq!(all(&mut machine, at(0)), [open(slot, 0)]);
+        machine.handle_open_failed(at(1), slot, busy, Duration::ZERO);
+        assert_eq!(all(&mut machine, at(1)), [open(slot, 0)]);
+        machine.handle_open_failed(at(2), slot, no_space, Duration::ZERO);
+        assert_eq!(all(&mut machine, at(2)), [ended(1, refused)]);
+        machine.add(2, what);
+        assert_eq!(all(&mut machine, at(40_000)), [open(slot, 0)], "{what:?}");
+    }
+    let mut machine = Mutations::new(plan());
+    machine.add(1, write(0, 7));
+    all(&mut machine, at(0));
+    machine.handle_opened(at(0), slot, opened(0, HANDLE, 1));
+    all(&mut machine, at(0));
+    machine.handle_stream_opened(at(0), FIRST).unwrap();
+    all(&mut machine, at(0));
+    machine.handle_stream_ended(at(1), FIRST, None, Duration::ZERO);
+    all(&mut machine, at(1));
+    machine.handle_located(at(2), 0, None);
+    assert_eq!(all(&mut machine, at(2)), [ended(1, Outcome::ChunkGone)]);
+    machine.add(2, write(0, 7));
+    assert_eq!(all(&mut machine, at(40_000)), [open(slot, 1)]);
+}
+
+/// A chunk that was called full took records again, as one does that was cut: when its primary was lost long
+/// after, what waited was refused without a question.
+#[test]
+fn a_record_that_the_last_chunk_takes_ends_the_wait_for_the_next() {
+    let mut machine = appending(plan(), 1);
+    let full = vec![result(1, Status::ChunkFull, 0, 0)];
+    machine
+        .handle_appended(at(1), FIRST, &appended(1, full))
+        .unwrap();
+    all(&mut machine, at(1));
+    machine.handle_opened(at(2), last(HANDLE), opened(0, HANDLE, 1));
+    let now = machine.wake_at(at(2)).unwrap();
+    machine.add(2, append(10));
+    assert_eq!(all(&mut machine, now), [sends(FIRST, &[1, 2])]);
+    let one = vec![result(1, Status::Ok, 0, 10)];
+    machine
+        .handle_appended(at(1_000), FIRST, &appended(1, one))
+        .unwrap();
+    let two = vec![result(2, Status::PromiseRefused, 0, 0)];
+    machine
+        .handle_appended(at(40_000), FIRST, &appended(1, two))
+        .unwrap();
+    let close = Action::Close { stream: FIRST };
+    let first = done(1, 0, HANDLE, 0);
+    let reopen = open(last(HANDLE), 1);
+    assert_eq!(all(&mut machine, at(40_000)), [first, close, reopen]);
+}
+
 #[test]
 fn streams_that_nothing_waits_for_are_few() {
     let mut machine = Mutations::new(plan());

@@ -87,6 +87,8 @@ struct Finding {
 /// What an `Appended` says beside what became of records.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Noted {
+    /// A record was appended to the chunk with this index.
+    pub(super) grown: Option<u32>,
     /// The chunk takes no more records.
     pub(super) full: Option<(u32, ChunkHandle)>,
     pub(super) is_session_over: bool,
@@ -107,6 +109,9 @@ impl Way {
 
     /// A mutation at an offset waits to be sent.
     pub(super) fn wait(&mut self, number: u64) {
+        if self.is_idle() {
+            self.failing.succeed();
+        }
         self.writes.insert(number);
     }
 
@@ -489,6 +494,7 @@ impl Way {
         for result in &appended.results {
             match Status::from_number(result.status) {
                 Status::Ok => {
+                    noted.grown = Some(self.index);
                     self.come_further();
                     let done = Done {
                         index: self.index,
