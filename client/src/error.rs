@@ -73,9 +73,12 @@ pub enum Error {
         /// How long it was asked.
         waited: Duration,
     },
-    /// The session ended while a change was unanswered.
+    /// A change was sent, and its answer can't be had any more, or not be read.
     #[error("the connection was lost in the middle of a change, which may have been done or not")]
-    OutcomeUnknown,
+    OutcomeUnknown {
+        /// Why it was not asked for once more, if not because the session ended or the time was over.
+        source: Option<Box<Error>>,
+    },
     /// The master was there all the time, and a change took longer than it may: it may be done yet.
     #[error(
         "the master did not get it done within {waited:?}, and may do it yet, or have done it; it may be waiting for chunkservers"
@@ -449,6 +452,15 @@ impl Error {
         }
     }
 
+    /// Whether the change of a file that ended so may have been made all the same.
+    #[must_use]
+    pub const fn leaves_doubt(&self) -> bool {
+        matches!(
+            self,
+            Self::WriteInDoubt { .. } | Self::ChunkGone | Self::OutcomeUnknown { .. }
+        )
+    }
+
     /// Whether the reader of what is written here has gone, which is no failure.
     #[must_use]
     pub fn is_closed_pipe(&self) -> bool {
@@ -486,7 +498,7 @@ impl Explain for Error {
             },
             Self::Corrupt { .. } | Self::FileMismatch { .. } => Exit::Corrupt,
             Self::Hello(_)
-            | Self::OutcomeUnknown
+            | Self::OutcomeUnknown { .. }
             | Self::ChangeLate { .. }
             | Self::FolderHasNoBytes
             | Self::RecordTooLarge { .. }
@@ -523,7 +535,7 @@ impl Explain for Error {
                 _ => Some("is the master up, and is its address right? See --master".into()),
             },
             Self::Refused { status, .. } | Self::NotNow { status, .. } => hint_of(*status),
-            Self::OutcomeUnknown | Self::ChangeLate { .. } => {
+            Self::OutcomeUnknown { .. } | Self::ChangeLate { .. } => {
                 Some("look with `sarsen stat` whether it was done, and repeat it if not".into())
             }
             Self::SessionLost => Some("repeat the upload".into()),

@@ -156,12 +156,12 @@ impl Master {
                 Err(error) => error,
             };
             let failure = match &error {
-                Attempt::NotSent(cause) if !is_passing(cause) => {
-                    return Err(Unanswered::Failed(error.into_error()));
+                Attempt::NotSent(cause) if is_passing(cause) => Failure::NotSent,
+                Attempt::NotSent(_) | Attempt::Broken(_) => {
+                    let failed = failed_for_good(R::KIND, retry.is_unanswered(), error);
+                    return Err(Unanswered::Failed(failed));
                 }
-                Attempt::NotSent(_) => Failure::NotSent,
                 Attempt::Lost { .. } => Failure::NotAnswered,
-                Attempt::Broken(_) => return Err(Unanswered::Failed(error.into_error())),
                 Attempt::Answered {
                     status,
                     text,
@@ -355,7 +355,7 @@ impl Master {
             (GiveUp::OutcomeUnknown, Attempt::Lost { is_up: true }) => Error::ChangeLate {
                 waited: self.timeout,
             },
-            (GiveUp::OutcomeUnknown, _) => Error::OutcomeUnknown,
+            (GiveUp::OutcomeUnknown, _) => Error::OutcomeUnknown { source: None },
             (GiveUp::OutOfTime, Attempt::Answered { status, text, .. }) => Error::NotNow {
                 status,
                 text,
@@ -378,6 +378,18 @@ fn outcome(why: GiveUp, asked: Kind, is_unanswered: bool, last: &Attempt) -> Giv
     match why {
         GiveUp::OutOfTime if is_open && is_change(asked) => GiveUp::OutcomeUnknown,
         why => why,
+    }
+}
+
+/// What a try that is not worth another one leaves of a request. A change may have been done by the one
+/// before that was not answered, or by the one whose answer can't be read.
+fn failed_for_good(asked: Kind, is_unanswered: bool, last: Attempt) -> Error {
+    let may_be_done = is_unanswered || matches!(last, Attempt::Broken(_));
+    match last.into_error() {
+        cause if may_be_done && is_change(asked) => Error::OutcomeUnknown {
+            source: Some(Box::new(cause)),
+        },
+        cause => cause,
     }
 }
 
@@ -418,7 +430,7 @@ impl Attempt {
     fn into_error(self) -> Error {
         match self {
             Self::NotSent(error) | Self::Broken(error) => error,
-            Self::Lost { .. } => Error::OutcomeUnknown,
+            Self::Lost { .. } => Error::OutcomeUnknown { source: None },
             Self::Answered { status, text, .. } => Error::Refused { status, text },
         }
     }
@@ -462,6 +474,7 @@ fn is_passing(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sarsen_edge::exit;
     use tokio::net::TcpListener;
 
     /// A master that was gone right after a publication had reached it: the upload ended with "no
@@ -477,6 +490,32 @@ mod tests {
             assert_eq!(told(Kind::Stat, true, &last), GiveUp::OutOfTime);
         }
         assert_eq!(told(Kind::Remove, false, &no_key()), GiveUp::OutOfTime);
+    }
+
+    /// A publication was sent and its connection lost, and the next dial met another cluster, or the answer was no
+    /// message: that was told as if nothing had been done.
+    #[test]
+    fn a_change_that_fails_for_good_after_it_was_sent_may_have_been_done() {
+        let other = || Attempt::NotSent(Error::NoMasterNamed);
+        let broken = || Attempt::Broken(Error::BadListing);
+        let is_unknown = |asked, is_unanswered, last| {
+            let error = failed_for_good(asked, is_unanswered, last);
+            matches!(error, Error::OutcomeUnknown { source: Some(_) })
+        };
+        assert!(is_unknown(Kind::Publish, true, other()));
+        assert!(
+            !is_unknown(Kind::Publish, false, other()),
+            "nothing was sent"
+        );
+        assert!(is_unknown(Kind::Remove, false, broken()));
+        assert!(!is_unknown(Kind::Stat, true, other()));
+        assert!(!is_unknown(Kind::Stat, true, broken()));
+        let text = exit::lines("sarsen", &failed_for_good(Kind::Publish, true, other()));
+        let first = text.lines().next().unwrap();
+        assert!(
+            first.ends_with("done or not: no master is named"),
+            "{first}"
+        );
     }
 
     /// A master that takes connections and says nothing, and a client of it.
@@ -499,7 +538,7 @@ mod tests {
             master.given_up(why, last)
         };
         assert!(matches!(told(true), Error::ChangeLate { waited: LONG }));
-        assert!(matches!(told(false), Error::OutcomeUnknown));
+        assert!(matches!(told(false), Error::OutcomeUnknown { .. }));
     }
 
     /// More than a test takes.

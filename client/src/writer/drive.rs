@@ -460,7 +460,7 @@ impl Driver {
                     self.renewed.push(entry.job);
                     return;
                 }
-                Err(Error::OutcomeUnknown)
+                Err(Error::OutcomeUnknown { source: None })
             }
         };
         self.answer(entry.job, result);

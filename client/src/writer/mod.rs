@@ -155,7 +155,7 @@ impl Writer {
         match answer.await {
             Ok(0) => Ok(()),
             Ok(failed) => Err(Error::WritesFailed { failed }),
-            Err(_) => Err(Error::OutcomeUnknown),
+            Err(_) => Err(Error::OutcomeUnknown { source: None }),
         }
     }
 
@@ -181,7 +181,7 @@ impl Pending {
         match self.0.try_recv() {
             Ok(answer) => Some(answer),
             Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Closed) => Some(Err(Error::OutcomeUnknown)),
+            Err(TryRecvError::Closed) => Some(Err(Error::OutcomeUnknown { source: None })),
         }
     }
 }
@@ -192,7 +192,7 @@ impl Future for Pending {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         // A driver that is gone left the change wherever it was.
         let answer = Pin::new(&mut self.0).poll(context);
-        answer.map(|answer| answer.unwrap_or(Err(Error::OutcomeUnknown)))
+        answer.map(|answer| answer.unwrap_or(Err(Error::OutcomeUnknown { source: None })))
     }
 }
 

@@ -264,7 +264,7 @@ async fn a_session_that_is_over_is_renewed_for_what_was_not_sent_and_for_nothing
     }
     cluster.master.slip(unknown);
     let error = two.await.unwrap_err();
-    assert!(matches!(error, Error::OutcomeUnknown), "{error}");
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
     writer.append(b"three").await.unwrap().await.unwrap();
     assert_eq!(cluster.master.asked().sessions, 3);
     let payloads = records(&cluster, file_id).into_iter().map(|it| it.1);

@@ -342,7 +342,7 @@ async fn a_change_whose_fate_is_unknown_is_not_repeated_under_another_session() 
     let unknown = Slip::Refuse(create, Status::SessionUnknown);
     cluster.master.slip(unknown);
     let put = client.put("/file", reader(b"bytes"), PutOptions::default());
-    assert!(matches!(put.await, Err(Error::OutcomeUnknown)));
+    assert!(matches!(put.await, Err(Error::OutcomeUnknown { .. })));
     assert_eq!(cluster.master.asked().sessions, 1);
 }
 

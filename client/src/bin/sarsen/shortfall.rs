@@ -64,10 +64,7 @@ impl Fates {
         self.noted += 1;
         let is_first = self.are_good();
         self.first.get_or_insert(self.noted);
-        let is_in_doubt = matches!(
-            problem,
-            Problem::Client(Error::WriteInDoubt { .. } | Error::ChunkGone | Error::OutcomeUnknown)
-        );
+        let is_in_doubt = matches!(&problem, Problem::Client(error) if error.leaves_doubt());
         let is_untried = matches!(problem, Problem::Client(Error::NotTried));
         match (is_first, is_in_doubt, is_untried) {
             (true, ..) => self.is_first_in_doubt = is_in_doubt,
@@ -214,7 +211,7 @@ mod tests {
     #[test]
     fn what_is_not_read_is_not_counted() {
         let mut fates = Fates::default();
-        fates.note_problem(Error::OutcomeUnknown.into());
+        fates.note_problem(Error::OutcomeUnknown { source: None }.into());
         let problem = told(&mut fates, None, 1).to_string();
         assert!(problem.starts_with("line 1 is in doubt: "), "{problem}");
         assert!(
