@@ -96,6 +96,6 @@ pub use tree::{FILES_DEFAULT, GetItem, PutItem, TreeEvent, TreeOptions, TreeSums
 #[cfg(feature = "edge")]
 pub use writer::WriteOptions;
 #[cfg(feature = "edge")]
-pub use writer::file::FileWriter;
+pub use writer::file::{FileWriter, WriteSums};
 #[cfg(feature = "edge")]
 pub use writer::record::{Appended, Receipt, RecordWriter};

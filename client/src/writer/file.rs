@@ -18,8 +18,23 @@ use crate::error::{Error, file_len_max};
 #[derive(Debug)]
 pub struct FileWriter {
     writer: Writer,
-    /// What is under way, in order.
-    pending: VecDeque<Pending>,
+    /// What is under way, in order, with its bytes.
+    pending: VecDeque<(u64, Pending)>,
+    sums: WriteSums,
+    /// Whether a write has failed.
+    has_failed: bool,
+}
+
+/// What became of the bytes that a writer was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WriteSums {
+    /// Those that were written before the first that were not, in the order in which they were given.
+    pub before_failure: u64,
+    /// All that were written.
+    pub written: u64,
+    /// Those that may have been written or not.
+    pub in_doubt: u64,
 }
 
 impl FileWriter {
@@ -31,6 +46,8 @@ impl FileWriter {
         Ok(Self {
             writer: Writer::open(shared, path, options).await?,
             pending: VecDeque::new(),
+            sums: WriteSums::default(),
+            has_failed: false,
         })
     }
 
@@ -77,7 +94,7 @@ impl FileWriter {
                 offset: within,
             };
             let pending = self.writer.begin(change, piece).await?;
-            self.pending.push_back(pending);
+            self.pending.push_back((len, pending));
             offset += len;
         }
         Ok(())
@@ -90,8 +107,10 @@ impl FileWriter {
     /// flush and were told by [`Self::write_at`]; the others may have been done.
     pub async fn flush(&mut self) -> Result<(), Error> {
         let mut first = None;
-        while let Some(pending) = self.pending.pop_front() {
-            if let Err(error) = pending.await {
+        while let Some((len, pending)) = self.pending.pop_front() {
+            let answer = pending.await.map(|_| ());
+            self.note(len, &answer);
+            if let Err(error) = answer {
                 first.get_or_insert(error);
             }
         }
@@ -99,14 +118,35 @@ impl FileWriter {
         first.map_or(all, Err)
     }
 
+    /// What became of all that was given, as far as it is known: after a [`FileWriter::flush`], of every
+    /// byte.
+    #[must_use]
+    pub const fn sums(&self) -> WriteSums {
+        self.sums
+    }
+
     /// Takes the answers that are there, so that a failure ends a long write.
     fn take_answered(&mut self) -> Result<(), Error> {
-        while let Some(first) = self.pending.front_mut()
+        while let Some((len, first)) = self.pending.front_mut()
             && let Some(answer) = first.now()
         {
+            let (len, answer) = (*len, answer.map(|_| ()));
             self.pending.pop_front();
+            self.note(len, &answer);
             answer?;
         }
         Ok(())
+    }
+
+    fn note(&mut self, len: u64, answer: &Result<(), Error>) {
+        match answer {
+            Ok(()) => self.sums.written += len,
+            Err(error) if error.leaves_doubt() => self.sums.in_doubt += len,
+            Err(_) => {}
+        }
+        self.has_failed |= answer.is_err();
+        if !self.has_failed {
+            self.sums.before_failure += len;
+        }
     }
 }

@@ -1,15 +1,20 @@
 //! Changes of files that are there: each is made once, whatever is lost on the way.
 
+use std::process::Stdio;
+
 use sarsen_client::{Client, Error, WriteOptions};
 use sarsen_edge::exit::{Exit, Explain as _};
 use sarsen_protocol::id::FileId;
 use sarsen_protocol::message::{Kind, Slot};
 use sarsen_protocol::record;
 use sarsen_protocol::status::Status;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
 
+use crate::command::{command, key_file};
 use crate::master::Slip;
 use crate::open_chunks::Trouble;
-use crate::{CHUNK_SIZE, Cluster, noise};
+use crate::{CHUNK_SIZE, Cluster, key, noise};
 
 const HEADER_LEN: usize = record::RECORD_HEADER_LEN;
 
@@ -245,6 +250,63 @@ async fn a_write_that_is_refused_is_told_and_the_others_are_made() {
     let write = client.write_at("/file", 0, b"two", WriteOptions::default());
     write.await.unwrap();
     assert_eq!(cluster.chunks.bytes(file_id), [b"two".to_vec()]);
+}
+
+#[tokio::test]
+async fn what_became_of_every_byte_that_a_writer_was_given_is_told() {
+    let (cluster, _, _) = cluster().await;
+    let client = cluster.impatient_client().await;
+    let writer = client.file_writer("/file", WriteOptions::default()).await;
+    let mut writer = writer.unwrap();
+    let mut told = Vec::new();
+    let full = (Kind::OpenChunk, Status::NoSpace);
+    let busy = (Kind::Locate, Status::Overloaded);
+    let lost = Some(Trouble::LoseAnswer);
+    for (len, index, refused, trouble) in [
+        (10, 0, None, None),
+        (20, 1, Some(full), None),
+        (40, 0, Some(busy), lost),
+        (80, 2, None, None),
+    ] {
+        cluster.master.always_refuse(refused);
+        trouble.into_iter().for_each(|it| cluster.chunks.script(it));
+        let offset = (index * CHUNK_SIZE) as u64;
+        writer.write_at(offset, noise(len, 1).into()).await.unwrap();
+        assert_eq!(writer.flush().await.is_ok(), refused.is_none());
+        let sums = writer.sums();
+        told.push((sums.before_failure, sums.written, sums.in_doubt));
+    }
+    assert_eq!(told, [(10, 10, 0), (10, 10, 0), (10, 10, 40), (10, 90, 40)]);
+}
+
+/// The second chunk could not be had, and the verb ended as if nothing had been written: "can't be written", with
+/// the code for what can be tried again, while the first was there, or on its way.
+#[tokio::test]
+async fn a_range_that_was_written_in_part_is_told_to_be() {
+    let (cluster, _, file_id) = cluster().await;
+    let (_folder, key_file) = key_file(&key());
+    let mut command = command(&cluster.address, &key_file);
+    command.args(["--json", "--timeout", "300ms", "write", "--offset", "0"]);
+    command.arg("/file").stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut write = command.spawn().unwrap();
+    let mut stdin = write.stdin.take().unwrap();
+    stdin.write_all(&noise(CHUNK_SIZE, 1)).await.unwrap();
+    while cluster.chunks.told().mutations.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let busy = (Kind::OpenChunk, Status::TooFewServers);
+    cluster.master.always_refuse(Some(busy));
+    stdin.write_all(&noise(CHUNK_SIZE, 2)).await.unwrap();
+    drop(stdin);
+    let output = write.wait_with_output().await.unwrap();
+    let told: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(told["error"]["code"], "failed");
+    assert_eq!(output.status.code(), Some(1));
+    let message = told["error"]["message"].as_str().unwrap();
+    let first = "only the first 1048576 bytes were surely written, up to byte 1048576: ";
+    assert!(message.contains(first), "{message}");
+    assert!(cluster.chunks.bytes(file_id) == [noise(CHUNK_SIZE, 1)]);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::shortfall::Shortfall;
+use crate::write::PartlyWritten;
 
 /// What can be wrong with a verb's own work, beside what the library tells.
 #[derive(Debug, Error)]
@@ -56,6 +57,9 @@ pub(crate) enum Problem {
     /// Some of several lines were not appended.
     #[error(transparent)]
     Shortfall(Box<Shortfall>),
+    /// A range was written in part, or may be.
+    #[error(transparent)]
+    PartlyWritten(Box<PartlyWritten>),
     /// A folder would lie in itself.
     #[error("a folder can't be moved into itself, and {target} lies in it")]
     IntoItself { target: String },
@@ -77,6 +81,7 @@ impl Explain for Problem {
             | Self::IntoItself { .. }
             | Self::NotText { .. } => Exit::Usage,
             Self::Shortfall(shortfall) => shortfall.exit(),
+            Self::PartlyWritten(partly) => partly.exit(),
             Self::RecordTooLong { .. } | Self::NotAFolder => Exit::Failed,
             Self::NotInTrash => Exit::NotFound,
             Self::NotSealed => Exit::Unavailable,
@@ -94,6 +99,7 @@ impl Explain for Problem {
             Self::NoName { .. } => Some("name the file itself".into()),
             Self::NotInTrash => Some("`sarsen trash ls` lists what is there".into()),
             Self::Shortfall(shortfall) => shortfall.hint(),
+            Self::PartlyWritten(partly) => partly.hint(),
             Self::RecordTooLong { .. } => {
                 Some("cut it into several records, or use `sarsen write`".into())
             }
