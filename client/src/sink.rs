@@ -141,6 +141,14 @@ fn open_path(
             let real = fs::canonicalize(path).map_err(local)?;
             create(real, len, resumable, writes)
         }
+        // To make what it leads to would be a guess, and to put a file in its place would lose the link.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
+            Err(Error::InTheWay {
+                found: "a symbolic link to what is not there",
+                wanted: "a file",
+                path: path.to_owned(),
+            })
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             create(path.to_owned(), len, resumable, writes)
         }
@@ -202,7 +210,8 @@ pub(crate) enum Outlet {
     Memory(Memory, u64),
 }
 
-/// A range of a file in memory; zeros where nothing was put. Clones are the same memory.
+/// A range of a file in memory; zeros where nothing was put. Clones are the same memory. It grows with
+/// what comes, as how long the file is has only been told.
 #[derive(Clone, Debug)]
 pub(crate) struct Memory {
     bytes: Arc<Mutex<Vec<u8>>>,
@@ -410,6 +419,19 @@ mod tests {
             .await
             .unwrap();
         assert!(matches!(opened, Opened::InOrder(_)));
+    }
+
+    /// The link was replaced by the file, and what it should have led to was not there all the same.
+    #[tokio::test]
+    async fn a_link_to_what_is_not_there_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(folder.path().join("none"), &link).unwrap();
+        let writes = Writes::new(Clock::start());
+        let opened = open(GetTarget::Path(link.clone()), 3, None, &writes).await;
+        assert!(matches!(opened, Err(Error::InTheWay { path, .. }) if path == link));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(link.is_symlink());
     }
 
     #[tokio::test]
