@@ -392,6 +392,7 @@ impl Client {
         loop {
             let after = entries.last().map_or("", |entry| &entry.name);
             let page = self.list_page(path, after, PAGE_LIMIT).await?;
+            check_ascends(after, page.entries.iter().map(|entry| &*entry.name))?;
             let more = page.more && !page.entries.is_empty();
             entries.extend(page.entries);
             if !more {
@@ -560,6 +561,7 @@ impl Client {
                 limit: PAGE_LIMIT,
             };
             let page = self.shared.master.call(&request).await?;
+            check_ascends(&request.after, page.entries.iter().map(|it| &it.entry))?;
             let more = page.more && !page.entries.is_empty();
             entries.extend(page.entries);
             if !more {
@@ -678,7 +680,7 @@ impl Client {
     /// # Errors
     /// [`Error::StillWaiting`] after [`ClientConfig::timeout`].
     pub async fn wait(&self, chunkservers: u32) -> Result<ReportReply, Error> {
-        let deadline = self.shared.clock.now() + self.shared.timeout;
+        let deadline = self.shared.clock.now().saturating_add(self.shared.timeout);
         loop {
             let report = self.report().await?;
             let (mut live, mut silent) = live_and_silent(&report, u32::MAX);
@@ -724,6 +726,17 @@ fn live_and_silent(report: &ReportReply, silence_max: u32) -> (u32, u32) {
         }
     }
     (live, silent)
+}
+
+/// Refuses a page whose rows don't ascend from what it was asked to come behind: its last row is asked behind
+/// next, and a page that came again would have us list for ever.
+pub(crate) fn check_ascends<'a, K: Ord + ?Sized>(
+    after: &'a K,
+    rows: impl IntoIterator<Item = &'a K>,
+) -> Result<(), Error> {
+    let mut rows = rows.into_iter();
+    let ascends = rows.try_fold(after, |last, row| (row > last).then_some(row));
+    ascends.map(|_| ()).ok_or(Error::BadListing)
 }
 
 /// Refuses a chunk size that no cluster can have: everything is cut by it.
@@ -775,6 +788,19 @@ mod tests {
             is_send(client.follow("/a"));
             is_send(async move { client.follow_records("/a").await?.wait().await });
         };
+    }
+
+    /// A listing whose master gave the same page again and again, and said that there was more, grew until
+    /// memory ended.
+    #[test]
+    fn a_page_that_comes_again_is_refused() {
+        assert!(check_ascends("", ["a", "ab", "b"]).is_ok());
+        assert!(check_ascends("b", []).is_ok());
+        assert!(check_ascends(&3, &[4, 9]).is_ok());
+        for again in [["a", "b"], ["b", "c"], ["d", "c"], ["c", "c"]] {
+            let refused = check_ascends("b", again);
+            assert!(matches!(refused, Err(Error::BadListing)), "{again:?}");
+        }
     }
 
     #[test]

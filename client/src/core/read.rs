@@ -615,7 +615,7 @@ impl Download {
             slot.state != State::Fetching
                 && slot
                     .failing_since
-                    .is_some_and(|since| now >= since + patience)
+                    .is_some_and(|since| now >= since.saturating_add(patience))
         };
         if let Some((&index, slot)) = self.slots.iter().find(|(_, slot)| failed(slot)) {
             self.given_up.get_or_insert(GiveUp::Unreachable {
@@ -681,7 +681,7 @@ impl Slot {
         self.state = State::Stale;
         self.round = self.round.saturating_add(1);
         self.failing_since.get_or_insert(now);
-        self.not_before = now + self.backoff.delay();
+        self.not_before = now.saturating_add(self.backoff.delay());
     }
 
     /// The replica to ask, one that is not slow if there is one; not the one `beside` which it is

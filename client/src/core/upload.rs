@@ -433,7 +433,7 @@ impl Upload {
         let idle = !self.asking && under_way == 0;
         idle && self
             .failing_since
-            .is_some_and(|since| now >= since + patience)
+            .is_some_and(|since| now >= since.saturating_add(patience))
     }
 
     fn sealed_chunks(&self) -> Vec<SealedChunk> {

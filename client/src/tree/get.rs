@@ -13,7 +13,7 @@ use sarsen_protocol::message::{List, ListEntry, NodeType, Stat, Usage};
 use super::local::make_folder;
 use super::pool::{Finds, Found, Pool, Stopped};
 use super::{GetItem, TreeEvent, TreeOptions, TreeSums};
-use crate::client::Shared;
+use crate::client::{Shared, check_ascends};
 use crate::error::Error;
 use crate::get::{GetOptions, GetReport, get};
 use crate::part::is_part_name;
@@ -197,17 +197,7 @@ impl Walk {
             limit: PAGE,
         };
         let reply = self.shared.master.call(&request).await?;
-        // Names ascend, so that a page that doesn't would have us list for ever.
-        let ascends = reply
-            .entries
-            .iter()
-            .try_fold(&frame.after, |last, entry| {
-                (entry.name > *last).then_some(&entry.name)
-            })
-            .is_some();
-        if !ascends {
-            return Err(Error::BadListing);
-        }
+        check_ascends(&*frame.after, reply.entries.iter().map(|it| &*it.name))?;
         if let Some(last) = reply.entries.last() {
             frame.after.clone_from(&last.name);
         }
