@@ -12,6 +12,7 @@ use std::ops::{Deref, Range};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::OFlags;
 use rustix::io::{ReadWriteFlags, preadv2};
@@ -29,6 +30,13 @@ pub(crate) const PIPE_CHUNKS_MAX: usize = 3;
 
 /// Flags of an open that neither follows a symbolic link nor waits for the other end of a pipe.
 pub(crate) const NOT_FOLLOWED: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits() as i32;
+
+/// How long after a change another may leave the same time in a file's metadata: the clock that they are
+/// taken from ticks a hundred times a second or more often.
+const TICK: Duration = Duration::from_millis(20);
+
+/// How often a file is given another tick: whoever writes on and on is seen in the end.
+const TICKS_MAX: u32 = 5;
 
 /// What is to be uploaded.
 #[non_exhaustive]
@@ -156,7 +164,7 @@ fn open_path(path: &Path) -> Result<Opened, Error> {
         source,
     };
     let file = File::open(path).map_err(local)?;
-    let metadata = file.metadata().map_err(local)?;
+    let metadata = settled(&file).map_err(local)?;
     if metadata.is_dir() {
         let path = path.to_owned();
         return Err(Error::LocalFolder { path });
@@ -180,7 +188,7 @@ fn open_regular(path: &Path) -> Result<Opened, Error> {
         .custom_flags(NOT_FOLLOWED)
         .open(path)
         .map_err(local)?;
-    let metadata = file.metadata().map_err(local)?;
+    let metadata = settled(&file).map_err(local)?;
     if !metadata.is_file() {
         let what = "no file any more";
         return Err(Error::Skipped { what });
@@ -203,6 +211,27 @@ fn open_file(file: File, path: &Path, metadata: &Metadata) -> Opened {
         }),
         false => Opened::Pipe(Input::File(file)),
     }
+}
+
+/// A file's metadata, when it was left alone for a tick: whatever is written from now on leaves another
+/// time behind. Writes through a mapping don't, before the system comes to write the pages back.
+fn settled(file: &File) -> io::Result<Metadata> {
+    let mut metadata = file.metadata()?;
+    for _ in 0..TICKS_MAX {
+        let is_young = |changed| is_young(changed, SystemTime::now());
+        if !metadata.is_file() || !metadata.modified().is_ok_and(is_young) {
+            break;
+        }
+        std::thread::sleep(TICK);
+        metadata = file.metadata()?;
+    }
+    Ok(metadata)
+}
+
+/// Whether a change by now may leave the time behind that the last one did.
+fn is_young(changed: SystemTime, now: SystemTime) -> bool {
+    let apart = now.duration_since(changed);
+    apart.unwrap_or_else(|ahead| ahead.duration()) < TICK
 }
 
 fn mtime(metadata: &Metadata) -> Mtime {
@@ -631,6 +660,32 @@ mod tests {
             arrived = taking => arrived,
         };
         assert_eq!(arrived.chunks as usize, PIPE_CHUNKS_MAX + 1);
+    }
+
+    /// It was written to right before the upload and right after it had begun, within one tick of the clock: the
+    /// two left the same time behind, and what was read of both states passed for one.
+    #[tokio::test]
+    async fn a_file_that_is_changed_twice_within_a_tick_is_told() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        for round in 0..20 {
+            io::Write::write_all(&mut file, &[round; 100]).unwrap();
+            let opened = open(PutSource::Path(file.path().to_owned())).await.unwrap();
+            let Opened::File(open) = opened else {
+                panic!("no file")
+            };
+            open.check_unchanged().await.unwrap();
+            file.as_file().write_all_at(&[100; 50], 0).unwrap();
+            let changed = open.check_unchanged().await;
+            assert!(matches!(changed, Err(Error::SourceChanged)), "{round}");
+        }
+    }
+
+    #[test]
+    fn what_was_changed_within_a_tick_is_young() {
+        let now = SystemTime::now();
+        let old = now - TICK;
+        assert!(is_young(now, now) && is_young(now, old + TICK / 2));
+        assert!(!is_young(old, now) && !is_young(now, old));
     }
 
     #[tokio::test]

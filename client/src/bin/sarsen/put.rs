@@ -26,6 +26,10 @@ use crate::transfer::{Transfer, Transfers};
 pub(crate) const JOBS_MAX: i64 = 64;
 
 const NAMING: &str = "\
+A file that is written to meanwhile is not uploaded, as far as its length and the time of its last
+change tell: what a program writes through a mapping is not seen, nor are changes within a second on
+file systems that keep no finer times.
+
 Copies are called as with cp: a target that is a folder, or ends in `/`, takes each source under
 its own name; any other target is the copy's name itself. A source without a name of its own, as
 `.`, `..` or `/`, puts what is in it into the target. Missing folders above the target are made. A
