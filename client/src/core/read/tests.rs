@@ -106,6 +106,19 @@ fn an_empty_range_is_done_at_once() {
     assert_eq!(actions(&mut download, at(0)), [Action::Done]);
 }
 
+/// The end of the longest wait that can be asked for ran over at the first failure, and ended the program.
+#[test]
+fn a_patience_without_an_end_is_one() {
+    let mut plan = plan(0..u64::from(MIB), 4);
+    plan.patience = Duration::MAX;
+    let mut download = Download::new(plan).unwrap();
+    assert_eq!(actions(&mut download, at(0)), [locate(0, 1)]);
+    download.handle_located(0..1, vec![chunk(0, &[1])]);
+    assert_eq!(fetches(&actions(&mut download, at(0))), [(0, 1)]);
+    fail(&mut download, at(1), 1, Fault::Refused);
+    assert_eq!(actions(&mut download, at(9)), [locate(0, 1)]);
+}
+
 /// What an earlier download brought is read on behind, if it is of this chunk in this version.
 #[test]
 fn what_was_kept_is_not_read_again() {

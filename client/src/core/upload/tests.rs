@@ -95,6 +95,23 @@ fn chunks_that_were_given_are_not_asked_for() {
     assert_eq!(asked, [allocate(0, 1, 0, &[1])]);
 }
 
+/// The end of the longest wait that can be asked for ran over at the first failure, and ended the program.
+#[test]
+fn a_patience_without_an_end_is_one() {
+    let mut upload = Upload::new(Plan {
+        streams_max: 4,
+        fewest: 2,
+        patience: Duration::MAX,
+        seed: 1,
+    });
+    upload.handle_given(vec![allocation(0, 10)]);
+    upload.handle_source(1, true);
+    assert_eq!(actions(&mut upload, at(0)), [begin(0, 10)]);
+    upload.handle_failed(at(1), 0, Some(ServerId(1)));
+    let asked = actions(&mut upload, at(1));
+    assert_eq!(asked, [allocate(0, 1, 0, &[1])]);
+}
+
 #[test]
 fn an_empty_file_is_published_at_once() {
     let mut upload = upload(4);
