@@ -38,8 +38,8 @@ pub enum GetTarget<'a> {
     File(File),
     /// Anything else, written in order.
     Writer(&'a mut (dyn AsyncWrite + Send + Unpin)),
-    /// Memory, which holds the bytes when all are there. Other than those of a writer, they can be read
-    /// anew until then: those of an open chunk are of one of its states.
+    /// Memory, which holds the bytes when all are there. Unlike those of a writer they can be read anew until
+    /// then, so that those of an open chunk are of one of its states.
     Memory(&'a mut Vec<u8>),
 }
 
