@@ -204,9 +204,7 @@ pub fn verify(
     if is_marked || is_bad {
         tracing::error!(%handle, "a chunk was read back and does not match");
         chunkserver.counters.chunks_corrupt.add(1);
-    }
-    if is_bad && !is_marked {
-        // An open one: its chain is not to wait for the next mutation to hear of it.
+        // If it is open: its chain is not to wait for the next mutation to hear of it.
         chunkserver.members.read_failed(handle, Status::Corrupt);
     }
     // Also if it did match: to take note of that may have poisoned it.

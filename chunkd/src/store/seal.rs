@@ -165,9 +165,8 @@ impl Directory {
         let _ = marked.and_then(|()| file.sync());
         let mut held = Held::of(file, false);
         held.entry.flags.poisoned = true;
-        turn.put(held);
+        self.put_marked(turn, held);
         turn.close_pending();
-        self.forget_readable(turn.handle());
     }
 
     pub(super) fn check_not_poisoned(&self) -> Result<(), StoreError> {

@@ -188,8 +188,7 @@ impl Directory {
         let mut turn = self.table.turn(handle);
         let mut held = held_as(&turn, seen)?;
         held.entry.flags.corrupt = true;
-        turn.put(held.clone());
-        self.forget_readable(handle);
+        self.put_marked(&mut turn, held.clone());
         match ChunkFile::open(&*self.tree, handle, self.owner(), held.header_stable) {
             Ok(mut file) => self.mark_corrupt_in(&mut turn, &mut file),
             // There is no header to put a mark in, and the next start sees that by itself.
@@ -209,11 +208,20 @@ impl Directory {
             let marked = marked.and_then(|()| file.sync());
             let mut held = Held::of(file, false);
             held.entry.flags.corrupt = true;
-            turn.put(held);
-            self.forget_readable(turn.handle());
+            self.put_marked(turn, held);
             marked?;
         }
         Ok(())
+    }
+
+    /// Puts in what is marked: nobody reads it any more, and if it is open, be it since it was looked at,
+    /// it takes no part any more. Its settling would write a header without the mark.
+    pub(super) fn put_marked(&self, turn: &mut Turn<'_>, held: Held) {
+        turn.put(held);
+        if let Some(chunk) = self.opened.find(turn.handle()) {
+            chunk.poison();
+        }
+        self.forget_readable(turn.handle());
     }
 
     /// Takes note of when a chunk matched. Not synced: a crash takes the time before back.

@@ -113,7 +113,13 @@ pub(crate) fn begin(
     ask(server, Order::Change(member::Order::Begin(begin)))
 }
 
-fn grant(server: &Server, version: ChunkVersion, serial: Serial, chain: &[Hop], lock_token: u64) {
+pub(crate) fn grant(
+    server: &Server,
+    version: ChunkVersion,
+    serial: Serial,
+    chain: &[Hop],
+    lock_token: u64,
+) {
     let grant = GrantLease {
         epoch: EPOCH,
         handle: HANDLE,

@@ -1,10 +1,13 @@
 //! Chunks that mutations changed and that were sealed by order: what all members have then, and what
 //! who copies one is told.
 
+use std::os::unix::fs::FileExt;
+
 use sarsen_chunkd::core::member::{self, Refusal};
 use sarsen_chunkd::core::mutation::{Answer, Order};
 use sarsen_chunkd::io::Mode;
 use sarsen_chunkd::net::Notice;
+use sarsen_chunkd::server::orders;
 use sarsen_chunkd::store::data_position;
 use sarsen_chunkd::store::open_chunk::Lookup;
 use sarsen_protocol::crc::crc32;
@@ -20,7 +23,8 @@ use sarsen_protocol::ticket::Rights;
 
 use crate::cluster::{Cluster, Server, modes, ticket_of};
 use crate::mutations::{
-    BEGIN, Client, EPOCH, FIRST, HANDLE, ask, hour, opened, promise, read_as, records, slices,
+    BEGIN, Client, EPOCH, FIRST, HANDLE, ask, begin, grant, hour, opened, promise, read_as,
+    records, slices,
 };
 use crate::peer::{PATIENCE, Peer};
 
@@ -259,4 +263,37 @@ fn a_medium_that_fails_under_a_read_of_an_open_chunk_is_told_to_the_master() {
             (HANDLE, FIRST, ChainTrouble::Corrupt)
         );
     }
+}
+
+/// A chunk was opened and not mutated yet when a read back found its sealed bytes rotted: it was marked,
+/// and its chain heard of it with the next mutation alone.
+#[test]
+fn what_is_found_of_a_chunk_that_was_just_opened_is_told_to_the_master() {
+    let mode = Mode::Epoll;
+    let mut cluster = with_records(mode, 3);
+    let chain = cluster.chain();
+    let server = &cluster.servers[0];
+    let next = ChunkVersion(6);
+    let serial = promise(server, next).expect("promised").serial;
+    begin(server, next, serial).expect("begun");
+    grant(server, next, serial, &chain, 0);
+    let _client = Client::opened(&cluster, 7, next, serial, &chain);
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(server.path_of(HANDLE));
+    let rotten = file.expect("there").write_at(b"X", data_position(0));
+    assert_eq!(rotten.expect("written"), 1);
+    let (directory, found) = {
+        let directory = &server.directory;
+        let version = directory.told(HANDLE).expect("held").version;
+        let found = orders::verify(&server.chunkserver, directory, HANDLE, version, 1);
+        (directory, found.expect("read"))
+    };
+    assert!(!found.good && directory.told(HANDLE).expect("held").flags.corrupt);
+    let told = loop {
+        if let Notice::ChainTrouble(report) = cluster.servers[0].notice() {
+            break report;
+        }
+    };
+    assert_eq!((told.version, told.what), (next, ChainTrouble::Corrupt));
 }

@@ -632,7 +632,7 @@ impl OpenChunk {
         lock(&self.books).state.ids().clone()
     }
 
-    /// A sync failed: it takes no part any more.
+    /// A sync failed, or it was marked: it takes no part any more.
     pub fn poison(&self) {
         lock(&self.books).poisoned = true;
     }

@@ -350,6 +350,43 @@ fn a_full_disk_refuses_no_seal() {
     }
 }
 
+/// A sealed chunk was being read back when it was opened and appended to, which reads none of its old
+/// blocks. That one had rotted was marked in its header, and the open chunk was not told: settled in place
+/// it got a header without the mark, and counted as good.
+#[test]
+fn a_mark_that_comes_while_a_chunk_is_opened_stays() {
+    for is_begun_first in [false, true] {
+        let tree: Arc<dyn Tree> = Arc::new(prepared());
+        let member = Member::start(&tree).unwrap();
+        let directory = &member.directory;
+        let mut model = Model::default();
+        let seen = directory.table.held(BASE.handle).unwrap();
+        let open = |model: &mut Model| member.open(BASE.handle, model, 1000, Some(&BASE));
+        if is_begun_first {
+            open(&mut model).unwrap();
+            let append = [Op::Append(bytes(1, 900)), Op::Sync, Op::Prepare(None)];
+            for op in append {
+                member.run(BASE.handle, &mut model, &op).unwrap();
+            }
+        }
+        directory.mark_corrupt(&seen).unwrap();
+        let settled = match is_begun_first {
+            true => member.settle(BASE.handle, &mut model),
+            false => open(&mut model),
+        };
+        assert_eq!(settled, None);
+        let is_told = |directory: &Directory| {
+            let flags = directory.entry(BASE.handle).unwrap().flags;
+            (flags.corrupt, flags.poisoned)
+        };
+        assert_eq!(is_told(directory), (true, is_begun_first));
+        drop(member);
+        let directory = Directory::open_tree(tree, &START).unwrap();
+        assert!(directory.entry(BASE.handle).unwrap().flags.corrupt);
+        assert!(directory.open_chunk(BASE.handle).is_none());
+    }
+}
+
 /// The file and the table's entry were made before the journal took the beginning. When it refused,
 /// asking again found the chunk to exist already, until a restart, which called it corrupt.
 #[test]
