@@ -20,15 +20,18 @@
 //! Left out: promises are copied forward, where the page allows to put them into the header.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
 use sarsen_protocol::message::ChunkState;
 
-use super::directory::Directory;
-use super::error::StoreError;
+use super::directory::{Directory, io_error};
+use super::error::{Operation, StoreError};
 use super::journal::body::{Base, Body, Promised};
 use super::journal::summary::{OfChunk, Summary};
-use super::journal::{Class, Entry, Extent, FoundEntry, JournalError, JournalReader, SEGMENTS_MAX};
+use super::journal::{
+    Class, Damage, Entry, Extent, FoundEntry, JournalError, JournalReader, SEGMENTS_MAX,
+};
 use super::open_chunk::{LastCheckpoint, OpenChunk, Told};
 use super::table::{Held, InventoryEntry, Turn, lock};
 
@@ -61,6 +64,8 @@ enum How {
     WaitsFor(u64),
     /// It can't go, as long as these are as they were.
     HeldUp(BTreeMap<ChunkHandle, Standing>),
+    /// What had to be read did not read as it was written, when there were so many segments.
+    Damaged(usize),
 }
 
 /// What decides of a chunk whether a segment needs it.
@@ -125,6 +130,8 @@ enum Stuck {
     Unread,
     /// A chunk is just changing, or has just failed.
     NotNow,
+    /// What has to be read does not read as it was written.
+    Damaged(Damage),
     Store(StoreError),
 }
 
@@ -134,13 +141,24 @@ impl From<StoreError> for Stuck {
     }
 }
 
+impl From<JournalError> for Stuck {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::Store(error) => Self::Store(error),
+            JournalError::Damaged(damage) => Self::Damaged(damage),
+            // None that a reader has.
+            _ => Self::NotNow,
+        }
+    }
+}
+
 impl Directory {
     /// Goes a step towards a journal of at most `keep` segments, of which the one that is written to
     /// is the last. Blocks on the disk.
     ///
     /// # Errors
-    /// Those of the medium; the segment stays then. One that had to be read, and does not read as it was
-    /// written, is left as it is: the next start says what comes of it.
+    /// Those of the medium; the segment stays then. That what had to be read does not read as it was written
+    /// is told once, and looked at again when the journal has got longer: the next start says what comes of it.
     pub fn trim(&self, keep: usize) -> Result<Trim, StoreError> {
         self.trim_within(keep, FORWARD_MAX)
     }
@@ -183,44 +201,70 @@ impl Directory {
             {
                 return Ok(Trim::Nothing);
             }
+            Some(Trimming {
+                how: How::Damaged(segments),
+                ..
+            }) if *segments == extent.segments.len() => return Ok(Trim::Nothing),
             _ => {}
         }
         // Where the disk is full nothing more would come without what trimming frees.
         if extent.has_reserve && extent.segments.len() <= self.segments_of_checkpoints(&extent) {
             return Ok(Trim::Nothing);
         }
-        let in_short = extent.oldest.as_deref().map(in_short);
-        let said = match in_short {
-            Some(said) => Some(said),
-            None => self.read_segment(oldest, successor)?,
-        };
-        let Some(mut said) = said else {
-            return Ok(Trim::Nothing);
-        };
-        // Before it is looked at: what changes meanwhile is another thing than this.
-        let standing: BTreeMap<_, _> = said.keys().map(|&it| (it, self.standing(it))).collect();
-        let mut made = self.make_superfluous(&said, &extent, room);
-        if matches!(made, Err(Stuck::Unread)) {
-            match self.read_segment(oldest, successor)? {
-                Some(read) => said = read,
-                None => return Ok(Trim::Nothing),
-            }
-            made = self.make_superfluous(&said, &extent, room);
-        }
-        let (how, trim) = match made {
-            Ok(wait_for) => (How::WaitsFor(wait_for), Trim::GoOn),
-            Err(Stuck::HeldUp(by)) => {
-                let of = standing.into_iter().filter(|(it, _)| by.contains(it));
-                (How::HeldUp(of.collect()), Trim::Nothing)
-            }
-            Err(Stuck::NotNow | Stuck::Unread) => return Ok(Trim::Nothing),
+        let how = match self.make_way(&extent, (oldest, successor), room) {
+            Ok(how) => how,
+            Err(Stuck::NotNow | Stuck::Unread | Stuck::HeldUp(_)) => return Ok(Trim::Nothing),
             Err(Stuck::Store(error)) => return Err(error),
+            Err(Stuck::Damaged(damage)) => {
+                let how = How::Damaged(extent.segments.len());
+                *trimming = Some(Trimming {
+                    segment: oldest,
+                    how,
+                });
+                let file = damage.file.clone();
+                let source = io::Error::new(io::ErrorKind::InvalidData, damage);
+                return Err(io_error(&*self.tree, Operation::Read, &file, source));
+            }
+        };
+        let trim = match how {
+            How::WaitsFor(_) => Trim::GoOn,
+            How::HeldUp(_) | How::Damaged(_) => Trim::Nothing,
         };
         *trimming = Some(Trimming {
             segment: oldest,
             how,
         });
         Ok(trim)
+    }
+
+    /// Has what is needed of the oldest segment written elsewhere; what it then waits for, or who holds it
+    /// up.
+    fn make_way(
+        &self,
+        extent: &Extent,
+        (oldest, successor): (u64, u64),
+        room: usize,
+    ) -> Result<How, Stuck> {
+        let in_short = extent.oldest.as_deref().map(in_short);
+        let mut said = match in_short {
+            Some(said) => said,
+            None => self.read_segment(oldest, successor)?,
+        };
+        // Before it is looked at: what changes meanwhile is another thing than this.
+        let standing: BTreeMap<_, _> = said.keys().map(|&it| (it, self.standing(it))).collect();
+        let mut made = self.make_superfluous(&said, extent, room);
+        if matches!(made, Err(Stuck::Unread)) {
+            said = self.read_segment(oldest, successor)?;
+            made = self.make_superfluous(&said, extent, room);
+        }
+        match made {
+            Ok(wait_for) => Ok(How::WaitsFor(wait_for)),
+            Err(Stuck::HeldUp(by)) => {
+                let of = standing.into_iter().filter(|(it, _)| by.contains(it));
+                Ok(How::HeldUp(of.collect()))
+            }
+            Err(stuck) => Err(stuck),
+        }
     }
 
     /// Segments below which trimming would write more than it frees: twice what the last checkpoints of open
@@ -253,18 +297,13 @@ impl Directory {
         }
     }
 
-    /// None if it does not read as it was written.
     fn read_segment(
         &self,
         first: u64,
         successor: u64,
-    ) -> Result<Option<BTreeMap<ChunkHandle, Said>>, StoreError> {
+    ) -> Result<BTreeMap<ChunkHandle, Said>, Stuck> {
         let author = self.author()?;
-        let entries = match JournalReader::segment(&*self.tree, &author, first, successor) {
-            Err(JournalError::Store(error)) => return Err(error),
-            Err(_) => return Ok(None),
-            Ok(entries) => entries,
-        };
+        let entries = JournalReader::segment(&*self.tree, &author, first, successor)?;
         let mut said: BTreeMap<ChunkHandle, Vec<FoundEntry>> = BTreeMap::new();
         for entry in entries {
             match entry.body {
@@ -275,9 +314,7 @@ impl Directory {
             }
         }
         let said = said.into_iter();
-        Ok(Some(
-            said.map(|(it, said)| (it, Said::Entries(said))).collect(),
-        ))
+        Ok(said.map(|(it, said)| (it, Said::Entries(said))).collect())
     }
 
     /// Writes what is needed of the segment into later ones; the sequence that has to be stable
@@ -409,12 +446,7 @@ impl Directory {
         let mut found = BTreeSet::new();
         for pair in segments.windows(2).skip(1) {
             let [first, successor] = pair else { continue };
-            let entries = JournalReader::segment(&*self.tree, &author, *first, *successor);
-            let entries = entries.map_err(|error| match error {
-                JournalError::Store(error) => Stuck::Store(error),
-                // The next start says what comes of it.
-                _ => Stuck::NotNow,
-            })?;
+            let entries = JournalReader::segment(&*self.tree, &author, *first, *successor)?;
             let ends = |it: &&FoundEntry| matches!(it.body, Body::Settled | Body::Dropped);
             found.extend(entries.iter().filter(ends).map(|it| it.handle));
         }

@@ -69,6 +69,9 @@ pub enum EntryFault {
     /// It was written by another start, or into another directory or cluster.
     #[error("it is of another start or directory")]
     OtherAuthor,
+    /// A read of the segment failed.
+    #[error("the medium does not give it")]
+    NotGiven,
 }
 
 impl EntryFault {

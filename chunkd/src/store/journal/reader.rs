@@ -10,12 +10,13 @@
 //! that is still there was written only after the entry had been synced.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ClusterId, DirectoryId};
 
 use super::super::directory::io_error;
-use super::super::error::{Operation, StoreError};
+use super::super::error::{Operation, StoreError, is_short_of_means};
 use super::super::region::{Region, Tree};
 use super::body::Body;
 use super::entry::{ALIGNMENT, HEADER_LEN, decode_entry, decode_header};
@@ -24,6 +25,9 @@ use super::segment::{Author, Position, SEGMENT_START, SegmentHeader, list_segmen
 
 /// The longest file that is read as a segment: what stands behind that is not ours.
 const SEGMENT_READ_MAX: u64 = 80 * 1024 * 1024;
+
+/// Bytes that are read at a time where a read of a whole segment has failed, and where that fails too.
+const PIECES: [usize; 2] = [1024 * 1024, 4096];
 
 /// Where an entry begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -226,7 +230,18 @@ impl<'t> JournalReader<'t> {
         let Some(&first_sequence) = self.segments.get(self.begun) else {
             return Ok(false);
         };
-        let bytes = read_segment(self.tree, first_sequence)?;
+        let bytes = match read_segment(self.tree, first_sequence) {
+            Err(error) if is_of_the_medium(&error) => {
+                let damage = Damage {
+                    file: segment_path(first_sequence),
+                    position: 0,
+                    sequence: self.reached.sequence.saturating_add(1),
+                    fault: EntryFault::NotGiven,
+                };
+                return Err(damage.into());
+            }
+            read => read?,
+        };
         let expected = (self.begun > 0).then_some(self.reached);
         let header = self
             .check_header(&bytes, first_sequence, expected)
@@ -480,7 +495,8 @@ pub fn settle(tree: &dyn Tree, end: &JournalEnd) -> Result<(), JournalError> {
     Ok(())
 }
 
-/// The chunks that any readable header of a damaged journal names: they are poisoned with it.
+/// The chunks that any readable header of a damaged journal names: they are poisoned with it. What the
+/// medium does not give is left out.
 ///
 /// # Errors
 /// [`JournalError::Store`].
@@ -490,7 +506,10 @@ pub fn named_chunks(
 ) -> Result<BTreeSet<ChunkHandle>, JournalError> {
     let mut named = BTreeSet::new();
     for first_sequence in list_segments(tree)? {
-        let bytes = read_segment(tree, first_sequence)?;
+        let bytes = match read_segment(tree, first_sequence) {
+            Err(error) if is_of_the_medium(&error) => read_pieces(tree, first_sequence)?,
+            read => read?,
+        };
         let headers = (0..bytes.len())
             .step_by(ALIGNMENT)
             .filter_map(|at| decode_header(bytes.get(at..)?).ok());
@@ -504,19 +523,72 @@ pub fn named_chunks(
     Ok(named)
 }
 
+/// A segment's bytes.
 fn read_segment(tree: &dyn Tree, first_sequence: u64) -> Result<Vec<u8>, StoreError> {
-    let path = segment_path(first_sequence);
-    let error = |operation| {
-        let path = path.clone();
-        move |source| io_error(tree, operation, &path, source)
-    };
-    let region = tree.open(&path).map_err(error(Operation::Open))?;
-    let len = region.file_len().map_err(error(Operation::Read))?;
-    let len = usize::try_from(len.min(SEGMENT_READ_MAX)).unwrap_or(0);
-    let mut bytes = vec![0; len];
+    let (region, mut bytes) = open_segment(tree, first_sequence)?;
     let read = region
         .read_at(&mut bytes, 0)
-        .map_err(error(Operation::Read))?;
+        .map_err(|source| read_error(tree, first_sequence, source))?;
     bytes.truncate(read);
     Ok(bytes)
+}
+
+/// What the medium gives of a segment, with zeros where it gives nothing.
+fn read_pieces(tree: &dyn Tree, first_sequence: u64) -> Result<Vec<u8>, StoreError> {
+    let (region, mut bytes) = open_segment(tree, first_sequence)?;
+    let read = read_given(&*region, &mut bytes, 0, &PIECES);
+    read.map_err(|source| read_error(tree, first_sequence, source))?;
+    Ok(bytes)
+}
+
+/// Reads in pieces of the first of these sizes, and where that fails in pieces of the next one.
+fn read_given(
+    region: &dyn Region,
+    bytes: &mut [u8],
+    position: u64,
+    sizes: &[usize],
+) -> io::Result<()> {
+    let Some((&size, smaller)) = sizes.split_first() else {
+        return Ok(());
+    };
+    for (piece, at) in bytes.chunks_mut(size).zip((position..).step_by(size)) {
+        match region.read_at(piece, at) {
+            Err(error) if is_short_of_means(&error) => return Err(error),
+            Err(_) => read_given(region, piece, at, smaller)?,
+            Ok(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The file of a segment, and room for all its bytes.
+fn open_segment(
+    tree: &dyn Tree,
+    first_sequence: u64,
+) -> Result<(Arc<dyn Region>, Vec<u8>), StoreError> {
+    let path = segment_path(first_sequence);
+    let region = tree
+        .open(&path)
+        .map_err(|source| io_error(tree, Operation::Open, &path, source))?;
+    let len = region.file_len();
+    let len = len.map_err(|source| read_error(tree, first_sequence, source))?;
+    let len = usize::try_from(len.min(SEGMENT_READ_MAX)).unwrap_or(0);
+    Ok((region, vec![0; len]))
+}
+
+fn read_error(tree: &dyn Tree, first_sequence: u64, source: io::Error) -> StoreError {
+    io_error(tree, Operation::Read, &segment_path(first_sequence), source)
+}
+
+/// Whether the medium does not give what it holds: who may not open it, or has no memory to read it, has
+/// lost nothing.
+fn is_of_the_medium(error: &StoreError) -> bool {
+    let is_read = matches!(
+        error,
+        StoreError::Io {
+            operation: Operation::Read,
+            ..
+        }
+    );
+    is_read && !error.is_short_of_means()
 }

@@ -101,6 +101,8 @@ struct Disk {
     inodes: Vec<Inode>,
     names: Names,
     stable_names: Names,
+    /// A file, and where in it a sector begins that can't be read.
+    unreadable: Option<(usize, usize)>,
     /// What has been done to names since, in order.
     unsynced_names: Vec<NameChange>,
 }
@@ -193,6 +195,12 @@ impl FaultyTree {
     /// While the next file is synced, this is done: the sync does not cover it.
     pub(super) fn during_next_sync(&self, done: impl FnOnce() + Send + 'static) {
         *self.during_sync.0.lock().unwrap() = Some(Box::new(done));
+    }
+
+    /// The sector at this place of a file can't be read from now on, and no other that could not before.
+    pub(super) fn lose_sector(&self, path: &str, position: usize) {
+        let inode = self.find(path).unwrap();
+        self.disk.lock().unwrap().unreadable = Some((inode, position));
     }
 
     /// What was asked for so far.
@@ -383,6 +391,12 @@ impl Region for FaultyRegion {
         let seen = &disk.inodes[self.inode].seen;
         let from = seen.len().min(usize::try_from(position).unwrap());
         let len = buf.len().min(seen.len() - from);
+        let is_lost = |(inode, at): (usize, usize)| {
+            inode == self.inode && from < at + SECTOR && at < from + len
+        };
+        if disk.unreadable.is_some_and(is_lost) {
+            return Err(rustix::io::Errno::IO.into());
+        }
         buf[..len].copy_from_slice(&seen[from..from + len]);
         Ok(len)
     }

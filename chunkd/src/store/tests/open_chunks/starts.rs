@@ -6,8 +6,8 @@ use std::sync::Arc;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
 use sarsen_protocol::message::{ChunkState, Level};
 
-use super::super::super::journal::JournalLimits;
-use super::super::super::journal::segment::JOURNAL_FOLDER;
+use super::super::super::journal::segment::{JOURNAL_FOLDER, segment_path};
+use super::super::super::journal::{JournalLimits, Log as _};
 use super::super::super::layout::{chunk_path, patch_path, sealing_path};
 use super::super::super::open_chunk::OpenChunkError;
 use super::super::super::region::Tree;
@@ -99,6 +99,47 @@ fn a_spoiled_journal_poisons_and_never_answers_with_an_older_state() {
         }
     }
     assert!(damaged > 8, "{damaged}");
+}
+
+/// One sector of a segment that could not be read made every start fail, and all sealed chunks of the
+/// directory were lost with it; had it been read as zeros, they would have been served.
+#[test]
+fn a_sector_of_the_journal_that_can_not_be_read_is_damage() {
+    let faulty = Arc::new(FaultyTree::new());
+    let tree: Arc<dyn Tree> = faulty.clone();
+    let (member, ..) = opened(&tree);
+    let (sealed, promised) = (Sample::new(7, 3000), Sample::new(8, 2000));
+    for sample in [&sealed, &promised] {
+        sample.store(&member.directory, Level::Disk).unwrap();
+    }
+    let version = ChunkVersion(4000);
+    member
+        .directory
+        .promise(promised.handle, version, EPOCH)
+        .unwrap();
+    assert!(member.write());
+    let segment = segment_path(member.log.extent().segments[0]);
+    drop(member);
+    for at in [0, 4096, 8192] {
+        let faulty = Arc::new(faulty.after_kill());
+        faulty.lose_sector(&segment, at);
+        let tree: Arc<dyn Tree> = faulty;
+        for story in [format!("lost at {at}"), format!("lost at {at}, again")] {
+            let directory = reopen(&tree);
+            assert!(directory.is_poisoned(), "{story}");
+            let fault = directory.not_recovered().journal.as_ref();
+            let why = fault.map(ToString::to_string).unwrap_or_default();
+            assert!(why.contains(&segment), "{story}: {why}");
+            assert!(why.contains("does not give it"), "{story}: {why}");
+            // The last one is named behind the sector that is lost.
+            for handle in [BASE.handle, MADE, promised.handle] {
+                assert!(directory.open_chunk(handle).is_none(), "{story}");
+                assert!(directory.entry(handle).unwrap().flags.poisoned, "{story}");
+            }
+            assert!(!directory.entry(sealed.handle).unwrap().flags.poisoned);
+            assert_eq!(sealed.read(&directory).unwrap(), sealed.bytes, "{story}");
+        }
+    }
 }
 
 /// Takes the mark off `IDENTITY` that nothing else takes off.
