@@ -150,7 +150,7 @@ impl Directory {
         turn.remove();
         self.forget_readable(handle);
         lock(&self.problems).retain(|problem| problem.handle != Some(handle));
-        if !is_open && self.opened.promised(handle).is_none() {
+        if !is_open && self.promised_version(handle).is_none() {
             return Ok(Aside::Unsynced);
         }
         // Only a file that can't come back is called dropped: one that does, with no word on it in

@@ -42,8 +42,9 @@ use super::trim::Trimming;
 #[derive(Debug)]
 pub(super) struct Opened {
     chunks: Mutex<BTreeMap<ChunkHandle, Arc<OpenChunk>>>,
-    /// What chunks promised that are not open.
-    promised: Mutex<BTreeMap<ChunkHandle, ChunkVersion>>,
+    /// What chunks promised that are not open, and the journal's sequence of it: 0 if an earlier start
+    /// wrote it.
+    promised: Mutex<BTreeMap<ChunkHandle, (ChunkVersion, u64)>>,
     log: Arc<DirectoryLog>,
     /// What has to be done before the journal is begun; none when it is.
     before: Mutex<Option<Before>>,
@@ -121,9 +122,11 @@ impl Opened {
             let opened = opened.with_preparation(chunk.prepared);
             (chunk.handle, Arc::new(opened))
         });
+        let promised = recovered.promised.into_iter();
+        let promised = promised.map(|(handle, version)| (handle, (version, 0)));
         Self {
             chunks: Mutex::new(chunks.collect()),
-            promised: Mutex::new(recovered.promised),
+            promised: Mutex::new(promised.collect()),
             before: Mutex::new(Some(Before {
                 end: recovered.end,
                 void: recovered.void,
@@ -137,8 +140,8 @@ impl Opened {
         &*self.log
     }
 
-    /// What a chunk promised that is not open.
-    pub(super) fn promised(&self, handle: ChunkHandle) -> Option<ChunkVersion> {
+    /// What a chunk promised that is not open, and the journal's sequence of it.
+    pub(super) fn promise_of(&self, handle: ChunkHandle) -> Option<(ChunkVersion, u64)> {
         lock(&self.promised).get(&handle).copied()
     }
 
@@ -178,9 +181,9 @@ impl Opened {
         };
     }
 
-    /// A chunk that is not open has promised this.
-    pub(super) fn keep_promise(&self, handle: ChunkHandle, version: ChunkVersion) {
-        lock(&self.promised).insert(handle, version);
+    /// A chunk that is not open has promised this, with this sequence of the journal.
+    pub(super) fn keep_promise(&self, handle: ChunkHandle, version: ChunkVersion, sequence: u64) {
+        lock(&self.promised).insert(handle, (version, sequence));
     }
 }
 
@@ -293,7 +296,7 @@ impl Directory {
     /// The highest version that a chunk which is not open has promised.
     #[must_use]
     pub fn promised_version(&self, handle: ChunkHandle) -> Option<ChunkVersion> {
-        lock(&self.opened.promised).get(&handle).copied()
+        self.opened.promise_of(handle).map(|(version, _)| version)
     }
 
     /// A chunk that was begun, be it still as it was sealed.
@@ -321,7 +324,7 @@ impl Directory {
         }
         let held = sealed(&turn)?;
         let mut promises = lock(&self.opened.promised);
-        let promised = promises.get(&handle).copied();
+        let promised = promises.get(&handle).map(|&(version, _)| version);
         let promised = promised.unwrap_or_default().max(held.entry.version);
         if promised >= version {
             return Err(OpenChunkError::Promised { promised });
@@ -333,7 +336,7 @@ impl Directory {
         let entry = Entry::new(handle, held.entry.version, &body);
         let offered = self.opened.log.offer(entry, Class::Control);
         let sequence = offered.map_err(|refused| refused.error)?;
-        promises.insert(handle, version);
+        promises.insert(handle, (version, sequence));
         Ok(sequence)
     }
 
@@ -421,7 +424,7 @@ impl Directory {
     ) -> Result<OpenChunk, OpenChunkError> {
         let handle = order.handle;
         let held = sealed(turn)?;
-        let promised = lock(&self.opened.promised).get(&handle).copied();
+        let promised = self.promised_version(handle);
         let promised_version = promised.unwrap_or(held.entry.version);
         if promised_version != order.version || order.version <= held.entry.version {
             return Err(OpenChunkError::Promised {

@@ -62,7 +62,9 @@ impl Directory {
         turn.put_new(Held::of(&file, false));
         let closed = chunk.close(version, &Body::Settled);
         if promised_version > version {
-            self.opened.keep_promise(handle, promised_version);
+            // Of no meaning if the journal has failed: it is trimmed no more.
+            let sequence = *closed.as_ref().unwrap_or(&0);
+            self.opened.keep_promise(handle, promised_version, sequence);
         }
         self.opened.forget(handle);
         self.forget_readable(handle);

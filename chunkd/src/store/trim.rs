@@ -111,6 +111,9 @@ struct Needed {
     copied: Vec<Entry>,
     /// Whether a checkpoint is taken beside that, which says the rest.
     checkpoint: bool,
+    /// The sequence of what the rest means nothing beside, and which may not be stable yet: 0 if an earlier
+    /// start wrote it.
+    superseded_by: u64,
 }
 
 impl Needed {
@@ -118,6 +121,7 @@ impl Needed {
         Self {
             copied,
             checkpoint: false,
+            superseded_by: 0,
         }
     }
 }
@@ -291,7 +295,7 @@ impl Directory {
         });
         Standing {
             open,
-            promised: self.opened.promised(handle),
+            promised: self.opened.promise_of(handle).map(|(version, _)| version),
             held,
             has_problem: self.problem_of(handle).is_some(),
         }
@@ -336,6 +340,7 @@ impl Directory {
             let turn = self.table.turn(handle);
             // Found out before the checkpoint, which may cover more than what is known now, not less.
             let needed = self.needed(&turn, said, &mut later)?;
+            wait_for = wait_for.max(needed.superseded_by);
             if needed.checkpoint
                 && let Some(chunk) = self.opened.find(handle)
             {
@@ -386,6 +391,12 @@ impl Directory {
     /// What is needed of a chunk.
     fn needed(&self, turn: &Turn<'_>, said: &Said, later: &mut Later<'_>) -> Result<Needed, Stuck> {
         let handle = turn.handle();
+        if let Some((promised, sequence)) = self.opened.promise_of(handle) {
+            return Ok(Needed {
+                superseded_by: sequence,
+                ..Needed::only(said.promise(promised)?)
+            });
+        }
         let copied = match self.opened.find(handle) {
             Some(chunk) => {
                 // Once: it may fail at any time.
@@ -412,9 +423,6 @@ impl Directory {
         said: &Said,
         later: &mut Later<'_>,
     ) -> Result<Option<Vec<Entry>>, Stuck> {
-        if let Some(promised) = self.opened.promised(handle) {
-            return said.promise(promised).map(Some);
-        }
         let is_told_otherwise = self.problem_of(handle).is_some();
         let end = match held.map(|held| &held.entry) {
             None if !is_told_otherwise => Some((said.version(), Body::Dropped)),
@@ -481,8 +489,12 @@ fn needed_of_open(
         true => Needed {
             copied: said.beyond(told)?,
             checkpoint: !chunk.last_checkpoint().is_some_and(says_all),
+            superseded_by: 0,
         },
-        false => Needed::only(said.beginnings(told, chunk.standing().base)?),
+        false => Needed {
+            superseded_by: chunk.last_word(),
+            ..Needed::only(said.beginnings(told, chunk.standing().base)?)
+        },
     })
 }
 

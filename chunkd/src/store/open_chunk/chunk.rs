@@ -596,6 +596,13 @@ impl OpenChunk {
         lock(&self.books).last_checkpoint
     }
 
+    /// The journal's sequence of its last promise or beginning in this start; 0 if there was none.
+    #[must_use]
+    pub fn last_word(&self) -> u64 {
+        let books = lock(&self.books);
+        books.promise_sequence.max(books.begun_sequence)
+    }
+
     /// The committed state, which stays readable while this lives.
     #[must_use]
     pub fn snapshot(self: &Arc<Self>) -> Snapshot {

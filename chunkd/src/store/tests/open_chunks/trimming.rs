@@ -429,6 +429,99 @@ fn a_promise_goes_with_its_chunk() {
     let directory = Directory::open_tree(tree, &START).unwrap();
     assert_eq!(directory.promised_version(handle), None);
 }
+
+/// A promise took the place of an older one that had been answered, and was not stable yet: nothing of the
+/// oldest segment was needed any more, and it went. A power cut left neither.
+#[test]
+fn a_promise_stays_until_the_one_that_supersedes_it_is_stable() {
+    let tree: Arc<dyn Tree> = Arc::new(HeapTree::new());
+    let sample = Sample::new(12, 500);
+    let directory = scenario::open(&tree).unwrap();
+    sample.store(&directory, Level::Disk).unwrap();
+    drop(directory);
+    let promised = |directory: &Directory| directory.promised_version(sample.handle);
+    let member = Member::start(&tree).unwrap();
+    let mut busy = Model::default();
+    member.open(MADE, &mut busy, 1000, None).unwrap();
+    let versions = [4000, 5000].map(ChunkVersion);
+    for version in versions {
+        let promise = member.directory.promise(sample.handle, version, EPOCH);
+        promise.unwrap();
+        if version == versions[0] {
+            assert!(member.write());
+            fill_and_rest(&member, MADE, &mut busy);
+        }
+    }
+    for _ in 0..3 {
+        member.directory.trim(2).unwrap();
+    }
+    // What was offered and not written goes with the power.
+    drop(member);
+    let directory = Directory::open_tree(Arc::clone(&tree), &START).unwrap();
+    assert_eq!(promised(&directory), Some(versions[0]));
+    drop(directory);
+
+    let member = Member::start(&tree).unwrap();
+    let promise = member.directory.promise(sample.handle, versions[1], EPOCH);
+    promise.unwrap();
+    let oldest = member.log.extent().segments[0];
+    while member.directory.trim(2).unwrap() != Trim::Nothing {
+        assert!(member.write());
+    }
+    assert!(member.log.extent().segments[0] > oldest, "it goes then");
+    drop(member);
+    let directory = Directory::open_tree(tree, &START).unwrap();
+    assert_eq!(promised(&directory), Some(versions[1]));
+}
+
+/// A chunk was settled and had a promise above that, both not stable yet: the segment that told what its
+/// mutations were applied to went. After a power cut the rest of them stood alone, the start took the journal
+/// for damaged, and the directory was poisoned.
+#[test]
+fn what_a_chunk_was_stays_until_its_end_is_stable() {
+    let tree: Arc<dyn Tree> = Arc::new(HeapTree::new());
+    let member = Member::start(&tree).unwrap();
+    let (first, second) = (ChunkHandle(MADE.0 + 1), ChunkHandle(MADE.0 + 2));
+    let (mut sealed, mut busy) = (Model::default(), Model::default());
+    member.open(first, &mut busy, 1000, None).unwrap();
+    member.open(second, &mut sealed, 2000, None).unwrap();
+    let append = [Op::Append(bytes(7, 100)), Op::Sync];
+    for op in &append {
+        member.run(second, &mut sealed, op).unwrap();
+    }
+    fill(&member, first, &mut busy);
+    // Cut off, so that no checkpoint says what it is.
+    for op in append.iter().chain(&[Op::Prepare(Some(150))]) {
+        member.run(second, &mut sealed, op).unwrap();
+    }
+    fill_and_rest(&member, first, &mut busy);
+    let directory = &member.directory;
+    let prepared = directory.open_chunk(second).unwrap().told().prepared;
+    let promised = ChunkVersion(9000);
+    directory.promise(second, promised, EPOCH).unwrap();
+    assert!(member.write());
+    let settled = directory.settle(second, prepared.version, prepared.length, prepared.crc32);
+    settled.unwrap();
+    for _ in 0..3 {
+        directory.trim(2).unwrap();
+    }
+    drop(member);
+    let directory = Directory::open_tree(tree, &START).unwrap();
+    assert!(!directory.is_poisoned(), "{:?}", directory.not_recovered());
+    assert_eq!(directory.entry(second).unwrap().length, 150);
+    assert_eq!(directory.promised_version(second), Some(promised));
+}
+
+/// Writes to a chunk until the journal has two more segments, so that nothing of it in older ones counts.
+fn fill_and_rest(member: &Member, handle: ChunkHandle, busy: &mut Model) {
+    for _ in 0..2 {
+        fill(member, handle, busy);
+    }
+    for op in [Op::Commit(0), Op::Checkpoint] {
+        member.run(handle, busy, &op).unwrap();
+    }
+}
+
 /// The oldest segment could not be read: it was read, and complained of, once a second for ever.
 #[test]
 fn a_segment_that_can_not_be_read_stays_and_is_told_now_and_then() {
