@@ -133,8 +133,12 @@ impl Directory {
     }
 
     /// Makes every seal durable that was acknowledged at `memory`, and reads back what an earlier
-    /// start left in doubt; a result for each chunk that needed it. For a background thread.
+    /// start left in doubt; a result for each chunk that needed it. Does nothing in a poisoned directory,
+    /// where nothing becomes durable any more. For a background thread.
     pub fn sync_unsynced(&self) -> Vec<(ChunkHandle, Result<(), StoreError>)> {
+        if self.is_poisoned() {
+            return Vec::new();
+        }
         let unsettled = self.table.handles(|entry| {
             entry.state == ChunkState::Sealed
                 && (entry.flags.unsynced || entry.needs_read_back)
@@ -261,12 +265,25 @@ impl Directory {
     fn make_durable(&self, turn: &mut Turn<'_>, held: &Held) -> Result<(), StoreError> {
         let handle = turn.handle();
         let (tree, owner) = (&*self.tree, self.owner());
-        let mut file = match &held.kept_open {
+        let opened = match &held.kept_open {
             Some(kept) => {
                 let region = Arc::clone(&kept.region);
-                ChunkFile::read(region, tree, handle, owner, held.header_stable)?
+                ChunkFile::read(region, tree, handle, owner, held.header_stable)
             }
-            None => ChunkFile::open(tree, handle, owner, held.header_stable)?,
+            None => ChunkFile::open(tree, handle, owner, held.header_stable),
+        };
+        let mut file = match opened {
+            // It is not there, or not as it was, and will not be when that is looked for again.
+            Err(error) if !error.is_short_of_means() => {
+                let mut held = Held {
+                    kept_open: None,
+                    ..held.clone()
+                };
+                held.entry.flags.corrupt = true;
+                self.put_marked(turn, held);
+                return Err(error);
+            }
+            opened => opened?,
         };
         if let Err(error) = file.sync() {
             self.poison_chunk(turn, &mut file);

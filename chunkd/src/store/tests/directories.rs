@@ -262,6 +262,32 @@ fn a_directory_that_was_found_stale_is_not_opened_again() {
     });
 }
 
+/// In a poisoned directory, and of a chunk whose file had gone behind our back, a seal at `memory` was tried
+/// to be made durable once a second for ever, each time with an error.
+#[test]
+fn what_can_not_become_durable_is_tried_once() {
+    over_all_trees(|tree| {
+        let directory = open(tree).unwrap();
+        let [gone, stays, late] = [1, 2, 3].map(|number| Sample::new(number, 1000));
+        for sample in [&gone, &stays] {
+            sample.store(&directory, Level::Memory).unwrap();
+        }
+        drop(directory);
+        let directory = open(tree).unwrap();
+        tree.remove(&chunk_path(gone.handle)).unwrap();
+        let done = directory.sync_unsynced();
+        let done: Vec<_> = done.iter().map(|(it, made)| (*it, made.is_ok())).collect();
+        assert_eq!(done, [(gone.handle, false), (stays.handle, true)]);
+        assert!(directory.entry(gone.handle).unwrap().flags.corrupt);
+        assert_eq!(directory.sync_unsynced().len(), 0);
+
+        late.store(&directory, Level::Memory).unwrap();
+        directory.poison();
+        assert_eq!(directory.sync_unsynced().len(), 0);
+        assert!(directory.entry(late.handle).unwrap().flags.unsynced);
+    });
+}
+
 /// Who came while another one was writing down what it belongs to from then on was told that it was its.
 #[test]
 fn who_adopts_second_is_told_whose_it_is() {
