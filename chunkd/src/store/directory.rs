@@ -380,6 +380,8 @@ impl Directory {
             let _replacing = lock(&self.replacing);
             let mut identity = self.identity();
             change(&mut identity)?;
+            // A mark that could not be written when it was set.
+            identity.poisoned |= self.is_poisoned();
             replace_identity(&*self.tree, &identity).map(|()| *lock(&self.identity) = identity)
         };
         if replaced.as_ref().is_err_and(StoreError::is_failed_sync) {

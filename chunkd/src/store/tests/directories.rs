@@ -262,6 +262,28 @@ fn a_directory_that_was_found_stale_is_not_opened_again() {
     });
 }
 
+/// `IDENTITY` could not be written when a sync of a folder had failed. It was written later, without the
+/// mark, and the next start took new chunks in.
+#[test]
+fn a_mark_that_could_not_be_written_is_written_with_what_comes_next() {
+    let tree = Arc::new(FaultyTree::new());
+    let directory = open(&(tree.clone() as Arc<dyn Tree>)).unwrap();
+    tree.be_short_of_memory_for(Some("IDENTITY"));
+    directory.poison();
+    tree.be_short_of_memory_for(None);
+    assert!(directory.is_poisoned() && !directory.identity().poisoned);
+    directory
+        .obey_epoch(Epoch {
+            number: 9,
+            incarnation: 9,
+        })
+        .unwrap();
+    assert!(directory.identity().poisoned);
+    drop(directory);
+    let directory = open(&(tree as Arc<dyn Tree>)).unwrap();
+    assert!(directory.is_poisoned());
+}
+
 /// In a poisoned directory, and of a chunk whose file had gone behind our back, a seal at `memory` was tried
 /// to be made durable once a second for ever, each time with an error.
 #[test]
