@@ -253,11 +253,14 @@ impl Directory {
             .rename(&from, &chunk_path(handle))
             .map_err(|source| io_error(&*self.tree, Operation::Rename, &from, source))?;
         copy.is_in_place = true;
+        // First: what the inventory tells of it has to stay so. If that fails it is told all the same, for it
+        // is what is here, and the directory is poisoned.
+        let named = self.sync_folder(&folder_of(handle));
         let held = Held::of(&file, false);
         turn.put_new(held.clone());
         self.forget_readable(handle);
         lock(&self.problems).retain(|problem| problem.handle != Some(handle));
-        self.sync_folder(&folder_of(handle))?;
+        named?;
         if was_open {
             // Until this is stable, the file of a higher version tells a start the same.
             self.opened.end(handle, new.version, &Body::Settled);

@@ -224,17 +224,19 @@ impl Directory {
             self.poison_chunk(turn, &mut file);
             return Err(error);
         }
+        // First: what the inventory tells of it has to stay so.
+        let named = match claim.level {
+            Level::Disk if !is_in_force(Check::SealName) => Ok(()),
+            Level::Disk => self.sync_folder(&folder_of(turn.handle())),
+            Level::Memory => Ok(()),
+        };
         let mut held = Held::of(&file, false);
         if claim.level == Level::Memory {
             held.kept_open = self.table.keep_open(&file.region);
         }
         turn.put(held);
         turn.close_pending();
-        match claim.level {
-            Level::Disk if !is_in_force(Check::SealName) => Ok(()),
-            Level::Disk => self.sync_folder(&folder_of(turn.handle())),
-            Level::Memory => Ok(()),
-        }
+        named
     }
 
     fn seal_again(

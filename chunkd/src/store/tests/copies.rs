@@ -1,7 +1,7 @@
 //! Copies over every kind of tree: what they replace, what they leave alone, what is left of them
 //! (`spec/chunk-file.md` section 10.8).
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use sarsen_protocol::id::{ChunkVersion, Serial};
 use sarsen_protocol::message::{ChunkState, Level};
@@ -10,6 +10,7 @@ use super::super::layout::{chunk_path, copy_path, deleted_path};
 use super::super::region::Tree;
 use super::super::{ChunkCopy, Directory, ReadFrom, StoreError};
 use super::conformance::{flip, over_all_trees};
+use super::faulty::FaultyTree;
 use super::scenario::{Sample, open};
 
 fn begin(directory: &Directory, sample: &Sample) -> ChunkCopy {
@@ -286,6 +287,28 @@ fn what_a_crash_left_of_copies_is_neither_told_nor_served_and_goes_with_the_dele
         check_copied(&directory, &under_way);
         assert_eq!(directory.empty_deleted().unwrap(), 0);
     });
+}
+
+/// A chunk was in the inventory before its name was stable: who was told of it, by a report that was made at
+/// this moment, found it gone after a power cut.
+#[test]
+fn nobody_is_told_of_a_sealed_chunk_before_its_name_is_stable() {
+    let tree = Arc::new(FaultyTree::new());
+    let directory = Arc::new(open(&(tree.clone() as Arc<dyn Tree>)).unwrap());
+    for is_copied in [false, true] {
+        let sample = Sample::new(u64::from(is_copied) + 1, 1000);
+        let (tell, told) = mpsc::channel();
+        let (seen, handle) = (Arc::clone(&directory), sample.handle);
+        tree.during_next_folder_sync(move || tell.send(seen.told(handle)).unwrap());
+        match is_copied {
+            true => sample.copy(&directory).unwrap(),
+            false => drop(sample.store(&directory, Level::Disk).unwrap()),
+        }
+        let before = told.try_recv().expect("a folder was synced");
+        let is_told = before.is_some_and(|entry| entry.state == ChunkState::Sealed);
+        assert!(!is_told, "copied: {is_copied}");
+        check_copied(&directory, &sample);
+    }
 }
 
 /// A replica was being read back when a copy took its place: the mark for what was found went to

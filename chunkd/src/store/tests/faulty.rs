@@ -66,6 +66,7 @@ pub(super) struct Counts {
 pub(crate) struct FaultyTree {
     disk: Arc<Mutex<Disk>>,
     during_sync: Arc<DuringSync>,
+    during_folder_sync: DuringSync,
 }
 
 #[derive(Debug)]
@@ -75,7 +76,7 @@ struct FaultyRegion {
     inode: usize,
 }
 
-/// What others do while a file is synced.
+/// What others do while a file or a folder is synced.
 #[derive(Default)]
 struct DuringSync(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
@@ -197,6 +198,11 @@ impl FaultyTree {
         *self.during_sync.0.lock().unwrap() = Some(Box::new(done));
     }
 
+    /// While the next folder is synced, this is done: the sync does not cover it.
+    pub(super) fn during_next_folder_sync(&self, done: impl FnOnce() + Send + 'static) {
+        *self.during_folder_sync.0.lock().unwrap() = Some(Box::new(done));
+    }
+
     /// The sector at this place of a file can't be read from now on, and no other that could not before.
     pub(super) fn lose_sector(&self, path: &str, position: usize) {
         let inode = self.find(path).unwrap();
@@ -251,6 +257,7 @@ impl FaultyTree {
         Self {
             disk: Arc::new(Mutex::new(disk)),
             during_sync: Arc::default(),
+            during_folder_sync: DuringSync::default(),
         }
     }
 
@@ -350,6 +357,7 @@ impl Tree for FaultyTree {
     }
 
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
+        self.during_folder_sync.happen();
         let mut disk = sync_step(&self.disk)?.ok_or(io::ErrorKind::Other)?;
         let is_here = |change: &NameChange| change.folders().contains(&folder);
         let covered = disk
