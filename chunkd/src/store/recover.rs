@@ -27,7 +27,7 @@ use super::journal::{
     named_chunks, settle,
 };
 use super::layout::id_table_position;
-use super::open_chunk::chunk::Standing;
+use super::open_chunk::chunk::{Standing, id_table_len_with};
 use super::open_chunk::history::Standing as StandingMutation;
 use super::open_chunk::{
     ChunkFiles, ChunkHistory, Content, HistoryError, IdTable, OpenHistory, Origin, Outcome,
@@ -385,7 +385,7 @@ fn rebuild(whose: Whose, history: &OpenHistory) -> Result<RecoveredChunk, Failur
     if let Some(prepared) = &history.prepared {
         check_prepared(&*tree, owner, handle, &state, prepared)?;
     } else {
-        let ids_len = state.ids().len() * sarsen_protocol::id_row::ID_ROW_LEN;
+        let ids_len = id_table_len_with(state.ids().len(), 0);
         // What an earlier start reserved is there still, if no power cut took it.
         let _ = files.make_room_to_seal(state.applied().length(), ids_len);
     }

@@ -308,7 +308,7 @@ impl OpenChunk {
         };
         let end = u32::try_from(bytes).ok();
         let end = end.and_then(|bytes| length.checked_add(bytes));
-        let id_table_len = (id_rows + 2 * count) * ID_ROW_LEN;
+        let id_table_len = id_table_len_with(id_rows, count);
         end.is_some_and(|end| writer.files.has_room_behind(end, id_table_len))
     }
 
@@ -689,8 +689,7 @@ impl OpenChunk {
             }
             pieces.push(*bytes);
         }
-        // A row and a floor more for each.
-        let id_table_len = (id_rows + 2 * pieces.len()) * ID_ROW_LEN;
+        let id_table_len = id_table_len_with(id_rows, pieces.len());
         if pieces.len() < 2 {
             return Ok(0);
         }
@@ -719,8 +718,7 @@ impl OpenChunk {
             state.follows(serial)?;
             let plan = state.plan(&ordered.incoming)?;
             let length = state.applied().length().max(plan.end());
-            // A row and a floor more.
-            (plan, length, state.ids().len() + 2, state.version())
+            (plan, length, state.ids().len(), state.version())
         };
         if ordered.bytes.len() != plan.length() as usize {
             return Err(OpenChunkError::ByteCount);
@@ -731,7 +729,7 @@ impl OpenChunk {
             false => {
                 let done = writer
                     .files
-                    .make_room(&plan, length, id_rows * ID_ROW_LEN, version)
+                    .make_room(&plan, length, id_table_len_with(id_rows, 1), version)
                     .and_then(|()| writer.files.carry_out(&plan, ordered.bytes));
                 done.map_err(|error| self.failed(error))?
             }
@@ -830,6 +828,13 @@ impl OpenChunk {
             refused.error.into()
         })
     }
+}
+
+/// Bytes that the id table of a sealed form takes when so many mutations are behind so many rows: a row
+/// and a floor more for each, and the row that a seal adds.
+#[must_use]
+pub const fn id_table_len_with(id_rows: usize, mutations: usize) -> usize {
+    (id_rows + 2 * mutations + 1) * ID_ROW_LEN
 }
 
 impl Drop for OpenChunk {

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial, SessionId};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, RequestId, Serial, SessionId};
 use sarsen_protocol::message::{ChunkState, Level};
 
 use super::super::super::Directory;
+use super::super::super::journal::body::MutationKind;
 use super::super::super::layout::{chunk_path, patch_path, sealing_path};
-use super::super::super::open_chunk::OpenChunkError;
+use super::super::super::open_chunk::{Incoming, OpenChunkError, Ordered};
 use super::super::super::region::{FileTree, Tree};
 use super::super::super::{BeginOrder, ReadFrom, StoreError};
 use super::super::faulty::{Faults, FaultyTree, Survives};
 use super::super::heap::HeapTree;
-use super::super::scenario::START;
+use super::super::scenario::{START, piece_crcs};
 use super::member::{EPOCH, Marks, Member, Model, Op};
 use super::{BASE, KIB, MADE, Models, bytes, prepared, reopen, run_start, told_of};
 
@@ -347,6 +348,60 @@ fn a_full_disk_refuses_no_seal() {
         }
         let entry = member.directory.entry(MADE).unwrap();
         assert_eq!(entry.state, ChunkState::Sealed, "patched: {patch}");
+    }
+}
+
+/// Room was made for the rows that mutations add, and not for the one that a seal does: where they filled it
+/// to the last, a full disk refused the seal.
+#[test]
+fn a_full_disk_has_room_for_the_row_that_a_seal_adds() {
+    for patch in [false, true] {
+        let faulty = Arc::new(FaultyTree::new());
+        let tree: Arc<dyn Tree> = faulty.clone();
+        let member = Member::start(&tree).unwrap();
+        let mut model = Model::default();
+        member.open(MADE, &mut model, 2000, None).unwrap();
+        let first = Op::Append(bytes(1, 70_000));
+        let second = match patch {
+            true => Op::Write(10, bytes(2, 100)),
+            false => Op::Append(bytes(2, 100)),
+        };
+        for op in [first, second] {
+            member.run(MADE, &mut model, &op).unwrap();
+        }
+        let chunk = member.directory.open_chunk(MADE).unwrap();
+        // Room is made for 64 KiB at a time. Each is a session's first, with a row and a floor.
+        while chunk.told().ids < 2048 {
+            let told = chunk.told();
+            let pieces = piece_crcs(told.length, &[7]);
+            let request = RequestId {
+                session: SessionId(told.serial.0),
+                number: 5,
+                lowest_outstanding: 5,
+            };
+            let incoming = Incoming {
+                request: Some(request),
+                kind: MutationKind::Append,
+                offset: told.length,
+                length: 1,
+                pieces: &pieces,
+            };
+            let append = [Ordered {
+                incoming,
+                bytes: &[7],
+            }];
+            let serial = Serial(told.serial.0 + 1);
+            chunk.apply(told.version, serial, &append).unwrap();
+        }
+        assert_eq!(chunk.told().ids, 2048);
+        let next = ChunkVersion(3000);
+        chunk.promise(next, EPOCH).unwrap();
+        chunk.begin(next, chunk.told().serial, false).unwrap();
+        assert!(member.write());
+        faulty.fill();
+        let (prepared, _) = chunk.prepare_seal(next, None, SessionId(3)).unwrap();
+        let rows = prepared.id_table_length / 32;
+        assert_eq!(rows, 2049, "patched: {patch}");
     }
 }
 
