@@ -349,10 +349,7 @@ impl Machine {
             (Asked::EmptyTrash, &Answer::Emptied { entries, bytes }) => {
                 TrashEmptied { entries, bytes }.into()
             }
-            _ => {
-                let text = "this request id was used for another kind of request";
-                return Err(Failure::new(Status::InvalidArgument, text));
-            }
+            _ => return Err(another_kind()),
         };
         Ok(reply)
     }
@@ -373,6 +370,12 @@ impl Machine {
 /// Takes a text from a request for a path.
 pub(super) fn parse(text: &str) -> Result<Path, Failure> {
     Path::parse(text).map_err(|error| Failure::new(Status::NameInvalid, error.to_string()))
+}
+
+/// What is told to a request whose number another one has (`spec/wire.md` section 3).
+pub(super) fn another_kind() -> Failure {
+    let text = "this request id was used for another kind of request";
+    Failure::new(Status::InvalidArgument, text)
 }
 
 fn check_named(file: FileId) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 //! on with a loss (`spec/messages.md` section 14.1, `spec/replication.md` sections 8 and 10).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::discriminant;
 use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, FileId, RequestId, ServerId};
@@ -10,12 +11,12 @@ use sarsen_protocol::message::{
 };
 use sarsen_protocol::status::Status;
 
-use super::{Goal, Machine, Subject, Then};
+use super::{Goal, Machine, OpenChunks, Subject, Then};
 use crate::core::action::Failure;
 use crate::core::chunk_table::ChunkRecord;
 use crate::core::command::{FileResized, SLOTS_MAX};
 use crate::core::event::Token;
-use crate::core::machine::changes::Asked;
+use crate::core::machine::changes::{Asked, another_kind};
 use crate::core::machine::reads::node_message;
 use crate::core::machine::{Waiter, millis};
 use crate::core::replica::Source;
@@ -154,6 +155,37 @@ impl Errands {
     }
 }
 
+impl OpenChunks {
+    /// What has a request's number and is being done, and whom it tells, of what a request like this
+    /// may have begun.
+    fn pending(&mut self, request: RequestId, asked: Asked) -> Option<(Asked, &mut Token)> {
+        let is_it = |it: RequestId| (it.session, it.number) == (request.session, request.number);
+        let mut handles = match asked {
+            Asked::AcceptLoss(handle, _) => vec![handle],
+            _ => Vec::new(),
+        };
+        for id in self.errands.closed.values() {
+            match self.errands.errands.get(id).map(|errand| errand.what) {
+                Some(What::Truncate { request, .. }) if is_it(request) => {
+                    let errand = self.errands.errands.get_mut(id)?;
+                    return Some((Asked::Truncate, &mut errand.to));
+                }
+                Some(What::Cut(_, handle)) => handles.push(handle),
+                _ => {}
+            }
+        }
+        let is_its = |handle: &ChunkHandle| {
+            let work = self.works.get(&Subject::Chunk(*handle));
+            let request = work.and_then(|work| work.request);
+            request.is_some_and(|(request, ..)| is_it(request))
+        };
+        let handle = handles.into_iter().find(is_its)?;
+        let work = self.works.get_mut(&Subject::Chunk(handle))?;
+        let (_, waits, asked) = work.request.as_mut()?;
+        Some((*asked, waits))
+    }
+}
+
 impl Machine {
     /// Seals what is open of a file or tree.
     pub(in crate::core::machine) fn seal_file(&mut self, to: Token, asked: &SealFile) {
@@ -247,36 +279,15 @@ impl Machine {
             in_flight.waiters.push(Waiter::Request(to, asked));
             return true;
         }
-        // The answer goes to whoever asked last.
-        let all = &mut self.open_chunks;
-        let is_it = |it: RequestId| (it.session, it.number) == key;
-        let mut subjects = match asked {
-            Asked::AcceptLoss(handle, _) => vec![Subject::Chunk(handle)],
-            _ => Vec::new(),
+        // The answer goes to whoever asked last; nobody takes that of another kind of request.
+        let Some((is_for, waits)) = self.open_chunks.pending(request, asked) else {
+            return false;
         };
-        for id in all.errands.closed.values() {
-            let Some(errand) = all.errands.errands.get_mut(id) else {
-                continue;
-            };
-            match errand.what {
-                What::Truncate { request, .. } if is_it(request) => {
-                    errand.to = to;
-                    return true;
-                }
-                What::Cut(_, handle) => subjects.push(Subject::Chunk(handle)),
-                _ => {}
-            }
+        match discriminant(&is_for) == discriminant(&asked) {
+            true => *waits = to,
+            false => self.refuse(to, another_kind()),
         }
-        for subject in subjects {
-            let work = all.works.get_mut(&subject);
-            if let Some((it, waits, _)) = work.and_then(|work| work.request.as_mut())
-                && is_it(*it)
-            {
-                *waits = to;
-                return true;
-            }
-        }
-        false
+        true
     }
 
     fn begin_errand(&mut self, to: Token, what: What, left: BTreeSet<ChunkHandle>) {

@@ -152,3 +152,49 @@ fn a_loss_can_be_accepted_while_nobody_answers() {
         "{reply:?}"
     );
 }
+
+/// A number that a truncation had, still waiting for a seal or being cut, was taken for that of a loss to
+/// be accepted: the second request was told `Truncated`, which is no answer to it, and the connection's
+/// check of that ended the master.
+#[test]
+fn an_acceptance_does_not_take_the_answer_of_a_truncation() {
+    for rounds in 0..4 {
+        let mut play = Play::new();
+        let file = play.touch("/f");
+        let open = play.open(play.last(file));
+        play.mutate(open.handle, 7, 1000);
+        play.servers.deaf.extend(1..=4);
+        let truncate = Truncate {
+            request: play.rig.request(),
+            path: "/f".to_owned(),
+            size: 400,
+        };
+        let cuts = play.send(truncate.clone());
+        for _ in 0..rounds {
+            let unanswered = std::mem::take(&mut play.unanswered);
+            play.answer_late(unanswered);
+            play.wait(Duration::from_millis(100));
+        }
+        assert_eq!(play.replies.get(&cuts), None);
+        let accept = AcceptLoss {
+            request: truncate.request,
+            handle: open.handle,
+        };
+        assert_eq!(play.refused(accept), Status::InvalidArgument);
+        play.servers.deaf.clear();
+        let unanswered = std::mem::take(&mut play.unanswered);
+        play.answer_late(unanswered);
+        play.wait(seconds(2));
+        let told = play.replies.remove(&cuts);
+        assert!(
+            matches!(told, Some(Ok(AnyMessage::Truncated(_)))),
+            "{told:?}"
+        );
+        // Not even the word that it was refused is kept for it.
+        let again = play.ask(truncate);
+        assert!(
+            matches!(again, Some(Ok(AnyMessage::Truncated(_)))),
+            "{again:?}"
+        );
+    }
+}
