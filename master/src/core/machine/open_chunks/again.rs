@@ -37,6 +37,8 @@ struct Again {
     at: Option<Duration>,
     /// How long was waited last.
     pause: Duration,
+    /// One holder would have been enough the last time, and none counted.
+    is_in_vain: bool,
 }
 
 impl Due for Again {
@@ -77,6 +79,13 @@ impl Agains {
         }
     }
 
+    /// None of the holders of a chunk counts, where one would have been enough.
+    pub(super) fn note_in_vain(&mut self, handle: ChunkHandle) {
+        if let Some(again) = self.chunks.get_mut(&handle) {
+            again.is_in_vain = true;
+        }
+    }
+
     const fn may_begin(&self) -> bool {
         self.begun < BEGUN_MAX
     }
@@ -102,6 +111,7 @@ impl Machine {
             since: now,
             at: Some(at),
             pause,
+            is_in_vain: false,
         };
         let chunks = &mut self.open_chunks.again.chunks;
         let again = chunks.get_or_insert_with(handle, new);
@@ -135,6 +145,7 @@ impl Machine {
         let now = self.now.elapsed;
         if let Some(again) = self.open_chunks.again.chunks.get_mut(&handle) {
             again.at = again.at.map(|at| at.min(now));
+            again.is_in_vain = false;
         }
     }
 
@@ -220,6 +231,15 @@ impl Machine {
     pub(super) fn is_left_prepared(&self, handle: ChunkHandle) -> bool {
         let mut left = self.left_of(handle);
         left.any(|replica| self.is_usable(replica.server))
+    }
+
+    /// Whether a chunk may yet be sealed again from what is left prepared of it: that was not tried, or
+    /// could not be with one holder alone. Who prepared the best copy that there was for a person, and
+    /// has an older seal under it, never counts.
+    pub(super) fn may_be_sealed_again(&self, handle: ChunkHandle) -> bool {
+        let again = self.open_chunks.again.chunks.get(&handle);
+        let is_in_vain = again.is_some_and(|it| it.is_in_vain);
+        !is_in_vain && self.is_left_prepared(handle)
     }
 
     /// Whether what is left prepared is all that there is of a sealed chunk: it is known since

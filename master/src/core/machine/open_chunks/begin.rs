@@ -505,6 +505,7 @@ impl Machine {
             return;
         };
         let (own, next) = (work.attempt.take(), work.next.take());
+        let fewest = own.as_ref().map(|own| own.plan().min_replicas);
         if let Some(own) = own {
             work.lost.extend(own.lost());
         }
@@ -539,6 +540,9 @@ impl Machine {
                 return self.fail_work(subject, &Failure::new(Status::Corrupt, text));
             }
             Why::TooFew => {
+                if fewest.is_some_and(|fewest| fewest <= 1) {
+                    self.open_chunks.again.note_in_vain(handle);
+                }
                 let text = format!(
                     "chunk {handle} has too few good replicas on live servers to be changed: it \
                      is opened when it is repaired"

@@ -518,13 +518,13 @@ impl Machine {
 
     /// Whether a chunk comes right by a person's word only (`spec/replication.md` section 8).
     fn is_stuck(&self, handle: ChunkHandle, record: &ChunkRecord) -> bool {
+        let all = &self.open_chunks;
         if record.at_rest().is_none() {
-            let all = &self.open_chunks;
             return all.is_unavailable(handle) || all.is_differing(handle);
         }
         let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
         let sources = self.servers.sources(handle, record, now, dead_after);
-        sources.is_empty() && !self.is_left_prepared(handle)
+        sources.is_empty()
     }
 
     /// Why a chunk may yet come right by itself, if it may.
@@ -532,6 +532,11 @@ impl Machine {
         let is_tried = self.open_chunks.works.contains_key(&Subject::Chunk(handle));
         if is_tried && !self.is_only_tried(handle) {
             return Some(format!("chunk {handle} is being changed"));
+        }
+        if self.may_be_sealed_again(handle) {
+            return Some(format!(
+                "chunk {handle} may yet be sealed again from what a server has prepared"
+            ));
         }
         if self.open_chunks.leases.may_run(handle, self.now.elapsed) {
             return Some(format!(

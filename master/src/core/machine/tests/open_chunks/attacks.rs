@@ -23,7 +23,7 @@ impl Play {
     }
 
     /// The master ends and another begins on its log; all servers register with it.
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.rig = self.rig.restarted(settings());
         self.unanswered.clear();
         self.servers.orders.clear();

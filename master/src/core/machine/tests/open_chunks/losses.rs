@@ -198,3 +198,53 @@ fn an_acceptance_does_not_take_the_answer_of_a_truncation() {
         );
     }
 }
+
+/// The server that had the best copy prepared it in a version above the log's, and the master ended before
+/// its entry was logged. What is prepared was to be sealed again first, for which that server never counts,
+/// since its copy is older than the log's: no loss could be accepted any more.
+#[test]
+fn an_acceptance_that_was_cut_short_can_be_given_again() {
+    let mut play = Play::new();
+    let (handle, _) = play.sealed_file("/f");
+    let (old, len) = play.sealed(handle).expect("it is sealed");
+    let file = play.rig.machine.state.chunks.record(handle).unwrap().file;
+    let open = play.open(play.last(file));
+    play.mutate(handle, 20, 1500);
+    play.send(SealFile {
+        path: "/f".to_owned(),
+    });
+    let (newest, _) = play.sealed(handle).expect("it is sealed again");
+    let members = [0, 1, 2].map(|at| open.chain[at].server.0);
+    let other = (1..=4).find(|n| !members.contains(n)).unwrap();
+    for n in members {
+        play.servers.replicas.remove(&(n, handle));
+    }
+    play.hold_old(other, handle, (old, len), 7);
+    play.report_held(3, &[1, 2, 3, 4]);
+    play.wait(settings().dead_after + seconds(1));
+    play.servers.deaf.insert(other);
+    play.unanswered.clear();
+    let accept = play.acceptance(handle);
+    play.send(accept);
+    let promise = std::mem::take(&mut play.unanswered);
+    play.answer_late(promise);
+    let (_, _, prepare) = play.unanswered.remove(0);
+    play.servers.deaf.clear();
+    let prepared = play.servers.obey(other, &prepare);
+    assert!(matches!(prepared, Some(Ok(AnyMessage::SealPrepared(_)))));
+    play.restart();
+    assert_eq!(play.sealed(handle).map(|it| it.0), Some(newest));
+    let early = play.acceptance(handle);
+    assert_eq!(play.refused(early), Status::Overloaded, "it is tried first");
+    play.wait(4 * settings().dead_after);
+    assert_eq!(play.sealed(handle).map(|it| it.0), Some(newest));
+    let accept = play.acceptance(handle);
+    let reply = play.ask(accept);
+    let Some(Ok(AnyMessage::LossAccepted(accepted))) = reply else {
+        panic!("{reply:?}")
+    };
+    assert_eq!((accepted.length, accepted.server.0), (len, other));
+    assert_eq!(play.sealed(handle), Some((accepted.version, len)));
+    let replica = play.servers.replicas[&(other, handle)];
+    assert_eq!(replica.sealed.map(|it| it.0), Some(accepted.version));
+}
