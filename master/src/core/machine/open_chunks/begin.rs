@@ -509,6 +509,8 @@ impl Machine {
         if let Some(own) = own {
             work.lost.extend(own.lost());
         }
+        // It asked one server, which need not be a member: the others are as they were.
+        let is_accepted = matches!(work.goal, Goal::Accepted { .. });
         let handle = work.handle;
         self.open_chunks.attempts.remove(&handle);
         if let Some(next) = next {
@@ -519,7 +521,9 @@ impl Machine {
                 let mut servers: Vec<ServerId> = faults.iter().map(|it| it.0).collect();
                 // The first time it is excused.
                 servers.retain(|it| !(work.lost.contains_key(it) && work.excused.insert(*it)));
-                self.open_chunks.set_unavailable(handle, false);
+                if !is_accepted {
+                    self.open_chunks.set_unavailable(handle, false);
+                }
                 self.note_failed(subject, which, servers.into_iter());
             }
             Why::Damaged(servers) => {
@@ -552,7 +556,7 @@ impl Machine {
                 return self.fail_work(subject, &failure);
             }
             // What passes may pass, and a member that has restarted takes another version only.
-            Why::Unavailable if self.may_become_available(subject) => {}
+            Why::Unavailable if is_accepted || self.may_become_available(subject) => {}
             Why::Unavailable => {
                 self.open_chunks.set_unavailable(handle, true);
                 return self.fail_work(subject, &unavailable(handle));

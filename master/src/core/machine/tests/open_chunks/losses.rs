@@ -248,3 +248,57 @@ fn an_acceptance_that_was_cut_short_can_be_given_again() {
     let replica = play.servers.replicas[&(other, handle)];
     assert_eq!(replica.sealed.map(|it| it.0), Some(accepted.version));
 }
+
+/// The one server that a person's word was given to did not answer, and the chunk was said to be unavailable,
+/// which nothing takes back of a chunk at rest: when its holders were back they were read, and not opened.
+#[test]
+fn an_acceptance_that_fails_leaves_a_chunk_at_rest_as_it_was() {
+    let mut play = Play::new();
+    let (handle, members) = play.sealed_file("/f");
+    let (old, len) = play.sealed(handle).expect("it is sealed");
+    let file = play.rig.machine.state.chunks.record(handle).unwrap().file;
+    let other = (1..=4).find(|n| !members.contains(n)).unwrap();
+    play.servers.silent.extend(members);
+    play.wait(settings().dead_after + seconds(1));
+    let older = ChunkVersion(old.0 - 1);
+    play.hold_old(other, handle, (older, len), 7);
+    play.report_held(3, &[other]);
+    play.servers.deaf.insert(other);
+    let accept = play.acceptance(handle);
+    let accepts = play.send(accept);
+    play.wait(settings().dead_after + seconds(1));
+    let refused = play.replies.remove(&accepts).unwrap().unwrap_err();
+    assert_eq!(refused.status, Status::Unavailable);
+    play.servers.silent.clear();
+    play.report_held(4, &members);
+    play.wait(seconds(1));
+    assert_eq!(play.open(play.last(file)).handle, handle);
+}
+
+/// The other way round: that the server could not prepare was taken for a sign of the members.
+#[test]
+fn an_acceptance_that_fails_leaves_a_chunk_unavailable() {
+    let mut play = Play::new();
+    let (handle, members) = play.sealed_file("/f");
+    let (old, len) = play.sealed(handle).unwrap();
+    play.report_held(2, &members);
+    play.wait(seconds(1));
+    let file = play.rig.get(stat("/f")).node.file_id;
+    let open = play.open(play.last(file));
+    play.servers.silent.extend(members);
+    play.report(members[0], &open, ChainTrouble::HopFailed, members[1]);
+    play.wait(settings().lease + 2 * settings().dead_after);
+    let other = (1..=4).find(|n| !members.contains(n)).unwrap();
+    play.hold_old(other, handle, (old, len), 7);
+    play.report_held(3, &[other]);
+    play.servers.unable.insert(other);
+    let accept = play.acceptance(handle);
+    assert_eq!(play.refused(accept), Status::Unavailable);
+    play.servers.unable.clear();
+    let accept = play.acceptance(handle);
+    let reply = play.ask(accept);
+    assert!(
+        matches!(reply, Some(Ok(AnyMessage::LossAccepted(_)))),
+        "{reply:?}"
+    );
+}
