@@ -33,6 +33,13 @@ impl File {
             .filter(|(_, handle)| handle.is_some())
     }
 
+    /// The last of them.
+    #[must_use]
+    pub fn last_chunk(&self) -> Option<(u32, ChunkHandle)> {
+        let at = self.slots.iter().rposition(|handle| handle.is_some())?;
+        Some((u32::try_from(at).ok()?, *self.slots.get(at)?))
+    }
+
     /// How many chunks are named, holes not counted.
     #[must_use]
     pub fn chunk_count(&self) -> u32 {

@@ -1,6 +1,7 @@
 //! Many values that come due by themselves, of which few change at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeBounds;
 use std::time::Duration;
 
 /// What is to be looked at when a time has come.
@@ -64,6 +65,11 @@ impl<K: Copy + Ord, V: Due> Timed<K, V> {
     /// All keys, rising.
     pub fn keys(&self) -> impl Iterator<Item = &K> {
         self.values.keys()
+    }
+
+    /// The highest key in a range.
+    pub fn last_key_in(&self, range: impl RangeBounds<K>) -> Option<K> {
+        self.values.range(range).next_back().map(|(key, _)| *key)
     }
 
     /// Puts a value in, in place of the one that is there.

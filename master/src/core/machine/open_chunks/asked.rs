@@ -1,11 +1,16 @@
 //! Clients that want a chunk to mutate (`spec/messages.md` section 14.1, `OpenChunk`).
+//!
+//! Invariant: while a chunk is being made behind a file's last one, that one takes no records, and nobody
+//! has it opened for them (`spec/replication.md` section 9). Who appends waits for the one that is made.
+
+use std::ops::RangeInclusive;
 
 use sarsen_protocol::id::{ChunkHandle, FileId};
 use sarsen_protocol::message::{ChunkOpened, OpenChunk, Slot};
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::Rights;
 
-use super::{Goal, Machine, Open, Subject, Then, Waiting};
+use super::{Goal, Machine, Open, Subject, Then, Waiting, Work};
 use crate::core::action::Failure;
 use crate::core::command::{Command, SLOTS_MAX};
 use crate::core::event::Token;
@@ -81,15 +86,92 @@ impl Machine {
             let text = format!("a file has at most {SLOTS_MAX} chunks");
             return Err(Failure::new(Status::TooLarge, text));
         }
-        let memory = asked.memory;
-        let Some(handle) = file.slot(index) else {
-            let (drain, subject) = (false, Subject::Slot(id, index));
-            return Ok(match self.full_chunk_before(file, index) {
-                Some(full) => Aim::After(Subject::Chunk(full), Goal::Sealed(Then::Next)),
-                None => Aim::After(subject, Goal::Active { memory, drain }),
-            });
-        };
-        self.aim_at(handle, after, asked)
+        let (memory, drain) = (asked.memory, false);
+        if matches!(asked.slot, Slot::Last { .. })
+            && let Some(behind) = self.last_slot_begun(id, index.saturating_add(1)..=u32::MAX)
+        {
+            // Records go behind all that there will be in a moment.
+            return Ok(Aim::After(behind, Goal::Active { memory, drain }));
+        }
+        match file.slot(index) {
+            Some(handle) => self.aim_at(handle, after, asked),
+            None => self.aim_behind(id, file, index, memory),
+        }
+    }
+
+    /// A slot that names no chunk. If it is behind the last one, that takes no records any more before a
+    /// chunk is made for it.
+    fn aim_behind(
+        &self,
+        id: FileId,
+        file: &File,
+        index: u32,
+        memory: bool,
+    ) -> Result<Aim, Failure> {
+        if let Some(full) = self.full_chunk_before(file, index) {
+            return Ok(Aim::After(Subject::Chunk(full), Goal::Sealed(Then::Next)));
+        }
+        match self.taking_records_before(id, file, index) {
+            Some(before) => {
+                if let Subject::Chunk(last) = before
+                    && let Some(failure) = self.dead_end(last)
+                {
+                    return Err(failure);
+                }
+                Ok(Aim::After(before, Goal::Sealed(Then::Nothing)))
+            }
+            None => {
+                let drain = false;
+                Ok(Aim::After(
+                    Subject::Slot(id, index),
+                    Goal::Active { memory, drain },
+                ))
+            }
+        }
+    }
+
+    /// The last of a file's slots, of these, that a chunk is being made for.
+    fn last_slot_begun(&self, id: FileId, slots: RangeInclusive<u32>) -> Option<Subject> {
+        let (first, last) = slots.into_inner();
+        let slots = Subject::Slot(id, first)..=Subject::Slot(id, last);
+        self.open_chunks.works.last_key_in(slots)
+    }
+
+    /// What takes records, or will when it is open, before a slot that is behind a file's last chunk.
+    fn taking_records_before(&self, id: FileId, file: &File, index: u32) -> Option<Subject> {
+        let all = &self.open_chunks;
+        let last = file.last_chunk();
+        let behind = last.map_or(0, |(last, _)| last.saturating_add(1));
+        if index < behind {
+            return None;
+        }
+        if index > behind
+            && let Some(begun) = self.last_slot_begun(id, behind..=index - 1)
+            && all.works.get(&begun).is_some_and(Work::is_for_records)
+        {
+            return Some(begun);
+        }
+        let (_, last) = last?;
+        let subject = Subject::Chunk(last);
+        let work = all.works.get(&subject);
+        let will_take =
+            |work: &Work| work.goal == Goal::Sealed(Then::Next) || work.is_for_records();
+        let open = all.open.get(&last);
+        // One whose members differ takes nothing.
+        let takes = open.is_some_and(|open| !open.is_closed)
+            && self.is_last(last)
+            && !all.is_differing(last);
+        (takes || work.is_some_and(will_take)).then_some(subject)
+    }
+
+    /// Whether a full chunk goes on in a next one: it is the last, and no chunk is being made behind it.
+    pub(super) fn goes_on_behind(&self, handle: ChunkHandle) -> bool {
+        let record = self.state.chunks.record(handle);
+        let is_begun = record.is_some_and(|record| {
+            let behind = record.index.saturating_add(1)..=u32::MAX;
+            self.last_slot_begun(record.file, behind).is_some()
+        });
+        self.is_last(handle) && !is_begun
     }
 
     /// The chunk before a slot, if it is being sealed with a next chunk, which is the one for the slot:
@@ -149,6 +231,10 @@ impl Machine {
             return Ok(Aim::After(subject, Goal::Active { memory, drain }));
         }
         if memory && !active.memory_allowed {
+            return Ok(Aim::After(subject, goal));
+        }
+        let is_for_records = matches!(asked.slot, Slot::Last { .. });
+        if is_for_records && open.is_some_and(|open| open.is_closed) {
             return Ok(Aim::After(subject, goal));
         }
         let is_granted = open.is_some_and(|open| open.is_granted);

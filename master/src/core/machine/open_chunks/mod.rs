@@ -39,7 +39,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, FileId, RequestId, ServerId};
-use sarsen_protocol::message::OpenChunk;
+use sarsen_protocol::message::{OpenChunk, Slot};
 use sarsen_protocol::status::Status;
 
 use super::changes::Asked;
@@ -176,6 +176,9 @@ struct Open {
     troubled: Option<Troubled>,
     /// Its primary said that a record did not fit.
     is_full: bool,
+    /// Nobody asked for it to append since it was sealed or made: no record was taken in its version.
+    /// Of what another master opened that is not known.
+    is_closed: bool,
     /// Members that don't believe their own replica, by their own word: known to this master alone,
     /// and said once in a version.
     doubtful: BTreeSet<ServerId>,
@@ -376,7 +379,18 @@ impl Due for Mending {
     }
 }
 
+impl Waiting {
+    /// Whether the client wants to append.
+    const fn is_for_records(&self) -> bool {
+        matches!(self.asked.slot, Slot::Last { .. })
+    }
+}
+
 impl Work {
+    fn is_for_records(&self) -> bool {
+        self.waiting.iter().any(Waiting::is_for_records)
+    }
+
     fn attempt(&mut self, which: Which) -> Option<&mut VersionChange> {
         match which {
             Which::Own => self.attempt.as_mut(),
@@ -713,10 +727,11 @@ impl Machine {
             .map(|attempt| attempt.handle_log(is_applied))
             .unwrap_or_default();
         let handle = work.handle;
+        let for_records = work.is_for_records();
         let blamed = work.blamed.map(|blamed| blamed.server);
         if is_applied && let Some(Decision { outcome, .. }) = decision {
             match outcome {
-                Outcome::Active(active) => self.activated(handle, &active, blamed),
+                Outcome::Active(active) => self.activated(handle, &active, blamed, for_records),
                 Outcome::Sealed { sealed, members } => {
                     self.open_chunks.leases.forget(handle);
                     self.await_settled(handle, &members);
@@ -732,7 +747,7 @@ impl Machine {
             self.open_chunks.set_differing(handle, false);
         }
         if let Some((handle, begun, _)) = next.as_ref().filter(|_| is_applied) {
-            self.activated(*handle, begun, None);
+            self.activated(*handle, begun, None, true);
         }
         if let Some((.., actions)) = next {
             self.act_on(subject, Which::Next, actions);
@@ -759,14 +774,22 @@ impl Machine {
         }
     }
 
-    /// A version is active from now on; for trouble for which somebody was blamed, if anybody was.
-    fn activated(&mut self, handle: ChunkHandle, active: &Configuration, blamed: Option<ServerId>) {
+    /// A version is active from now on; for trouble for which somebody was blamed, if anybody was. It
+    /// takes records if the one before did, or somebody wants to append.
+    fn activated(
+        &mut self,
+        handle: ChunkHandle,
+        active: &Configuration,
+        blamed: Option<ServerId>,
+        for_records: bool,
+    ) {
         let now = self.now.elapsed;
         let record = self.state.chunks.record(handle);
         let wanted = record.map_or(0, |record| usize::from(record.replicas));
         let is_short = active.members.len() < wanted;
         let all = &mut self.open_chunks;
         all.leases.activate(handle, active.version, is_short, now);
+        let was_closed = all.open.get(&handle).is_none_or(|open| open.is_closed);
         let open = all.open.get_or_insert_with(handle, Open::default);
         let before = open.troubled.filter(|it| !it.has_worked);
         let troubled = blamed.is_some().then_some(Troubled {
@@ -780,6 +803,7 @@ impl Machine {
         *open = Open {
             granted_by: Some(now.saturating_add(self.config.suspect_after)),
             troubled,
+            is_closed: was_closed && !for_records,
             doubtful,
             waiting: std::mem::take(&mut open.waiting),
             ..Open::default()

@@ -160,13 +160,15 @@ impl Machine {
         let chain = self.chain_of(active);
         let record = self.state.chunks.record(handle);
         let ticket = self.mutation_ticket(handle, active, &chain, SessionId::NONE, Rights::WRITE);
+        let open = self.open_chunks.open.get(&handle);
+        let is_closed = open.is_some_and(|open| open.is_closed);
         GrantLease {
             epoch: self.epoch,
             handle,
             version: active.version,
             begin_serial: active.serial,
             memory: active.memory_allowed,
-            closed: !self.is_last(handle),
+            closed: is_closed || !self.is_last(handle),
             lease: millis(self.config.lease),
             ticket,
             chain,

@@ -83,7 +83,7 @@ impl Machine {
                 self.trouble(handle, version, report.blamed);
             }
             ChainTrouble::Corrupt => self.doubt(handle, version, server),
-            ChainTrouble::Full if is_primary && self.is_last(handle) => {
+            ChainTrouble::Full if is_primary && self.goes_on_behind(handle) => {
                 if let Some(open) = self.open_chunks.open.get_mut(&handle) {
                     open.is_full = true;
                 }

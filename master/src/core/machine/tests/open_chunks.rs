@@ -2,6 +2,7 @@
 
 mod again;
 mod attacks;
+mod last_chunk;
 mod losses;
 
 use std::collections::BTreeSet;
