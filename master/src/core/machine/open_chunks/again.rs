@@ -237,8 +237,9 @@ impl Machine {
     /// could not be with one holder alone. Who prepared the best copy that there was for a person, and
     /// has an older seal under it, never counts.
     pub(super) fn may_be_sealed_again(&self, handle: ChunkHandle) -> bool {
-        let again = self.open_chunks.again.chunks.get(&handle);
-        let is_in_vain = again.is_some_and(|it| it.is_in_vain);
+        let all = &self.open_chunks;
+        let again = all.again.chunks.get(&handle);
+        let is_in_vain = again.is_some_and(|it| it.is_in_vain) || all.is_differing(handle);
         !is_in_vain && self.is_left_prepared(handle)
     }
 

@@ -524,7 +524,7 @@ impl Machine {
         }
         let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
         let sources = self.servers.sources(handle, record, now, dead_after);
-        sources.is_empty()
+        sources.is_empty() || all.is_differing(handle)
     }
 
     /// Why a chunk may yet come right by itself, if it may.

@@ -45,6 +45,8 @@ struct Servers {
     rotten: BTreeSet<u64>,
     /// Are in another start than they registered with.
     restarted: BTreeSet<u64>,
+    /// Prepare something else than the others.
+    differing: BTreeSet<u64>,
     /// Chunks whose primaries take no records.
     closed: BTreeSet<ChunkHandle>,
     orders: Vec<(u64, &'static str)>,
@@ -115,13 +117,14 @@ impl Servers {
                 replica.version = order.version;
                 (replica.begin, replica.serial) = (order.serial, order.serial);
                 let length = order.length.unwrap_or(replica.length);
-                replica.prepared = Some((order.version, length, 4711 + length));
+                let crc32 = 4711 + length + u32::from(self.differing.contains(&server));
+                replica.prepared = Some((order.version, length, crc32));
                 Ok(SealPrepared {
                     prepared: PreparedSeal {
                         version: order.version,
                         serial: order.serial,
                         length,
-                        crc32: 4711 + length,
+                        crc32,
                         id_table_length: 0,
                         id_table_crc32: 0,
                     },

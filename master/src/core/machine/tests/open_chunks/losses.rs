@@ -302,3 +302,35 @@ fn an_acceptance_that_fails_leaves_a_chunk_unavailable() {
         "{reply:?}"
     );
 }
+
+/// It was for an open one only. At rest all were left prepared, so that none could give a copy; they were
+/// not sealed again, since they differ; and a person was told that there is a copy to go on with.
+#[test]
+fn a_loss_is_accepted_of_a_chunk_at_rest_whose_holders_differ() {
+    let mut play = Play::new();
+    let (handle, members) = play.sealed_file("/f");
+    let file = play.rig.machine.state.chunks.record(handle).unwrap().file;
+    play.report_held(2, &members);
+    play.wait(seconds(1));
+    play.servers.differing.insert(members[0]);
+    let truncate = Truncate {
+        request: play.rig.request(),
+        path: "/f".to_owned(),
+        size: 400,
+    };
+    assert_eq!(play.refused(truncate), Status::Corrupt);
+    play.report_held(3, &members);
+    play.servers.differing.clear();
+    play.wait(4 * settings().dead_after);
+    assert_eq!(play.refused(play.last(file)), Status::Corrupt);
+    let accept = play.acceptance(handle);
+    let reply = play.ask(accept);
+    let Some(Ok(AnyMessage::LossAccepted(accepted))) = reply else {
+        panic!("{reply:?}")
+    };
+    assert_eq!(play.sealed(handle), Some((accepted.version, 1000)));
+    assert_eq!(
+        play.readers_are_sent_to(file),
+        BTreeSet::from([accepted.server.0])
+    );
+}
