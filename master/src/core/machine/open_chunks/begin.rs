@@ -64,6 +64,9 @@ impl Machine {
         if self.is_wanted_by_nobody(subject) {
             return self.end_work(subject);
         }
+        if self.is_read_only {
+            return self.fail_work(subject, &Status::ReadOnly.into());
+        }
         if !self.is_serving() {
             return self.retry_later(subject);
         }
@@ -411,6 +414,10 @@ impl Machine {
     }
 
     fn log_change(&mut self, subject: Subject, which: Which, decision: &Decision) {
+        // The log may have turned out to be lost in part since the attempt began.
+        if let Err(failure) = self.check_writable() {
+            return self.fail_work(subject, &failure);
+        }
         let Some(work) = self.open_chunks.works.get_mut(&subject) else {
             return;
         };

@@ -405,8 +405,9 @@ impl Machine {
                 request,
                 file: id,
                 size,
-            } => match self.chunk_to_cut(id, size) {
-                Some((handle, len)) => {
+            } => match self.check_writable().map(|()| self.chunk_to_cut(id, size)) {
+                Err(failure) => self.refuse_errand(errand, failure),
+                Ok(Some((handle, len))) => {
                     let then = Then::Cut {
                         file: id,
                         size,
@@ -425,7 +426,7 @@ impl Machine {
                     }
                     self.begin_attempt_if_due(subject);
                 }
-                None => {
+                Ok(None) => {
                     let waiters = vec![Waiter::Request(to, Asked::Truncate)];
                     self.append_for(
                         FileResized { file: id, size }.into(),

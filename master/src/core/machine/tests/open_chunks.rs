@@ -1229,3 +1229,68 @@ fn bad_requests_get_clear_errors_and_change_nothing() {
         other => panic!("{other:?}"),
     }
 }
+
+/// What had begun when the log turned out to be lost in part went on: seals and openings were logged, and
+/// a file was cut, by a master that told everybody that it takes no changes.
+#[test]
+fn what_is_under_way_when_the_log_turns_out_to_be_lost_in_part_is_not_logged() {
+    let mut play = Play::new();
+    let sealed = play.touch("/sealed");
+    let opened = play.touch("/opened");
+    play.touch("/empty");
+    for file in [sealed, opened] {
+        let open = play.open(play.last(file));
+        play.mutate(open.handle, 5, 700);
+    }
+    let empty = play.rig.get(stat("/empty")).node.file_id;
+    play.servers.deaf.extend(1..=4);
+    let lengthen = |play: &mut Play, path: &str| Truncate {
+        request: play.rig.request(),
+        path: path.to_owned(),
+        size: 5 * u64::from(MIB),
+    };
+    // One waits for a seal, one for a member to begin, one for what is opened, and two for the attempts.
+    let first = lengthen(&mut play, "/sealed");
+    let memory = OpenChunk {
+        memory: true,
+        ..play.last(opened)
+    };
+    let mut waiting = vec![
+        play.send(first),
+        play.send(memory),
+        play.send(play.last(empty)),
+    ];
+    let second = lengthen(&mut play, "/empty");
+    waiting.push(play.send(second));
+    for _ in 0..2 {
+        // They drain and promise; the next are to begin or to prepare.
+        let is_early = |message: &AnyMessage| {
+            matches!(message, AnyMessage::RevokeLease(_) | AnyMessage::Promise(_))
+        };
+        let orders = std::mem::take(&mut play.unanswered);
+        let (early, late): (Vec<_>, Vec<_>) = orders.into_iter().partition(|it| is_early(&it.2));
+        play.unanswered = late;
+        play.answer_late(early);
+    }
+    let connection = ConnectionId(5);
+    play.rig
+        .machine
+        .handle_connected(connection, Role::Chunkserver);
+    let unknown = Register {
+        server_id: ServerId(99),
+        ..register(5)
+    };
+    let (_, alarms) = play.rig.exchange(connection, unknown);
+    assert!(matches!(alarms[..], [Action::Alarm(_)]), "{alarms:?}");
+    let logged = play.rig.log.len();
+    let late = std::mem::take(&mut play.unanswered);
+    assert_eq!(late.len(), 9);
+    play.servers.deaf.clear();
+    play.answer_late(late);
+    play.wait(seconds(1));
+    assert_eq!(play.rig.log[logged..], []);
+    for token in waiting {
+        let refused = play.replies.remove(&token).unwrap().unwrap_err();
+        assert_eq!(refused.status, Status::ReadOnly);
+    }
+}
