@@ -3,8 +3,9 @@
 //! A chunk that is stored but not in the chunk table is a *suspect*. It is **condemned** when this
 //! master knows why: its last reference went, or its upload ended without it. Then it is deleted
 //! at the next sweep. Otherwise it is an **orphan**: held back for `orphan_grace` from when it
-//! was first seen, and as long as its file is still under construction. Nothing is deleted in
-//! safe mode or while the log is known to be damaged: the machine doesn't sweep then.
+//! was first seen, and as long as its file is still under construction, or an attempt may yet log
+//! the chunk that it had servers begin. Nothing is deleted in safe mode or while the log is known to
+//! be damaged: the machine doesn't sweep then.
 //!
 //! Nothing here is logged. After a restart what was condemned is an orphan like any other.
 
@@ -64,12 +65,14 @@ impl Garbage {
     /// The replicas to be deleted now.
     ///
     /// A condemned chunk is remembered for `grace` after it was, for replicas that turn up late.
+    /// `is_begun` says of a chunk whether an attempt has it made that may yet be logged.
     pub fn sweep(
         &mut self,
         state: &State,
         servers: &Chunkservers,
         now: Duration,
         grace: Duration,
+        is_begun: impl Fn(ChunkHandle) -> bool,
     ) -> Vec<(ChunkHandle, Replica)> {
         let mut doomed = Vec::new();
         self.suspects.retain(|&handle, suspect| {
@@ -82,7 +85,8 @@ impl Garbage {
                 return suspect.condemned && !is_over;
             }
             let is_wanted = |replica: &Replica| state.pending.contains_key(&replica.file);
-            if !suspect.condemned && replicas.iter().any(is_wanted) {
+            let is_wanted = is_begun(handle) || replicas.iter().any(is_wanted);
+            if !suspect.condemned && is_wanted {
                 suspect.since = now;
                 return true;
             }

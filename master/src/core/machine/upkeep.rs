@@ -115,7 +115,9 @@ impl Machine {
 
     fn sweep_garbage(&mut self) {
         let (now, grace) = (self.now.elapsed, self.config.orphan_grace);
-        let doomed = self.garbage.sweep(&self.state, &self.servers, now, grace);
+        let is_begun = |handle| self.open_chunks.is_begun(handle);
+        let (state, servers) = (&self.state, &self.servers);
+        let doomed = self.garbage.sweep(state, servers, now, grace, is_begun);
         let doomed = doomed.into_iter();
         self.queue_deletions(
             doomed

@@ -304,6 +304,11 @@ impl OpenChunks {
         open.map_or(Vec::new(), |open| open.doubtful.iter().copied().collect())
     }
 
+    /// Whether an attempt under way has servers begin a chunk, and may yet log it.
+    pub(super) fn is_begun(&self, handle: ChunkHandle) -> bool {
+        self.attempts.contains_key(&handle)
+    }
+
     fn work_of(&mut self, handle: ChunkHandle) -> Option<(Subject, Which, &mut Work)> {
         let &(subject, which) = self.attempts.get(&handle)?;
         Some((subject, which, self.works.get_mut(&subject)?))
