@@ -93,15 +93,13 @@ impl Machine {
                 let (memory, drain) = (true, true);
                 self.begin_change(subject, Goal::Active { memory, drain });
             }
-            ChainTrouble::WantsSeal if is_primary => {
+            // A member's places run out on its own disk: each says so for itself.
+            ChainTrouble::WantsSeal => {
                 self.begin_change(subject, Goal::Sealed(Then::Nothing));
             }
             // Nothing is held ready yet; what is no business of a secondary is not heard; behind a full
-            // chunk that is not the last there is one already.
-            ChainTrouble::NearlyFull
-            | ChainTrouble::Full
-            | ChainTrouble::WantsMemory
-            | ChainTrouble::WantsSeal => {}
+            // chunk that is not the last there is one already, or will be in a moment.
+            ChainTrouble::NearlyFull | ChainTrouble::Full | ChainTrouble::WantsMemory => {}
         }
         Ok(ChainReported)
     }

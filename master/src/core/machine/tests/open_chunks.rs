@@ -1234,6 +1234,29 @@ fn bad_requests_get_clear_errors_and_change_nothing() {
     }
 }
 
+/// The places for blocks that were written again run out on each member's own disk. Only the primary was
+/// heard: where they ran out on another member, its mutations waited until the hop failed.
+#[test]
+fn any_member_has_its_chunk_sealed_when_it_has_no_places_left() {
+    for at in [0, 1, 2] {
+        let mut play = Play::new();
+        let file = play.touch("/f");
+        let open = play.open(play.last(file));
+        play.mutate(open.handle, 5, 700);
+        let members = [0, 1, 2].map(|at| open.chain[at].server.0);
+        let outsider = (1..=4).find(|n| !members.contains(n)).unwrap();
+        play.report(outsider, &open, ChainTrouble::WantsSeal, 0);
+        let late = ChunkOpened {
+            version: ChunkVersion(open.version.0 - 1),
+            ..open.clone()
+        };
+        play.report(members[at], &late, ChainTrouble::WantsSeal, 0);
+        assert_eq!(play.sealed(open.handle), None);
+        play.report(members[at], &open, ChainTrouble::WantsSeal, 0);
+        assert_eq!(play.sealed(open.handle).map(|it| it.1), Some(700));
+    }
+}
+
 /// The sweep did not know of attempts: where what is unknown is deleted soon, it deleted a chunk that two
 /// servers had begun while the third was waited for, and the log called it open a moment later.
 #[test]
