@@ -129,6 +129,8 @@ pub struct Member {
     begin_serial: Serial,
     begin_length: u32,
     commit_mark: Serial,
+    /// The last version that it knows to have been active here, or that it was sealed in.
+    opened: ChunkVersion,
     base: Sealed,
     /// The chunk is `base`, or was begun from it, and no version was opened since.
     is_still_base: bool,
@@ -170,6 +172,8 @@ impl Member {
             begin_serial: found.begin_serial,
             begin_length: found.base.length,
             commit_mark: found.commit_mark,
+            // Which were active behind that is not kept.
+            opened: found.base.version,
             base: found.base,
             is_still_base: state != State::Absent && !found.is_open,
             prepared: found.prepared,
@@ -237,6 +241,13 @@ impl Member {
         self.commit_mark
     }
 
+    /// The last version that it knows to have been active here, or that it was sealed in: its commit
+    /// mark is of that one's history, and not below where that one began.
+    #[must_use]
+    pub const fn opened(&self) -> ChunkVersion {
+        self.opened
+    }
+
     /// The sealed state that it is reported as, if it is one: also that which a version was begun
     /// from, until that is known to be active; be it that a promise or a beginning has failed, which
     /// change none of its bytes: whether these are good the store says.
@@ -279,6 +290,7 @@ impl Member {
         }
         self.state = State::Active;
         self.is_still_base = false;
+        self.opened = version;
         self.commit_mark = self.commit_mark.max(begin);
         Ok(())
     }
@@ -638,6 +650,7 @@ impl Member {
             crc32: settle.crc32,
         };
         self.is_still_base = true;
+        self.opened = settle.version;
         self.commit_mark = self.applied;
         self.prepared = PreparedSeal::NONE;
     }

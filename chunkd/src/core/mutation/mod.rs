@@ -44,7 +44,6 @@ mod timers;
 mod turn;
 pub mod words;
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -307,13 +306,13 @@ impl Replica {
         let (held, mark) = (self.member.has().0, self.member.commit_mark());
         let (begin, _) = self.member.began_at();
         // Of a version that it began and doesn't know to be active it has what was committed before,
-        // which may be less than what the version begins with.
-        let is_new_enough = match version.cmp(&held) {
-            Ordering::Less => mark >= serial.min(begin),
-            Ordering::Equal => mark >= serial.max(begin),
-            Ordering::Greater => false,
+        // which may be less than what the version begins with: that is a state of the last one that was
+        // active here. Another may have been active elsewhere since, of which it knows nothing.
+        let has = match mark >= begin {
+            true => (held, mark),
+            false => (self.member.opened(), mark),
         };
-        match is_new_enough {
+        match has >= (version, serial) {
             true => Ok((held, mark)),
             false => refuse(Status::Behind, "the committed state is older"),
         }

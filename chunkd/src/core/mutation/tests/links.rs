@@ -332,6 +332,40 @@ fn what_was_begun_is_no_newer_than_what_it_has() {
     assert_eq!(read(&replica, newer, 0), Ok((newer, Serial(5))));
 }
 
+/// A client had an ack of serial 5, of which this member knew only that 4 is committed. The next version
+/// was begun on all, and active elsewhere: its opening never came here. When the one behind that was begun
+/// here too, who asked for the active one was served serial 4, and did not see its own write.
+#[test]
+fn what_was_active_elsewhere_is_not_served_from_what_is_older() {
+    let mut replica = middle(true);
+    replica.handle_batch(NOW, UP, batch(5, 4, Level::Memory, &[1]), payload(1));
+    replica.handle_applied(NOW, V, Serial(5));
+    let [active, next] = [1, 2].map(|more| ChunkVersion(V.0 + more));
+    let begins = |replica: &mut super::super::Replica, version: ChunkVersion| {
+        replica.handle_order(NOW, 8, promise(version.0));
+        replica.handle_done(NOW, Done::PromiseKept { length: 3, ids: 1 });
+        replica.handle_order(NOW, 9, begin_at(version, Serial(5), true));
+        replica.handle_done(NOW, Done::Begun { length: 3 });
+    };
+    let read = |replica: &super::super::Replica, version, serial| {
+        let read = replica.check_read(NOW, version, Serial(serial));
+        read.map_err(|(status, _)| status)
+    };
+    begins(&mut replica, active);
+    assert_eq!(read(&replica, active, 0), Err(Status::Behind));
+    begins(&mut replica, next);
+    assert_eq!(read(&replica, active, 0), Err(Status::Behind));
+    assert_eq!(read(&replica, active, 4), Err(Status::Behind));
+    // Of what was active here it knows enough.
+    assert_eq!(read(&replica, V, 4), Ok((next, Serial(4))));
+    assert_eq!(read(&replica, V, 5), Err(Status::Behind));
+    // What begins has all that was acknowledged before.
+    let mut open = chain_open(1, 3, true);
+    (open.version, open.begin_serial) = (next, Serial(5));
+    replica.handle_open(NOW, UP, open);
+    assert_eq!(read(&replica, active, 9), Ok((next, Serial(5))));
+}
+
 #[test]
 fn what_nobody_waits_for_is_flushed_all_the_same() {
     let mut replica = middle(true);
