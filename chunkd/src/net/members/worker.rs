@@ -19,7 +19,7 @@
 //! told to have failed; one that found no place is tried again before those behind it; behind one
 //! that was not applied nothing of its version is applied. Commit marks are told to the store at once:
 //! that takes a lock which is never held over I/O, and a read that was let in finds at least what the
-//! machine knows to be committed.
+//! machine knows to be committed, be it since the last turn.
 //!
 //! Left out on purpose: connections, queues, threads; who waits for an answer.
 
@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
-use sarsen_protocol::message::{BatchRow, MemberState, MutationKind};
+use sarsen_protocol::message::{BatchRow, ErrorBody, MemberState, MutationKind};
 use sarsen_protocol::status::Status;
 
 use super::super::chunkserver::Chunkserver;
@@ -196,10 +196,11 @@ impl Worker {
         member.state() != State::Absent && member.sealed().is_none()
     }
 
-    /// Lets a plain read of at least this state in.
+    /// Lets a plain read of at least this state in. The machine may know of more that is committed than the
+    /// store was told: of what came since the last turn.
     ///
     /// # Errors
-    /// Those of [`Replica::check_read`].
+    /// Those of [`Replica::check_read`]; `internal` if the store does not have what it is let in for.
     pub fn read(
         &self,
         now: Duration,
@@ -209,11 +210,15 @@ impl Worker {
         if self.replica.member().sealed().is_some() {
             return Ok(Readable::Sealed);
         }
-        self.replica.check_read(now, version, serial)?;
-        Ok(match &self.chunk {
-            Some(chunk) => Readable::Open(chunk.snapshot()),
-            None => Readable::Sealed,
-        })
+        let (_, mark) = self.replica.check_read(now, version, serial)?;
+        let Some(chunk) = &self.chunk else {
+            return Ok(Readable::Sealed);
+        };
+        chunk.commit_to(mark).map_err(|error| {
+            let failure = Failure::from(&error);
+            (failure.status, ErrorBody::new(failure.text))
+        })?;
+        Ok(Readable::Open(chunk.snapshot()))
     }
 
     // Turns.

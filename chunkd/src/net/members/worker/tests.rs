@@ -3,7 +3,7 @@ use std::sync::Mutex;
 use sarsen_protocol::crc::crc32;
 use sarsen_protocol::id::{Epoch, FileId, RequestId, ServerId, SessionId};
 use sarsen_protocol::key::SecretKey;
-use sarsen_protocol::message::{Begin, Hop, Level, Promise, WriteBatch, WriteOpen};
+use sarsen_protocol::message::{Begin, Hop, Level, Mark, Promise, WriteBatch, WriteOpen};
 use sarsen_protocol::size::piece_lens;
 use sarsen_protocol::ticket::{Claims, Rights, Ticket};
 
@@ -251,6 +251,35 @@ fn a_batch_that_stops_half_way_holds_up_no_promise() {
     assert_eq!(
         (promised.serial, promised.length),
         (Serial(begin.0 + 2), 106)
+    );
+}
+
+/// A read that came in one batch with a commit mark was let in by what the machine knew, and served what the
+/// store did, which heard of the mark in the turn behind: its reader did not see its own write.
+#[test]
+fn a_read_behind_a_commit_mark_finds_what_it_was_let_in_for() {
+    let mut scene = scene();
+    scene.promise();
+    scene.sync();
+    let _ = scene.turn();
+    scene.open();
+    let (version, begin) = scene.worker.replica().member().has();
+    scene.write_batch(&[100, 103]);
+    let _ = scene.turn();
+    let mark = Mark {
+        handle: scene.sample.handle,
+        version,
+        commit_mark: Serial(begin.0 + 2),
+        number: 0,
+    };
+    scene.worker.machine().handle_mark(NOW, UP, &mark);
+    let read = scene.worker.read(NOW, version, mark.commit_mark);
+    let Ok(Readable::Open(snapshot)) = read else {
+        panic!("{read:?}");
+    };
+    assert_eq!(
+        (snapshot.serial, snapshot.length()),
+        (mark.commit_mark, 106)
     );
 }
 
