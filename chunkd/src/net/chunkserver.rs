@@ -226,6 +226,13 @@ impl Chunkserver {
         self.place(id).map(|place| &place.health)
     }
 
+    /// Whether the disk of a directory answers nobody any more.
+    #[must_use]
+    pub fn hangs(&self, id: DirectoryId) -> bool {
+        let place = self.place(id);
+        place.is_some_and(|place| place.health.hangs(Instant::now()))
+    }
+
     fn place(&self, id: DirectoryId) -> Option<&Place> {
         let mut places = self.places.iter();
         places.find(|it| it.directory.identity().directory_id == id)
@@ -242,11 +249,10 @@ impl Chunkserver {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
         let id = directory.identity().directory_id;
-        let place = self.place(id);
-        if place.is_some_and(|place| place.health.hangs(Instant::now())) {
+        if self.hangs(id) {
             return Err(disk_hangs());
         }
-        let waits = place.map(|place| Arc::clone(&place.waits));
+        let waits = self.place(id).map(|place| Arc::clone(&place.waits));
         let working = async {
             let turn = match waits {
                 Some(waits) => waits.acquire_owned().await.ok(),

@@ -6,6 +6,9 @@
 //! of a place in the patch file may leave the machine when that place holds something else
 //! (`spec/journal.md` section 4). They are not looked at, the reader verifies.
 //!
+//! A disk that hangs is waited for until that is known: the reader is told and goes elsewhere, and the master
+//! is told as of any medium that fails under a read.
+//!
 //! Memory is bounded ([`super::room`]); clients are fair to each other as in reads of sealed chunks. Who takes
 //! nothing of its frame for [`STALL_MAX`] is left, and for `suspect_after` if others wait for room.
 
@@ -21,11 +24,11 @@ use sarsen_protocol::message::{
 use sarsen_protocol::size::{BLOCK_LEN, HEADER_LEN, pieces_in};
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::Ticket;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::super::STALL_MAX;
-use super::super::chunkserver::{Chunkserver, status_of, wall_clock};
+use super::super::chunkserver::{Chunkserver, disk_hangs, status_of, wall_clock};
 use super::super::link::{Link, LinkError};
 use super::super::plane::Thread;
 use super::super::turns::Member;
@@ -230,19 +233,12 @@ impl Sending<'_> {
     ) -> Result<Result<(), Refusal>, LinkError> {
         let chunkserver = &self.thread.chunkserver;
         let room = &chunkserver.members.room;
-        let directory = chunkserver.directory_of(self.handle);
-        let directory = directory.map(|it| it.identity().directory_id);
         let _turn = self
             .member
             .turn(len, &chunkserver.counters.turns_held)
             .await;
-        let at_disk = room.at_disk(directory.unwrap_or_default()).await;
-        let _frame = room.for_frame().await;
-        let made = tokio::task::spawn_blocking(make).await;
-        drop(at_disk);
-        let made = made.unwrap_or_else(|error| Err(refuse(Status::Internal, &error.to_string())));
-        let frame = match made {
-            Ok(frame) => frame,
+        let (frame, _room) = match made(chunkserver, self.handle, make).await {
+            Ok(made) => made,
             Err(refusal) => {
                 if refusal.0 == Status::MediumFailed {
                     chunkserver.counters.medium_errors.add(1);
@@ -263,6 +259,39 @@ impl Sending<'_> {
         }
         chunkserver.counters.bytes_out.add(u64::from(len));
         Ok(Ok(()))
+    }
+}
+
+/// A frame, made on a blocking thread for which its chunk's disk has a turn, and the room that it takes.
+///
+/// # Errors
+/// Those of `make`; `medium_failed` if the disk answers nobody any more, `chunk_unknown` if the chunk is gone.
+async fn made(
+    chunkserver: &Chunkserver,
+    handle: ChunkHandle,
+    make: impl FnOnce() -> Result<Vec<u8>, Refusal> + Send + 'static,
+) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Refusal> {
+    let directory = chunkserver.directory_of(handle);
+    let directory = directory.ok_or_else(|| refuse(Status::ChunkUnknown, "the chunk is gone"))?;
+    let id = directory.identity().directory_id;
+    if chunkserver.hangs(id) {
+        return Err(disk_hangs());
+    }
+    let room = &chunkserver.members.room;
+    let making = async {
+        let turn = room.at_disk(id).await;
+        let frame = room.for_frame().await;
+        // Both are held until the disk has answered, also when nobody waits for that any more.
+        let work = move || {
+            let _turn = turn;
+            make().map(|made| (made, frame))
+        };
+        chunkserver.at_disk(directory, work).await?
+    };
+    tokio::select! {
+        biased;
+        made = making => made,
+        () = chunkserver.hung(Some(id)) => Err(disk_hangs()),
     }
 }
 
@@ -377,4 +406,64 @@ fn head_of(kind: Kind, request_id: u64, body: &[u8], payload_len: u32) -> Vec<u8
     frame.extend_from_slice(&header.encode());
     frame.extend_from_slice(body);
     frame
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    use sarsen_protocol::key::SecretKey;
+    use sarsen_protocol::message::Level;
+
+    use super::*;
+    use crate::core::tickets::TicketKeys;
+    use crate::net::health::HANG_MAX;
+    use crate::store::Directory;
+    use crate::store::tests::scenario::{ADOPTION, START, Sample};
+
+    /// A read of an open chunk waited for its disk without an end. Each kept its connection, until the data
+    /// plane took no other.
+    #[test]
+    fn a_disk_that_hangs_is_not_waited_for_without_an_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let directory = Directory::open(&folder.path().join("d"), &START).expect("opens");
+        directory.adopt(ADOPTION).expect("adopts");
+        let sample = Sample::new(1, 100);
+        sample.store(&directory, Level::Disk).expect("sealed");
+        let id = directory.identity().directory_id;
+        let (server, _notices) =
+            Chunkserver::new(SecretKey::new([0; 32]), vec![Arc::new(directory)]);
+        server.register(TicketKeys::new(&[]), &[id], Duration::from_secs(3));
+        let Some(long_ago) = Instant::now().checked_sub(HANG_MAX) else {
+            return; // The machine has only just started.
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let (answers, hangs) = mpsc::channel::<()>();
+            let read = move || {
+                let _ = hangs.recv();
+                Ok(Vec::new())
+            };
+            let becomes_known = async {
+                tokio::task::yield_now().await;
+                server.health(id).expect("known").written(long_ago);
+            };
+            let reading = made(&server, sample.handle, read);
+            let reading = timeout(Duration::from_secs(60), reading);
+            let (read, ()) = tokio::join!(reading, becomes_known);
+            let refusal = read.expect("it ends").err();
+            assert_eq!(refusal, Some(disk_hangs()));
+            // From then on it is not begun.
+            let never = || panic!("it is begun");
+            assert_eq!(
+                made(&server, sample.handle, never).await.err(),
+                Some(disk_hangs())
+            );
+            drop(answers);
+        });
+    }
 }

@@ -1,6 +1,7 @@
 //! The memory that reads of open chunks take: [`FRAMES_MAX`] frames, of a mebibyte at most.
 //!
-//! A frame has room from before its bytes are read until they are sent. Neither a disk that hangs nor a
+//! A frame has room from before its bytes are read until they are sent, or, if nobody waits for a disk any
+//! more, until that has answered. Neither a disk that hangs nor a
 //! reader that takes nothing keeps the others out: of one directory at most [`DISK_FRAMES_MAX`] wait for
 //! its disk, and who is slow has to go when others wait ([`Room::wanted`]).
 
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use sarsen_protocol::id::DirectoryId;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::inbox::lock;
 
@@ -22,7 +23,7 @@ const DISK_FRAMES_MAX: usize = 16;
 /// Room for the frames of a chunkserver.
 #[derive(Debug)]
 pub(super) struct Room {
-    frames: Semaphore,
+    frames: Arc<Semaphore>,
     disks: Mutex<HashMap<DirectoryId, Arc<Semaphore>>>,
     /// How many wait for room, and that one came.
     waiting: AtomicUsize,
@@ -32,7 +33,7 @@ pub(super) struct Room {
 impl Default for Room {
     fn default() -> Self {
         Self {
-            frames: Semaphore::new(FRAMES_MAX),
+            frames: Arc::new(Semaphore::new(FRAMES_MAX)),
             disks: Mutex::default(),
             waiting: AtomicUsize::new(0),
             came: Notify::new(),
@@ -52,12 +53,13 @@ impl Room {
     }
 
     /// Room for a frame. None is never given, as of [`Self::at_disk`].
-    pub(super) async fn for_frame(&self) -> Option<SemaphorePermit<'_>> {
-        if let Ok(room) = self.frames.try_acquire() {
+    pub(super) async fn for_frame(&self) -> Option<OwnedSemaphorePermit> {
+        let frames = Arc::clone(&self.frames);
+        if let Ok(room) = Arc::clone(&frames).try_acquire_owned() {
             return Some(room);
         }
         let _waiting = Waiting::new(self);
-        self.frames.acquire().await.ok()
+        frames.acquire_owned().await.ok()
     }
 
     /// Returns when somebody waits for room.
