@@ -2,7 +2,8 @@
 //!
 //! The bytes are not looked at here: the reader verifies. Pages that are not in memory are brought
 //! in on a blocking thread first, so that a cold read holds up no other stream, and a bad sector is
-//! met before the frame's head is out. If the medium fails all the same in the middle of a frame,
+//! met before the frame's head is out. Of a disk that is known to hang nothing is sent, be it in
+//! memory. If the medium fails all the same in the middle of a frame,
 //! the rest of its payload is sent as zeros, which don't match their CRCs, and what was still to
 //! come is answered with `medium_failed`: the connection goes on, and the chunk is read back.
 //!
@@ -576,10 +577,13 @@ impl Sending<'_> {
 
     /// Waits for the medium, where it has to be waited for, on a thread that serves nobody.
     async fn bring_in(&self, part: Part) -> Result<(), Refusal> {
-        if self.chunk.is_cached(part.offset, part.len) {
+        let (thread, directory, offset) = (self.thread, self.directory, part.offset);
+        // What is in memory may be gone again before all of it is sent, and this thread waits then: nothing
+        // is begun on a disk that hangs.
+        let hangs = thread.chunkserver.hangs(directory.identity().directory_id);
+        if !hangs && self.chunk.is_cached(offset, part.len) {
             return Ok(());
         }
-        let (thread, directory, offset) = (self.thread, self.directory, part.offset);
         let chunk = Arc::clone(self.chunk);
         let bringing = move || chunk.bring_in(offset, part.len);
         let brought = thread.chunkserver.at_disk(directory, bringing).await?;

@@ -12,6 +12,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
 use sarsen_protocol::id_row::ID_ROW_LEN;
 use sarsen_protocol::message::ChunkState;
+use sarsen_protocol::size::BLOCK_LEN;
 
 use super::chunk_file::ChunkFile;
 use super::cut::KeptCrcs;
@@ -65,8 +66,8 @@ impl ReadableChunk {
         self.mapping.as_ref()
     }
 
-    /// Whether a range can probably be read without waiting for the medium: its first and last
-    /// byte can. Never blocks; where the file system can't tell, the answer is yes.
+    /// Whether a range can probably be read without waiting for the medium: its last byte can, and one of
+    /// every block's length before it. Never blocks; where the file system can't tell, the answer is yes.
     #[must_use]
     pub fn is_cached(&self, offset: u32, len: u32) -> bool {
         let Some(file) = self.file() else { return true };
@@ -81,7 +82,10 @@ impl ReadableChunk {
             );
             !matches!(read, Err(Errno::AGAIN))
         };
-        len == 0 || (is_here(offset) && is_here(offset.saturating_add(len - 1)))
+        let end = offset.saturating_add(len);
+        let mut looked_at = (offset..end).step_by(BLOCK_LEN as usize);
+        // The last first: it is the least likely to have come along with what somebody else has read.
+        len == 0 || (is_here(end - 1) && looked_at.all(is_here))
     }
 
     /// Has the medium give a range to the page cache, blocking.

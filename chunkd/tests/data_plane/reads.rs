@@ -1,10 +1,12 @@
 //! Read streams (`spec/wire.md` section 12.2).
 
 use std::os::unix::fs::FileExt as _;
+use std::time::Instant;
 
 use rustix::fs::Advice;
 use sarsen_chunkd::io::Mode;
 use sarsen_chunkd::net::Notice;
+use sarsen_chunkd::net::health::HANG_MAX;
 use sarsen_chunkd::store::{ReadFrom, data_position};
 use sarsen_protocol::crc::{combine, crc32};
 use sarsen_protocol::deframe::frame;
@@ -246,6 +248,27 @@ fn a_cut_of_a_block_that_rots_does_not_verify() {
         // Once computed, far from the rot, the rest of the block is as good as it was.
         let good = read_cut(&mut peer, 65_536, 4096);
         assert_eq!(good.as_deref(), Some(&content[65_536..65_536 + 4096]));
+    }
+}
+
+/// What was in memory was sent from a disk that was known to hang: what had left it by then had the data
+/// plane's thread wait for that disk, and all its connections with it.
+#[test]
+fn nothing_is_sent_from_a_disk_that_hangs() {
+    for mode in modes() {
+        let content = bytes(3 * 65_536);
+        let (cluster, mut peer) = with_chunk(mode, &content);
+        peer.send(&frame(&read_of(0, 65_536), 7));
+        assert!(peer.recv().expect("an answer").header.status.is_ok());
+        let server = &cluster.servers[0];
+        let id = server.directory.identity().directory_id;
+        let Some(long_ago) = Instant::now().checked_sub(HANG_MAX) else {
+            return; // The machine has only just started.
+        };
+        server.chunkserver.health(id).unwrap().written(long_ago);
+        peer.send(&frame(&read_of(0, 65_536), 8));
+        let refused = take_refusal(&mut peer);
+        assert_eq!(refused, Some((Status::MediumFailed, 8)), "{mode:?}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use rustix::fs::Advice;
 use sarsen_protocol::message::Level;
 
 use super::super::layout::{CRC_PAGE_POSITION, DATA_POSITION};
@@ -57,6 +58,33 @@ fn reading_back_reaches_the_medium_beside_readers() {
     assert_eq!(between, before, "a reader has it in memory");
     assert!(after - between >= u64::from(sample.length()));
     drop(reader);
+}
+
+/// Only the first and the last byte of a range were looked at: of a mebibyte that had left the page cache but
+/// for these two a data-plane thread waited for the disk.
+#[test]
+fn a_range_with_a_hole_in_the_page_cache_is_not_taken_for_cached() {
+    let folder = tempfile::tempdir_in(on_disk()).unwrap();
+    let directory = Directory::open(folder.path(), &START).unwrap();
+    directory.adopt(ADOPTION).unwrap();
+    if rustix::fs::statfs(folder.path()).unwrap().f_type == 0x0102_1994 {
+        return; // Built on a tmpfs, whose medium is the cache.
+    }
+    let sample = Sample::new(1, 300_000);
+    sample.store(&directory, Level::Disk).unwrap();
+    let chunk = directory.open_for_read(sample.handle).unwrap();
+    let file = chunk.file().unwrap();
+    rustix::fs::fadvise(file, 0, None, Advice::DontNeed).unwrap();
+    // Nothing comes along with what is read.
+    rustix::fs::fadvise(file, 0, None, Advice::Random).unwrap();
+    for offset in [0, 299_999] {
+        chunk.read_at(&mut [0], offset).unwrap();
+    }
+    // Once: what is looked for the kernel may begin to read.
+    assert!(!chunk.is_cached(0, 300_000));
+    let mut all = vec![0; 300_000];
+    chunk.read_at(&mut all, 0).unwrap();
+    assert!(chunk.is_cached(0, 300_000));
 }
 
 /// Only data and CRC page were looked at. A seal whose header alone never reached the disk (the
