@@ -9,7 +9,7 @@ use sarsen_edge::connection::Connection;
 use sarsen_protocol::message::{
     AnyMessage, ErrorBody, ExtendLeases, LeaseGranted, ReportChain, Settled,
 };
-use sarsen_protocol::status::{Retry, Status};
+use sarsen_protocol::status::Retry;
 
 use super::master_link::{self, Inputs, tell};
 use crate::core::action;
@@ -35,7 +35,7 @@ pub(super) fn order(
     let to = inputs.clone();
     let answer = move |answer: Result<Answer, Refusal>| tell(&to, answered(answer.map(message_of)));
     if let Err(error) = chunkserver.members.order(chunkserver, order, answer) {
-        let refusal = (Status::ChunkUnknown, ErrorBody::new(error.to_string()));
+        let refusal = (error.status(), ErrorBody::new(error.to_string()));
         tell(inputs, answered(Err(refusal)));
     }
 }

@@ -23,6 +23,7 @@ use crate::core::event::Refusal;
 use crate::core::tickets;
 use crate::net::Chunkserver;
 use crate::net::chunkserver::wall_clock;
+use crate::net::members::Untold;
 use crate::store::open_chunk::Lookup;
 use crate::store::{Directory, SealedIds};
 
@@ -190,7 +191,10 @@ fn newest(
         connection.reply(request_id, Kind::Newest, answer.map(leases::message_of));
     };
     let told = chunkserver.members.newest(chunkserver, asked, answer);
-    told.map_err(|_| unknown(handle))
+    told.map_err(|error| match error {
+        Untold::Unknown(_) => unknown(handle),
+        error => (error.status(), ErrorBody::new(error.to_string())),
+    })
 }
 
 /// Who is asked, and when.

@@ -142,12 +142,15 @@ impl Members {
 
     /// Hands an order of the master to its chunk, whose epoch and connection were compared. `answer` is
     /// called once, on a thread that must not wait.
+    ///
+    /// # Errors
+    /// [`Untold`]; then it is not called.
     pub fn order(
         &self,
         chunkserver: &Chunkserver,
         order: Order,
         answer: impl FnOnce(Result<Answer, Refusal>) + Send + 'static,
-    ) -> Result<(), UnknownChunk> {
+    ) -> Result<(), Untold> {
         let (handle, directory) = whose(&order);
         let input = Input::Order(order, Box::new(answer));
         self.tell(chunkserver, handle, directory, input).map(drop)
@@ -156,13 +159,13 @@ impl Members {
     /// Which state of a chunk is the newest. The ticket was compared.
     ///
     /// # Errors
-    /// [`UnknownChunk`], if nothing of the chunk is here.
+    /// [`Untold`].
     pub fn newest(
         &self,
         chunkserver: &Chunkserver,
         newest: Newest,
         answer: impl FnOnce(Result<Answer, Refusal>) + Send + 'static,
-    ) -> Result<(), UnknownChunk> {
+    ) -> Result<(), Untold> {
         let handle = newest.handle;
         let input = Input::Newest(newest, Box::new(answer));
         self.tell(chunkserver, handle, None, input).map(drop)
@@ -245,7 +248,7 @@ impl Members {
         handle: ChunkHandle,
         version: ChunkVersion,
         serial: Serial,
-    ) -> Result<Result<Readable, Refusal>, UnknownChunk> {
+    ) -> Result<Result<Readable, Refusal>, Untold> {
         let (answer, answered) = oneshot::channel();
         let asked = ReadAsked {
             version,
@@ -254,7 +257,7 @@ impl Members {
         };
         self.tell(chunkserver, handle, None, Input::Read(Box::new(asked)))?;
         // An actor that ends drops what it has not answered.
-        answered.await.map_err(|_| UnknownChunk)
+        answered.await.map_err(|_| UnknownChunk.into())
     }
 
     pub(super) fn next_stream(&self) -> StreamId {
@@ -268,7 +271,7 @@ impl Members {
         handle: ChunkHandle,
         directory: Option<DirectoryId>,
         mut input: Input,
-    ) -> Result<Arc<Inbox>, UnknownChunk> {
+    ) -> Result<Arc<Inbox>, Untold> {
         loop {
             let place = self.place(chunkserver, handle, directory)?;
             match place.inbox.push(input) {
@@ -302,7 +305,7 @@ impl Members {
         chunkserver: &Chunkserver,
         handle: ChunkHandle,
         directory: Option<DirectoryId>,
-    ) -> Result<Arc<Place>, UnknownChunk> {
+    ) -> Result<Arc<Place>, Untold> {
         let mut places = lock(&self.places);
         if let Some(place) = places.get(&handle) {
             return Ok(Arc::clone(place));
@@ -320,7 +323,8 @@ impl Members {
         place.journal.listen(&place.inbox);
         let actor = Actor::new(handle, Arc::clone(&place), worker, self.began);
         let actor = Hosted::Actor(Box::new(actor));
-        self.give_to_host(handle, actor).map_err(|_| UnknownChunk)?;
+        self.give_to_host(handle, actor)
+            .map_err(|_| Untold::NoThread)?;
         places.insert(handle, Arc::clone(&place));
         Ok(place)
     }
@@ -355,6 +359,29 @@ impl Members {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no such chunk is here")]
 pub struct UnknownChunk;
+
+/// Why a chunk is told nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Untold {
+    /// It is not here.
+    #[error(transparent)]
+    Unknown(#[from] UnknownChunk),
+    /// Every thread of the data plane begins anew, or it comes to its end.
+    #[error("no thread is there to work at the chunk; ask again")]
+    NoThread,
+}
+
+impl Untold {
+    /// What the peer is told. Only the first says something of the replica.
+    #[must_use]
+    pub const fn status(self) -> Status {
+        match self {
+            Self::Unknown(_) => Status::ChunkUnknown,
+            Self::NoThread => Status::Overloaded,
+        }
+    }
+}
 
 /// The served directory that has a chunk, or is to have it when it is made.
 ///
@@ -436,6 +463,22 @@ mod tests {
         drop(hosted);
         let answer = told.try_recv().expect("an answer");
         assert!(matches!(answer, Err((Status::Internal, _))), "{answer:?}");
+    }
+
+    /// An order that came while every thread began anew was answered as if nothing of the chunk were here: the
+    /// master believed that, and left the member out.
+    #[test]
+    fn that_nobody_can_work_at_it_says_nothing_of_a_chunk() {
+        let (_folder, server, mut sample) = served();
+        let order = |sample: &Sample| server.members.order(&server, promise(sample), drop);
+        let untold = order(&sample).expect_err("there is no thread");
+        assert_eq!(
+            (untold, untold.status()),
+            (Untold::NoThread, Status::Overloaded)
+        );
+        sample.handle.0 += 1;
+        let untold = order(&sample).expect_err("it is not here");
+        assert_eq!(untold.status(), Status::ChunkUnknown);
     }
 
     /// A thread that had panicked was counted as the one that is left for all else.

@@ -195,7 +195,7 @@ async fn open(thread: &Thread, asked: &Asked<'_>) -> Result<Option<Snapshot>, Re
         (version, serial) = asked.at_least(&confirm(thread, newest).await?)?;
     }
     let let_in = members.read(chunkserver, handle, version, serial).await;
-    let let_in = let_in.map_err(|error| refuse(Status::ChunkUnknown, &error.to_string()))?;
+    let let_in = let_in.map_err(|error| refuse(error.status(), &error.to_string()))?;
     match let_in? {
         Readable::Open(snapshot) => Ok(Some(snapshot)),
         Readable::Sealed => Ok(None),
@@ -210,10 +210,10 @@ async fn confirm(thread: &Thread, newest: Newest) -> Result<Answer, Refusal> {
         // Who asked may have gone.
         let _ = answer.send(confirmed);
     };
-    let gone = || refuse(Status::ChunkUnknown, "no such chunk is here");
     let asked = chunkserver.members.newest(chunkserver, newest, told);
-    asked.map_err(|_| gone())?;
-    answered.await.map_err(|_| gone())?
+    asked.map_err(|error| refuse(error.status(), &error.to_string()))?;
+    let gone = |_| refuse(Status::ChunkUnknown, "no such chunk is here");
+    answered.await.map_err(gone)?
 }
 
 /// One read on its way out.

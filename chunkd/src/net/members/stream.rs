@@ -119,9 +119,9 @@ async fn serve_here(
     let begun = Input::Open(stream, Box::new(open), Arc::clone(&port));
     let inbox = match chunkserver.members.tell(chunkserver, handle, None, begun) {
         Ok(inbox) => inbox,
-        Err(_) => {
-            let text = format!("no chunk {handle} is here");
-            return refuse(thread, link, request_id, (Status::ChunkUnknown, text)).await;
+        Err(error) => {
+            let text = format!("chunk {handle}: {error}");
+            return refuse(thread, link, request_id, (error.status(), text)).await;
         }
     };
     let socket = Arc::clone(link.socket());
