@@ -284,6 +284,7 @@ impl Process {
                 for (head, payload) in std::mem::take(&mut next.waiting) {
                     world.send_with(self.node, conn, head, payload);
                 }
+                self.next_says(world, conn, FromNext::Reached);
             }
             _ => self.onward_gone(world, conn, "it can't be reached"),
         }

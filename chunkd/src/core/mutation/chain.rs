@@ -71,6 +71,7 @@ pub(super) struct Chain {
     pub(super) assembly: Option<Assembly>,
 
     pub(super) next: Next,
+    /// When the next hop was dialled, reached, or said something.
     pub(super) next_heard: Duration,
     pub(super) next_acked: Reached,
     /// The last serial that was sent on.

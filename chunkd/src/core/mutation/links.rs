@@ -152,6 +152,15 @@ impl Replica {
         }
     }
 
+    /// The next hop said hello: it has its time to answer from now on, and is not heard of the chain yet.
+    pub fn handle_next_reached(&mut self, now: Duration, version: ChunkVersion) {
+        if self.has_next(version)
+            && let Some(chain) = &mut self.chain
+        {
+            chain.next_heard = now;
+        }
+    }
+
     /// All behind the next hop are open too.
     pub fn handle_next_opened(&mut self, now: Duration, version: ChunkVersion) {
         if !self.hear_next(now, version) {

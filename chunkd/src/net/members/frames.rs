@@ -92,6 +92,8 @@ impl Came {
 /// What a next hop says.
 #[derive(Debug)]
 pub enum FromNext {
+    /// It said hello.
+    Reached,
     /// It and all behind it are open.
     Opened,
     /// It and all behind it have something.
@@ -134,6 +136,7 @@ impl FromNext {
     /// Tells the machine, of the next hop of this version.
     pub fn tell(self, replica: &mut Replica, now: Duration, version: ChunkVersion) {
         match self {
+            Self::Reached => replica.handle_next_reached(now, version),
             Self::Opened => replica.handle_next_opened(now, version),
             Self::Ack(ack) => replica.handle_next_ack(now, version, &ack),
             Self::Marked(marked) => replica.handle_next_marked(now, version, &marked),

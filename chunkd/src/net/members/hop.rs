@@ -41,6 +41,10 @@ pub(super) async fn run(thread: Rc<Thread>, way: Way) {
     let end = match connected.and_then(|it| it.take_over().map_err(|error| error.to_string())) {
         Ok(mut link) => {
             let socket = Arc::clone(link.socket());
+            let reached = Input::Next(way.version, FromNext::Reached);
+            if way.inbox.push(reached).is_err() {
+                return;
+            }
             way.outbox.connect(&socket);
             tokio::select! {
                 end = listen(&mut link, &way) => end,

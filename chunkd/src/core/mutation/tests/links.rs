@@ -213,6 +213,33 @@ fn silence_of_a_neighbour_fails_its_hop() {
     assert_eq!(all[1], Action::CloseNext(V));
 }
 
+/// A next hop that took its time to be reached had what was left of `suspect_after` to answer, and was blamed
+/// though it was quick then.
+#[test]
+fn a_next_hop_has_its_time_from_when_it_was_reached() {
+    let mut replica = begun(1, true);
+    replica.handle_open(NOW, UP, chain_open(1, 3, true));
+    let _ = actions(&mut replica);
+    let suspect_after = config().suspect_after;
+    let reached = NOW + suspect_after - Duration::from_millis(1);
+    replica.handle_mark(reached, UP, &mark(4, 0));
+    replica.handle_next_reached(reached, V);
+    let told_all = |actions: Vec<Action>| {
+        let keep_alive = sent_up(Reply::Ack(ack(4, 4, Level::Memory, 2)));
+        let down = Action::SendNext(Frame::Mark(mark(4, 0)));
+        actions.iter().all(|it| *it == keep_alive || *it == down)
+    };
+    replica.handle_timeout(NOW + suspect_after);
+    assert!(told_all(turn_at(&mut replica, NOW + suspect_after)));
+    // A hello says nothing of the chain.
+    let late = reached + suspect_after;
+    replica.handle_mark(late, UP, &mark(4, 0));
+    replica.handle_timeout(late);
+    let all = turn_at(&mut replica, late);
+    let told = report(&replica, ChainTrouble::HopFailed, 3, Status::ChainBroken);
+    assert_eq!(all[0], told);
+}
+
 #[test]
 fn everybody_is_told_something_in_every_third_of_suspect_after() {
     let mut replica = middle(true);
