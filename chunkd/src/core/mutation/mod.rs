@@ -228,9 +228,11 @@ impl Replica {
     }
 
     /// Mutations have found no place for `suspect_after`, though checkpoints were taken: a seal sets all
-    /// places free (`spec/journal.md` section 4).
+    /// places free (`spec/journal.md` section 4). Whose readers hold them is a member's own lot, so any asks
+    /// for it. A primary that takes no more is being changed already.
     pub fn handle_no_place(&mut self) {
-        if self.primary.as_ref().is_some_and(Primary::is_open) {
+        let is_over = self.primary.as_ref().is_some_and(|it| !it.is_open());
+        if self.chain.is_some() && !is_over {
             let me = self.member.me().server;
             self.report(ChainTrouble::WantsSeal, me, Status::Overloaded);
         }

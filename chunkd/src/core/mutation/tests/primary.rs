@@ -599,15 +599,21 @@ fn a_record_that_waited_for_its_place_has_all_its_time_to_come() {
     assert_eq!(failures(&turn_at(&mut replica, soon)), []);
 }
 
-/// A primary whose mutations found no place tried them for ever; nobody asked for the seal that sets
-/// places free.
+/// A member whose mutations found no place tried them for ever; nobody asked for the seal that sets places
+/// free. Then a primary did, while a secondary whose readers were slow held up the chain for as long as a
+/// disk may take, and blamed its own.
 #[test]
-fn a_primary_without_places_asks_for_a_seal() {
+fn a_member_without_places_asks_for_a_seal() {
     let mut replica = primary(3, true);
     replica.handle_no_place();
     let wants = report(&replica, ChainTrouble::WantsSeal, 1, Status::Overloaded);
     assert_eq!(actions(&mut replica), [wants]);
     let mut secondary = middle(true);
     secondary.handle_no_place();
-    assert_eq!(actions(&mut secondary), []);
+    let wants = report(&secondary, ChainTrouble::WantsSeal, 2, Status::Overloaded);
+    assert_eq!(actions(&mut secondary), [wants]);
+    secondary.handle_stream_gone(NOW, UP);
+    let _ = actions(&mut secondary);
+    secondary.handle_no_place();
+    assert_eq!(actions(&mut secondary), [], "the version is over here");
 }
