@@ -3,9 +3,10 @@
 //! A chunkserver asks nobody: it has the keys from its registration, and the request tells the
 //! rest. `now` is the wall clock, in milliseconds since 1970.
 
+use sarsen_protocol::handshake::Identity;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, ServerId};
 use sarsen_protocol::key::SecretKey;
-use sarsen_protocol::message::{TicketKey, WriteOpen};
+use sarsen_protocol::message::{Role, TicketKey, WriteOpen};
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::{Rights, Ticket, TicketError, chain_crc};
 
@@ -111,6 +112,17 @@ impl TicketKeys {
     }
 }
 
+/// Whether a stream of mutations comes from where its chain says (`spec/replication.md` section 3.6): from
+/// the server at the position before, or from anybody to the primary. `dialer` is what the hello told.
+#[must_use]
+pub fn is_from_before(open: &WriteOpen, dialer: &Identity) -> bool {
+    let before = usize::from(open.position).checked_sub(1);
+    before.is_none_or(|before| {
+        let hop = open.chain.get(before).map(|hop| hop.server);
+        dialer.role == Role::Chunkserver && hop == Some(dialer.start.server_id)
+    })
+}
+
 /// What the bearer is told.
 #[must_use]
 pub fn status_of(error: TicketError) -> Status {
@@ -123,8 +135,8 @@ pub fn status_of(error: TicketError) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sarsen_protocol::id::{FileId, Serial, SessionId};
-    use sarsen_protocol::message::{Hop, Level};
+    use sarsen_protocol::id::{ClusterId, FileId, Serial, SessionId};
+    use sarsen_protocol::message::{Hop, Level, Start};
     use sarsen_protocol::ticket::Claims;
 
     const KEY: TicketKey = TicketKey {
@@ -200,6 +212,35 @@ mod tests {
             keys.check_write(&unknown, ServerId(2), 0),
             Err(TicketError::UnknownKey { key_id: 5 })
         );
+    }
+
+    /// Whoever had the ticket of a chain could open its streams between members, and order mutations.
+    #[test]
+    fn a_stream_between_members_comes_from_the_one_before() {
+        let dialer = |role, server| Identity {
+            role,
+            cluster_id: ClusterId::NONE,
+            start: Start {
+                server_id: ServerId(server),
+                ..Start::default()
+            },
+        };
+        let to_second = open(Rights::WRITE, 4);
+        let to_primary = WriteOpen {
+            position: 0,
+            ..to_second.clone()
+        };
+        for (role, server, is_before) in [
+            (Role::Chunkserver, 1, true),
+            (Role::Chunkserver, 2, false),
+            (Role::Chunkserver, 0, false),
+            (Role::Client, 1, false),
+            (Role::Client, 0, false),
+        ] {
+            let dialer = dialer(role, server);
+            assert_eq!(is_from_before(&to_second, &dialer), is_before, "{dialer:?}");
+            assert!(is_from_before(&to_primary, &dialer));
+        }
     }
 
     #[test]

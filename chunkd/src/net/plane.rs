@@ -331,7 +331,7 @@ async fn connection(thread: &Thread, stream: TcpStream, stranger: Stranger) {
         return link.goodbye(Status::Overloaded, text).await;
     };
     let member = thread.turns.enter(client_of(&identity));
-    match streams(thread, &mut link, &member).await {
+    match streams(thread, &mut link, &identity, &member).await {
         Ok(()) => {}
         Err(StreamEnd::HandOver(request_id, open)) => {
             members::stream::hand_over(thread, link, request_id, *open).await;
@@ -397,7 +397,12 @@ fn client_of(identity: &Identity) -> Client {
 }
 
 /// Serves one stream after the other until the peer closes or the data plane stops.
-async fn streams(thread: &Thread, link: &mut Link, member: &Arc<Member>) -> Result<(), StreamEnd> {
+async fn streams(
+    thread: &Thread,
+    link: &mut Link,
+    dialer: &Identity,
+    member: &Arc<Member>,
+) -> Result<(), StreamEnd> {
     loop {
         let head = tokio::select! {
             biased;
@@ -406,7 +411,7 @@ async fn streams(thread: &Thread, link: &mut Link, member: &Arc<Member>) -> Resu
             head = link.next_opening(IDLE_MAX) => head?,
         };
         match head {
-            Some(head) => stream(thread, link, member, &head).await?,
+            Some(head) => stream(thread, link, dialer, member, &head).await?,
             None => return Ok(()),
         }
     }
@@ -415,11 +420,12 @@ async fn streams(thread: &Thread, link: &mut Link, member: &Arc<Member>) -> Resu
 async fn stream(
     thread: &Thread,
     link: &mut Link,
+    dialer: &Identity,
     member: &Arc<Member>,
     head: &Head,
 ) -> Result<(), StreamEnd> {
     match head.header.kind {
-        Kind::WriteOpen => write_stream::serve(thread, link, head).await,
+        Kind::WriteOpen => write_stream::serve(thread, link, dialer, head).await,
         Kind::Read => Ok(read::serve(thread, link, member, head).await?),
         Kind::ReadCut => Ok(read::serve_cuts(thread, link, member, head).await?),
         Kind::ChunkIds => Ok(ids::serve(thread, link, member, head).await?),

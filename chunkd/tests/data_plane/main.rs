@@ -6,6 +6,7 @@
 mod cluster;
 mod crowds;
 mod hangs;
+mod hops;
 mod hostile;
 mod mutations;
 mod peer;

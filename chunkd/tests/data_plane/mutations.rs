@@ -43,7 +43,7 @@ pub(crate) fn hour() -> u64 {
     wall_clock() + 3_600_000
 }
 
-fn write_ticket(version: ChunkVersion, chain: &[Hop]) -> Ticket {
+pub(crate) fn write_ticket(version: ChunkVersion, chain: &[Hop]) -> Ticket {
     ticket_of(Rights::WRITE, (HANDLE, version), chain, hour())
 }
 

@@ -36,12 +36,19 @@ pub(crate) struct Peer {
 impl Peer {
     /// Connects and says hello.
     pub(crate) fn dial(address: SocketAddr) -> Self {
+        Self::dial_as(
+            address,
+            Identity {
+                role: Role::Client,
+                cluster_id: ClusterId::NONE,
+                start: Start::default(),
+            },
+        )
+    }
+
+    /// Connects and says hello as whoever this is.
+    pub(crate) fn dial_as(address: SocketAddr, identity: Identity) -> Self {
         let mut peer = Self::dial_silently(address);
-        let identity = Identity {
-            role: Role::Client,
-            cluster_id: ClusterId::NONE,
-            start: Start::default(),
-        };
         let (mut dialer, hello) = Dialer::new(identity, Plane::Data, key(), [3; 32]);
         peer.send(&hello);
         let reply = peer.recv().expect("an answer");
@@ -62,16 +69,7 @@ impl Peer {
     pub(crate) fn accept(listener: &TcpListener, id: ServerId) -> Self {
         let (stream, _) = listener.accept().expect("a connection");
         let mut peer = Self::over(stream);
-        let start = Start {
-            server_id: id,
-            ..Start::default()
-        };
-        let identity = Identity {
-            role: Role::Chunkserver,
-            cluster_id: CLUSTER,
-            start,
-        };
-        let mut listener = Listener::new(identity, Plane::Data, key(), [4; 32]);
+        let mut listener = Listener::new(chunkserver(id), Plane::Data, key(), [4; 32]);
         let hello = peer.recv().expect("a hello");
         let reply = listener.handle_hello(&hello).expect("a good hello");
         peer.send(&reply);
@@ -312,6 +310,18 @@ impl Peer {
                 return (bytes, bad);
             }
         }
+    }
+}
+
+/// What the server `id` says of itself.
+pub(crate) fn chunkserver(id: ServerId) -> Identity {
+    Identity {
+        role: Role::Chunkserver,
+        cluster_id: CLUSTER,
+        start: Start {
+            server_id: id,
+            ..Start::default()
+        },
     }
 }
 

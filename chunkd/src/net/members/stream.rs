@@ -1,8 +1,8 @@
 //! A mutation stream that comes in: from a client to the primary, or from the hop before
 //! (`spec/wire.md` section 12.3).
 //!
-//! It moves frames and decides nothing but whether the ticket opens the door. What a client may send
-//! and what a member may is told apart by the position in the `WriteOpen`.
+//! It moves frames and decides nothing but whether the ticket opens the door, and to whom. What a client
+//! may send and what a member may is told apart by the position in the `WriteOpen`.
 //!
 //! When the actor ends the stream, what it has said before is sent, and the connection closes with
 //! care. When the peer ends it, the actor is told.
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sarsen_protocol::deframe::error_frame;
+use sarsen_protocol::handshake::Identity;
 use sarsen_protocol::message::{ErrorBody, Kind, WriteOpen};
 use sarsen_protocol::size::HEADER_LEN;
 use sarsen_protocol::status::Status;
@@ -44,13 +45,15 @@ pub(in super::super) struct Handed {
     over: oneshot::Sender<Infallible>,
 }
 
-/// Lets a mutation stream in, which `open` begins, if its ticket opens the door.
+/// Lets a mutation stream in, which `open` begins, if its ticket opens the door and it comes from where its
+/// chain says.
 ///
 /// # Errors
 /// What is to become of the connection: it is to be [handed over](hand_over), or it ends.
 pub(in super::super) async fn let_in(
     thread: &Thread,
     link: &Link,
+    dialer: &Identity,
     request_id: u64,
     open: WriteOpen,
 ) -> Result<(), StreamEnd> {
@@ -59,6 +62,10 @@ pub(in super::super) async fn let_in(
     if let Err(error) = keys.check_write(&open, chunkserver.me(), wall_clock()) {
         let refusal = (tickets::status_of(error), error.to_string());
         return refuse(thread, link, request_id, refusal).await;
+    }
+    if !tickets::is_from_before(&open, dialer) {
+        let text = "the stream is for the member before this one to open".to_owned();
+        return refuse(thread, link, request_id, (Status::TicketInvalid, text)).await;
     }
     Err(StreamEnd::HandOver(request_id, Box::new(open)))
 }

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sarsen_protocol::deframe::{error_frame, frame};
+use sarsen_protocol::handshake::Identity;
 use sarsen_protocol::id::Serial;
 use sarsen_protocol::message::{
     ErrorBody, Kind, Level, WriteAck, WriteData, WriteOpen, WriteOpened, WriteSeal, WriteSealed,
@@ -122,11 +123,16 @@ async fn tell(events: &Events, event: Event) {
 ///
 /// # Errors
 /// How it ended, if the chunk was not sealed.
-pub(super) async fn serve(thread: &Thread, link: &mut Link, head: &Head) -> Result<(), StreamEnd> {
+pub(super) async fn serve(
+    thread: &Thread,
+    link: &mut Link,
+    dialer: &Identity,
+    head: &Head,
+) -> Result<(), StreamEnd> {
     let open: WriteOpen = head.message()?;
     let request_id = head.header.request_id;
     if thread.chunkserver.members.takes(&thread.chunkserver, &open) {
-        return members::stream::let_in(thread, link, request_id, open).await;
+        return members::stream::let_in(thread, link, dialer, request_id, open).await;
     }
     let counters = &thread.chunkserver.counters;
     let result = match admit(thread, link, request_id, &open).await? {
