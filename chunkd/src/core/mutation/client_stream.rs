@@ -72,6 +72,8 @@ pub(super) struct ClientStream {
     coming: Option<LongRecord>,
     /// When a part came last, or it was this record's turn to come.
     pub(super) part_came: Duration,
+    /// The highest that it may ask for, as its opening said.
+    pub(super) level_max: Level,
     /// `WriteData` that came, and that were acknowledged.
     writes: u64,
     pub(super) acked_writes: Serial,
@@ -87,7 +89,8 @@ pub(super) struct ClientStream {
 }
 
 impl ClientStream {
-    pub(super) fn new(begin: Serial, level: Level, now: Duration) -> Self {
+    /// One that may ask for levels up to `level_max`, in a version whose lowest is `floor`.
+    pub(super) fn new(begin: Serial, floor: Level, level_max: Level, now: Duration) -> Self {
         Self {
             asked: VecDeque::new(),
             held: 0,
@@ -96,10 +99,11 @@ impl ClientStream {
             is_taken: true,
             coming: None,
             part_came: now,
+            level_max,
             writes: 0,
             acked_writes: Serial::NONE,
             acked_serial: begin,
-            acked_level: level,
+            acked_level: floor,
             writes_done: VecDeque::new(),
             appends_at_memory: VecDeque::new(),
             appends_at_disk: VecDeque::new(),

@@ -34,7 +34,7 @@ impl Replica {
             let me = self.member.me().server;
             self.report(ChainTrouble::WantsMemory, me, Status::Ok);
         }
-        let client = ClientStream::new(self.member.commit_mark(), floor, now);
+        let client = ClientStream::new(self.member.commit_mark(), floor, open.level, now);
         self.clients.insert(stream, client);
         let reply = Reply::Opened;
         self.actions.push_back(Action::Send { stream, reply });
@@ -72,7 +72,7 @@ impl Replica {
         write: WriteData,
         payload: Bytes,
     ) {
-        if self.is_for_here(stream, write.handle, write.version)
+        if self.is_for_here(stream, write.handle, write.version, write.level)
             && let Some(client) = self.clients.get_mut(&stream)
         {
             let taken = client.take_write(write, payload);
@@ -88,7 +88,7 @@ impl Replica {
         append: Append,
         payload: Bytes,
     ) {
-        if self.is_for_here(stream, append.handle, append.version)
+        if self.is_for_here(stream, append.handle, append.version, append.level)
             && let Some(client) = self.clients.get_mut(&stream)
         {
             let was_coming = client.is_coming();
@@ -118,21 +118,25 @@ impl Replica {
         }
     }
 
+    /// Whether a frame is one that its stream may bring; the stream fails if not.
     fn is_for_here(
         &mut self,
         stream: StreamId,
         handle: sarsen_protocol::id::ChunkHandle,
         version: ChunkVersion,
+        level: Level,
     ) -> bool {
+        let Some(client) = self.clients.get(&stream) else {
+            return false;
+        };
         let is_it = handle == self.member.handle() && self.version() == Some(version);
-        if !is_it && self.clients.contains_key(&stream) {
-            self.fail_client(
-                stream,
-                Status::InvalidArgument,
-                "a frame of another chunk or version",
-            );
-        }
-        is_it
+        let text = match is_it {
+            true if level <= client.level_max => return true,
+            true => "a level above the one that the stream was opened with",
+            false => "a frame of another chunk or version",
+        };
+        self.fail_client(stream, Status::InvalidArgument, text);
+        false
     }
 
     /// A client's stream ends for its own fault. What of it is ordered is done all the same.

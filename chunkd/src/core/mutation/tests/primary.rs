@@ -6,7 +6,7 @@ use sarsen_protocol::crc::crc32;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial, SessionId};
 use sarsen_protocol::id_row::{IdRow, IdRowKind};
 use sarsen_protocol::message::{
-    ChainTrouble, Crcs, ErrorBody, LeaseRevoked, Level, Newest, NewestReply, WriteData,
+    ChainTrouble, Crcs, ErrorBody, LeaseRevoked, Level, Newest, NewestReply, WriteData, WriteOpen,
 };
 use sarsen_protocol::status::Status;
 
@@ -616,4 +616,38 @@ fn a_member_without_places_asks_for_a_seal() {
     let _ = actions(&mut secondary);
     secondary.handle_no_place();
     assert_eq!(actions(&mut secondary), [], "the version is over here");
+}
+
+/// What a stream's opening said to be the highest level was not held to: a client that had asked for `memory`
+/// had everybody's syncs hurried.
+#[test]
+fn a_level_above_that_of_its_stream_is_refused() {
+    let write = WriteData {
+        handle: HANDLE,
+        version: V,
+        serial: Serial(1),
+        commit_mark: Serial::NONE,
+        request: Some(request(5, 1, 1)),
+        offset: 0,
+        level: Level::Disk,
+        crcs: Crcs::new(&[crc32(b"abc")]).unwrap(),
+    };
+    let (append, payload) = append(Level::Disk, 1, &[(1, b"abc")]);
+    for is_append in [false, true] {
+        let mut replica = primary(3, true);
+        let open = WriteOpen {
+            level: Level::Memory,
+            ..client_open(2, vec![hop(0)])
+        };
+        replica.handle_open(NOW, StreamId(2), open);
+        let _ = actions(&mut replica);
+        match is_append {
+            false => replica.handle_write(NOW, StreamId(2), write, payload.clone()),
+            true => replica.handle_append(NOW, StreamId(2), append.clone(), payload.clone()),
+        }
+        let all = actions(&mut replica);
+        assert_eq!(failures(&all), [(StreamId(2), Status::InvalidArgument)]);
+        assert_eq!(all.len(), 2, "nothing is ordered: {all:?}");
+        assert_eq!(all.last(), Some(&Action::EndStream(StreamId(2))));
+    }
 }
