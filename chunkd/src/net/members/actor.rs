@@ -15,6 +15,7 @@
 //! ([`crate::core::brief_work`]): a thread that is woken and wakes this one again takes longer. A disk
 //! that hangs under one holds up this thread too, with all that it serves, and no other.
 //!
+//! A turn that comes late, because this thread was held up, judges no neighbour by what it has not read yet.
 //! Nothing is decided here: what the machine wants of the store and what it is told of that is the
 //! worker's.
 
@@ -31,7 +32,7 @@ use sarsen_protocol::deframe::frame;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
 use sarsen_protocol::message::{ErrorBody, Hop, WriteOpen};
 use sarsen_protocol::status::Status;
-use tokio::task::{AbortHandle, spawn_blocking, spawn_local};
+use tokio::task::{AbortHandle, spawn_blocking, spawn_local, yield_now};
 use tokio::time::{Instant, sleep_until};
 
 use super::super::health::Fitness;
@@ -44,6 +45,9 @@ use super::{Busy, Place, hop, journal};
 use crate::core::member::RequestId;
 use crate::core::mutation::{Action, Frame, StreamId};
 use crate::store::Directory;
+
+/// So long behind its time a turn reads first what came meanwhile, before it judges who was silent.
+const LATE_MIN: Duration = Duration::from_millis(20);
 
 /// The number of the next hop's stream on its connection, which carries no other.
 const NEXT_REQUEST_ID: u64 = 1;
@@ -103,6 +107,7 @@ impl Actor {
     /// Runs until the chunk is at rest, or for as long as its thread does.
     pub(in super::super) async fn run(mut self, thread: Rc<Thread>) {
         let mut inputs = Vec::new();
+        let mut has_caught_up = false;
         loop {
             self.inbox.take(&mut inputs);
             for input in inputs.drain(..) {
@@ -113,6 +118,14 @@ impl Actor {
             if self.worker.is_overtaken() {
                 return thread.chunkserver.members.forget(self.handle, &self.place);
             }
+            if !has_caught_up && self.is_late() {
+                // What the neighbours have sent meanwhile lies in their sockets. Who receives it is woken
+                // before this goes on.
+                has_caught_up = true;
+                yield_now().await;
+                continue;
+            }
+            has_caught_up = false;
             self.take_turn(&thread);
             self.start_work(&thread);
             self.publish(&thread);
@@ -136,6 +149,12 @@ impl Actor {
 
     fn now(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    /// Whether this thread was kept from the turn that is due.
+    fn is_late(&self) -> bool {
+        let due = self.worker.deadline();
+        due.is_some_and(|due| self.now() >= due + LATE_MIN)
     }
 
     fn feed(&mut self, input: Input) {
