@@ -42,7 +42,7 @@ const OPENING_LEN: usize = 8 * 1024;
 const ANSWERS_LEN: usize = 1024;
 
 /// Bytes that are received with one request where whole frames are wanted.
-const READ_AHEAD_LEN: usize = 64 * 1024;
+pub(super) const READ_AHEAD_LEN: usize = 64 * 1024;
 
 /// Less than this is too little to receive into.
 const ROOM_MIN: usize = 4 * 1024;
@@ -243,6 +243,24 @@ impl Link {
         Ok(head)
     }
 
+    /// Bytes of the next frame, whose payload is still to come; `None` if the peer closed between two frames.
+    ///
+    /// Waits up to `rest_max` for the frame to begin.
+    pub(super) async fn next_len(
+        &mut self,
+        rest_max: Duration,
+    ) -> Result<Option<usize>, LinkError> {
+        let begin = Instant::now() + rest_max;
+        if !self.fill(HEADER_LEN, READ_AHEAD_LEN, begin).await? {
+            return Ok(None);
+        }
+        let header = self.peek()?.ok_or(io::ErrorKind::UnexpectedEof);
+        let header = header.map_err(io::Error::from)?;
+        // Both lengths were compared with their limits.
+        let len = HEADER_LEN + header.body_len as usize + header.payload_len as usize;
+        Ok(Some(len))
+    }
+
     /// The next frame with its payload; `None` if the peer closed between two frames. What came of
     /// the following ones is kept, so the connection is of no use for anything else afterwards.
     ///
@@ -251,15 +269,12 @@ impl Link {
         &mut self,
         rest_max: Duration,
     ) -> Result<Option<Frame>, LinkError> {
-        let begin = Instant::now() + rest_max;
-        if !self.fill(HEADER_LEN, READ_AHEAD_LEN, begin).await? {
+        let Some(len) = self.next_len(rest_max).await? else {
             return Ok(None);
-        }
+        };
         let header = self.peek()?.ok_or(io::ErrorKind::UnexpectedEof);
         let header = header.map_err(io::Error::from)?;
-        // Both lengths were compared with their limits.
         let head_len = HEADER_LEN + header.body_len as usize;
-        let len = head_len + header.payload_len as usize;
         let deadline = Instant::now() + PAYLOAD_TIME_MAX;
         self.fill(len, len.max(READ_AHEAD_LEN), deadline).await?;
         let mut bytes = self.stash.split_to(len).freeze();

@@ -13,7 +13,7 @@
 //! - [`turns`]: who is served next, where several clients want something.
 //!
 //! Invariants: nothing is served without a ticket; no byte of a sealed chunk is copied in user space; memory
-//! does not grow with the number or the slowness of peers ([`crate::io::pool`]). Whatever a peer
+//! does not grow with the number or the slowness of peers ([`crate::io::pool`], [`bound`]). Whatever a peer
 //! sends, only its own connection ends.
 //!
 //! A thread of the data plane does not wait for a disk: what may is on blocking threads, or is
@@ -22,6 +22,7 @@
 //! the page cache that take longer than they may ([`crate::core::brief_work`]), which never hold up all
 //! threads.
 
+mod bound;
 pub mod chunkserver;
 pub mod counters;
 pub mod health;

@@ -16,12 +16,14 @@ use sarsen_protocol::error::FrameError;
 use sarsen_protocol::handshake::Identity;
 use sarsen_protocol::id::StartNonce;
 use sarsen_protocol::message::{Kind, Role};
+use sarsen_protocol::size::PAYLOAD_LEN_MAX;
 use sarsen_protocol::status::Status;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 
+use super::bound::Bounds;
 use super::chunkserver::Chunkserver;
 use super::link::{Head, Link, LinkError};
 use super::members::{self, Hosted};
@@ -52,7 +54,8 @@ pub struct PlaneConfig {
     pub mode: Mode,
     /// Threads; at least one.
     pub threads: usize,
-    /// Buffers of the process, a mebibyte each; at least one.
+    /// Buffers of the process, a mebibyte each; at least one. As much may be kept of answers to cut reads,
+    /// and of clients' mutations that are on their way in.
     pub buffers: usize,
 }
 
@@ -84,6 +87,8 @@ pub(super) struct Thread {
     pub(super) next_hops: NextHops,
     /// Of all threads together.
     pub(super) turns: Arc<Turns>,
+    /// Of all threads together.
+    pub(super) bounds: Arc<Bounds>,
     /// For what is read and not sent; borrowed between two waits only.
     pub(super) scratch: RefCell<Vec<u8>>,
     connections: Arc<Semaphore>,
@@ -107,6 +112,8 @@ impl DataPlane {
         let (stop, stopped) = watch::channel(Stop::No);
         let pool = Pool::new(config.buffers);
         let turns = Turns::new();
+        let bytes_max = u32::try_from(config.buffers).unwrap_or(u32::MAX);
+        let bounds = Arc::new(Bounds::new(bytes_max.saturating_mul(PAYLOAD_LEN_MAX)));
         let connections = Arc::new(Semaphore::new(connections_max()));
         let strangers = Strangers::new(STRANGERS_MAX.min(connections_max()));
         let mut threads = Vec::new();
@@ -115,6 +122,7 @@ impl DataPlane {
             let (chunkserver, pool) = (Arc::clone(chunkserver), pool.clone());
             let (connections, stopped) = (Arc::clone(&connections), stopped.clone());
             let (strangers, turns) = (Arc::clone(&strangers), Arc::clone(&turns));
+            let bounds = Arc::clone(&bounds);
             let stop = stopped.clone();
             // Orders that come before the thread runs find it; one that begins anew is another host.
             let first = Cell::new(Some(chunkserver.members.host()));
@@ -125,6 +133,7 @@ impl DataPlane {
                     pool: pool.clone(),
                     next_hops: NextHops::default(),
                     turns: Arc::clone(&turns),
+                    bounds: Arc::clone(&bounds),
                     scratch: RefCell::default(),
                     connections: Arc::clone(&connections),
                     strangers: Arc::clone(&strangers),

@@ -46,6 +46,9 @@ use crate::store::{Around, Directory, InventoryEntry, ReadableChunk, StoreError,
 /// does.
 const TURN_MAX: u64 = 512 * 1024;
 
+/// Header and body of a `CutData`.
+const CUT_HEAD_LEN: usize = HEADER_LEN + CUT_DATA_LEN;
+
 /// Cut reads of one connection that wait for disks at a time.
 const WAITED_MAX: usize = 4;
 
@@ -188,9 +191,8 @@ async fn answer_open_cut(
     }
 }
 
-/// Answers `ReadCut`s of sealed chunks, in their order and with as few sends as that allows: what is
-/// in the page cache is sent before what has to be waited for, and up to [`WAITED_MAX`] are waited for at a
-/// time.
+/// Answers `ReadCut`s of sealed chunks in their order. Their answers have room of the process until they are
+/// sent; who does not take them, or waits for a slow disk, is left when others wait for some.
 async fn answer_cuts(
     thread: &Thread,
     link: &Link,
@@ -204,6 +206,22 @@ async fn answer_cuts(
     let _counted: Vec<_> = cuts.iter().map(|_| counters.read_streams.count()).collect();
     let cost: u64 = cuts.iter().map(Cut::cost).sum();
     let _turn = member.turn(cost, &counters.turns_held).await;
+    let bound = &thread.bounds.cut_answers;
+    let lens = cuts
+        .iter()
+        .map(|cut| CUT_HEAD_LEN + cut.read.length as usize);
+    let len = u32::try_from(lens.sum::<usize>()).unwrap_or(u32::MAX);
+    let _room = bound.take(len).await;
+    tokio::select! {
+        biased;
+        answered = answer_each(thread, link, cuts) => answered,
+        () = bound.has_to_go(thread.chunkserver.suspect_after()) => Err(LinkError::Silent),
+    }
+}
+
+/// Answers with as few sends as the order allows: what is in the page cache is sent before what has to be
+/// waited for, and up to [`WAITED_MAX`] are waited for at a time.
+async fn answer_each(thread: &Thread, link: &Link, cuts: Vec<Cut>) -> Result<(), LinkError> {
     let mut cuts = cuts.into_iter().peekable();
     while cuts.peek().is_some() {
         let mut ready = Answers::default();
@@ -345,14 +363,13 @@ fn put_cut(
     cut: &Cut,
     wait: Wait,
 ) -> Result<bool, Failed> {
-    const HEAD_LEN: usize = HEADER_LEN + CUT_DATA_LEN;
     // By what was opened: a copy may have taken the place of what the table told of.
     let part = cut.part(&facts_of_opened(chunk)).map_err(Failed::Refused)?;
     let frames = &mut answers.frames;
     let before = frames.len();
-    frames.resize(before + HEAD_LEN + part.len as usize, 0);
+    frames.resize(before + CUT_HEAD_LEN + part.len as usize, 0);
     let (_, frame) = frames.split_at_mut(before);
-    let (mut head, payload) = frame.split_at_mut(HEAD_LEN);
+    let (mut head, payload) = frame.split_at_mut(CUT_HEAD_LEN);
     let around = match part.len {
         0 => Ok(Some(Around {
             block_crc: 0,

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use sarsen_protocol::crc::crc32;
 use sarsen_protocol::header::Header;
-use sarsen_protocol::id::{ChunkHandle, ServerId};
+use sarsen_protocol::id::{ChunkHandle, Serial, ServerId};
 use sarsen_protocol::message::{Hop, Kind, Level, WriteAck, WriteOpened, WriteSealed};
 use sarsen_protocol::status::Status;
 
 use crate::cluster::{Cluster, modes};
+use crate::mutations::{BEGIN, Client, FIRST, opened};
 use crate::peer::{Peer, bytes};
 
 const CHUNK: ChunkHandle = ChunkHandle(0xef05);
@@ -106,6 +107,28 @@ fn streams_that_are_being_sealed_keep_nobody_out() {
         let mut peer = Peer::dial(cluster.address(0));
         peer.open(CHUNK, &cluster.chain());
         peer.expect::<WriteOpened>();
+    }
+}
+
+/// Each client's mutation was received into memory of its own, for as long as it took: as many mebibytes as
+/// there were clients, whatever their number.
+#[test]
+fn clients_that_bring_half_a_mutation_make_room_for_those_that_wait() {
+    for mode in modes() {
+        let (cluster, chain) = opened(mode, 1, Duration::from_secs(1));
+        let content = bytes(1 << 20);
+        // As many as there is room for, and more.
+        let mut slow: Vec<Client> = (1..=STREAMS + 1)
+            .map(|session| {
+                let mut client = Client::opened(&cluster, session, FIRST, BEGIN, &chain);
+                client.begin_write(&content, 200_000);
+                client
+            })
+            .collect();
+        assert!(slow[0].is_closed_soon(), "{mode:?}");
+        let mut quick = Client::opened(&cluster, 99, FIRST, BEGIN, &chain);
+        quick.write(1, 1, 0, &content);
+        while quick.expect::<WriteAck>().serial < Serial(1) {}
     }
 }
 

@@ -237,7 +237,33 @@ impl Client {
     }
 
     pub(crate) fn write(&mut self, serial: u64, number: u64, offset: u32, payload: &[u8]) {
-        let write = WriteData {
+        let write = self.write_of(serial, number, offset, payload);
+        self.send(Kind::WriteData, &write.to_body(), payload);
+    }
+
+    /// Sends the first write up to `len` bytes of its payload, and leaves it there.
+    pub(crate) fn begin_write(&mut self, payload: &[u8], len: usize) {
+        let body = self.write_of(1, 1, 0, payload).to_body();
+        let payload_len = u32::try_from(payload.len()).expect("small");
+        let id = self.peer.request_id;
+        let header = Header::new(Kind::WriteData, Status::Ok, id, &body, payload_len);
+        let begun = [&header.encode()[..], &body, &payload[..len]].concat();
+        self.peer.send(&begun);
+    }
+
+    /// Waits until its stream is closed; whether it is, before a test has no patience any more.
+    pub(crate) fn is_closed_soon(&mut self) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        while self.peer.recv().is_some() {
+            if Instant::now() > deadline {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn write_of(&self, serial: u64, number: u64, offset: u32, payload: &[u8]) -> WriteData {
+        WriteData {
             handle: HANDLE,
             version: self.version,
             serial: Serial(serial),
@@ -250,8 +276,7 @@ impl Client {
             offset,
             level: Level::Memory,
             crcs: Crcs::new(&crcs_of(offset, payload)).expect("few pieces"),
-        };
-        self.send(Kind::WriteData, &write.to_body(), payload);
+        }
     }
 
     /// The next frame that is no keep-alive.

@@ -178,7 +178,7 @@ impl Actor {
                 self.streams.insert(stream, port);
                 self.worker.machine().handle_open(now, stream, *open);
             }
-            Input::Came(stream, came, len) => {
+            Input::Came(stream, came, len, _room) => {
                 // What the actor has taken may be followed by more.
                 if let Some(port) = self.streams.get(&stream) {
                     port.taken(len);

@@ -2,8 +2,8 @@
 //! that waits in them.
 //!
 //! Nothing here waits for a disk or a peer. Memory is bounded by those who fill the queues: a
-//! client's stream stops reading its connection while [`Port::may_read`] says no, the hop before has
-//! its own window, and the control plane sends one order of a kind at a time.
+//! client's stream stops reading its connection while [`Port::may_read`] says no, and while clients of all
+//! chunks have sent as much as the process takes ([`super::super::bound`]); the hop before has its own window, and the control plane sends one order of a kind at a time.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use sarsen_protocol::id::{ChunkVersion, Serial};
 use sarsen_protocol::message::{Newest, WriteOpen};
 use sarsen_protocol::status::Status;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use super::frames::{Came, FromNext};
 use super::lane::Outcome;
@@ -43,8 +43,8 @@ pub(super) enum Input {
     Read(Box<ReadAsked>),
     // Streams that came in.
     Open(StreamId, Box<WriteOpen>, Arc<Port>),
-    /// A frame, and its bytes.
-    Came(StreamId, Came, usize),
+    /// A frame, its bytes, and the room that it has of the process until it is taken.
+    Came(StreamId, Came, usize, Option<OwnedSemaphorePermit>),
     Gone(StreamId),
     // The next hop.
     Next(ChunkVersion, FromNext),

@@ -25,7 +25,7 @@ use sarsen_protocol::size::{BLOCK_LEN, HEADER_LEN, pieces_in};
 use sarsen_protocol::status::Status;
 use sarsen_protocol::ticket::Ticket;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::super::STALL_MAX;
 use super::super::chunkserver::{Chunkserver, disk_hangs, status_of, wall_clock};
@@ -247,15 +247,11 @@ impl Sending<'_> {
                 return Ok(Err(refusal));
             }
         };
-        let has_to_go = async {
-            sleep(chunkserver.suspect_after()).await;
-            room.wanted().await;
-        };
         tokio::select! {
             sent = timeout(STALL_MAX, self.link.socket().send(frame)) => {
                 sent.map_err(|_| LinkError::Silent)??;
             }
-            () = has_to_go => return Err(LinkError::Silent),
+            () = room.has_to_go(chunkserver.suspect_after()) => return Err(LinkError::Silent),
         }
         chunkserver.counters.bytes_out.add(u64::from(len));
         Ok(Ok(()))

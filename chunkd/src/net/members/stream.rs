@@ -11,17 +11,17 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sarsen_protocol::deframe::error_frame;
+use sarsen_protocol::deframe::{Frame, error_frame};
 use sarsen_protocol::handshake::Identity;
 use sarsen_protocol::message::{ErrorBody, Kind, WriteOpen};
 use sarsen_protocol::size::HEADER_LEN;
 use sarsen_protocol::status::Status;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 
 use super::super::chunkserver::wall_clock;
-use super::super::link::{HandedOver, Link, LinkError};
+use super::super::link::{HandedOver, Link, LinkError, READ_AHEAD_LEN};
 use super::super::plane::{Thread, ended};
 use super::super::write_stream::StreamEnd;
 use super::super::{IDLE_MAX, STALL_MAX};
@@ -193,11 +193,11 @@ struct Receiving<'a> {
 }
 
 impl Receiving<'_> {
-    async fn run(self) -> StreamEnd {
+    async fn run(mut self) -> StreamEnd {
         loop {
             self.port.may_read().await;
-            let frame = match self.link.next_frame(REST_MAX).await {
-                Ok(Some(frame)) => frame,
+            let (frame, room) = match self.next_frame().await {
+                Ok(Some(received)) => received,
                 Ok(None) => {
                     let closed = std::io::Error::from(std::io::ErrorKind::ConnectionAborted);
                     return closed.into();
@@ -212,12 +212,33 @@ impl Receiving<'_> {
             self.thread.chunkserver.counters.bytes_in.add(len as u64);
             let len = HEADER_LEN + frame.body.len() + len;
             self.port.hand_over(len);
-            let came = Input::Came(self.stream, came, len);
+            let came = Input::Came(self.stream, came, len, room);
             if self.inbox.push(came).is_err() {
                 return StreamEnd::Told;
             }
             // A peer that is quick keeps nobody else on this thread waiting.
             consume_budget().await;
+        }
+    }
+
+    /// The next frame, and the room that a long one of a client has. A member's never waits for what clients
+    /// have to give back: its chain would.
+    async fn next_frame(
+        &mut self,
+    ) -> Result<Option<(Frame, Option<OwnedSemaphorePermit>)>, LinkError> {
+        let Some(len) = self.link.next_len(REST_MAX).await? else {
+            return Ok(None);
+        };
+        if !self.from_client || len <= READ_AHEAD_LEN {
+            let frame = self.link.next_frame(REST_MAX).await?;
+            return Ok(frame.map(|frame| (frame, None)));
+        }
+        let bound = &self.thread.bounds.client_frames;
+        let room = bound.take(u32::try_from(len).unwrap_or(u32::MAX)).await;
+        tokio::select! {
+            biased;
+            frame = self.link.next_frame(REST_MAX) => Ok(frame?.map(|frame| (frame, room))),
+            () = bound.has_to_go(self.thread.chunkserver.suspect_after()) => Err(LinkError::Silent),
         }
     }
 }
