@@ -9,6 +9,7 @@
 
 pub mod apart;
 mod reckoning;
+mod spoiling;
 mod trouble;
 
 use std::rc::Rc;

@@ -27,6 +27,7 @@ pub const FAULTS: &[&str] = &[
     "fault: bit rot",
     "fault: sector unreadable",
     "fault: directory rolled back",
+    "fault: all good copies of a chunk rotten",
     "fault: request came late, over a connection its client had given up",
 ];
 
@@ -69,6 +70,10 @@ pub const PATHS: &[&str] = &[
     "path: stale start refused",
     "path: chunk poisoned",
     "path: damage found by a member",
+    "path: loss accepted",
+    "path: loss not accepted",
+    "path: killed while a loss was being accepted",
+    "path: number of a request used twice",
 ];
 
 /// Counts by name.

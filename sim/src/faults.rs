@@ -3,7 +3,8 @@
 //! Faults of the network and of processes come in any number. What destroys bytes that were
 //! stable (rot, unreadable sectors, a directory put back from an older copy) comes to one machine
 //! of a run, the *victim*: the promise is to survive the loss of all but one of the copies that
-//! acknowledged, and two is the fewest that a cluster takes.
+//! acknowledged, and two is the fewest that a cluster takes. Now and then all good copies of one chunk of
+//! a file that changes rot, and an older one is left: a person may accept that loss.
 
 use std::time::Duration;
 
@@ -48,6 +49,9 @@ pub enum FaultEvent {
     CopyDisks,
     /// They are put back.
     RollBack,
+    /// All good copies of a chunk rot of which somebody has an older one. If nobody has, one is cut off for
+    /// a while, and it is looked for so many times more.
+    RotAllCopies(u32),
 }
 
 /// How a run is troubled.
@@ -154,8 +158,9 @@ impl Plan {
                 let times = *random.pick(&[5, 40, 400, 3_000]).unwrap_or(&5);
                 FaultEvent::SlowDisk(node, times, some_time(random))
             }
-            91..95 => FaultEvent::Rot,
-            95..97 => FaultEvent::BadSector,
+            91..94 => FaultEvent::Rot,
+            94..96 => FaultEvent::BadSector,
+            96..98 => FaultEvent::RotAllCopies(14),
             _ if self.rolls_back && self.copy.is_empty() => FaultEvent::CopyDisks,
             _ if self.rolls_back => FaultEvent::RollBack,
             _ => FaultEvent::Rot,

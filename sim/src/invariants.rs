@@ -13,6 +13,7 @@ mod facts;
 pub mod fencing;
 pub mod handles_unique;
 pub mod log_prefix;
+mod losses;
 pub mod never_wrong_bytes;
 pub mod no_delete_of_needed;
 pub mod nothing_half_made;
@@ -23,6 +24,7 @@ pub mod slots_kept;
 pub mod states_alike;
 
 pub use facts::{Applied, Facts, OpRecord, SealedReplica, file_offset};
+pub use losses::{Loss, Losses};
 
 use sarsen_chunkd::store::InventoryEntry;
 

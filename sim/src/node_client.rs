@@ -213,6 +213,12 @@ impl ClientNode {
         client
     }
 
+    /// The process, if it runs.
+    #[must_use]
+    pub fn process(&self) -> Option<Rc<Client>> {
+        self.process.clone()
+    }
+
     /// Begins nothing more.
     pub fn ask_to_stop(&self) {
         if let Some(process) = &self.process {

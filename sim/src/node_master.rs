@@ -438,6 +438,15 @@ impl Process {
         self.note_refusal(&question, &reply);
         let conn = ConnId(to.connection.0);
         let kind = reply_kind(question.kind());
+        if let Ok(message) = &reply
+            && message.kind() != kind
+        {
+            return world.fail(format!(
+                "the master answers {} with {}",
+                question.kind().name(),
+                message.kind().name()
+            ));
+        }
         let failed = |status, body: &ErrorBody| error_frame(kind, to.request, status, body);
         let frame = match &reply {
             Ok(message) => any_frame(message, to.request).unwrap_or_else(|error| {

@@ -6,6 +6,8 @@
 
 pub mod changes;
 
+use sarsen_protocol::id::{ChunkHandle, FileId};
+
 use self::changes::is_changing;
 use crate::invariants::Facts;
 use crate::oracle::content::Content;
@@ -31,6 +33,9 @@ const BLOCK: u64 = 64 * 1024;
 
 /// The next thing to do; `number` makes contents differ.
 pub fn next(random: &mut Random, facts: &Facts, number: u64) -> Op {
+    if let Some(op) = accept_loss(random, facts) {
+        return op;
+    }
     match random.below(100 + CHANGES) {
         100.. => changes::next(random, facts, number),
         0..38 => put(random, number),
@@ -114,6 +119,24 @@ fn restore(random: &mut Random, facts: &Facts) -> Op {
             false => path(random),
         },
     }
+}
+
+/// A person goes on with what is left of a chunk of which all good copies are gone; now and then of
+/// one that only seems to be so.
+fn accept_loss(random: &mut Random, facts: &Facts) -> Option<Op> {
+    let lost = facts.chunks_beyond_help();
+    let (handle, file) = match random.below(100) {
+        0..20 => *random.pick(&lost)?,
+        20 => {
+            let changing = facts.names.files().filter(|(path, _)| is_changing(path));
+            let files: Vec<FileId> = changing.map(|(_, file)| file).collect();
+            let file = *random.pick(&files)?;
+            let handles: Vec<ChunkHandle> = facts.chunks_of(file).collect();
+            (*random.pick(&handles)?, file)
+        }
+        _ => return None,
+    };
+    Some(Op::AcceptLoss { handle, file })
 }
 
 fn trash_entry(random: &mut Random, facts: &Facts) -> u64 {

@@ -1,15 +1,21 @@
-//! The end of a run: everything acknowledged is read, what is wrong is told, garbage is gone.
+//! The end of a run: everything acknowledged is read, what is wrong is told, garbage is gone; and what
+//! changes can be changed on.
+//!
+//! Of a chunk that everybody's disks have lost, a person accepts the loss as soon as `fsck` tells of it.
+//! It has to come right then if anybody has an older copy.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
+use sarsen_chunkd::store::InventoryEntry;
 use sarsen_protocol::id::{ChunkHandle, FileId};
 use sarsen_protocol::message::{Finding, Fsck, FsckFinding};
 
 use super::{Cluster, Phase};
 use crate::net::Node;
+use crate::node_chunkserver::ChunkserverNode;
 use crate::node_client::{Client, ClientNode};
 use crate::oracle::op::{Done, Op, OpId, Outcome};
 use crate::workload::changes;
@@ -33,6 +39,9 @@ pub(super) struct Reckoning {
 #[derive(Debug, Default)]
 struct Found {
     unread: Vec<String>,
+    unwritten: Vec<String>,
+    /// Of these nobody has a copy: there is nothing to go on with.
+    hopeless: BTreeSet<ChunkHandle>,
     findings: Option<Vec<FsckFinding>>,
 }
 
@@ -63,21 +72,25 @@ impl Cluster {
             return;
         };
         let garbage = self.garbage();
+        let hopeless = self.chunks_without_copies();
         let mut found = reckoning.found.borrow_mut();
         self.world.with_checker(|checker| {
             let facts = &checker.facts;
             let is_lost = |path: &String| {
                 let file = facts.names.files().find(|(it, _)| it == path);
-                file.is_some_and(|(_, file)| facts.is_beyond_help(file))
+                file.is_some_and(|(_, file)| facts.chunks_of(file).any(|it| hopeless.contains(&it)))
             };
             found.unread.retain(|path| !is_lost(path));
+            found.unwritten.retain(|path| !is_lost(path));
             if let Some(findings) = &mut found.findings {
-                findings.retain(|finding| !facts.is_chunk_beyond_help(finding.handle));
+                findings.retain(|finding| !hopeless.contains(&finding.handle));
             }
         });
+        found.hopeless = hopeless;
         let is_read = found.unread.is_empty();
+        let is_written = found.unwritten.is_empty();
         let wrong = &found.findings;
-        let is_right = is_read && wrong.as_ref().is_some_and(Vec::is_empty);
+        let is_right = is_read && is_written && wrong.as_ref().is_some_and(Vec::is_empty);
         if is_right && garbage.is_empty() {
             drop(found);
             self.enter(Phase::Over);
@@ -85,10 +98,29 @@ impl Cluster {
             let broken = match (is_right, is_read) {
                 (true, _) => format!("garbage stays: {garbage:?}"),
                 (_, false) => format!("these can't be read: {:?}", found.unread),
+                _ if !is_written => format!("these can't be written: {:?}", found.unwritten),
                 _ => format!("fsck finds {wrong:?}"),
             };
             self.world.fail(format!("liveness: {broken}"));
         }
+    }
+
+    /// Chunks that everybody's disks have lost, and of which nobody has an older copy.
+    fn chunks_without_copies(&self) -> BTreeSet<ChunkHandle> {
+        self.world.with_checker(|checker| {
+            let facts = &checker.facts;
+            let lost = facts.chunks_beyond_help().into_iter();
+            let has_copy = |node: &ChunkserverNode, handle: ChunkHandle| {
+                let mut directories = node.server().into_iter().flat_map(|it| it.directories());
+                let is_good = |entry: InventoryEntry| !entry.flags.poisoned && !entry.flags.corrupt;
+                !facts.is_spoiled(node.machine, handle)
+                    && directories
+                        .any(|it| !it.is_poisoned() && it.entry(handle).is_some_and(is_good))
+            };
+            lost.map(|(handle, _)| handle)
+                .filter(|handle| !self.chunkservers.iter().any(|it| has_copy(it, *handle)))
+                .collect()
+        })
     }
 
     /// What is stored and named by no file.
@@ -114,6 +146,7 @@ impl Cluster {
 /// Reads every file, lists every folder, and asks what is wrong, until all is well.
 async fn reckon(client: Rc<Client>, found: Rc<RefCell<Found>>) {
     let mut read: BTreeSet<FileId> = BTreeSet::new();
+    let mut written: BTreeSet<FileId> = BTreeSet::new();
     found.borrow_mut().unread.push("/".to_owned());
     let mut number = u64::MAX;
     loop {
@@ -123,19 +156,35 @@ async fn reckon(client: Rc<Client>, found: Rc<RefCell<Found>>) {
             let folders = names.folders().map(str::to_owned);
             (files.collect::<Vec<_>>(), folders.collect::<Vec<_>>())
         });
-        let mut unread = Vec::new();
+        let (mut unread, mut unwritten) = (Vec::new(), Vec::new());
         for (path, file) in files {
-            if read.contains(&file) {
-                continue;
+            if !read.contains(&file) {
+                number -= 1;
+                let get = changes::read_whole(&path).unwrap_or_else(|| Op::Get {
+                    path: path.clone(),
+                    range: None,
+                });
+                match client.carry_out(OpId(number), get).await {
+                    Outcome::Done(Done::Read) => _ = read.insert(file),
+                    _ => {
+                        unread.push(path);
+                        continue;
+                    }
+                }
             }
-            number -= 1;
-            let get = changes::read_whole(&path).unwrap_or_else(|| Op::Get {
-                path: path.clone(),
-                range: None,
+            let indexes = client.world.with_checker(|checker| {
+                let file = checker.facts.shadow.namespace.file(file);
+                let chunks = file.into_iter().flat_map(|file| file.chunks());
+                chunks.map(|(index, _)| index).collect::<Vec<_>>()
             });
-            match client.carry_out(OpId(number), get).await {
-                Outcome::Done(Done::Read) => _ = read.insert(file),
-                _ => unread.push(path),
+            number -= 1;
+            if !written.contains(&file)
+                && let Some(write) = changes::write_everywhere(&path, &indexes, number)
+            {
+                match client.carry_out(OpId(number), write).await {
+                    Outcome::Done(Done::Changed) => _ = written.insert(file),
+                    _ => unwritten.push(path),
+                }
             }
         }
         for path in folders.into_iter().chain(["/".to_owned()]) {
@@ -143,15 +192,34 @@ async fn reckon(client: Rc<Client>, found: Rc<RefCell<Found>>) {
             client.carry_out(OpId(number), Op::List { path }).await;
         }
         let findings = fsck(&client).await;
+        for (handle, file) in to_accept(&client, findings.as_deref().unwrap_or_default()) {
+            if found.borrow().hopeless.contains(&handle) {
+                continue;
+            }
+            number -= 1;
+            let accept = Op::AcceptLoss { handle, file };
+            client.carry_out(OpId(number), accept).await;
+        }
         {
             let mut found = found.borrow_mut();
             found.unread = unread;
+            found.unwritten = unwritten;
             if let Some(findings) = findings {
                 found.findings = Some(findings);
             }
         }
         client.sleep(Duration::from_secs(2)).await;
     }
+}
+
+/// Chunks of which a person accepts the loss: those that `fsck` told of and everybody's disks have lost.
+fn to_accept(client: &Client, findings: &[FsckFinding]) -> Vec<(ChunkHandle, FileId)> {
+    let told: BTreeSet<ChunkHandle> = findings.iter().map(|finding| finding.handle).collect();
+    let lost = client
+        .world
+        .with_checker(|checker| checker.facts.chunks_beyond_help());
+    let told = lost.into_iter().filter(|(handle, _)| told.contains(handle));
+    told.collect()
 }
 
 async fn fsck(client: &Rc<Client>) -> Option<Vec<FsckFinding>> {

@@ -3,14 +3,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use sarsen_protocol::id::ChunkHandle;
-use sarsen_protocol::message::ChunkState;
-
 use super::{Cluster, Phase};
 use crate::disk::Disk;
 use crate::faults::FaultEvent;
 use crate::net::Node;
-use crate::observation::Observation;
 use crate::world::Event;
 
 impl Cluster {
@@ -95,6 +91,7 @@ impl Cluster {
                 }
             }
             FaultEvent::RollBack => self.roll_back(),
+            FaultEvent::RotAllCopies(times) => self.rot_all_copies(times),
             FaultEvent::Next
             | FaultEvent::OneWayCut(..)
             | FaultEvent::DiskEmptied(_)
@@ -102,7 +99,7 @@ impl Cluster {
         }
     }
 
-    fn disks_of(&self, node: Node) -> Vec<Disk> {
+    pub(super) fn disks_of(&self, node: Node) -> Vec<Disk> {
         match node {
             Node::Master => vec![self.master.disk.clone()],
             Node::Chunkserver(number) => {
@@ -179,105 +176,5 @@ impl Cluster {
                 net.cut(other, node, now + time);
             }
         });
-    }
-
-    // What destroys bytes.
-
-    /// A sealed chunk of the victim: on which disk, its file, its length and its handle.
-    fn sealed_chunk(&mut self) -> Option<(Disk, String, ChunkHandle)> {
-        let victim = self.chunkservers.get(usize::from(self.plan.victim))?;
-        let mut found = Vec::new();
-        for (disk, directory) in victim.disks.iter().zip(victim.server()?.directories()) {
-            for entry in directory.inventory(None, usize::MAX) {
-                if entry.state == ChunkState::Sealed {
-                    let [low, ..] = entry.handle.0.to_le_bytes();
-                    let path = format!("chunks/{low:02x}/{}.chunk", entry.handle);
-                    found.push((disk.clone(), path, entry.handle));
-                }
-            }
-        }
-        self.random.pick(&found).cloned()
-    }
-
-    fn spoiled(&self, handle: ChunkHandle) {
-        self.world.observe(&Observation::Spoiled {
-            machine: self.plan.victim,
-            handle: Some(handle),
-        });
-    }
-
-    fn rot(&mut self) {
-        let Some((disk, path, handle)) = self.sealed_chunk() else {
-            return;
-        };
-        // Mostly in the data, now and then in the CRC page or the header.
-        let len = disk.file_len(&path);
-        let from = match self.random.below(10) {
-            0 => 0,
-            1 => 4096,
-            _ => 8192,
-        };
-        if len <= from {
-            return;
-        }
-        let to = match from {
-            0 => 512,
-            4096 => 4100,
-            _ => len,
-        };
-        let at = from + self.random.index(to - from);
-        let bit = u8::try_from(self.random.below(8)).unwrap_or(0);
-        let is_cached = self.random.percent(30);
-        if disk.rot(&path, at, bit, is_cached) {
-            self.world.count("fault: bit rot");
-            self.world
-                .line(|| format!("---- {handle} rots at {at}, cached: {is_cached}"));
-            self.spoiled(handle);
-        }
-    }
-
-    fn spoil_sector(&mut self) {
-        let Some((disk, path, handle)) = self.sealed_chunk() else {
-            return;
-        };
-        let len = disk.file_len(&path);
-        if len > 8192 {
-            let at = 8192 + self.random.index(len - 8192);
-            if disk.spoil(&path, at) {
-                self.spoiled(handle);
-            }
-        }
-    }
-
-    /// A sync that fails may leave any chunk of the machine marked.
-    fn spoil_all_that_is_sealed(&mut self) {
-        self.world.observe(&Observation::Spoiled {
-            machine: self.plan.victim,
-            handle: None,
-        });
-    }
-
-    fn roll_back(&mut self) {
-        let number = self.plan.victim;
-        let copies = std::mem::take(&mut self.plan.copy);
-        let Some(victim) = self.chunkservers.get(usize::from(number)) else {
-            return;
-        };
-        // Only a start that was registered since can show that the copy is older.
-        let is_older = victim.is_registered() && victim.boots() > self.plan.copied_boot + 1;
-        if !is_older || self.is_rolled_back {
-            self.plan.copy = copies;
-            return;
-        }
-        let disks = victim.disks.clone();
-        self.end_chunkserver(number, true);
-        for (disk, copy) in disks.iter().zip(&copies) {
-            disk.roll_back(copy);
-            disk.power_cut(&mut self.random);
-        }
-        self.is_rolled_back = true;
-        self.plan.rolls_back = false;
-        self.world.count("fault: directory rolled back");
-        self.world.observe(&Observation::Lost { machine: number });
     }
 }

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, SessionId};
+use sarsen_protocol::id::{ChunkHandle, FileId, SessionId};
 use sarsen_protocol::message::Level;
 
-use super::{Facts, Invariant};
+use super::{Facts, Invariant, Loss};
 use crate::observation::{ChangeOutcome, Observation, Reader};
 use crate::oracle::cells::{Cell, Value};
 use crate::oracle::image::Layout;
@@ -39,9 +39,8 @@ pub struct CellsInOrder {
     known: BTreeMap<(Reader, FileId, u32), Vec<(Duration, Duration)>>,
     /// Cuts under way: of which file, in front of which cell.
     cuts: BTreeMap<OpId, (FileId, u32)>,
-    /// Chunks of which acks from memory may be lost, as the log says: up to which version, and since
-    /// when.
-    lost: BTreeMap<ChunkHandle, (ChunkVersion, FileId, u32, Duration)>,
+    /// Chunks of which acks may be lost, as the log says, and since when.
+    lost: BTreeMap<ChunkHandle, (Loss, Duration)>,
 }
 
 impl Invariant for CellsInOrder {
@@ -116,17 +115,23 @@ impl CellsInOrder {
 
     /// The history of a chunk's cells begins anew where acks may be lost.
     fn look_for_losses(&mut self, facts: &Facts) {
-        for (handle, &(version, file, index)) in &facts.losses {
-            let known = self.lost.get(handle);
-            let layout = layout_of(file, facts);
-            let Some(layout) = layout.filter(|_| known.is_none_or(|it| it.0 < version)) else {
+        for (handle, loss) in facts.losses.iter() {
+            let known = self.lost.get(&handle).map(|(known, _)| *known);
+            let layout = layout_of(loss.file, facts);
+            let Some(layout) = layout.filter(|_| known != Some(loss)) else {
                 continue;
             };
-            self.lost.insert(*handle, (version, file, index, facts.now));
-            let cells = self.cells.range_mut((file, 0)..=(file, u32::MAX));
-            for ((_, number), cell) in cells {
-                if layout.index(*number) == index {
-                    cell.loses(facts.now);
+            self.lost.insert(handle, (loss, facts.now));
+            let is_accepted = known.map_or(loss.accepted.is_some(), |known| {
+                known.accepted != loss.accepted
+            });
+            let cells = (loss.file, 0)..=(loss.file, u32::MAX);
+            for ((_, number), cell) in self.cells.range_mut(cells) {
+                if layout.index(*number) == loss.index {
+                    match is_accepted {
+                        true => cell.loses_all(facts.now),
+                        false => cell.loses(facts.now),
+                    }
                 }
             }
         }
@@ -137,8 +142,8 @@ impl CellsInOrder {
         let of_it = self
             .lost
             .values()
-            .filter(|it| (it.1, it.2) == (file, index));
-        of_it.map(|it| it.3).max()
+            .filter(|(loss, _)| (loss.file, loss.index) == (file, index));
+        of_it.map(|(_, at)| *at).max()
     }
 
     fn begins(&mut self, id: OpId, op: &Op, facts: &Facts) {
@@ -192,11 +197,9 @@ impl CellsInOrder {
             let cell = self.cells.entry((file, number)).or_default();
             match outcome {
                 ChangeOutcome::Done(done) => {
-                    let is_kept = done.level == Level::Disk;
-                    let lost = self.lost.get(&done.handle);
-                    // It was acknowledged before, by a version that is over.
-                    if is_kept || lost.is_none_or(|lost| done.version > lost.0) {
-                        cell.acked(value, facts.now, is_kept);
+                    // It may have been acknowledged before, by a version that is over.
+                    if !(facts.losses).covers(done.handle, done.version, done.level) {
+                        cell.acked(value, facts.now, done.level == Level::Disk);
                         self.knows(reader, file, number, value, facts.now);
                     }
                 }

@@ -12,6 +12,7 @@ use sarsen_protocol::message::{ChunkState, Level, Verdict};
 use sarsen_protocol::record::RECORD_HEADER_LEN;
 use sarsen_protocol::status::Status;
 
+use super::Losses;
 use crate::observation::{ChangeOutcome, Observation, whole};
 use crate::oracle::content::Content;
 use crate::oracle::names::Names;
@@ -113,11 +114,8 @@ pub struct Facts {
     pub changes: BTreeMap<(SessionId, u64), (FileId, Change)>,
     /// Up to where files that records are appended to are known to reach.
     pub record_ends: BTreeMap<FileId, u64>,
-    /// Versions of which the log says that acks from memory may be gone: up to which, of which chunk
-    /// in which slot of which file.
-    pub losses: BTreeMap<ChunkHandle, (ChunkVersion, FileId, u32)>,
-    /// When the log last said so of a chunk of a file.
-    pub lost_at: BTreeMap<FileId, Duration>,
+    /// What the log says may be gone.
+    pub losses: Losses,
 }
 
 impl Facts {
@@ -364,33 +362,58 @@ impl Facts {
         beside(&self.held, machine, handle)
     }
 
-    /// Whether a file has a chunk that is beyond help: it was sealed with the only member that there was
-    /// (`spec/replication.md` section 8), and that one's disk has lost what was stable before anybody had
-    /// a copy.
+    /// Whether a file has a chunk that is beyond help: everybody's disk has lost it who ever had what the
+    /// log says. A person may go on with an older copy, if there is one.
     #[must_use]
     pub fn is_beyond_help(&self, file: FileId) -> bool {
-        let Some(file) = self.shadow.namespace.file(file) else {
-            return false;
-        };
-        let mut handles = file.chunks().map(|(_, handle)| handle);
+        let mut handles = self.chunks_of(file);
         handles.any(|handle| self.is_chunk_beyond_help(handle))
+    }
+
+    /// The chunks of a file.
+    pub fn chunks_of(&self, file: FileId) -> impl Iterator<Item = ChunkHandle> {
+        let file = self.shadow.namespace.file(file).into_iter();
+        file.flat_map(|file| file.chunks().map(|(_, handle)| handle))
+    }
+
+    /// All chunks that are beyond help, each with its file.
+    #[must_use]
+    pub fn chunks_beyond_help(&self) -> Vec<(ChunkHandle, FileId)> {
+        let files = self.names.files().map(|(_, file)| file);
+        let chunks = files.flat_map(|file| self.chunks_of(file).map(move |it| (it, file)));
+        let lost = chunks.filter(|(handle, _)| self.is_chunk_beyond_help(*handle));
+        lost.collect()
     }
 
     /// The same of one chunk.
     #[must_use]
     pub fn is_chunk_beyond_help(&self, handle: ChunkHandle) -> bool {
-        let sealed = self
-            .shadow
-            .chunks
-            .record(handle)
-            .and_then(|it| it.at_rest());
+        let Some(record) = self.shadow.chunks.record(handle) else {
+            return false;
+        };
+        if let Some(active) = &record.active {
+            let mut members = active.members.iter();
+            return members.all(|member| {
+                let machine = self.machines.get(&member.server);
+                machine.is_some_and(|machine| self.is_spoiled(*machine, handle))
+            });
+        }
+        let sealed = record.at_rest();
         let had = sealed.and_then(|sealed| self.had.get(&(handle, sealed.version)));
-        had.is_some_and(|had| {
-            had.iter().all(|machine| {
-                self.spoiled_machines.contains(machine)
-                    || self.spoiled.contains(&(*machine, handle))
-            })
-        })
+        had.is_some_and(|had| had.iter().all(|machine| self.is_spoiled(*machine, handle)))
+    }
+
+    /// Whether a replica may be spoiled.
+    #[must_use]
+    pub fn is_spoiled(&self, machine: u8, handle: ChunkHandle) -> bool {
+        self.spoiled_machines.contains(&machine) || self.spoiled.contains(&(machine, handle))
+    }
+
+    /// Whether a client is about to accept the loss of a chunk's good copies.
+    #[must_use]
+    pub fn is_being_accepted(&self, chunk: ChunkHandle) -> bool {
+        let mut running = self.ops.values().filter(|it| it.outcome.is_none());
+        running.any(|it| matches!(it.op, Op::AcceptLoss { handle, .. } if handle == chunk))
     }
 
     /// A master has read the log: what it found of what nobody was told happened all the same.
@@ -428,9 +451,8 @@ impl Facts {
         if let Command::PossibleLoss(body) = &entry.command
             && let Some((file, index)) = self.names.slot_of(body.handle)
         {
-            let loss = (body.version, file, index);
-            self.losses.insert(body.handle, loss);
-            self.lost_at.insert(file, self.now);
+            let chunk = (body.handle, body.version);
+            self.losses.add(chunk, (file, index), body.cause, self.now);
         }
         let is_change = matches!(
             entry.command,

@@ -15,12 +15,13 @@ use crate::oracle::records::{Appends, RecordId};
 #[derive(Debug, Default)]
 pub struct RecordsOnce {
     appends: BTreeMap<FileId, Appends>,
-    /// Acknowledged from memory, in which version of which chunk.
-    in_memory: Vec<InMemory>,
+    acked: Vec<Acked>,
+    /// How many losses were looked at.
+    losses: u64,
 }
 
-/// In which version of which chunk, of which file, which record.
-type InMemory = (ChunkHandle, ChunkVersion, FileId, RecordId);
+/// In which version of which chunk, how safe, of which file, which record.
+type Acked = (ChunkHandle, ChunkVersion, Level, FileId, RecordId);
 
 impl Invariant for RecordsOnce {
     fn name(&self) -> &'static str {
@@ -48,14 +49,15 @@ impl Invariant for RecordsOnce {
             } => {
                 self.forgive(facts);
                 // Who read the beginning of a record that was gone before its end was read.
-                let lost_meanwhile = facts.lost_at.get(file).is_some_and(|at| at >= began);
+                let lost_meanwhile = facts.losses.last_at(*file).is_some_and(|at| at >= *began);
                 if *leftover > 0 && !lost_meanwhile {
                     return Err(format!("file {file} has {leftover} bytes of no record"));
                 }
                 let appends = self.appends.entry(*file).or_default();
                 check_payloads(appends, records)?;
                 let places: Vec<_> = records.iter().map(|it| (it.offset, it.id)).collect();
-                let read = appends.read(&places, *began);
+                let is_accepted = |offset| facts.losses.is_accepted_at(*file, offset);
+                let read = appends.read(&places, *began, is_accepted);
                 read.map_err(|how| format!("file {file}: {how}"))
             }
             _ => Ok(()),
@@ -78,14 +80,12 @@ impl RecordsOnce {
                 self.forgive(facts);
                 let appends = self.appends.entry(*file).or_default();
                 let acked = appends.acked(named(id), file_offset(&done), facts.now);
-                if done.level == Level::Memory {
-                    let in_memory = (done.handle, done.version, *file, named(id));
-                    self.in_memory.push(in_memory);
-                    self.forgive(facts);
-                    if is_lost(&in_memory, facts) {
-                        // Where it was told to be something else may be.
-                        return Ok(());
-                    }
+                let (handle, version, level) = (done.handle, done.version, done.level);
+                self.acked.push((handle, version, level, *file, named(id)));
+                if facts.losses.covers(handle, version, level) {
+                    // Where it was told to be something else may be.
+                    appends.may_be_lost(named(id));
+                    return Ok(());
                 }
                 acked.map_err(|how| format!("file {file}: {how}"))
             }
@@ -100,21 +100,17 @@ impl RecordsOnce {
 
     /// Of what the log says that it may be gone, nothing has to be there.
     fn forgive(&mut self, facts: &Facts) {
-        for acked in &self.in_memory {
-            let (_, _, file, id) = acked;
-            if is_lost(acked, facts)
+        if std::mem::replace(&mut self.losses, facts.losses.count) == facts.losses.count {
+            return;
+        }
+        for (handle, version, level, file, id) in &self.acked {
+            if facts.losses.covers(*handle, *version, *level)
                 && let Some(appends) = self.appends.get_mut(file)
             {
                 appends.may_be_lost(*id);
             }
         }
     }
-}
-
-/// Whether the log says that what was acknowledged so may be gone.
-fn is_lost((handle, version, ..): &InMemory, facts: &Facts) -> bool {
-    let loss = facts.losses.get(handle);
-    loss.is_some_and(|(lost, ..)| version <= lost)
 }
 
 fn check_payloads(appends: &Appends, records: &[FoundRecord]) -> Result<(), String> {
@@ -136,6 +132,8 @@ const fn named((session, number): (SessionId, u64)) -> RecordId {
 mod tests {
     use std::time::Duration;
 
+    use sarsen_master::core::command::LossCause;
+
     use super::*;
 
     /// A record that was acknowledged from memory was read half when it was lost, and others lay
@@ -155,7 +153,10 @@ mod tests {
             RecordsOnce::default().observe(&observation, facts)
         };
         assert!(read(&facts, at(1), 7).is_err());
-        facts.lost_at.insert(file, at(2));
+        let chunk = (ChunkHandle(1), ChunkVersion(1));
+        facts
+            .losses
+            .add(chunk, (file, 0), LossCause::NoMember, at(2));
         assert_eq!(read(&facts, at(1), 7), Ok(()));
         assert!(read(&facts, at(3), 7).is_err());
         assert_eq!(read(&facts, at(3), 0), Ok(()));

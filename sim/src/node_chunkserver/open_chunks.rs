@@ -25,9 +25,10 @@ use sarsen_protocol::status::Status;
 use super::journals::Journals;
 use super::mutation_streams::{Incoming, Onward};
 use super::{ChunkserverEvent, Process};
-use crate::net::ConnId;
+use crate::faults::FaultEvent;
+use crate::net::{ConnId, Node};
 use crate::observation::Observation;
-use crate::world::World;
+use crate::world::{Event, World};
 
 /// The open chunks of a process.
 #[derive(Debug, Default)]
@@ -435,6 +436,7 @@ impl Process {
                     version: told.version,
                     serial: told.serial,
                 });
+                self.strike(world, handle);
             }
             (member::Order::Begin(asked), Of::Begun(told)) => {
                 world.count("path: version begun");
@@ -456,6 +458,7 @@ impl Process {
                     length: told.prepared.length,
                     crc32: told.prepared.crc32,
                 });
+                self.strike(world, handle);
             }
             (member::Order::Settle(asked), Of::Settled) => {
                 world.count("path: open chunk settled");
@@ -471,6 +474,20 @@ impl Process {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// While a loss is being accepted, the master or the one that has the copy is killed now and then.
+    fn strike(&self, world: &World, handle: ChunkHandle) {
+        if !world.with_checker(|checker| checker.facts.is_being_accepted(handle)) {
+            return;
+        }
+        let (is_struck, is_master) = world.chance(|it| (it.percent(40), it.percent(50)));
+        if is_struck {
+            world.count("path: killed while a loss was being accepted");
+            let node = if is_master { Node::Master } else { self.node };
+            let after = world.chance(|random| random.micros(0, 4_000));
+            world.plan_in(after, Event::Fault(FaultEvent::Kill(node)));
         }
     }
 

@@ -138,6 +138,12 @@ impl Client {
         }
     }
 
+    /// Asks once, whatever comes of it.
+    pub async fn say_once<R: Request>(&self, request: &R) {
+        let deadline = self.now() + ANSWER_TIME_MAX;
+        let _ = self.try_once(request, deadline).await;
+    }
+
     /// One try, on the connection that there is or a new one.
     async fn try_once<R: Request>(
         &self,

@@ -1,11 +1,12 @@
 //! What a client does all day: one thing after the other, as the workload says.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
-use sarsen_protocol::id::RequestId;
+use sarsen_protocol::id::{ChunkHandle, RequestId};
 use sarsen_protocol::message::{
-    EmptyTrash, List, ListTrash, MakeFile, MakeFolder, NodeType, Remove, Rename, RestoreTrash,
-    SealFile, Stat, Truncate,
+    AcceptLoss, EmptyTrash, List, ListTrash, MakeFile, MakeFolder, NodeType, Remove, Rename,
+    RestoreTrash, SealFile, Stat, Truncate,
 };
 use sarsen_protocol::status::Status;
 
@@ -61,12 +62,18 @@ impl Client {
         match op.clone() {
             Op::Change(changes) => self.change_at(changes).await,
             Op::Truncate { path, layout, cell } => {
-                let make = |request: RequestId| Truncate {
-                    request,
-                    path: path.clone(),
-                    size: layout.start(cell),
+                let asked = Rc::new(Cell::new(None));
+                let make = |request: RequestId| {
+                    asked.set(Some(request));
+                    Truncate {
+                        request,
+                        path: path.clone(),
+                        size: layout.start(cell),
+                    }
                 };
+                self.spawn(Rc::clone(self).mistake(Rc::clone(&asked)));
                 let truncated = self.mutate(id, make).await;
+                asked.set(None);
                 outcome(truncated.map(|(truncated, _)| Done::File(truncated.node.file_id)))
             }
             Op::Seal { path } => {
@@ -168,6 +175,10 @@ impl Client {
                     .await;
                 outcome(emptied.map(|(emptied, _)| Done::Emptied(emptied.entries)))
             }
+            Op::AcceptLoss { handle, file } => {
+                let make = |request: RequestId| AcceptLoss { request, handle };
+                outcome(self.mutate(id, make).await.map(|_| Done::File(file)))
+            }
             Op::List { path } => {
                 let request = List {
                     path,
@@ -182,6 +193,20 @@ impl Client {
                 let _ = self.call(&trash).await;
                 outcome(self.call(&request).await.map(|_| Done::Read))
             }
+        }
+    }
+
+    /// Now and then asks for something else under the number of a request that waits for its answer.
+    async fn mistake(self: Rc<Self>, asked: Rc<Cell<Option<RequestId>>>) {
+        if self.chance(|random| random.percent(97)) {
+            return;
+        }
+        let after = self.chance(|random| random.micros(500, 300_000));
+        self.sleep(after).await;
+        if let Some(request) = asked.get() {
+            let handle = ChunkHandle(u64::MAX);
+            self.world.count("path: number of a request used twice");
+            self.say_once(&AcceptLoss { request, handle }).await;
         }
     }
 
@@ -201,6 +226,9 @@ impl Client {
     fn count(&self, op: &Op, outcome: &Outcome) {
         if *outcome == Outcome::Unknown {
             self.world.count("path: outcome unknown to the client");
+        }
+        if let (Op::AcceptLoss { .. }, Outcome::Refused(Status::InvalidArgument)) = (op, outcome) {
+            self.world.count("path: loss not accepted");
         }
         if !matches!(outcome, Outcome::Done(_)) {
             return;
@@ -229,6 +257,7 @@ impl Client {
             Op::Restore { .. } => "path: restored from the trash",
             Op::Empty { .. } => "path: trash emptied",
             Op::List { .. } => "path: listed",
+            Op::AcceptLoss { .. } => "path: loss accepted",
         };
         self.world.count(name);
     }

@@ -20,9 +20,10 @@
 //! that read.
 //!
 //! Where acks from memory may be lost, as the master's log says, the history begins anew: any value
-//! may be there that no cut, and no write that was acknowledged at `disk`, was surely behind.
+//! may be there that no cut, and no write that was acknowledged at `disk`, was surely behind. Where a
+//! person accepted a loss any value may be there that anybody ever began to write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What is in a cell; zero before anybody wrote.
@@ -49,6 +50,8 @@ struct Cluster {
     is_read: bool,
     /// Acknowledged at `disk`.
     is_kept: bool,
+    /// It may be in the copy that was taken when a loss was accepted, whatever its client is told.
+    is_accepted: bool,
 }
 
 impl Cluster {
@@ -60,6 +63,7 @@ impl Cluster {
             last_begin: from,
             is_read: false,
             is_kept: false,
+            is_accepted: false,
         }
     }
 
@@ -90,6 +94,8 @@ impl Cluster {
 #[derive(Clone, Debug, Default)]
 pub struct Cell {
     clusters: BTreeMap<Value, Cluster>,
+    /// All that anybody ever began to write.
+    ever: BTreeSet<Value>,
     zeros: Vec<Span>,
     cuts: BTreeMap<CutId, Span>,
     /// What was there at the beginning was surely written over.
@@ -100,6 +106,7 @@ impl Cell {
     /// A write begins; it may be read, or never be heard of, from now on.
     pub fn writes(&mut self, value: Value, from: Duration) {
         self.clusters.insert(value, Cluster::new(from));
+        self.ever.insert(value);
     }
 
     /// A write was acknowledged; what `is_kept` is on disk everywhere.
@@ -127,11 +134,25 @@ impl Cell {
         }
     }
 
+    /// A person accepted the loss of whatever was written by now: some copy is what was left.
+    pub fn loses_all(&mut self, at: Duration) {
+        self.is_begun = false;
+        self.zeros.clear();
+        let of_a_copy = Cluster {
+            is_accepted: true,
+            ..Cluster::new(at)
+        };
+        self.clusters = self.ever.iter().map(|&value| (value, of_a_copy)).collect();
+    }
+
     /// A write was surely not done.
     ///
     /// # Errors
     /// It was read all the same.
     pub fn not_done(&mut self, value: Value) -> Result<(), String> {
+        if self.clusters.get(&value).is_some_and(|it| it.is_accepted) {
+            return Ok(());
+        }
         match self.clusters.remove(&value) {
             Some(cluster) if cluster.is_read => {
                 Err(format!("{value:#x} was read, and its writing was refused"))
@@ -478,6 +499,32 @@ mod tests {
             }
         }
         assert!(right > 200 && wrong > 200, "{right} right, {wrong} wrong");
+    }
+
+    /// The copy that a person took was older than a cut, and had a write that was refused since.
+    #[test]
+    fn where_a_loss_was_accepted_anything_may_be_there_that_was_ever_written() {
+        let mut cell = Cell::default();
+        cell.writes(1, at(1));
+        cell.acked(1, at(2), true);
+        cell.cuts(7, at(3));
+        cell.was_cut(7, at(4));
+        cell.writes(2, at(5));
+        assert_eq!(cell.not_done(2), Ok(()));
+        cell.writes(3, at(6));
+        cell.acked(3, at(7), true);
+        let mut kept = cell.clone();
+        assert_eq!(kept.read(1, at(8), at(9)), Ok(()));
+        assert!(kept.check().is_err());
+        for value in [0, 1, 2, 3] {
+            let mut cell = cell.clone();
+            cell.loses_all(at(10));
+            assert_eq!(cell.read(value, at(11), at(12)), Ok(()));
+            assert_eq!(cell.not_done(2), Ok(()));
+            assert_eq!(cell.check(), Ok(()), "{value}");
+        }
+        cell.loses_all(at(10));
+        assert!(cell.read(4, at(11), at(12)).is_err());
     }
 
     /// Whether there is an order: an op may come first if no other ended before it began.

@@ -203,7 +203,12 @@ impl Names {
                     self.activate(next);
                     return None;
                 }
-                Then::Nothing => return None,
+                // Of those that are asked for, this one is a loss that is accepted.
+                Then::Nothing => {
+                    entry.request?;
+                    let (file, _) = self.slot_of(body.handle)?;
+                    Ok(Done::File(file))
+                }
             },
             Command::ChunkActivated(body) => {
                 self.activate(body);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use sarsen_protocol::id::FileId;
+use sarsen_protocol::id::{ChunkHandle, FileId};
 use sarsen_protocol::message::Level;
 use sarsen_protocol::status::Status;
 
@@ -143,6 +143,13 @@ pub enum Op {
     List {
         /// Which.
         path: String,
+    },
+    /// Goes on without what nobody may have any more of a chunk.
+    AcceptLoss {
+        /// Which.
+        handle: ChunkHandle,
+        /// Whose it is.
+        file: FileId,
     },
 }
 

@@ -4,8 +4,8 @@
 //! reads gets every record that was acknowledged before the reading began, at the offset that was
 //! told, and no record twice; of those that are in doubt any, at most once; none that was surely
 //! not done, and none that nobody appended. A record that was acknowledged before another was sent
-//! lies before it. Only what was acknowledged from memory may be gone, and only where the master's
-//! log says so (section 15, point 12).
+//! lies before it. Only what was acknowledged from memory, or is in a chunk of which a loss was
+//! accepted, may be gone, and only where the master's log says so (section 15, point 12).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -125,11 +125,17 @@ impl Appends {
         append.is_some_and(|it| id.payload(it.len).bytes()[..] == *payload)
     }
 
-    /// A reader was given these records, in this order, from a reading that began then.
+    /// A reader was given these records, in this order, from a reading that began then. Where a loss was
+    /// accepted what had been taken back may lie again.
     ///
     /// # Errors
     /// What is wrong with that.
-    pub fn read(&self, records: &[(u64, RecordId)], began: Duration) -> Result<(), String> {
+    pub fn read(
+        &self,
+        records: &[(u64, RecordId)],
+        began: Duration,
+        is_accepted: impl Fn(u64) -> bool,
+    ) -> Result<(), String> {
         let mut seen = BTreeSet::new();
         let mut last = None;
         for &(offset, id) in records {
@@ -137,10 +143,15 @@ impl Appends {
                 return Err(format!("{id:?} at {offset} comes behind {last:?}"));
             }
             last = Some(offset);
+            let end = self.appends.get(&id).map(|append| append.end);
+            let is_told = matches!(end, Some(End::Acked { offset: told, .. }) if told == offset);
+            if !is_told && is_accepted(offset) {
+                continue;
+            }
             if !seen.insert(id) {
                 return Err(format!("{id:?} is there twice, again at {offset}"));
             }
-            match self.appends.get(&id).map(|append| append.end) {
+            match end {
                 None => return Err(format!("{id:?} at {offset} was never appended")),
                 Some(End::NotDone) => {
                     return Err(format!("{id:?} at {offset} was refused"));
@@ -182,7 +193,7 @@ mod tests {
 
     fn read(appends: &Appends, records: &[(u64, u64)], began: u64) -> Result<(), String> {
         let records: Vec<_> = records.iter().map(|&(at, it)| (at, id(it))).collect();
-        appends.read(&records, at(began))
+        appends.read(&records, at(began), |_| false)
     }
 
     /// 1 and 2 acknowledged, 3 in doubt, 4 refused.
@@ -205,6 +216,17 @@ mod tests {
         appends.may_be_lost(id(2));
         assert_eq!(read(&appends, &[(0, 1)], 9), Ok(()));
         assert!(read(&appends, &[(0, 1), (104, 2)], 9).is_err());
+    }
+
+    /// A copy that was left behind had an append that was taken back, and done again elsewhere since.
+    #[test]
+    fn where_a_loss_was_accepted_what_was_taken_back_may_lie_again() {
+        let appends = appends();
+        let records = [(0, id(1)), (100, id(2)), (900, id(2)), (950, id(4))];
+        assert!(appends.read(&records, at(9), |_| false).is_err());
+        assert_eq!(appends.read(&records, at(9), |at| at >= 900), Ok(()));
+        let twice = [(0, id(1)), (100, id(2)), (500, id(2))];
+        assert!(appends.read(&twice, at(9), |at| at >= 900).is_err());
     }
 
     #[test]

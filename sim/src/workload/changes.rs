@@ -71,6 +71,31 @@ pub fn read_whole(path: &str) -> Option<Op> {
     })
 }
 
+/// Writes into each of these chunks of a file that changes, or appends a record to it; none if it is
+/// another. `number` is never used again.
+#[must_use]
+pub fn write_everywhere(path: &str, indexes: &[u32], number: u64) -> Option<Op> {
+    let changes: Vec<Change> = match layout(path) {
+        _ if LOGS.contains(&path) => vec![Change::Record { len: 100 }],
+        layout => {
+            let layout = layout?;
+            let written = indexes.iter().map(|index| Change::Cells {
+                layout,
+                first: index * layout.cells_in_chunk(),
+                count: 1,
+                value: number ^ u64::from(*index) << 32 | 1 << 63,
+            });
+            written.collect()
+        }
+    };
+    Some(Op::Change(Changes {
+        path: path.to_owned(),
+        level: Level::Disk,
+        ordered: false,
+        changes: changes.into_iter().map(|it| (Duration::ZERO, it)).collect(),
+    }))
+}
+
 /// The next thing to do with a file that changes; `number` makes values differ.
 pub fn next(random: &mut Random, facts: &Facts, number: u64) -> Op {
     let log = random.pick(LOGS).copied().unwrap_or(FOLDER);
