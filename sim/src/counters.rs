@@ -74,6 +74,7 @@ pub const PATHS: &[&str] = &[
     "path: loss not accepted",
     "path: killed while a loss was being accepted",
     "path: number of a request used twice",
+    "path: turn of a chunk delayed",
 ];
 
 /// Counts by name.

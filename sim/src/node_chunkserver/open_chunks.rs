@@ -4,7 +4,8 @@
 //! - [`mutation_streams`](super::mutation_streams): mutation streams that come in, and the way to next hops;
 //! - [`journals`](super::journals): the directories' journals.
 //!
-//! A turn comes a moment after something was told, so that what comes together is taken together. The
+//! A turn comes a moment after something was told, so that what comes together is taken together; now and
+//! then the chunk's thread is busy with others for longer, and more gathers. The
 //! lane carries out one action at a time, each at a moment of its own; a flush is done beside it.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -57,6 +58,8 @@ pub(super) struct OpenOne {
     last_request: RequestId,
     /// When its next turn is planned.
     planned: Option<Duration>,
+    /// Its thread does something else until then.
+    busy_until: Duration,
 }
 
 /// Who waits for an answer of a machine.
@@ -92,6 +95,7 @@ impl Process {
                 answerers: BTreeMap::new(),
                 last_request: 0,
                 planned: None,
+                busy_until: Duration::ZERO,
             };
             self.open.chunks.insert(handle, one);
         }
@@ -213,6 +217,7 @@ impl Process {
         let Some(one) = self.open.chunks.get_mut(&handle) else {
             return;
         };
+        let at = at.max(one.busy_until);
         if one.planned.is_none_or(|planned| at < planned) {
             one.planned = Some(at);
             let after = at.saturating_sub(world.now());
@@ -244,7 +249,17 @@ impl Process {
             self.carry_out_of(world, handle, action);
         }
         self.start_work(world, handle);
+        self.rest(world, handle);
         self.publish(world, handle);
+    }
+
+    /// Now and then a chunk's thread is busy elsewhere, and what is told meanwhile is one batch.
+    fn rest(&mut self, world: &World, handle: ChunkHandle) {
+        let (is_busy, time) = world.chance(|it| (it.percent(4), it.micros(200, 6_000)));
+        if let Some(one) = self.open.chunks.get_mut(&handle).filter(|_| is_busy) {
+            world.count("path: turn of a chunk delayed");
+            one.busy_until = world.now() + time;
+        }
     }
 
     /// Starts what is due on the disk.

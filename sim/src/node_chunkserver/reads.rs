@@ -172,7 +172,24 @@ impl Process {
     ) -> Result<Readable, Refusal> {
         let now = self.elapsed(world);
         let one = self.open_one(handle, None).map_err(|_| unknown())?;
-        one.worker.read(now, version, serial)
+        let let_in = one.worker.read(now, version, serial)?;
+        if let Readable::Open(snapshot) = &let_in {
+            let (begin, _) = one.worker.replica().member().began_at();
+            let least = match version < snapshot.version {
+                true => serial.min(begin),
+                false => serial.max(begin),
+            };
+            let served = (snapshot.version, snapshot.serial);
+            if snapshot.version < version || snapshot.serial < least {
+                world.fail(format!(
+                    "{:?} lets a reader of {handle} in that asked for {:?}, and serves {served:?}, which \
+                     begins at {begin}",
+                    self.node,
+                    (version, serial)
+                ));
+            }
+        }
+        Ok(let_in)
     }
 
     /// A read is let in, or not.
