@@ -75,6 +75,8 @@ pub const PATHS: &[&str] = &[
     "path: killed while a loss was being accepted",
     "path: number of a request used twice",
     "path: turn of a chunk delayed",
+    "path: records followed",
+    "path: far slot of a file of records written",
 ];
 
 /// Counts by name.

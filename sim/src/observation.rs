@@ -324,12 +324,16 @@ pub enum Observation<'a> {
         /// What became of it.
         outcome: ChangeOutcome,
     },
-    /// A client was given all records of a file.
+    /// A client was given all records of a file, up to a place.
     RecordsRead {
         /// Which file.
         file: FileId,
         /// When it began to read.
         began: Duration,
+        /// Whether it read what came meanwhile, too.
+        followed: bool,
+        /// Up to where it has passed.
+        end: u64,
         /// In the order in which they came.
         records: &'a [FoundRecord],
         /// Bytes between them that are neither zero nor a record's.

@@ -89,7 +89,9 @@ fn ends(id: OpId, outcome: &Outcome, facts: &Facts) -> Result<(), String> {
     };
     let wanted = match (outcome, &record.op) {
         (_, Op::Get { .. } | Op::List { .. } | Op::Change(_) | Op::Seal { .. }) => return Ok(()),
-        (_, Op::ReadRecords { .. } | Op::ReadCells { .. }) => return Ok(()),
+        (_, Op::ReadRecords { .. } | Op::FollowRecords { .. } | Op::ReadCells { .. }) => {
+            return Ok(());
+        }
         (Outcome::Done(done), _) => Ok(done),
         (Outcome::Refused(status), _) => Err(*status),
         _ => return Ok(()),

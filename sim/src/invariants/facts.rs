@@ -112,6 +112,8 @@ pub struct Facts {
     pub repeated: Option<(SessionId, u64)>,
     /// Mutations that got an id, of which files.
     pub changes: BTreeMap<(SessionId, u64), (FileId, Change)>,
+    /// Slots of files of records that somebody is about to write in, far behind the others.
+    pub far_slots: BTreeMap<FileId, u32>,
     /// Up to where files that records are appended to are known to reach.
     pub record_ends: BTreeMap<FileId, u64>,
     /// What the log says may be gone.
@@ -127,6 +129,7 @@ impl Facts {
         self.recent.clear();
         match observation {
             Observation::Begins { id, op } => {
+                self.note_far_slots(op);
                 let record = OpRecord {
                     op: (*op).clone(),
                     began_at: self.shadow.index,
@@ -407,6 +410,30 @@ impl Facts {
     #[must_use]
     pub fn is_spoiled(&self, machine: u8, handle: ChunkHandle) -> bool {
         self.spoiled_machines.contains(&machine) || self.spoiled.contains(&(machine, handle))
+    }
+
+    fn note_far_slots(&mut self, op: &Op) {
+        let Op::Change(changes) = op else { return };
+        let mut files = self.names.files();
+        let Some((_, file)) = files.find(|(it, _)| *it == changes.path) else {
+            return;
+        };
+        drop(files);
+        for (_, change) in &changes.changes {
+            if let Change::Zeros { index, .. } = change {
+                let slot = self.far_slots.entry(file).or_default();
+                *slot = index.saturating_add(1).max(*slot);
+            }
+        }
+    }
+
+    /// The first slot of a file of records that nobody has written in, nor is about to.
+    #[must_use]
+    pub fn next_slot(&self, file: FileId) -> u32 {
+        let named = self.shadow.namespace.file(file);
+        let named = named.and_then(|it| it.chunks().last().map(|(index, _)| index + 1));
+        let far = self.far_slots.get(&file).copied();
+        named.max(far).unwrap_or(0)
     }
 
     /// Whether a client is about to accept the loss of a chunk's good copies.

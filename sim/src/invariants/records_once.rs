@@ -1,7 +1,9 @@
 //! Every acknowledged append is once in what a reader of records is given, at the offset that was
-//! told; what is in doubt at most once; what was refused never.
+//! told; what is in doubt at most once; what was refused never. And nothing comes where a reader has
+//! passed: only the last chunk of a file takes records (`spec/replication.md` section 9).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, SessionId};
 use sarsen_protocol::message::Level;
@@ -18,6 +20,8 @@ pub struct RecordsOnce {
     acked: Vec<Acked>,
     /// How many losses were looked at.
     losses: u64,
+    /// Where readers have passed, and what they were given, since something of the file was lost.
+    passed: BTreeMap<FileId, Vec<(u64, BTreeSet<RecordId>)>>,
 }
 
 /// In which version of which chunk, how safe, of which file, which record.
@@ -44,6 +48,8 @@ impl Invariant for RecordsOnce {
             Observation::RecordsRead {
                 file,
                 began,
+                followed,
+                end,
                 records,
                 leftover,
             } => {
@@ -53,12 +59,25 @@ impl Invariant for RecordsOnce {
                 if *leftover > 0 && !lost_meanwhile {
                     return Err(format!("file {file} has {leftover} bytes of no record"));
                 }
+                if *followed && lost_meanwhile {
+                    // What it was given may have been lost, and be elsewhere by now.
+                    return Ok(());
+                }
                 let appends = self.appends.entry(*file).or_default();
                 check_payloads(appends, records)?;
                 let places: Vec<_> = records.iter().map(|it| (it.offset, it.id)).collect();
                 let is_accepted = |offset| facts.losses.is_accepted_at(*file, offset);
-                let read = appends.read(&places, *began, is_accepted);
-                read.map_err(|how| format!("file {file}: {how}"))
+                // Who follows waits in front of what is open still, whatever lies behind it.
+                let since = if *followed { Duration::ZERO } else { *began };
+                let read = appends.read(&places, since, is_accepted);
+                read.map_err(|how| format!("file {file}: {how}"))?;
+                if !lost_meanwhile {
+                    let given: BTreeSet<RecordId> = records.iter().map(|it| it.id).collect();
+                    let passed = appends.passed(*end, &given);
+                    passed.map_err(|how| format!("file {file}: {how}"))?;
+                    self.passed.entry(*file).or_default().push((*end, given));
+                }
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -87,7 +106,17 @@ impl RecordsOnce {
                     appends.may_be_lost(named(id));
                     return Ok(());
                 }
-                acked.map_err(|how| format!("file {file}: {how}"))
+                acked.map_err(|how| format!("file {file}: {how}"))?;
+                let offset = file_offset(&done);
+                let is_behind = |(end, given): &&(u64, BTreeSet<RecordId>)| {
+                    offset < *end && !given.contains(&named(id))
+                };
+                let mut passed = self.passed.get(file).into_iter().flatten();
+                passed.find(is_behind).map_or(Ok(()), |(end, _)| {
+                    Err(format!(
+                        "file {file}: {id:?} was appended at {offset}, and a reader has passed {end}"
+                    ))
+                })
             }
             ChangeOutcome::NotDone => {
                 let appends = self.appends.entry(*file).or_default();
@@ -103,6 +132,8 @@ impl RecordsOnce {
         if std::mem::replace(&mut self.losses, facts.losses.count) == facts.losses.count {
             return;
         }
+        self.passed
+            .retain(|file, _| facts.losses.last_at(*file).is_none());
         for (handle, version, level, file, id) in &self.acked {
             if facts.losses.covers(*handle, *version, *level)
                 && let Some(appends) = self.appends.get_mut(file)
@@ -130,8 +161,6 @@ const fn named((session, number): (SessionId, u64)) -> RecordId {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use sarsen_master::core::command::LossCause;
 
     use super::*;
@@ -147,6 +176,8 @@ mod tests {
             let observation = Observation::RecordsRead {
                 file,
                 began,
+                followed: false,
+                end: 0,
                 records: &[],
                 leftover,
             };

@@ -376,14 +376,18 @@ impl Writer {
 
     fn send_write(&self, stream: StreamId, number: u64, serial: Serial) {
         let Some(Entry {
-            change: Change::Cells { layout, first, .. },
+            change,
             bytes,
             number,
         }) = self.entries.get(&number)
         else {
             return;
         };
-        let offset = layout.offset(*first);
+        let offset = match change {
+            Change::Cells { layout, first, .. } => layout.offset(*first),
+            Change::Zeros { offset, .. } => *offset,
+            Change::Record { .. } => return,
+        };
         if let Some(to) = self.streams.borrow().get(&stream)
             && let Some(data) = to.names.write(number.id(), serial, offset, bytes)
         {
@@ -445,6 +449,9 @@ impl Writer {
                     .note_seen(done.handle, State { version, serial });
                 if done.serial == Serial::NONE {
                     world.count("path: mutation found in a sealed chunk");
+                }
+                if let Change::Zeros { .. } = entry.change {
+                    world.count("path: far slot of a file of records written");
                 }
                 ChangeOutcome::Done(done)
             }
@@ -533,6 +540,10 @@ fn made(id: RequestId, change: &Change) -> (Bytes, What) {
                 len: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
             };
             (bytes.into(), what)
+        }
+        Change::Zeros { index, offset, len } => {
+            let what = What::Write { index, offset, len };
+            (vec![0; len as usize].into(), what)
         }
     }
 }

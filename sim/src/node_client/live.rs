@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use sarsen_client::core::newest::{Action, Confirm, size};
 use sarsen_client::core::read::PAGE_LEN;
@@ -35,15 +36,100 @@ pub async fn read_records(client: &Rc<Client>, path: &str) -> Outcome {
     let end = size(&page);
     records.handle_end(end, open_from(&page));
     let mut found = Vec::new();
+    if !read_to_end(client, &page, end, &mut records, &mut found).await {
+        return Outcome::NoGoodBytes;
+    }
+    client.world.observe(&Observation::RecordsRead {
+        file: page.node.file_id,
+        began,
+        followed: false,
+        end,
+        records: &found,
+        leftover: records.leftover(),
+    });
+    Outcome::Done(Done::Read)
+}
+
+/// Reads the records of a file, and for some time those that come.
+///
+/// It goes on behind a chunk when that is sealed (`spec/records.md` section 3, "Following").
+pub async fn follow_records(client: &Rc<Client>, path: &str, time: Duration) -> Outcome {
+    let began = client.now();
+    let mut page = match locate(client, path, true).await {
+        Ok(page) => page,
+        Err(failed) => return outcome(failed),
+    };
+    let file = page.node.file_id;
+    let mut records = Records::new(0, true);
+    let (mut end, mut open_from) = settled_end(&page);
+    let mut found = Vec::new();
+    let mut passed = None;
+    loop {
+        records.handle_end(end, open_from);
+        if !read_to_end(client, &page, end, &mut records, &mut found).await {
+            break;
+        }
+        passed = Some(end);
+        if client.now() >= began + time || client.is_stopping() {
+            break;
+        }
+        let wait = client.chance(|random| random.micros(10_000, 300_000));
+        client.sleep(wait).await;
+        page = match locate(client, path, true).await {
+            Ok(page) if page.node.file_id == file => page,
+            _ => break,
+        };
+        let before = end;
+        (end, open_from) = settled_end(&page);
+        if end < before {
+            // Something was lost, or its chunk is open again and can't be asked.
+            break;
+        }
+    }
+    let Some(end) = passed else {
+        return Outcome::NoGoodBytes;
+    };
+    client.world.observe(&Observation::RecordsRead {
+        file,
+        began,
+        followed: true,
+        end,
+        records: &found,
+        leftover: records.leftover(),
+    });
+    Outcome::Done(Done::Read)
+}
+
+/// Up to where nothing will come any more in front of the first chunk that is open, and what is committed
+/// of that one, with where it begins.
+fn settled_end(page: &LocateReply) -> (u64, Option<u64>) {
+    let mut chunks = page.chunks.iter();
+    match chunks.find(|chunk| chunk.state == ChunkState::Open) {
+        None => (size(page), None),
+        Some(chunk) => {
+            let start = start(page, chunk.index);
+            (start + u64::from(chunk.length), Some(start))
+        }
+    }
+}
+
+/// Takes the records up to the present end; false if no replica gave good bytes.
+async fn read_to_end(
+    client: &Rc<Client>,
+    page: &LocateReply,
+    end: u64,
+    records: &mut Records,
+    found: &mut Vec<FoundRecord>,
+) -> bool {
     loop {
         match records.poll() {
-            Step::Need { at, len } => match hole_end(&page, at, end) {
+            Step::Need { at, len } => match hole_end(page, at, end) {
                 Some(to) => records.handle_hole(to),
                 None => {
                     let more = client.chance(|random| random.below(200_000));
                     let to = end.min(at + len + more);
-                    let Some(bytes) = read_part(client, &page, at..to).await else {
-                        return Outcome::NoGoodBytes;
+                    let Some(bytes) = read_part(client, page, at..to).await else {
+                        return false;
                     };
                     records.handle_bytes(&bytes);
                 }
@@ -56,16 +142,9 @@ pub async fn read_records(client: &Rc<Client>, path: &str) -> Outcome {
                 },
                 payload: records.payload(&it).to_vec().into(),
             }),
-            Step::Wait | Step::End => break,
+            Step::Wait | Step::End => return true,
         }
     }
-    client.world.observe(&Observation::RecordsRead {
-        file: page.node.file_id,
-        began,
-        records: &found,
-        leftover: records.leftover(),
-    });
-    Outcome::Done(Done::Read)
 }
 
 /// Reads cells of a file; all that it has if none are named.

@@ -13,11 +13,11 @@ use sarsen_protocol::status::Status;
 use super::Client;
 use super::change::change;
 use super::get::get;
-use super::live::{read_cells, read_records};
+use super::live::{follow_records, read_cells, read_records};
 use super::master::Unanswered;
 use super::put::{Job, put};
 use crate::observation::Observation;
-use crate::oracle::op::{Changes, Done, Op, OpId, Outcome};
+use crate::oracle::op::{Change, Changes, Done, Op, OpId, Outcome};
 use crate::workload;
 
 /// Payload lengths that clients send.
@@ -60,7 +60,11 @@ impl Client {
 
     async fn attempt(self: &Rc<Self>, id: OpId, op: &Op) -> Outcome {
         match op.clone() {
-            Op::Change(changes) => self.change_at(changes).await,
+            Op::Change(changes) => {
+                let outcome = self.change_at(&changes).await;
+                self.look_at(&changes).await;
+                outcome
+            }
             Op::Truncate { path, layout, cell } => {
                 let asked = Rc::new(Cell::new(None));
                 let make = |request: RequestId| {
@@ -81,6 +85,7 @@ impl Client {
                 outcome(sealed.map(|_| Done::Nothing))
             }
             Op::ReadRecords { path } => read_records(self, &path).await,
+            Op::FollowRecords { path, time } => follow_records(self, &path, time).await,
             Op::ReadCells {
                 path,
                 layout,
@@ -211,15 +216,33 @@ impl Client {
     }
 
     /// Mutates the file at a path.
-    async fn change_at(self: &Rc<Self>, changes: Changes) -> Outcome {
+    async fn change_at(self: &Rc<Self>, changes: &Changes) -> Outcome {
         let path = changes.path.clone();
         match self.call(&Stat { path }).await {
             Ok(reply) if reply.node.node_type == NodeType::File => {
-                change(self, reply.node.file_id, changes).await
+                change(self, reply.node.file_id, changes.clone()).await
             }
             Ok(_) => Outcome::Refused(Status::IsAFolder),
             Err(Unanswered::Refused(status)) => Outcome::Refused(status),
             Err(_) => Outcome::NotNow,
+        }
+    }
+
+    /// Looks at once at what was changed last: while members hear that it is committed, and while others
+    /// still append to the chunk that was the last one.
+    async fn look_at(self: &Rc<Self>, changes: &Changes) {
+        let (path, last) = (&changes.path, changes.changes.last());
+        match last.map(|(_, change)| *change) {
+            Some(Change::Zeros { .. }) => _ = read_records(self, path).await,
+            Some(Change::Cells {
+                layout,
+                first,
+                count,
+                ..
+            }) if self.chance(|random| random.percent(30)) => {
+                _ = read_cells(self, path, layout, Some(first..first + count), false).await;
+            }
+            _ => {}
         }
     }
 
@@ -241,6 +264,7 @@ impl Client {
             Op::Truncate { .. } => "path: file truncated",
             Op::Seal { .. } => "path: file sealed by a client",
             Op::ReadRecords { .. } => "path: records read",
+            Op::FollowRecords { .. } => "path: records followed",
             Op::ReadCells { newest: true, .. } => "path: newest cells read",
             Op::ReadCells { .. } => "path: cells read",
             Op::MakeFolder { .. } => "path: folder made",

@@ -34,6 +34,15 @@ pub enum Change {
         /// Never used twice.
         value: Value,
     },
+    /// Zeros far behind everything in a file of records, which no reader takes for one.
+    Zeros {
+        /// In which slot.
+        index: u32,
+        /// Where in it.
+        offset: u32,
+        /// How many.
+        len: u32,
+    },
 }
 
 /// Mutations of one file, each some time behind the one before.
@@ -72,6 +81,13 @@ pub enum Op {
     ReadRecords {
         /// Which.
         path: String,
+    },
+    /// Reads records for a while, also those that come meanwhile.
+    FollowRecords {
+        /// Of which file.
+        path: String,
+        /// For how long.
+        time: Duration,
     },
     /// Reads cells of a file.
     ReadCells {

@@ -125,6 +125,28 @@ impl Appends {
         append.is_some_and(|it| id.payload(it.len).bytes()[..] == *payload)
     }
 
+    /// A reader has passed by all that is in front of a place, and was given these records.
+    ///
+    /// # Errors
+    /// Something acknowledged is there and was not given, be it that it came later.
+    pub fn passed(&self, end: u64, given: &BTreeSet<RecordId>) -> Result<(), String> {
+        for (id, append) in &self.appends {
+            if let End::Acked {
+                offset,
+                may_be_lost: false,
+                ..
+            } = append.end
+                && offset < end
+                && !given.contains(id)
+            {
+                return Err(format!(
+                    "{id:?} is at {offset}, and a reader has passed {end} without it"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// A reader was given these records, in this order, from a reading that began then. Where a loss was
     /// accepted what had been taken back may lie again.
     ///
@@ -242,6 +264,16 @@ mod tests {
         for records in wrong {
             assert!(read(&appends, records, 9).is_err(), "{records:?}");
         }
+    }
+
+    /// Two chunks of a file took records at a time, and a reader had passed by the first of them.
+    #[test]
+    fn nothing_comes_where_a_reader_has_passed() {
+        let appends = appends();
+        let given = |numbers: &[u64]| numbers.iter().map(|&it| id(it)).collect();
+        assert_eq!(appends.passed(200, &given(&[1, 2])), Ok(()));
+        assert_eq!(appends.passed(100, &given(&[1])), Ok(()));
+        assert!(appends.passed(101, &given(&[1])).is_err());
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! What clients do to files that are changed where they are.
 //!
 //! *Logs* get records: small ones, many at a time, long ones, and ones that just fit into their
-//! chunk, or just don't. *Images* are cells that are written over and over, one or many, beyond the
+//! chunk, or just don't; now and then zeros are written far behind all of them, and records go on there. *Images* are cells that are written over and over, one or many, beyond the
 //! end and over the edges of chunks, and read beside that; one of them is cut again and again. All
 //! clients work on all of them. A *brief* file comes and goes, and is cut whether or not it is there.
 
 use std::time::Duration;
 
+use sarsen_client::core::read::PAGE_LEN;
 use sarsen_protocol::message::Level;
 use sarsen_protocol::record::RECORD_HEADER_LEN;
 
@@ -36,6 +37,9 @@ const IMAGES: &[(&str, Layout)] = &[
     (CUT, Layout::Uneven),
     ("/m/image-crc", Layout::OneCrc),
 ];
+
+/// Slots of a file that a reader of records asks for at once.
+const SLOTS_MAX: u32 = PAGE_LEN - 8;
 
 /// The longest payload of a record: with its header a quarter of a chunk.
 const PAYLOAD_MAX: u64 = CHUNK_SIZE as u64 / 4 - RECORD_HEADER_LEN as u64;
@@ -104,12 +108,7 @@ pub fn next(random: &mut Random, facts: &Facts, number: u64) -> Op {
     let (path, op) = match random.below(122) {
         100.. => return brief(random, facts, number),
         0..34 => (log, append(random, facts, log)),
-        34..40 => (
-            log,
-            Op::ReadRecords {
-                path: log.to_owned(),
-            },
-        ),
+        34..40 => (log, read_records(random, log)),
         40..66 => (image, write(random, image, layout, number)),
         66..90 => (image, read(random, image, layout)),
         90..95 => (CUT, truncate(random, CUT)),
@@ -154,7 +153,46 @@ fn brief(random: &mut Random, facts: &Facts, number: u64) -> Op {
     }
 }
 
+fn read_records(random: &mut Random, path: &str) -> Op {
+    let path = path.to_owned();
+    match random.percent(50) {
+        true => Op::ReadRecords { path },
+        false => Op::FollowRecords {
+            path,
+            time: random.micros(200_000, 8_000_000),
+        },
+    }
+}
+
+/// Zeros in a chunk far behind the last one, near its end: no record is there yet, nor will one be before
+/// they are.
+fn write_far(random: &mut Random, facts: &Facts, path: &str) -> Option<Op> {
+    let (_, file) = facts.names.files().find(|(it, _)| *it == path)?;
+    let index = facts.next_slot(file) + 4 + u32::try_from(random.below(3)).ok()?;
+    let changes = vec![(
+        Duration::ZERO,
+        Change::Zeros {
+            index,
+            offset: CHUNK_SIZE - u32::try_from(random.between(BLOCK, 4 * BLOCK)).ok()?,
+            len: u32::try_from(random.between(1, BLOCK / 2)).ok()?,
+        },
+    )];
+    (index < SLOTS_MAX).then(|| {
+        Op::Change(Changes {
+            path: path.to_owned(),
+            level: level(random),
+            ordered: false,
+            changes,
+        })
+    })
+}
+
 fn append(random: &mut Random, facts: &Facts, path: &str) -> Op {
+    if random.percent(8)
+        && let Some(op) = write_far(random, facts, path)
+    {
+        return op;
+    }
     let count = match random.below(10) {
         0..5 => 1,
         5..9 => random.between(2, 6),
