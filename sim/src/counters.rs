@@ -38,6 +38,7 @@ pub const PATHS: &[&str] = &[
     "path: file of several chunks published",
     "path: file of no bytes published",
     "path: file of no bytes made at once",
+    "path: file of no bytes refused for want of room",
     "path: folder made",
     "path: renamed",
     "path: moved to the trash",

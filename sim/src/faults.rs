@@ -35,6 +35,8 @@ pub enum FaultEvent {
     SyncErrors(Node, u32),
     /// A machine's disks are full for a while.
     DiskFull(Node, Duration),
+    /// The disks of all chunkservers are full for a while.
+    DisksFull(Duration),
     /// There is room again.
     DiskEmptied(Node),
     /// A machine's disks are slow for a while.
@@ -143,6 +145,7 @@ impl Plan {
                     false => FaultEvent::SyncErrors(self.chunkserver(random), count),
                 }
             }
+            82..84 if random.percent(50) => FaultEvent::DisksFull(some_time(random)),
             82..86 => {
                 let node = match random.percent(20) {
                     true => Node::Master,

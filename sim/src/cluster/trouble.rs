@@ -77,6 +77,12 @@ impl Cluster {
                     .for_each(|disk| disk.set_full(true));
                 world.plan_in(time, Event::Fault(FaultEvent::DiskEmptied(node)));
             }
+            FaultEvent::DisksFull(time) => {
+                for number in 0..self.chunkservers.len() {
+                    let node = Node::Chunkserver(u8::try_from(number).unwrap_or(u8::MAX));
+                    self.trouble(FaultEvent::DiskFull(node, time));
+                }
+            }
             FaultEvent::SlowDisk(node, times, time) => {
                 world.count("fault: slow disk");
                 self.set_slowness(node, times);

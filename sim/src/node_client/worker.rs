@@ -115,8 +115,13 @@ impl Client {
                     parents: true,
                 };
                 let made = self.mutate(id, make).await;
-                if made.is_ok() {
-                    self.world.count("path: file of no bytes made at once");
+                match made {
+                    Ok(_) => self.world.count("path: file of no bytes made at once"),
+                    Err(Unanswered::Refused(Status::NoSpace)) => {
+                        self.world
+                            .count("path: file of no bytes refused for want of room");
+                    }
+                    Err(_) => {}
                 }
                 outcome(made.map(|(made, _)| Done::File(made.node.file_id)))
             }
