@@ -6,6 +6,7 @@
 
 pub mod acknowledged_files;
 pub mod cells_in_order;
+mod chunks;
 pub mod determinism;
 pub mod durable_acks;
 pub mod exactly_once;
