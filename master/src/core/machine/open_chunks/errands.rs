@@ -509,10 +509,14 @@ impl Machine {
                 && is_readable(replica.flags)
                 && !replica.deleting
                 && self.is_usable(replica.server)
+                && self.servers.can_be_changed(replica)
         });
         let best = usable.max_by_key(|replica| (replica.version, replica.serial));
         best.map(|replica| replica.server).ok_or_else(|| {
-            let text = format!("no server that can be heard has a readable copy of chunk {handle}");
+            let text = format!(
+                "no server that can be heard has a readable copy of chunk {handle} on a disk that \
+                 takes changes"
+            );
             Failure::new(Status::Unavailable, text)
         })
     }

@@ -334,3 +334,38 @@ fn a_loss_is_accepted_of_a_chunk_at_rest_whose_holders_differ() {
         BTreeSet::from([accepted.server.0])
     );
 }
+
+/// The highest copy lay in a directory that serves reads only. It was asked each time, and refused each time,
+/// while another server had one to go on with.
+#[test]
+fn a_copy_in_a_directory_that_has_failed_is_not_gone_on_with() {
+    let mut play = Play::new();
+    let (handle, members) = play.sealed_file("/f");
+    let (old, len) = play.sealed(handle).expect("it is sealed");
+    let file = play.rig.get(stat("/f")).node.file_id;
+    let open = play.open(play.last(file));
+    play.mutate(handle, 20, 1500);
+    play.send(SealFile {
+        path: "/f".to_owned(),
+    });
+    assert!(play.sealed(handle).is_some(), "it is sealed again");
+    let chain = [0, 1, 2].map(|at| open.chain[at].server.0);
+    for n in chain {
+        play.servers.replicas.remove(&(n, handle));
+    }
+    let [failed, good] = [chain[0], chain[1]];
+    play.hold_old(failed, handle, (old, len), 7);
+    play.hold_old(good, handle, (ChunkVersion(old.0 - 1), len), 6);
+    play.report_held(3, &members);
+    play.wait(settings().dead_after + seconds(1));
+    let mut beat = heartbeat(u8::try_from(failed).unwrap());
+    beat.disks[0].disk.state = DiskState::Failed;
+    let (reply, _) = play.rig.exchange(ConnectionId(failed), beat);
+    assert!(reply.is_ok(), "{reply:?}");
+    let accept = play.acceptance(handle);
+    let reply = play.ask(accept);
+    let Some(Ok(AnyMessage::LossAccepted(accepted))) = reply else {
+        panic!("{reply:?}")
+    };
+    assert_eq!(accepted.server.0, good);
+}
