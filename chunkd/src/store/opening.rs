@@ -58,52 +58,64 @@ struct Before {
     void: Vec<(ChunkHandle, ChunkVersion, Body)>,
 }
 
-/// The directory's journal, which is begun when it is needed first, and the bytes of entries that its
-/// chunks have yet to hand over.
+/// The directory's journal, which is begun when it is needed first.
 #[derive(Debug, Default)]
-struct DirectoryLog(OnceLock<Arc<dyn Log>>, AtomicUsize);
+struct DirectoryLog {
+    log: OnceLock<Arc<dyn Log>>,
+    /// Bytes of entries that chunks have yet to hand over.
+    backlog: AtomicUsize,
+    /// The sequence of this start's last `settled` or `dropped` of a chunk, as long as it stands in the
+    /// journal.
+    ended: Mutex<BTreeMap<ChunkHandle, u64>>,
+}
 
 impl Log for DirectoryLog {
     fn offer(&self, entry: Entry, class: Class) -> Result<u64, Refused> {
-        match self.0.get() {
-            Some(log) => log.offer(entry, class),
-            None => Err(Refused {
+        let Some(log) = self.log.get() else {
+            return Err(Refused {
                 error: AppendError::Failed,
                 entry,
-            }),
+            });
+        };
+        let ends = entry.ends_a_chunk().then_some(entry.handle);
+        let sequence = log.offer(entry, class)?;
+        if let Some(handle) = ends {
+            lock(&self.ended).insert(handle, sequence);
         }
+        Ok(sequence)
     }
 
     fn hurry(&self) {
-        if let Some(log) = self.0.get() {
+        if let Some(log) = self.log.get() {
             log.hurry();
         }
     }
 
     fn extent(&self) -> Extent {
-        self.0.get().map(|log| log.extent()).unwrap_or_default()
+        self.log.get().map(|log| log.extent()).unwrap_or_default()
     }
 
     fn remove_oldest(&self, first_sequence: u64) {
-        if let Some(log) = self.0.get() {
+        lock(&self.ended).retain(|_, sequence| *sequence >= first_sequence);
+        if let Some(log) = self.log.get() {
             log.remove_oldest(first_sequence);
         }
     }
 
     fn look_for_room(&self) {
-        if let Some(log) = self.0.get() {
+        if let Some(log) = self.log.get() {
             log.look_for_room();
         }
     }
 
     fn backlog(&self) -> usize {
-        self.1.load(Ordering::Relaxed)
+        self.backlog.load(Ordering::Relaxed)
     }
 
     fn count_backlog(&self, more: usize, less: usize) {
-        self.1.fetch_add(more, Ordering::Relaxed);
+        self.backlog.fetch_add(more, Ordering::Relaxed);
         // It was counted before.
-        self.1.fetch_sub(less, Ordering::Relaxed);
+        self.backlog.fetch_sub(less, Ordering::Relaxed);
     }
 }
 
@@ -138,6 +150,11 @@ impl Opened {
 
     pub(super) fn log(&self) -> &dyn Log {
         &*self.log
+    }
+
+    /// The sequence of the last entry of this start that says that a chunk was settled or dropped.
+    pub(super) fn ended_at(&self, handle: ChunkHandle) -> Option<u64> {
+        lock(&self.log.ended).get(&handle).copied()
     }
 
     /// What a chunk promised that is not open, and the journal's sequence of it.
@@ -235,13 +252,16 @@ impl Directory {
         let void: Vec<Entry> = void
             .map(|(handle, version, body)| Entry::new(*handle, *version, body))
             .collect();
+        let first = appender.stable() + 1;
         appender
             .append(&void)
             .map_err(|error| self.journal_failed(error))?;
+        let ended = void.iter().filter(|entry| entry.ends_a_chunk());
+        lock(&self.opened.log.ended).extend(ended.map(|entry| (entry.handle, first)));
         let log = make(appender)
             .map_err(|source| io_error(&**tree, Operation::Create, JOURNAL_FOLDER, source))?;
         // Nobody else sets it: `before` is locked.
-        let _ = self.opened.log.0.set(log);
+        let _ = self.opened.log.log.set(log);
         *waiting = None;
         Ok(())
     }
@@ -396,7 +416,7 @@ impl Directory {
     /// Whether the journal takes entries.
     pub(super) fn check_writes(&self) -> Result<(), OpenChunkError> {
         self.check_not_poisoned()?;
-        match self.opened.log.0.get() {
+        match self.opened.log.log.get() {
             Some(_) => Ok(()),
             None => Err(AppendError::Failed.into()),
         }

@@ -397,32 +397,27 @@ impl Directory {
                 ..Needed::only(said.promise(promised)?)
             });
         }
-        let copied = match self.opened.find(handle) {
+        match self.opened.find(handle) {
             Some(chunk) => {
                 // Once: it may fail at any time.
                 let told = chunk.told();
-                if !told.poisoned {
-                    return needed_of_open(&chunk, &told, said, later);
-                }
-                match self.ends_later(handle, later)? {
-                    true => Some(Vec::new()),
-                    false => said.all()?,
+                match told.poisoned {
+                    true => self.needed_by_the_next_start(handle, said, later),
+                    false => needed_of_open(&chunk, &told, said, later),
                 }
             }
-            None => self.needed_of_closed(handle, turn.held().as_ref(), said, later)?,
-        };
-        let copied = copied.map(Needed::only);
-        copied.ok_or_else(|| Stuck::HeldUp([handle].into()))
+            None => self.needed_of_closed(handle, turn.held().as_ref(), said, later),
+        }
     }
 
-    /// What is written for a chunk that is not open; none if not all that is needed of it is here.
+    /// What is written for a chunk that is not open.
     fn needed_of_closed(
         &self,
         handle: ChunkHandle,
         held: Option<&Held>,
         said: &Said,
         later: &mut Later<'_>,
-    ) -> Result<Option<Vec<Entry>>, Stuck> {
+    ) -> Result<Needed, Stuck> {
         let is_told_otherwise = self.problem_of(handle).is_some();
         let end = match held.map(|held| &held.entry) {
             None if !is_told_otherwise => Some((said.version(), Body::Dropped)),
@@ -433,14 +428,36 @@ impl Directory {
         };
         match end {
             // Again: what ended it may stand further on, or nowhere but in the header.
-            Some((version, body)) => Ok(Some(vec![Entry::new(handle, version, &body)])),
-            None if self.ends_later(handle, later)? => Ok(Some(Vec::new())),
-            // A start could make nothing of it; the next one may.
-            None => said.all(),
+            Some((version, body)) => Ok(Needed::only(vec![Entry::new(handle, version, &body)])),
+            None => self.needed_by_the_next_start(handle, said, later),
         }
     }
 
-    /// Whether a later segment says that the chunk was settled or dropped.
+    /// What is written for a chunk that this start can make nothing of; the next one may. Behind an entry
+    /// that ended what it was, the copies would come back as what it is.
+    fn needed_by_the_next_start(
+        &self,
+        handle: ChunkHandle,
+        said: &Said,
+        later: &mut Later<'_>,
+    ) -> Result<Needed, Stuck> {
+        let successor = later.segments.get(1).copied().unwrap_or_default();
+        if let Some(sequence) = self.opened.ended_at(handle)
+            && sequence >= successor
+        {
+            return Ok(Needed {
+                superseded_by: sequence,
+                ..Needed::default()
+            });
+        }
+        if self.ends_later(handle, later)? {
+            return Ok(Needed::default());
+        }
+        let all = said.all()?.map(Needed::only);
+        all.ok_or_else(|| Stuck::HeldUp([handle].into()))
+    }
+
+    /// Whether an earlier start's segment that is later says that the chunk was settled or dropped.
     fn ends_later(&self, handle: ChunkHandle, later: &mut Later<'_>) -> Result<bool, Stuck> {
         let ended = match later.ended.take() {
             Some(ended) => ended,

@@ -6,6 +6,7 @@ use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, StartNonce, St
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::body::{DROPPED, SETTLED};
 use super::error::FormatError;
 use super::segment::Author;
 
@@ -52,6 +53,11 @@ impl Entry {
             true => Ok(()),
             false => Err(FormatError::BodyTooLong),
         }
+    }
+
+    /// Whether it says that what the chunk was is over: that it was settled or dropped.
+    pub const fn ends_a_chunk(&self) -> bool {
+        matches!(self.kind, SETTLED | DROPPED)
     }
 
     /// Bytes that the entry takes in a segment, padding included.

@@ -10,7 +10,7 @@ use sarsen_protocol::codec::Decoder;
 use sarsen_protocol::error::BodyError;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
 
-use super::body::{APPLIED, DROPPED, PREPARED, SETTLED};
+use super::body::{APPLIED, PREPARED};
 use super::entry::Entry;
 
 /// What a segment says, by chunk. Those that it says itself to have ended are not in it.
@@ -39,7 +39,7 @@ impl Summary {
     /// # Errors
     /// Of a body that begins as none does. The entry is in the segment all the same.
     pub fn note(&mut self, entry: &Entry) -> Result<(), BodyError> {
-        if matches!(entry.kind, SETTLED | DROPPED) {
+        if entry.ends_a_chunk() {
             self.0.remove(&entry.handle);
             return Ok(());
         }

@@ -512,6 +512,49 @@ fn what_a_chunk_was_stays_until_its_end_is_stable() {
     assert_eq!(directory.promised_version(second), Some(promised));
 }
 
+/// A chunk was settled, found to be rotten, and its settling stood in the segment that was being written: what
+/// it was before that was copied forward behind it, and came back. When the replica had been replaced by a good
+/// one, a start took the journal for damaged, and the directory was poisoned (found by the simulator).
+#[test]
+fn what_a_rotten_chunk_was_before_its_seal_does_not_come_back() {
+    let tree: Arc<dyn Tree> = Arc::new(HeapTree::new());
+    let member = Member::start(&tree).unwrap();
+    let (first, second) = (ChunkHandle(MADE.0 + 1), ChunkHandle(MADE.0 + 2));
+    let (mut sealed, mut busy) = (Model::default(), Model::default());
+    member.open(first, &mut busy, 1000, None).unwrap();
+    member.open(second, &mut sealed, 2000, None).unwrap();
+    let append = [Op::Append(bytes(7, 100)), Op::Sync, Op::Commit(0)];
+    for op in &append {
+        member.run(second, &mut sealed, op).unwrap();
+    }
+    fill(&member, first, &mut busy);
+    // What the version begins with stands in a checkpoint, once the oldest segment has gone.
+    for op in [Op::Change(0), Op::Sync].iter().chain(&append) {
+        member.run(second, &mut sealed, op).unwrap();
+    }
+    fill(&member, first, &mut busy);
+    let directory = &member.directory;
+    let trim = || {
+        while member.log.extent().segments.len() > 2 {
+            assert_ne!(directory.trim(2).unwrap(), Trim::Nothing);
+            assert!(member.write());
+        }
+    };
+    trim();
+    fill(&member, first, &mut busy);
+    for op in [Op::Prepare(None), Op::Settle] {
+        member.run(second, &mut sealed, &op).unwrap();
+    }
+    let seen = directory.table.held(second).unwrap();
+    directory.mark_corrupt(&seen).unwrap();
+    trim();
+    drop(member);
+    let directory = Directory::open_tree(tree, &START).unwrap();
+    assert!(!directory.is_poisoned(), "{:?}", directory.not_recovered());
+    let entry = directory.entry(second).unwrap();
+    assert_eq!((entry.state, entry.length), (ChunkState::Sealed, 200));
+}
+
 /// Writes to a chunk until the journal has two more segments, so that nothing of it in older ones counts.
 fn fill_and_rest(member: &Member, handle: ChunkHandle, busy: &mut Model) {
     for _ in 0..2 {
