@@ -126,8 +126,8 @@ fn restore(random: &mut Random, facts: &Facts) -> Op {
 fn accept_loss(random: &mut Random, facts: &Facts) -> Option<Op> {
     let lost = facts.chunks_beyond_help();
     let (handle, file) = match random.below(100) {
-        0..20 => *random.pick(&lost)?,
-        20 => {
+        0..8 => *random.pick(&lost)?,
+        8 => {
             let changing = facts.names.files().filter(|(path, _)| is_changing(path));
             let files: Vec<FileId> = changing.map(|(_, file)| file).collect();
             let file = *random.pick(&files)?;

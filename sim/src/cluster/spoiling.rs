@@ -20,6 +20,11 @@ use crate::world::Event;
 /// How long it takes until a chunk of which all good copies are to rot is looked for again.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(700);
 
+const ALL_COPIES_ROTTEN: &str = "fault: all good copies of a chunk rotten";
+
+/// How many chunks lose all good copies in one run: more, and little else is done in it.
+const ALL_COPIES_MAX: u64 = 6;
+
 /// Where data begins in a chunk's file.
 const DATA_START: usize = 8192;
 
@@ -127,11 +132,14 @@ impl Cluster {
     /// All good copies of a chunk rot, and an older one is left.
     pub(super) fn rot_all_copies(&mut self, times: u32) {
         let world = Rc::clone(&self.world);
+        if world.counters().value(ALL_COPIES_ROTTEN) >= ALL_COPIES_MAX {
+            return;
+        }
         let left = world.with_checker(|checker| chunks_with_older_copies(&checker.facts));
         let Some(Left { path, handle, good }) = self.random.pick(&left).cloned() else {
             return self.leave_somebody_behind(times);
         };
-        world.count("fault: all good copies of a chunk rotten");
+        world.count(ALL_COPIES_ROTTEN);
         world.line(|| format!("---- {handle} of {path} rots on machines {good:?}"));
         for machine in good {
             for disk in self.disks_of(Node::Chunkserver(machine)) {

@@ -3,6 +3,7 @@
 //! passed: only the last chunk of a file takes records (`spec/replication.md` section 9).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, SessionId};
@@ -12,12 +13,15 @@ use super::{Facts, Invariant, file_offset};
 use crate::observation::{ChangeOutcome, FoundRecord, Observation};
 use crate::oracle::op::Change;
 use crate::oracle::records::{Appends, RecordId};
+use crate::workload::CHUNK_SIZE;
 
 /// What was appended.
 #[derive(Debug, Default)]
 pub struct RecordsOnce {
     appends: BTreeMap<FileId, Appends>,
     acked: Vec<Acked>,
+    /// Far writes of each file.
+    far_writes: BTreeMap<FileId, Vec<FarWrite>>,
     /// How many losses were looked at.
     losses: u64,
     /// Where readers have passed, and what they were given, since something of the file was lost.
@@ -26,6 +30,17 @@ pub struct RecordsOnce {
 
 /// In which version of which chunk, how safe, of which file, which record.
 type Acked = (ChunkHandle, ChunkVersion, Level, FileId, RecordId);
+
+/// Zeros that lie over a record where that came to their place before they were done: what mixes writes at
+/// offsets with appends can't be told to keep what it wrote over.
+#[derive(Debug)]
+struct FarWrite {
+    id: (SessionId, u64),
+    /// From where to the end of its chunk: a reader finds no record by going on in the middle of one.
+    range: Range<u64>,
+    /// When it was acknowledged.
+    acked: Option<Duration>,
+}
 
 impl Invariant for RecordsOnce {
     fn name(&self) -> &'static str {
@@ -44,6 +59,20 @@ impl Invariant for RecordsOnce {
                 appends.begins(named(*id), *len, facts.now);
                 Ok(())
             }
+            Observation::Numbered {
+                file,
+                id,
+                change: Change::Zeros { index, offset, .. },
+                ..
+            } => {
+                let chunk = u64::from(*index) * u64::from(CHUNK_SIZE);
+                self.far_writes.entry(*file).or_default().push(FarWrite {
+                    id: *id,
+                    range: chunk + u64::from(*offset)..chunk + u64::from(CHUNK_SIZE),
+                    acked: None,
+                });
+                Ok(())
+            }
             Observation::Changed { id, outcome, .. } => self.changed(*id, *outcome, facts),
             Observation::RecordsRead {
                 file,
@@ -56,7 +85,8 @@ impl Invariant for RecordsOnce {
                 self.forgive(facts);
                 // Who read the beginning of a record that was gone before its end was read.
                 let lost_meanwhile = facts.losses.last_at(*file).is_some_and(|at| at >= *began);
-                if *leftover > 0 && !lost_meanwhile {
+                let may_be_zeros = self.write_over(*file);
+                if *leftover > 0 && !lost_meanwhile && !may_be_zeros {
                     return Err(format!("file {file} has {leftover} bytes of no record"));
                 }
                 if *followed && lost_meanwhile {
@@ -91,8 +121,13 @@ impl RecordsOnce {
         outcome: ChangeOutcome,
         facts: &Facts,
     ) -> Result<(), String> {
-        let Some((file, Change::Record { .. })) = facts.changes.get(&id) else {
-            return Ok(());
+        let file = match facts.changes.get(&id) {
+            Some((file, Change::Record { .. })) => file,
+            Some((file, Change::Zeros { .. })) => {
+                self.far_write_ends(*file, id, outcome, facts.now);
+                return Ok(());
+            }
+            _ => return Ok(()),
         };
         match outcome {
             ChangeOutcome::Done(done) => {
@@ -102,8 +137,11 @@ impl RecordsOnce {
                 let (handle, version, level) = (done.handle, done.version, done.level);
                 self.acked.push((handle, version, level, *file, named(id)));
                 if facts.losses.covers(handle, version, level) {
-                    // Where it was told to be something else may be.
                     appends.may_be_lost(named(id));
+                }
+                self.write_over(*file);
+                if self.appends[file].is_lost(named(id)) {
+                    // Where it was told to be something else may be.
                     return Ok(());
                 }
                 acked.map_err(|how| format!("file {file}: {how}"))?;
@@ -125,6 +163,34 @@ impl RecordsOnce {
             }
             ChangeOutcome::InDoubt => Ok(()),
         }
+    }
+
+    fn far_write_ends(
+        &mut self,
+        file: FileId,
+        id: (SessionId, u64),
+        outcome: ChangeOutcome,
+        now: Duration,
+    ) {
+        let writes = self.far_writes.entry(file).or_default();
+        match outcome {
+            ChangeOutcome::Done(_) => {
+                let mine = writes.iter_mut().find(|it| it.id == id);
+                mine.expect("it was numbered").acked = Some(now);
+            }
+            ChangeOutcome::NotDone => writes.retain(|it| it.id != id),
+            ChangeOutcome::InDoubt => {}
+        }
+    }
+
+    /// Records that far writes may lie over may be gone; whether there may be such.
+    fn write_over(&mut self, file: FileId) -> bool {
+        let Some(appends) = self.appends.get_mut(&file) else {
+            return false;
+        };
+        let writes = self.far_writes.get(&file).into_iter().flatten();
+        let over = writes.map(|it| appends.may_be_written_over(&it.range, it.acked));
+        over.fold(false, |any, it| any | it)
     }
 
     /// Of what the log says that it may be gone, nothing has to be there.

@@ -321,6 +321,16 @@ impl Process {
             self.sources.remove(&conn);
             world.close(self.node, conn);
         }
+        world.line(|| {
+            let how = answer
+                .as_ref()
+                .map(|_| ())
+                .map_err(|(_, error)| &error.text);
+            format!(
+                "{:?} has copied {}: {how:?}",
+                self.node, copying.order.handle
+            )
+        });
         let suspects = copying.suspects;
         let event = CoreEvent::Copied {
             connection: copying.asked.0.0,

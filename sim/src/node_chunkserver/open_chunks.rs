@@ -31,6 +31,11 @@ use crate::net::{ConnId, Node};
 use crate::observation::Observation;
 use crate::world::{Event, World};
 
+const STRUCK: &str = "path: killed while a loss was being accepted";
+
+/// How often that happens in one run: more, and little else is done in it.
+const STRIKES_MAX: u64 = 20;
+
 /// The open chunks of a process.
 #[derive(Debug, Default)]
 pub(super) struct OpenChunks {
@@ -494,12 +499,14 @@ impl Process {
 
     /// While a loss is being accepted, the master or the one that has the copy is killed now and then.
     fn strike(&self, world: &World, handle: ChunkHandle) {
-        if !world.with_checker(|checker| checker.facts.is_being_accepted(handle)) {
+        if !world.with_checker(|checker| checker.facts.is_being_accepted(handle))
+            || world.counters().value(STRUCK) >= STRIKES_MAX
+        {
             return;
         }
         let (is_struck, is_master) = world.chance(|it| (it.percent(40), it.percent(50)));
         if is_struck {
-            world.count("path: killed while a loss was being accepted");
+            world.count(STRUCK);
             let node = if is_master { Node::Master } else { self.node };
             let after = world.chance(|random| random.micros(0, 4_000));
             world.plan_in(after, Event::Fault(FaultEvent::Kill(node)));

@@ -8,9 +8,11 @@
 //! accepted, may be gone, and only where the master's log says so (section 15, point 12).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use sarsen_protocol::id::SessionId;
+use sarsen_protocol::record::RECORD_HEADER_LEN;
 
 use super::content::Content;
 
@@ -116,6 +118,39 @@ impl Appends {
         {
             *may_be_lost = true;
         }
+    }
+
+    /// Whether what was acknowledged of this may be gone.
+    #[must_use]
+    pub fn is_lost(&self, id: RecordId) -> bool {
+        let end = self.appends.get(&id).map(|append| append.end);
+        matches!(end, Some(End::Acked { may_be_lost, .. }) if may_be_lost)
+    }
+
+    /// Something else was written to a range, acknowledged at that time if it was: what had begun by then and
+    /// lies there, or may, can be gone. Whether there is such.
+    pub fn may_be_written_over(&mut self, range: &Range<u64>, acked: Option<Duration>) -> bool {
+        let mut any = false;
+        for append in self.appends.values_mut() {
+            if acked.is_some_and(|acked| append.began > acked) {
+                continue;
+            }
+            any |= match &mut append.end {
+                End::NotDone => false,
+                End::InDoubt => true,
+                End::Acked {
+                    offset,
+                    may_be_lost,
+                    ..
+                } => {
+                    let end = *offset + RECORD_HEADER_LEN as u64 + u64::from(append.len);
+                    let is_there = *offset < range.end && end > range.start;
+                    *may_be_lost |= is_there;
+                    is_there
+                }
+            };
+        }
+        any
     }
 
     /// Whether these are the bytes that were appended under the id.
@@ -238,6 +273,26 @@ mod tests {
         appends.may_be_lost(id(2));
         assert_eq!(read(&appends, &[(0, 1)], 9), Ok(()));
         assert!(read(&appends, &[(0, 1), (104, 2)], 9).is_err());
+    }
+
+    #[test]
+    fn what_is_written_over_may_be_gone() {
+        let mut appends = Appends::default();
+        (1..=2).for_each(|number| appends.begins(id(number), 100, at(number)));
+        appends.acked(id(1), 0, at(2)).expect("right");
+        appends.acked(id(2), 132, at(3)).expect("right");
+        assert!(
+            !appends.may_be_written_over(&(132..200), Some(at(1))),
+            "later"
+        );
+        assert!(!appends.may_be_written_over(&(264..300), None), "elsewhere");
+        assert!(read(&appends, &[(0, 1)], 9).is_err());
+        assert!(appends.may_be_written_over(&(263..300), Some(at(2))));
+        assert_eq!(read(&appends, &[(0, 1)], 9), Ok(()));
+        assert!(read(&appends, &[(132, 2)], 9).is_err(), "1 is not there");
+        appends.begins(id(3), 100, at(4));
+        assert!(appends.may_be_written_over(&(900..999), None), "3 may be");
+        assert!(!appends.may_be_written_over(&(900..999), Some(at(3))));
     }
 
     /// A copy that was left behind had an append that was taken back, and done again elsewhere since.

@@ -164,8 +164,8 @@ fn read_records(random: &mut Random, path: &str) -> Op {
     }
 }
 
-/// Zeros in a chunk far behind the last one, near its end: no record is there yet, nor will one be before
-/// they are.
+/// Zeros in a chunk far behind the last one, near its end: no record is there yet. One may be before they
+/// are, if what makes the chunk for them comes long before they do.
 fn write_far(random: &mut Random, facts: &Facts, path: &str) -> Option<Op> {
     let (_, file) = facts.names.files().find(|(it, _)| *it == path)?;
     let index = facts.next_slot(file) + 4 + u32::try_from(random.below(3)).ok()?;
