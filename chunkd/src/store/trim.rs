@@ -504,7 +504,7 @@ fn needed_of_open(
     };
     Ok(match chunk.was_changed() {
         true => Needed {
-            copied: said.beyond(told)?,
+            copied: said.beyond(told, chunk.standing().base)?,
             checkpoint: !chunk.last_checkpoint().is_some_and(says_all),
             superseded_by: 0,
         },
@@ -581,8 +581,9 @@ impl Said {
     }
 
     /// What a checkpoint of the state that was told does not say: the highest promise, the version and
-    /// where it began it does.
-    fn beyond(&self, told: &Told) -> Result<Vec<Entry>, Stuck> {
+    /// where it began it does. Of an earlier life of the chunk nothing counts, whose serials may be higher
+    /// where a loss was accepted.
+    fn beyond(&self, told: &Told, base: Base) -> Result<Vec<Entry>, Stuck> {
         if let Self::InShort(of) = self
             && of.applied <= told.commit_mark
             && of.prepared < told.version
@@ -590,7 +591,10 @@ impl Said {
             return Ok(Vec::new());
         }
         let counts = |entry: &&FoundEntry| match &entry.body {
-            Body::Applied(applied) => applied.last_serial() > told.commit_mark,
+            Body::Applied(applied) => {
+                applied.last_serial() > told.commit_mark
+                    && !base.is_of_an_earlier_life(entry.version)
+            }
             Body::Prepared(_) => entry.version == told.version,
             _ => false,
         };

@@ -71,6 +71,13 @@ pub enum Base {
     Open,
 }
 
+impl Base {
+    /// Whether what was done in a version was done before the chunk was sealed that this is.
+    pub fn is_of_an_earlier_life(&self, version: ChunkVersion) -> bool {
+        matches!(self, Self::Sealed { version: sealed, .. } if version <= *sealed)
+    }
+}
+
 /// A replica promises to obey nothing older (kind 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Promised {

@@ -301,6 +301,10 @@ impl ChunkHistory {
     }
 
     fn apply(&mut self, version: ChunkVersion, location: Location, applied: &Applied) {
+        // Copied forward behind the beginning of this one.
+        if self.base.is_of_an_earlier_life(version) {
+            return;
+        }
         let serials = applied.first_serial.0..=applied.last_serial().0;
         for (number, serial) in serials.enumerate() {
             // An entry that was copied forward for the sake of its first mutations.
@@ -352,11 +356,11 @@ impl ChunkHistory {
     fn rest_on(&mut self, version: ChunkVersion, checkpoint: Checkpoint) {
         let serial = checkpoint.serial;
         // One that was copied forward, or came back with a removed segment, is older.
-        if self
+        let is_older = self
             .origin
             .as_ref()
-            .is_some_and(|(origin, _)| *origin > serial)
-        {
+            .is_some_and(|(origin, _)| *origin > serial);
+        if is_older || self.base.is_of_an_earlier_life(version) {
             return;
         }
         self.promised = self.promised.max(checkpoint.promised_version);

@@ -366,6 +366,52 @@ fn a_beginning_from_before_a_seal_does_not_come_back() {
     assert_eq!((entry.state, entry.length), (ChunkState::Sealed, 200));
 }
 
+/// A replica that was open was replaced by a copy that a loss had been accepted for, with lower serials than
+/// its own. When that was opened and changed, mutations of the replica were copied forward behind what it was
+/// then, as if they were not committed yet: a start took the journal for damaged, and the directory was
+/// poisoned (found by the simulator).
+#[test]
+fn what_a_replica_was_before_a_copy_took_its_place_does_not_come_back() {
+    let tree: Arc<dyn Tree> = Arc::new(HeapTree::new());
+    let older = Sample::new(12, 500);
+    let newer = Sample {
+        version: ChunkVersion(5000),
+        ..Sample::new(12, 700)
+    };
+    let directory = scenario::open(&tree).unwrap();
+    older.store(&directory, Level::Disk).unwrap();
+    drop(directory);
+    let member = Member::start(&tree).unwrap();
+    let (mut replaced, mut opened, mut busy) = <(Model, Model, Model)>::default();
+    member.open(MADE, &mut busy, 1000, None).unwrap();
+    member
+        .open(older.handle, &mut replaced, 2000, Some(&older))
+        .unwrap();
+    let append = [Op::Append(bytes(7, 100)), Op::Sync, Op::Commit(0)];
+    for op in append.iter().cycle().take(4 * append.len()) {
+        member.run(older.handle, &mut replaced, op).unwrap();
+    }
+    fill(&member, MADE, &mut busy);
+    newer.copy(&member.directory).unwrap();
+    member
+        .open(newer.handle, &mut opened, 6000, Some(&newer))
+        .unwrap();
+    for op in &append {
+        member.run(newer.handle, &mut opened, op).unwrap();
+    }
+    fill(&member, MADE, &mut busy);
+    let oldest = member.log.extent().segments[0];
+    while member.log.extent().segments[0] == oldest {
+        assert_ne!(member.directory.trim(1).unwrap(), Trim::Nothing);
+        assert!(member.write());
+    }
+    drop(member);
+    let directory = Directory::open_tree(tree, &START).unwrap();
+    assert!(!directory.is_poisoned(), "{:?}", directory.not_recovered());
+    let told = directory.open_chunk(newer.handle).unwrap().told();
+    assert_eq!((told.version, told.length), (ChunkVersion(6000), 800));
+}
+
 /// Whether a segment can go was found out while it was written what has to stand elsewhere: a checkpoint
 /// of each chunk before the one that held it up, and copies of what fitted, at each look, once a second.
 #[test]
