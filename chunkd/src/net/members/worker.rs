@@ -567,9 +567,13 @@ impl Worker {
             (Some(now), Some(held)) => !Arc::ptr_eq(&now, held),
             (None, None) => {
                 let entry = self.directory.entry(self.handle);
-                let is_same = |version| version == member.has().0;
+                let same = entry.filter(|entry| entry.version == member.has().0);
                 match member.state() {
-                    State::Sealed => !entry.is_some_and(|entry| is_same(entry.version)),
+                    State::Sealed => same.is_none(),
+                    // A good copy is one that has no mark.
+                    State::Poisoned => {
+                        same.is_none_or(|it| !it.flags.poisoned && !it.flags.corrupt)
+                    }
                     _ => false,
                 }
             }

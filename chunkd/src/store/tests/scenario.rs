@@ -126,7 +126,7 @@ impl Sample {
     }
 
     /// Makes a copy of the chunk, or confirms the one that is there.
-    pub(super) fn copy(&self, directory: &Directory) -> Result<(), StoreError> {
+    pub(crate) fn copy(&self, directory: &Directory) -> Result<(), StoreError> {
         let new = self.new_copy();
         match directory.begin_copy(&new)? {
             None => match directory.confirm_held(&new, 7_000)? {

@@ -327,6 +327,21 @@ fn what_is_deleted_while_its_promise_waits_is_not_promised() {
     assert_eq!(scene.turn(), [], "nothing is told of what is gone");
 }
 
+/// A replica at rest of which a write had failed was replaced by a good copy: every change of the chunk was
+/// refused as before, until the server was started anew (found by the simulator).
+#[test]
+fn what_had_failed_is_forgotten_when_a_copy_takes_its_place() {
+    let mut scene = scene();
+    let machine = scene.worker.machine();
+    machine.handle_failed(NOW, Status::Poisoned, "a sector is gone", true);
+    assert_eq!(scene.turn(), []);
+    let mut newer = Sample::new(scene.sample.handle.0, 100);
+    newer.version = ChunkVersion(scene.sample.version.0 + 1);
+    newer.copy(&scene.directory).expect("copied");
+    scene.worker.handle_changed();
+    assert!(scene.worker.is_overtaken());
+}
+
 /// While the journal was full, a flush that somebody waited for began again as soon as it was over: a
 /// thread of the processor's for nothing, until a segment was free.
 #[test]
