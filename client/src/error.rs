@@ -74,7 +74,7 @@ pub enum Error {
         waited: Duration,
     },
     /// A change was sent, and its answer can't be had any more, or not be read.
-    #[error("the connection was lost in the middle of a change, which may have been done or not")]
+    #[error("no answer came to a change that was sent: it may have been done or not")]
     OutcomeUnknown {
         /// Why it was not asked for once more, if not because the session ended or the time was over.
         source: Option<Box<Error>>,

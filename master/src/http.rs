@@ -18,17 +18,12 @@ use sarsen_protocol::message::{
     CapacityReply, Disk, ErrorBody, List, ListEntry, NodeType, Report, ReportReply, ServerState,
     Stat,
 };
-use sarsen_protocol::size::PAGE_LEN_MAX;
 use sarsen_protocol::status::Status;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::inputs::Questions;
-use crate::walks::Walks;
-
-/// Names that are asked of the master's thread at a time.
-const LIST_LEN: u32 = 10_000;
-const _: () = assert!(LIST_LEN as usize == PAGE_LEN_MAX);
+use crate::walks::{PAGE_LEN, Walks};
 
 /// Names in one answer to `/api/v1/ls`, which is in memory at once.
 const LISTED_MAX: usize = 100_000;
@@ -166,7 +161,7 @@ async fn list(
         let page = List {
             path: path.clone(),
             after,
-            limit: LIST_LEN,
+            limit: PAGE_LEN,
         };
         let reply = questions.ask(page).await?;
         documents.extend(reply.entries.iter().map(document));

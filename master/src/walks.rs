@@ -28,8 +28,8 @@ const REST: u32 = 9;
 /// How long an answer is kept at least.
 const KEPT_FOR: Duration = Duration::from_secs(2);
 
-/// Findings that are asked of the master's thread at a time.
-const PAGE_LEN: u32 = 10_000;
+/// Findings, or names, that are asked of the master's thread at a time.
+pub(crate) const PAGE_LEN: u32 = 10_000;
 const _: () = assert!(PAGE_LEN as usize == PAGE_LEN_MAX);
 
 /// Pages of one check: they are in memory at once.
