@@ -4,6 +4,8 @@
 //! without knowing the state (a malformed path, a field that no entry can hold, safe mode) is
 //! refused here; everything else is decided when the entry is applied.
 
+use std::mem::discriminant;
+
 use sarsen_protocol::id::{ChunkHandle, FileId, RequestId, ServerId, SessionId};
 use sarsen_protocol::message::{
     AbortPending, AnyMessage, CreatePending, EmptyTrash, FileMade, FolderMade, MakeFile,
@@ -75,18 +77,12 @@ impl Machine {
             let text = format!("a field is out of its bounds: {error}");
             Failure::new(Status::InvalidArgument, text)
         })?;
-        let waiter = Waiter::Request(to, asked);
         if let Some(request) = request {
             self.keep_session(request.session)?;
             if self.is_answered(to, request, asked) {
                 return Ok(());
             }
-            if let Some(index) = self
-                .requests_in_flight
-                .get(&(request.session, request.number))
-                && let Some(in_flight) = self.in_flight.get_mut(index)
-            {
-                in_flight.waiters.push(waiter);
+            if self.is_in_flight(to, request, asked) {
                 return Ok(());
             }
             let checked = self.check_admissible(request);
@@ -99,8 +95,27 @@ impl Machine {
             // Logged first, so that whoever is answered finds chunks to be given out.
             self.reserve_ranges(0);
         }
-        self.append_for(command, request, vec![waiter]);
+        self.append_for(command, request, vec![Waiter::Request(to, asked)]);
         Ok(())
+    }
+
+    /// Whether a request is on its way to the log: then whoever asked is told with the first. Nobody takes
+    /// the answer of another kind of request.
+    pub(super) fn is_in_flight(&mut self, to: Token, request: RequestId, asked: Asked) -> bool {
+        let key = (request.session, request.number);
+        let index = self.requests_in_flight.get(&key);
+        let Some(in_flight) = index.and_then(|index| self.in_flight.get_mut(index)) else {
+            return false;
+        };
+        let is_another = |waiter: &Waiter| match waiter {
+            Waiter::Request(_, first) => discriminant(first) != discriminant(&asked),
+            _ => false,
+        };
+        match in_flight.waiters.iter().any(is_another) {
+            true => self.refuse(to, another_kind()),
+            false => in_flight.waiters.push(Waiter::Request(to, asked)),
+        }
+        true
     }
 
     /// Gives a request the answer that it got before, if it got one that is kept, or says that it

@@ -270,13 +270,7 @@ impl Machine {
     /// Whether a request was answered before, or is on its way: then whoever asked is told, or will
     /// be.
     fn is_taken(&mut self, to: Token, request: RequestId, asked: Asked) -> bool {
-        if self.is_answered(to, request, asked) {
-            return true;
-        }
-        let key = (request.session, request.number);
-        let index = self.requests_in_flight.get(&key);
-        if let Some(in_flight) = index.and_then(|index| self.in_flight.get_mut(index)) {
-            in_flight.waiters.push(Waiter::Request(to, asked));
+        if self.is_answered(to, request, asked) || self.is_in_flight(to, request, asked) {
             return true;
         }
         // The answer goes to whoever asked last; nobody takes that of another kind of request.

@@ -199,6 +199,33 @@ fn an_acceptance_does_not_take_the_answer_of_a_truncation() {
     }
 }
 
+/// On its way to the log the first one answered the second, too.
+#[test]
+fn an_acceptance_does_not_take_the_answer_of_what_is_on_its_way_to_the_log() {
+    let mut play = Play::new();
+    let (handle, _) = play.sealed_file("/f");
+    let truncate = Truncate {
+        request: play.rig.request(),
+        path: "/f".to_owned(),
+        size: 2000,
+    };
+    let accept = AcceptLoss {
+        request: truncate.request,
+        handle,
+    };
+    let cuts = play.rig.send(CLIENT, truncate);
+    let accepts = play.rig.send(CLIENT, accept);
+    let actions = play.rig.settle();
+    play.run(actions);
+    let told = play.replies.remove(&cuts);
+    assert!(
+        matches!(told, Some(Ok(AnyMessage::Truncated(_)))),
+        "{told:?}"
+    );
+    let told = play.replies.remove(&accepts).unwrap();
+    assert_eq!(told.map_err(|it| it.status), Err(Status::InvalidArgument));
+}
+
 /// The server that had the best copy prepared it in a version above the log's, and the master ended before
 /// its entry was logged. What is prepared was to be sealed again first, for which that server never counts,
 /// since its copy is older than the log's: no loss could be accepted any more.
