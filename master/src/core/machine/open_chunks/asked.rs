@@ -158,7 +158,7 @@ impl Machine {
             |work: &Work| work.goal == Goal::Sealed(Then::Next) || work.is_for_records();
         let open = all.open.get(&last);
         // One whose members differ takes nothing.
-        let takes = open.is_some_and(|open| !open.is_closed)
+        let takes = open.is_some_and(|open| !open.is_closed())
             && self.is_last(last)
             && !all.is_differing(last);
         (takes || work.is_some_and(will_take)).then_some(subject)
@@ -234,7 +234,7 @@ impl Machine {
             return Ok(Aim::After(subject, goal));
         }
         let is_for_records = matches!(asked.slot, Slot::Last { .. });
-        if is_for_records && open.is_some_and(|open| open.is_closed) {
+        if is_for_records && open.is_some_and(Open::is_closed) {
             return Ok(Aim::After(subject, goal));
         }
         let is_granted = open.is_some_and(|open| open.is_granted);

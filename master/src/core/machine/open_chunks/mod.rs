@@ -176,13 +176,24 @@ struct Open {
     troubled: Option<Troubled>,
     /// Its primary said that a record did not fit.
     is_full: bool,
-    /// Nobody asked for it to append since it was sealed or made: no record was taken in its version.
-    /// Of what another master opened that is not known.
-    is_closed: bool,
+    /// Whether its version takes records.
+    records: Records,
     /// Members that don't believe their own replica, by their own word: known to this master alone,
     /// and said once in a version.
     doubtful: BTreeSet<ServerId>,
     waiting: Vec<Waiting>,
+}
+
+/// Whether the version of an open chunk takes records (`spec/replication.md` section 9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Records {
+    /// Another master opened it: it may.
+    #[default]
+    Unknown,
+    /// Somebody asked for it to append since it was sealed or made.
+    Taken,
+    /// Nobody did.
+    None,
 }
 
 /// A version that followed another for trouble.
@@ -362,6 +373,13 @@ impl OpenChunks {
                 || self.is_differing(handle);
             self.leases.hold_back(handle, is_held_back);
         }
+    }
+}
+
+impl Open {
+    /// Whether no record was taken in its version, as far as is known.
+    fn is_closed(&self) -> bool {
+        self.records == Records::None
     }
 }
 
@@ -794,7 +812,7 @@ impl Machine {
         let is_short = active.members.len() < wanted;
         let all = &mut self.open_chunks;
         all.leases.activate(handle, active.version, is_short, now);
-        let was_closed = all.open.get(&handle).is_none_or(|open| open.is_closed);
+        let was_closed = all.open.get(&handle).is_none_or(Open::is_closed);
         let open = all.open.get_or_insert_with(handle, Open::default);
         let before = open.troubled.filter(|it| !it.has_worked);
         let troubled = blamed.is_some().then_some(Troubled {
@@ -808,7 +826,10 @@ impl Machine {
         *open = Open {
             granted_by: Some(now.saturating_add(self.config.suspect_after)),
             troubled,
-            is_closed: was_closed && !for_records,
+            records: match was_closed && !for_records {
+                true => Records::None,
+                false => Records::Taken,
+            },
             doubtful,
             waiting: std::mem::take(&mut open.waiting),
             ..Open::default()

@@ -161,7 +161,7 @@ impl Machine {
         let record = self.state.chunks.record(handle);
         let ticket = self.mutation_ticket(handle, active, &chain, SessionId::NONE, Rights::WRITE);
         let open = self.open_chunks.open.get(&handle);
-        let is_closed = open.is_some_and(|open| open.is_closed);
+        let is_closed = open.is_some_and(Open::is_closed);
         GrantLease {
             epoch: self.epoch,
             handle,

@@ -8,7 +8,7 @@ use sarsen_protocol::message::{
 };
 
 use super::orders::ChangeStep;
-use super::{Goal, Machine, Subject, Then};
+use super::{Goal, Machine, Records, Subject, Then};
 use crate::core::action::Failure;
 use crate::core::event::ConnectionId;
 use crate::core::machine::millis;
@@ -84,10 +84,7 @@ impl Machine {
             }
             ChainTrouble::Corrupt => self.doubt(handle, version, server),
             ChainTrouble::Full if is_primary && self.goes_on_behind(handle) => {
-                if let Some(open) = self.open_chunks.open.get_mut(&handle) {
-                    open.is_full = true;
-                }
-                self.begin_change(subject, Goal::Sealed(Then::Next));
+                self.full(handle, memory);
             }
             ChainTrouble::WantsMemory if is_primary && !memory => {
                 let (memory, drain) = (true, true);
@@ -102,6 +99,27 @@ impl Machine {
             ChainTrouble::NearlyFull | ChainTrouble::Full | ChainTrouble::WantsMemory => {}
         }
         Ok(ChainReported)
+    }
+
+    /// The primary of a file's last chunk takes no more records in its version.
+    fn full(&mut self, handle: ChunkHandle, memory: bool) {
+        let subject = Subject::Chunk(handle);
+        let Some(open) = self.open_chunks.open.get_mut(&handle) else {
+            return;
+        };
+        match open.records {
+            // It never took any: who appends has it opened for them.
+            Records::None => {}
+            // It may be so since it never took any: if it is full, it says so again.
+            Records::Unknown => {
+                let drain = true;
+                self.begin_change(subject, Goal::Active { memory, drain });
+            }
+            Records::Taken => {
+                open.is_full = true;
+                self.begin_change(subject, Goal::Sealed(Then::Next));
+            }
+        }
     }
 
     /// Begins a work if the chunk can be changed at all, and its first attempt if changes are taken;

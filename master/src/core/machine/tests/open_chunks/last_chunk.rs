@@ -126,3 +126,49 @@ fn what_another_master_opened_may_take_records() {
     assert_eq!(play.sealed(first.handle).map(|it| it.1), Some(700));
     assert_eq!(play.open(play.last(file)).handle, behind.handle);
 }
+
+/// A primary that takes no records since nobody asked for it to append says that it is full, to whoever comes
+/// with one all the same: the chunk was sealed, and the record went to the next one, 64 MiB further on.
+#[test]
+fn what_never_took_records_is_not_full() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.at(file, 0));
+    let primary = first.chain[0].server.0;
+    play.report(primary, &first, ChainTrouble::Full, 0);
+    assert_eq!(play.active(first.handle).version, first.version);
+    let after = OpenChunk {
+        slot: Slot::Last {
+            after: first.handle,
+        },
+        ..play.last(file)
+    };
+    let then = play.open(after);
+    assert_eq!(then.handle, first.handle);
+    assert!(then.version > first.version);
+    assert_eq!(play.servers.closed, BTreeSet::new());
+    // Now it is.
+    play.report(primary, &then, ChainTrouble::Full, 0);
+    assert!(play.sealed(first.handle).is_some());
+    assert_ne!(play.open(play.last(file)).handle, first.handle);
+}
+
+/// The master that granted it so had ended: the next one could not tell.
+#[test]
+fn what_another_master_opened_is_full_if_it_says_so_twice() {
+    let mut play = Play::new();
+    let file = play.touch("/f");
+    let first = play.open(play.at(file, 0));
+    let primary = first.chain[0].server.0;
+    play.restart();
+    play.wait(seconds(1));
+    play.report(primary, &first, ChainTrouble::Full, 0);
+    play.wait(seconds(1));
+    assert_eq!(play.sealed(first.handle), None);
+    let then = play.open(play.last(file));
+    assert_eq!(then.handle, first.handle);
+    assert!(then.version > first.version);
+    assert_eq!(play.servers.closed, BTreeSet::new());
+    play.report(primary, &then, ChainTrouble::Full, 0);
+    assert!(play.sealed(first.handle).is_some());
+}
