@@ -152,11 +152,14 @@ impl Machine {
                 Standing::Good | Standing::Unproven | Standing::Stale | Standing::Ahead => {}
             }
         }
-        if let Some(active) = &record.active
-            && self.open_chunks.is_differing(handle)
-        {
-            for member in &active.members {
-                find(Finding::Corrupt, member.server);
+        if self.open_chunks.is_differing(handle) {
+            let differing: Vec<ServerId> = match &record.active {
+                Some(active) => active.members.iter().map(|member| member.server).collect(),
+                // Of one at rest those who have prepared what was not logged.
+                None => self.left_of(handle).map(|replica| replica.server).collect(),
+            };
+            for server in differing {
+                find(Finding::Corrupt, server);
             }
         }
         if !record.losses.is_empty() {

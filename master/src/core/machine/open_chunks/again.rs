@@ -203,7 +203,10 @@ impl Machine {
     }
 
     /// Replicas with a seal prepared above the one that the log has.
-    fn left_of(&self, handle: ChunkHandle) -> impl Iterator<Item = &Replica> {
+    pub(in crate::core::machine) fn left_of(
+        &self,
+        handle: ChunkHandle,
+    ) -> impl Iterator<Item = &Replica> {
         let record = self.state.chunks.record(handle);
         let sealed = record.and_then(|record| record.at_rest());
         let version = sealed.map_or(ChunkVersion(u64::MAX), |sealed| sealed.version);
@@ -218,6 +221,8 @@ impl Machine {
     /// Whether somebody can be heard who may make it better.
     fn can_be_tried(&self, handle: ChunkHandle, cause: Cause) -> bool {
         match cause {
+            // That takes a person.
+            _ if self.open_chunks.is_differing(handle) => false,
             Cause::Unavailable => {
                 let members = self.active(handle).map(|active| active.members.iter());
                 let mut members = members.into_iter().flatten();

@@ -178,6 +178,34 @@ fn of_many_that_are_left_prepared_few_begin_at_a_time() {
     assert_eq!(changed(&play), 40);
 }
 
+/// What differs comes right by a person's word only. It had its turn all the same, again and again, and others
+/// waited for theirs.
+#[test]
+fn what_differs_takes_no_turn_from_others() {
+    let mut play = Play::new();
+    for n in 0..16 {
+        let path = format!("/{n}");
+        let (_, members) = play.sealed_file(&path);
+        play.servers.differing.insert(members[0]);
+        let truncate = Truncate {
+            request: play.rig.request(),
+            path,
+            size: 400,
+        };
+        assert_eq!(play.refused(truncate), Status::Corrupt);
+        play.servers.differing.clear();
+    }
+    let (handle, members) = play.sealed_file("/last");
+    // Versions are drawn for what is prepared, too.
+    play.sealed_file("/more");
+    play.report_held(2, &[1, 2, 3, 4]);
+    play.wait(seconds(5));
+    let old = play.sealed(handle);
+    play.prepare_in_vain(handle, &members);
+    play.report_held(3, &[1, 2, 3, 4]);
+    assert_ne!(play.sealed(handle), old);
+}
+
 /// Members beat all the time and were too slow to promise for a while. Of a file that is only read nobody
 /// else asked, and they were never asked again.
 #[test]

@@ -1,5 +1,7 @@
 //! A person goes on with an old copy of a chunk whose good ones are gone (`spec/replication.md` section 8).
 
+use sarsen_protocol::message::Finding;
+
 use super::*;
 
 impl Play {
@@ -350,6 +352,10 @@ fn a_loss_is_accepted_of_a_chunk_at_rest_whose_holders_differ() {
     play.servers.differing.clear();
     play.wait(4 * settings().dead_after);
     assert_eq!(play.refused(play.last(file)), Status::Corrupt);
+    let findings = play.rig.get(fsck()).findings.into_iter();
+    let corrupt = findings.filter(|it| it.finding == Finding::Corrupt);
+    let corrupt: BTreeSet<u64> = corrupt.map(|it| it.server.0).collect();
+    assert_eq!(corrupt, BTreeSet::from(members));
     let accept = play.acceptance(handle);
     let reply = play.ask(accept);
     let Some(Ok(AnyMessage::LossAccepted(accepted))) = reply else {
