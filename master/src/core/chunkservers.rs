@@ -235,14 +235,6 @@ impl Chunkservers {
         })
     }
 
-    /// Whether a replica lies in a directory that takes changes: one that has failed serves reads at the
-    /// most, and promises nothing.
-    #[must_use]
-    pub fn can_be_changed(&self, replica: &Replica) -> bool {
-        self.directory_of(replica)
-            .is_some_and(|directory| directory.disk.state != DiskState::Failed)
-    }
-
     /// A server has registered: `accepted` are its directories that count.
     ///
     /// Gives the connection that it had before, whose word no longer counts.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use sarsen_protocol::id::{Serial, ServerId};
 use sarsen_protocol::sabotage::{Check, is_in_force};
 
+use super::best_copy;
 use super::words::{Base, Loss, Plan, Promised};
 use crate::core::chunk_table::Sealed;
 use crate::core::command::chunks::Configuration;
@@ -26,6 +27,8 @@ pub(super) struct Chosen {
     pub(super) loss: Option<Loss>,
     /// Too few to stay open: the chunk is sealed, and repaired at rest.
     pub(super) is_short: bool,
+    /// What the log has the bytes of a copy as, if it is none of those that a loss is accepted for.
+    pub(super) as_logged: Option<Sealed>,
 }
 
 /// Why nothing is decided.
@@ -60,6 +63,7 @@ pub(super) fn decide(plan: &Plan, answers: &Answers, is_last: bool) -> Result<Ch
                 members,
                 loss,
                 is_short,
+                as_logged: None,
             })
         }
         Base::Sealed { sealed, holders } => {
@@ -74,13 +78,16 @@ pub(super) fn decide(plan: &Plan, answers: &Answers, is_last: bool) -> Result<Ch
                 members,
                 loss: None,
                 is_short: false,
+                as_logged: None,
             })
         }
-        Base::Accepted { version, holder } => {
-            let answer = answer_of(answers, holder).filter(|answer| is_usable(answer));
-            let answer = answer.ok_or(lack(Lack::Unavailable))?;
+        Base::Accepted(accepted) => {
+            let best = best_copy::best(accepted, answers);
+            let is_best = best_copy::awaited(accepted, answers).is_empty();
+            let best = best.filter(|_| is_best);
+            let answer = best.ok_or(lack(Lack::Unavailable))?.answer;
             let loss = Loss {
-                version: *version,
+                version: accepted.version,
                 serial: answer.serial,
                 cause: LossCause::Accepted,
             };
@@ -89,6 +96,7 @@ pub(super) fn decide(plan: &Plan, answers: &Answers, is_last: bool) -> Result<Ch
                 members: vec![answer.member.clone()],
                 loss: Some(loss),
                 is_short: false,
+                as_logged: accepted.sealed.filter(|it| answer.sealed == Some(*it)),
             })
         }
         // Nobody is asked: those who are chosen begin at once.
@@ -98,6 +106,7 @@ pub(super) fn decide(plan: &Plan, answers: &Answers, is_last: bool) -> Result<Ch
             members: fresh.members.clone(),
             loss: None,
             is_short: false,
+            as_logged: None,
         }),
     }
 }
@@ -190,11 +199,11 @@ fn answer_of<'a>(answers: &'a Answers, asked: &Member) -> Option<&'a Promised> {
 }
 
 /// A member knows of nothing that is on all members but not on itself.
-fn makes_sense(answer: &Promised) -> bool {
+pub(super) fn makes_sense(answer: &Promised) -> bool {
     answer.commit_mark <= answer.serial
 }
 
-fn is_usable(answer: &Promised) -> bool {
+pub(super) fn is_usable(answer: &Promised) -> bool {
     !answer.is_poisoned && !answer.is_corrupt
 }
 

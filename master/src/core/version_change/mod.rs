@@ -23,6 +23,7 @@
 //! [`handle_timeout`](VersionChange::handle_timeout) when
 //! [`poll_timeout`](VersionChange::poll_timeout) says so; what they return is to be done.
 
+mod best_copy;
 mod decide;
 #[cfg(test)]
 mod tests;
@@ -38,7 +39,7 @@ use self::decide::{Answers, Chosen, Lack};
 use self::verdict::{Verdict, begun, member_of, prepared, silent};
 use self::words::{
     Action, Answer, Base, Begin, Decision, End, Failure, Fault, Order, Outcome, Plan, PrepareSeal,
-    Prepared, Step,
+    Prepared, Step, is_a_mediums_word,
 };
 use crate::core::chunk_table::Sealed;
 use crate::core::command::Member;
@@ -368,9 +369,13 @@ impl VersionChange {
                 vec![order(active.primary, Order::Grant(active.clone()))]
             }
             Outcome::Sealed { sealed, members } => {
-                let (len, crc) = (sealed.len, sealed.crc);
-                let settle = |member: &Member| order(member.server, Order::Settle { len, crc });
-                members.iter().map(settle).collect()
+                let settle = |member: &Member| Order::Settle {
+                    directory: member.directory,
+                    len: sealed.len,
+                    crc: sealed.crc,
+                };
+                let members = members.iter();
+                members.map(|it| order(it.server, settle(it))).collect()
             }
         };
         self.phase = Phase::Over;
@@ -383,11 +388,11 @@ impl VersionChange {
     /// Who is asked (section 3.1).
     #[must_use]
     pub fn asked(&self) -> Vec<ServerId> {
-        let members = match &self.plan.base {
-            Base::Open(active) => &active.members[..],
-            Base::Sealed { holders, .. } => holders,
-            Base::Accepted { holder, .. } => std::slice::from_ref(holder),
-            Base::Fresh(_) => &[],
+        let members: Vec<&Member> = match &self.plan.base {
+            Base::Open(active) => active.members.iter().collect(),
+            Base::Sealed { holders, .. } => holders.iter().collect(),
+            Base::Accepted(accepted) => accepted.copies.iter().map(|it| &it.member).collect(),
+            Base::Fresh(_) => Vec::new(),
         };
         members.iter().map(|member| member.server).collect()
     }
@@ -502,7 +507,12 @@ impl VersionChange {
         answers.insert(server, promised);
         let (answers, is_first_round, until_ms) = (answers.clone(), *is_first_round, *until_ms);
         let gathered_by = self.gathered_by(&answers, until_ms);
-        if is_first_round && gathered_by.is_some_and(|gathered_by| now_ms < gathered_by) {
+        // Of copies only those are waited for that may be better.
+        let is_accepted = matches!(self.plan.base, Base::Accepted(_));
+        if is_first_round
+            && !is_accepted
+            && gathered_by.is_some_and(|gathered_by| now_ms < gathered_by)
+        {
             return Vec::new();
         }
         self.decide(&answers, now_ms)
@@ -520,7 +530,19 @@ impl VersionChange {
             }
             Err(Lack::Wait) => Vec::new(),
             Err(Lack::TooFew) => self.give_up(Failure::TooFew),
-            Err(Lack::Unavailable) => self.give_up(Failure::Unavailable),
+            Err(Lack::Unavailable) => self.give_up(self.unavailable(answers)),
+        }
+    }
+
+    /// Nobody can be gone on with; of copies it is told who may have a better one and is silent.
+    fn unavailable(&self, answers: &Answers) -> Failure {
+        let silent = match &self.plan.base {
+            Base::Accepted(accepted) => best_copy::awaited(accepted, answers),
+            _ => Vec::new(),
+        };
+        match silent.is_empty() {
+            true => Failure::Unavailable,
+            false => Failure::Members(silent.into_iter().map(|it| (it, Fault::Silent)).collect()),
         }
     }
 
@@ -659,6 +681,11 @@ impl VersionChange {
         let Some(&first) = prepared.values().next() else {
             return Vec::new();
         };
+        // It said that its bytes are the log's, and they are not.
+        let is_as_logged = |log: Sealed| (first.len, first.crc) == (log.len, log.crc);
+        if chosen.as_logged.is_some_and(|log| !is_as_logged(log)) {
+            return self.give_up(Failure::Damaged(vec![server]));
+        }
         if prepared.values().all(|other| *other == first) {
             let sealed = Sealed {
                 version: self.plan.version,
@@ -738,14 +765,6 @@ const fn is_a_members_word(status: Status) -> bool {
         status,
         Status::PromiseRefused | Status::ChunkUnknown | Status::NotFound
     ) || is_a_mediums_word(status)
-}
-
-/// Whether a refusal says that the replica is damaged.
-const fn is_a_mediums_word(status: Status) -> bool {
-    matches!(
-        status,
-        Status::Corrupt | Status::MediumFailed | Status::Poisoned
-    )
 }
 
 const fn order(server: ServerId, order: Order) -> Action {

@@ -1,6 +1,7 @@
 //! An attempt by hand: every step's exact orders, every order lost, every answer late, twice or of
 //! another attempt.
 
+mod accepted;
 mod decision;
 mod seal;
 

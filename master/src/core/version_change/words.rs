@@ -1,6 +1,8 @@
 //! What a version change is told and what it tells, in the words of `spec/replication.md`.
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, Serial, ServerId, SessionId};
+use sarsen_protocol::id::{
+    ChunkHandle, ChunkVersion, DirectoryId, FileId, Serial, ServerId, SessionId,
+};
 use sarsen_protocol::status::Status;
 
 use crate::core::chunk_table::Sealed;
@@ -60,13 +62,32 @@ pub enum Base {
     },
     /// It doesn't exist yet: there is nothing to promise.
     Fresh(Fresh),
-    /// No member of the active version is heard, and a person accepted the loss (section 8).
-    Accepted {
-        /// The version that is given up.
-        version: ChunkVersion,
-        /// Who reported the highest state that can be read.
-        holder: Member,
-    },
+    /// Nobody can give what the log says, and a person accepted the loss (section 8).
+    Accepted(Accepted),
+}
+
+/// A loss that a person accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Accepted {
+    /// The version that is given up.
+    pub version: ChunkVersion,
+    /// What it is sealed as, if it is at rest.
+    pub sealed: Option<Sealed>,
+    /// The copies that may be gone on with, one a server.
+    pub copies: Vec<OldCopy>,
+}
+
+/// A copy as its server reported it: what it is, it says when it promises.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OldCopy {
+    /// Whose.
+    pub member: Member,
+    /// Its version.
+    pub version: ChunkVersion,
+    /// What it has.
+    pub serial: Serial,
+    /// Whether it is a member of the version that is given up.
+    pub is_member: bool,
 }
 
 /// A chunk that is made.
@@ -137,6 +158,8 @@ pub enum Order {
     Grant(Configuration),
     /// What you prepared is the chunk now.
     Settle {
+        /// Where it lies there.
+        directory: DirectoryId,
         /// Its bytes.
         len: u32,
         /// Their CRC.
@@ -329,4 +352,23 @@ pub enum Fault {
     Refused(Status),
     /// Its answer is not what it was asked for.
     WrongAnswer,
+}
+
+impl Fault {
+    /// Whether it says that the replica is damaged, and nothing of the moment.
+    #[must_use]
+    pub const fn is_of_the_replica(self) -> bool {
+        match self {
+            Self::Refused(status) => is_a_mediums_word(status),
+            Self::Silent | Self::WrongAnswer => false,
+        }
+    }
+}
+
+/// Whether a refusal says that the replica is damaged.
+pub(super) const fn is_a_mediums_word(status: Status) -> bool {
+    matches!(
+        status,
+        Status::Corrupt | Status::MediumFailed | Status::Poisoned
+    )
 }

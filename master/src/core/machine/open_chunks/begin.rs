@@ -12,12 +12,13 @@ use crate::core::action::Failure;
 use crate::core::chunk_table::Sealed;
 use crate::core::command::chunks::{Activation, ChunkSealed, Configuration, Member, PossibleLoss};
 use crate::core::command::{self, Command};
+use crate::core::machine::changes::Asked;
 use crate::core::machine::{Waiter, millis};
 use crate::core::placement::choose;
 use crate::core::replica::{Replica, Source, Standing};
 use crate::core::version_change::VersionChange;
 use crate::core::version_change::words::{
-    Action, Base, Create, Decision, End, Failure as Why, Fresh, Outcome, Patience, Plan,
+    Accepted, Action, Base, Create, Decision, End, Failure as Why, Fresh, Outcome, Patience, Plan,
 };
 
 impl Machine {
@@ -168,7 +169,7 @@ impl Machine {
                 };
                 (End::Sealed { len, sessions_end }, true)
             }
-            Goal::Accepted { .. } => {
+            Goal::Accepted => {
                 let len = None;
                 (End::Sealed { len, sessions_end }, false)
             }
@@ -300,13 +301,12 @@ impl Machine {
         failed: &[ServerId],
     ) -> Result<Base, Failure> {
         let record = self.state.chunks.record(handle).ok_or(Status::NotFound)?;
-        if let Goal::Accepted { holder } = goal {
-            let replica = self.replica_on(handle, holder);
-            let replica = replica.ok_or(Status::ChunkUnknown)?;
-            return Ok(Base::Accepted {
+        if goal == Goal::Accepted {
+            return Ok(Base::Accepted(Accepted {
                 version: record.version(),
-                holder: self.member(replica).ok_or(Status::ChunkUnknown)?,
-            });
+                sealed: record.at_rest(),
+                copies: self.old_copies(handle, record)?,
+            }));
         }
         if let Some(active) = &record.active {
             return Ok(Base::Open(active.clone()));
@@ -340,7 +340,7 @@ impl Machine {
     }
 
     /// Whose a replica is, in the start that its directory is in.
-    fn member(&self, replica: &Replica) -> Option<Member> {
+    pub(super) fn member(&self, replica: &Replica) -> Option<Member> {
         let directory = self.state.servers.directories.get(&replica.directory)?;
         Some(Member {
             server: replica.server,
@@ -476,6 +476,13 @@ impl Machine {
             .into(),
         };
         let request = request.map(|(request, to, asked)| {
+            let asked = match (asked, &decision.outcome) {
+                (Asked::AcceptLoss(handle, _), Outcome::Sealed { members, .. }) => {
+                    let holder = members.first().map(|it| it.server);
+                    Asked::AcceptLoss(handle, holder.unwrap_or_default())
+                }
+                (asked, _) => asked,
+            };
             waiters.push(Waiter::Request(to, asked));
             request
         });
@@ -516,21 +523,20 @@ impl Machine {
         if let Some(own) = own {
             work.lost.extend(own.lost());
         }
-        // It asked one server, which need not be a member: the others are as they were.
-        let is_accepted = matches!(work.goal, Goal::Accepted { .. });
-        let handle = work.handle;
+        let (goal, handle) = (work.goal, work.handle);
         self.open_chunks.attempts.remove(&handle);
         if let Some(next) = next {
             self.open_chunks.attempts.remove(&next.handle);
+        }
+        if goal == Goal::Accepted {
+            return self.acceptance_given_up(subject, handle, &why);
         }
         match why {
             Why::Members(faults) => {
                 let mut servers: Vec<ServerId> = faults.iter().map(|it| it.0).collect();
                 // The first time it is excused.
                 servers.retain(|it| !(work.lost.contains_key(it) && work.excused.insert(*it)));
-                if !is_accepted {
-                    self.open_chunks.set_unavailable(handle, false);
-                }
+                self.open_chunks.set_unavailable(handle, false);
                 self.note_failed(subject, which, servers.into_iter());
             }
             Why::Damaged(servers) => {
@@ -563,7 +569,7 @@ impl Machine {
                 return self.fail_work(subject, &failure);
             }
             // What passes may pass, and a member that has restarted takes another version only.
-            Why::Unavailable if is_accepted || self.may_become_available(subject) => {}
+            Why::Unavailable if self.may_become_available(subject) => {}
             Why::Unavailable => {
                 self.open_chunks.set_unavailable(handle, true);
                 return self.fail_work(subject, &unavailable(handle));
@@ -573,14 +579,9 @@ impl Machine {
                 return self.fail_work(subject, &failure);
             }
         }
-        match self.open_chunks.works.get(&subject).map(|work| work.goal) {
-            // The person chooses again, with what is known then.
-            Some(Goal::Accepted { holder }) => {
-                let text = format!("server {holder} could not seal its copy of chunk {handle}");
-                self.fail_work(subject, &Failure::new(Status::Unavailable, text));
-            }
+        match goal {
             // Its request holds the file closed.
-            Some(Goal::Sealed(Then::Cut { .. })) if !self.may_take_longer(subject) => {
+            Goal::Sealed(Then::Cut { .. }) if !self.may_take_longer(subject) => {
                 let text = format!("the copies of chunk {handle} could not be cut for now");
                 self.fail_work(subject, &Failure::new(Status::TooFewServers, text));
             }

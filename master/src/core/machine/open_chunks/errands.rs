@@ -1,25 +1,21 @@
-//! Requests that take more than one chunk's change: sealing a file or a tree, cutting a file, going
-//! on with a loss (`spec/messages.md` section 14.1, `spec/replication.md` sections 8 and 10).
+//! Requests that take more than one chunk's change: sealing a file or a tree, cutting a file
+//! (`spec/messages.md` section 14.1, `spec/replication.md` section 10).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::discriminant;
 use std::time::Duration;
 
-use sarsen_protocol::id::{ChunkHandle, FileId, RequestId, ServerId};
-use sarsen_protocol::message::{
-    AcceptLoss, FileSealed, HeldFlags, LossAccepted, SealFile, Truncate,
-};
+use sarsen_protocol::id::{ChunkHandle, FileId, RequestId};
+use sarsen_protocol::message::{FileSealed, SealFile, Truncate};
 use sarsen_protocol::status::Status;
 
 use super::{Goal, Machine, OpenChunks, Subject, Then};
 use crate::core::action::Failure;
-use crate::core::chunk_table::ChunkRecord;
 use crate::core::command::{FileResized, SLOTS_MAX};
 use crate::core::event::Token;
+use crate::core::machine::Waiter;
 use crate::core::machine::changes::{Asked, another_kind};
 use crate::core::machine::reads::node_message;
-use crate::core::machine::{Waiter, millis};
-use crate::core::replica::Source;
 use crate::core::timed::{Due, Timed};
 
 /// A request whose chunks are being sealed.
@@ -269,7 +265,7 @@ impl Machine {
 
     /// Whether a request was answered before, or is on its way: then whoever asked is told, or will
     /// be.
-    fn is_taken(&mut self, to: Token, request: RequestId, asked: Asked) -> bool {
+    pub(super) fn is_taken(&mut self, to: Token, request: RequestId, asked: Asked) -> bool {
         if self.is_answered(to, request, asked) || self.is_in_flight(to, request, asked) {
             return true;
         }
@@ -457,117 +453,5 @@ impl Machine {
                 self.refuse_errand(&errand, failure.clone());
             }
         }
-    }
-
-    /// A person goes on without what nobody can be heard of.
-    pub(in crate::core::machine) fn accept_loss(&mut self, to: Token, asked: &AcceptLoss) {
-        let (request, handle) = (asked.request, asked.handle);
-        if self.is_taken(to, request, Asked::AcceptLoss(handle, ServerId::NONE)) {
-            return;
-        }
-        match self.check_acceptance(asked) {
-            Err(failure) => self.refuse_request(to, request, failure),
-            Ok(holder) => {
-                let subject = Subject::Chunk(handle);
-                self.give_up_try(handle);
-                self.begin_work(subject, Goal::Accepted { holder });
-                if let Some(work) = self.open_chunks.works.get_mut(&subject) {
-                    work.request = Some((request, to, Asked::AcceptLoss(handle, holder)));
-                }
-                self.begin_attempt_if_due(subject);
-            }
-        }
-    }
-
-    /// Whose copy is taken.
-    fn check_acceptance(&mut self, asked: &AcceptLoss) -> Result<ServerId, Failure> {
-        self.keep_session(asked.request.session)?;
-        self.check_admissible(asked.request)?;
-        let handle = asked.handle;
-        let record = self.state.chunks.record(handle);
-        let record = record.ok_or(Status::ChunkUnknown)?;
-        if !self.is_stuck(handle, record) {
-            let text =
-                format!("chunk {handle} has a copy to go on with: there is no loss to accept");
-            return Err(Failure::new(Status::InvalidArgument, text));
-        }
-        if let Some(text) = self.hope_for(handle) {
-            let wait = millis(self.config.heartbeat);
-            return Err(Failure::new(Status::Overloaded, text).retry_after(wait));
-        }
-        let replicas = self.servers.replicas(handle).iter();
-        let is_readable =
-            |flags: HeldFlags| !flags.has(HeldFlags::CORRUPT) && !flags.has(HeldFlags::POISONED);
-        let usable = replicas.filter(|replica| {
-            replica.source == Source::Reported
-                && is_readable(replica.flags)
-                && !replica.deleting
-                && self.is_usable(replica.server)
-                && self.servers.can_be_changed(replica)
-        });
-        let best = usable.max_by_key(|replica| (replica.version, replica.serial));
-        best.map(|replica| replica.server).ok_or_else(|| {
-            let text = format!(
-                "no server that can be heard has a readable copy of chunk {handle} on a disk that \
-                 takes changes"
-            );
-            Failure::new(Status::Unavailable, text)
-        })
-    }
-
-    /// Whether a chunk comes right by a person's word only (`spec/replication.md` section 8).
-    fn is_stuck(&self, handle: ChunkHandle, record: &ChunkRecord) -> bool {
-        let all = &self.open_chunks;
-        if record.at_rest().is_none() {
-            return all.is_unavailable(handle) || all.is_differing(handle);
-        }
-        let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
-        let sources = self.servers.sources(handle, record, now, dead_after);
-        sources.is_empty() || all.is_differing(handle)
-    }
-
-    /// Why a chunk may yet come right by itself, if it may.
-    fn hope_for(&self, handle: ChunkHandle) -> Option<String> {
-        let is_tried = self.open_chunks.works.contains_key(&Subject::Chunk(handle));
-        if is_tried && !self.is_only_tried(handle) {
-            return Some(format!("chunk {handle} is being changed"));
-        }
-        if self.may_be_sealed_again(handle) {
-            return Some(format!(
-                "chunk {handle} may yet be sealed again from what a server has prepared"
-            ));
-        }
-        if self.open_chunks.leases.may_run(handle, self.now.elapsed) {
-            return Some(format!(
-                "the last lease of chunk {handle} may still be running"
-            ));
-        }
-        // Whoever is silent is not waited for as long as repair does: a person has looked.
-        let in_doubt = self.examiner().in_doubt().into_iter();
-        let until = |until: Duration| until.saturating_sub(self.config.repair_grace);
-        let mut in_doubt = in_doubt.filter(|(_, latest)| self.now.elapsed < until(*latest));
-        let (server, _) = in_doubt.next()?;
-        Some(format!(
-            "server {server} has not told yet all that it holds"
-        ))
-    }
-
-    /// What is told of a loss that was accepted, with `holder`'s copy if that is remembered.
-    pub(in crate::core::machine) fn loss_accepted(
-        &self,
-        handle: ChunkHandle,
-        holder: ServerId,
-    ) -> Result<LossAccepted, Failure> {
-        let record = self.state.chunks.record(handle);
-        let sealed = record.and_then(|record| record.sealed);
-        let sealed = sealed.ok_or(Status::ChunkUnknown)?;
-        let mut replicas = self.servers.replicas(handle).iter();
-        let server = replicas.find(|replica| replica.version == sealed.version);
-        let server = server.map(|replica| replica.server).unwrap_or_default();
-        Ok(LossAccepted {
-            version: sealed.version,
-            length: sealed.len,
-            server: if holder.is_some() { holder } else { server },
-        })
     }
 }

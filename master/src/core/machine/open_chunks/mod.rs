@@ -32,6 +32,7 @@ mod again;
 mod asked;
 mod begin;
 mod errands;
+mod losses;
 mod orders;
 mod told;
 
@@ -89,9 +90,7 @@ enum Goal {
     },
     Sealed(Then),
     /// Sealed with the best replica that anybody has: a person accepted the loss.
-    Accepted {
-        holder: ServerId,
-    },
+    Accepted,
 }
 
 /// What the entry that seals a chunk does besides.
@@ -246,6 +245,9 @@ pub(super) struct OpenChunks {
     unavailable: BTreeSet<ChunkHandle>,
     /// Members differ, and none has a block that doesn't match.
     differing: BTreeSet<ChunkHandle>,
+    /// Servers whose copy could not be gone on with when a loss was accepted, by their own word or the
+    /// log's: another is taken the next time.
+    bad_copies: BTreeMap<ChunkHandle, BTreeSet<ServerId>>,
     /// Chunks that were sealed a moment ago: before their members have settled nothing is known of
     /// what has to be repaired.
     settling: Timed<ChunkHandle, Settling>,
@@ -272,6 +274,7 @@ impl OpenChunks {
             attempts: BTreeMap::new(),
             unavailable: BTreeSet::new(),
             differing: BTreeSet::new(),
+            bad_copies: BTreeMap::new(),
             settling: Timed::new(),
             mending: Timed::new(),
             errands: Errands::default(),
@@ -768,6 +771,7 @@ impl Machine {
             }
             self.open_chunks.set_unavailable(handle, false);
             self.open_chunks.set_differing(handle, false);
+            self.open_chunks.bad_copies.remove(&handle);
         }
         if let Some((handle, begun, _)) = next.as_ref().filter(|_| is_applied) {
             self.activated(*handle, begun, None, true);
@@ -904,6 +908,7 @@ impl Machine {
         all.leases.forget(handle);
         all.unavailable.remove(&handle);
         all.differing.remove(&handle);
+        all.bad_copies.remove(&handle);
         all.settling.remove(&handle);
         all.mending.remove(&handle);
         all.again.forget(handle);

@@ -16,7 +16,7 @@ use crate::core::command::Member;
 use crate::core::command::chunks::Configuration;
 use crate::core::event::OrderFailure;
 use crate::core::machine::millis;
-use crate::core::version_change::words::{Answer, Base, Order, Plan, Prepared, Promised, Step};
+use crate::core::version_change::words::{Answer, Order, Prepared, Promised, Step};
 
 /// Which order of a version change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +46,7 @@ impl Machine {
         };
         let plan = attempt.plan();
         let (handle, version) = (plan.handle, plan.version);
-        let directory = directory_of(plan, server);
-        let (step, message) = self.translate_order(handle, version, server, directory, order);
+        let (step, message) = self.translate_order(handle, version, server, order);
         self.send_change(server, handle, version, step, message);
     }
 
@@ -79,7 +78,6 @@ impl Machine {
         handle: ChunkHandle,
         version: ChunkVersion,
         server: ServerId,
-        directory: DirectoryId,
         order: &Order,
     ) -> (ChangeStep, AnyMessage) {
         let epoch = self.epoch;
@@ -143,7 +141,11 @@ impl Machine {
                 let message = self.grant_of(handle, active);
                 (ChangeStep::Grant, message.into())
             }
-            Order::Settle { len, crc } => {
+            Order::Settle {
+                directory,
+                len,
+                crc,
+            } => {
                 let message = Settle {
                     epoch,
                     handle,
@@ -151,7 +153,7 @@ impl Machine {
                     length: *len,
                     crc32: *crc,
                 };
-                (ChangeStep::Settle(directory), message.into())
+                (ChangeStep::Settle(*directory), message.into())
             }
         }
     }
@@ -301,6 +303,11 @@ impl Machine {
 
     /// A server has registered: what it was ordered over its last connection may be lost.
     pub(in crate::core::machine) fn changes_connected(&mut self, server: ServerId) {
+        // What it has it tells anew.
+        self.open_chunks.bad_copies.retain(|_, servers| {
+            servers.remove(&server);
+            !servers.is_empty()
+        });
         if !self.is_serving() {
             return;
         }
@@ -369,18 +376,6 @@ impl Machine {
                 && directory.is_some_and(|it| it.start_number == member.start_number)
         })
     }
-}
-
-/// Where a member of an attempt has its replica.
-fn directory_of(plan: &Plan, server: ServerId) -> DirectoryId {
-    let members = match &plan.base {
-        Base::Open(active) => &active.members[..],
-        Base::Sealed { holders, .. } => holders,
-        Base::Accepted { holder, .. } => std::slice::from_ref(holder),
-        Base::Fresh(fresh) => &fresh.members,
-    };
-    let member = members.iter().find(|member| member.server == server);
-    member.map(|member| member.directory).unwrap_or_default()
 }
 
 /// Whether an order was refused for want of something that may be there in a moment.

@@ -33,6 +33,8 @@ struct Servers {
     deaf: BTreeSet<u64>,
     /// Promise and then refuse to begin or to prepare.
     unable: BTreeSet<u64>,
+    /// Have a sector that can't be read, which they find out when they prepare.
+    damaged: BTreeSet<u64>,
     /// Refuse to make chunks.
     full: BTreeSet<u64>,
     /// Have no descriptor to settle with.
@@ -98,6 +100,9 @@ impl Servers {
                 .into())
             }
             AnyMessage::Begin(_) | AnyMessage::PrepareSeal(_) if is_unable => Err(Status::NoSpace),
+            AnyMessage::PrepareSeal(_) if self.damaged.contains(&server) => {
+                Err(Status::MediumFailed)
+            }
             AnyMessage::Begin(order) if order.create.is_some() && self.full.contains(&server) => {
                 Err(Status::NoSpace)
             }

@@ -1,16 +1,15 @@
 //! Attempts that end in a seal: `spec/replication.md` sections 3.5 and 8.
 
 use super::*;
-use crate::core::command::LossCause;
 
-const SAME: Prepared = Prepared {
+pub(super) const SAME: Prepared = Prepared {
     len: 700,
     crc: 5,
     id_table_len: 64,
     id_table_crc: 6,
 };
 
-fn prepare(serial: u64, member: Member, len: Option<u32>) -> Action {
+pub(super) fn prepare(serial: u64, member: Member, len: Option<u32>) -> Action {
     Action::Order {
         server: member.server,
         order: Order::PrepareSeal(PrepareSeal {
@@ -22,7 +21,7 @@ fn prepare(serial: u64, member: Member, len: Option<u32>) -> Action {
     }
 }
 
-fn has_prepared(n: u8, prepared: Prepared) -> Answer {
+pub(super) fn has_prepared(n: u8, prepared: Prepared) -> Answer {
     Answer::SealPrepared {
         serial: Serial(8),
         prepared,
@@ -69,7 +68,14 @@ fn prepared_logged_settled() {
         say(&mut attempt, 1, has_prepared(1, SAME)),
         [Action::Log(decision)]
     );
-    let settle = |n| order_to(n, Order::Settle { len: 700, crc: 5 });
+    let settle = |n| {
+        let settle = Order::Settle {
+            directory: member(n).directory,
+            len: 700,
+            crc: 5,
+        };
+        order_to(n, settle)
+    };
     assert_eq!(
         attempt.handle_log(true),
         [settle(1), settle(2), settle(3), Action::Done]
@@ -214,54 +220,5 @@ fn who_is_not_heard_when_read_back_is_no_proof_of_corruption() {
     assert_eq!(
         known.handle_timeout(late_ms),
         [Action::GivenUp(Failure::Damaged(vec![server(3)]))]
-    );
-}
-
-/// `fsck --accept-loss`: one replica alone, whatever it has, and the loss is logged.
-#[test]
-fn a_loss_that_a_person_accepted() {
-    let accepted = Plan {
-        base: Base::Accepted {
-            version: U,
-            holder: member(4),
-        },
-        ..sealing()
-    };
-    let (mut attempt, asked) = VersionChange::start(accepted, 0);
-    assert_eq!(asked, promise_of(&[4]));
-    let old = Promised {
-        version: ChunkVersion(3),
-        ..has(4, 8)
-    };
-    let mut bad = attempt.clone();
-    let poisoned = Promised {
-        is_poisoned: true,
-        ..old.clone()
-    };
-    assert_eq!(
-        tell(&mut bad, poisoned, 10),
-        [Action::GivenUp(Failure::Unavailable)]
-    );
-    assert_eq!(tell(&mut attempt, old, 10), [prepare(8, member(4), None)]);
-    let sealed = Sealed {
-        version: V,
-        len: 700,
-        crc: 5,
-    };
-    let loss = Loss {
-        version: U,
-        serial: Serial(8),
-        cause: LossCause::Accepted,
-    };
-    let decision = Decision {
-        loss: Some(loss),
-        outcome: Outcome::Sealed {
-            sealed,
-            members: vec![member(4)],
-        },
-    };
-    assert_eq!(
-        say(&mut attempt, 4, has_prepared(4, SAME)),
-        [Action::Log(decision)]
     );
 }

@@ -33,7 +33,7 @@ impl Play {
     }
 
     /// A server registers, and tells what it holds.
-    fn connect(&mut self, n: u8) {
+    pub(super) fn connect(&mut self, n: u8) {
         let connection = ConnectionId(n.into());
         self.servers.silent.remove(&n.into());
         self.rig
@@ -48,7 +48,7 @@ impl Play {
     }
 
     /// A server's connection is gone.
-    fn disconnect(&mut self, server: u64) {
+    pub(super) fn disconnect(&mut self, server: u64) {
         self.servers.silent.insert(server);
         let now = self.rig.now;
         let lost = ConnectionId(server);

@@ -3,6 +3,7 @@
 use sarsen_protocol::message::Finding;
 
 use super::*;
+use crate::core::machine::millis;
 
 impl Play {
     /// A server has a chunk as it was sealed before: in that version, with that length.
@@ -23,6 +24,64 @@ impl Play {
             ..Replica::default()
         };
         self.servers.replicas.insert((server, handle), copy);
+    }
+
+    /// A chunk at rest of which one server alone has an old copy, which it had prepared for a loss that was
+    /// accepted when the master ended: the chunk, the server, what its copy was, the log's version.
+    fn cut_short(&mut self) -> (ChunkHandle, u64, (ChunkVersion, u32), ChunkVersion) {
+        let (handle, _) = self.sealed_file("/f");
+        let old = self.sealed(handle).expect("it is sealed");
+        let file = self.rig.machine.state.chunks.record(handle).unwrap().file;
+        let open = self.open(self.last(file));
+        self.mutate(handle, 20, 1500);
+        self.send(SealFile {
+            path: "/f".to_owned(),
+        });
+        let (newest, _) = self.sealed(handle).expect("it is sealed again");
+        let members = [0, 1, 2].map(|at| open.chain[at].server.0);
+        let other = (1..=4).find(|n| !members.contains(n)).unwrap();
+        for n in members {
+            self.servers.replicas.remove(&(n, handle));
+        }
+        self.hold_old(other, handle, old, 7);
+        self.report_held(3, &[1, 2, 3, 4]);
+        self.wait(settings().dead_after + seconds(1));
+        self.servers.deaf.insert(other);
+        self.unanswered.clear();
+        let accept = self.acceptance(handle);
+        self.send(accept);
+        let promise = std::mem::take(&mut self.unanswered);
+        self.answer_late(promise);
+        let (_, _, prepare) = self.unanswered.remove(0);
+        self.servers.deaf.clear();
+        let prepared = self.servers.obey(other, &prepare);
+        assert!(matches!(prepared, Some(Ok(AnyMessage::SealPrepared(_)))));
+        self.restart();
+        assert_eq!(self.sealed(handle).map(|it| it.0), Some(newest));
+        (handle, other, old, newest)
+    }
+
+    /// A chunk at rest of which two servers have old copies, and nobody any other: the chunk, who has the
+    /// better one, and who the other.
+    fn two_old_copies(&mut self) -> (ChunkHandle, u64, u64) {
+        let (handle, [best, other, third]) = self.sealed_file("/f");
+        let (version, len) = self.sealed(handle).expect("it is sealed");
+        let old = |by: u64| (ChunkVersion(version.0 - by), len);
+        self.servers.replicas.remove(&(third, handle));
+        self.hold_old(best, handle, old(1), 7);
+        self.hold_old(other, handle, old(2), 9);
+        self.report_held(3, &[1, 2, 3, 4]);
+        self.wait(settings().dead_after + seconds(1));
+        (handle, best, other)
+    }
+
+    /// Whose copy is taken.
+    fn accept(&mut self, handle: ChunkHandle) -> u64 {
+        let accept = self.acceptance(handle);
+        match self.ask(accept) {
+            Some(Ok(AnyMessage::LossAccepted(accepted))) => accepted.server.0,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// The word of a person, once.
@@ -234,35 +293,7 @@ fn an_acceptance_does_not_take_the_answer_of_what_is_on_its_way_to_the_log() {
 #[test]
 fn an_acceptance_that_was_cut_short_can_be_given_again() {
     let mut play = Play::new();
-    let (handle, _) = play.sealed_file("/f");
-    let (old, len) = play.sealed(handle).expect("it is sealed");
-    let file = play.rig.machine.state.chunks.record(handle).unwrap().file;
-    let open = play.open(play.last(file));
-    play.mutate(handle, 20, 1500);
-    play.send(SealFile {
-        path: "/f".to_owned(),
-    });
-    let (newest, _) = play.sealed(handle).expect("it is sealed again");
-    let members = [0, 1, 2].map(|at| open.chain[at].server.0);
-    let other = (1..=4).find(|n| !members.contains(n)).unwrap();
-    for n in members {
-        play.servers.replicas.remove(&(n, handle));
-    }
-    play.hold_old(other, handle, (old, len), 7);
-    play.report_held(3, &[1, 2, 3, 4]);
-    play.wait(settings().dead_after + seconds(1));
-    play.servers.deaf.insert(other);
-    play.unanswered.clear();
-    let accept = play.acceptance(handle);
-    play.send(accept);
-    let promise = std::mem::take(&mut play.unanswered);
-    play.answer_late(promise);
-    let (_, _, prepare) = play.unanswered.remove(0);
-    play.servers.deaf.clear();
-    let prepared = play.servers.obey(other, &prepare);
-    assert!(matches!(prepared, Some(Ok(AnyMessage::SealPrepared(_)))));
-    play.restart();
-    assert_eq!(play.sealed(handle).map(|it| it.0), Some(newest));
+    let (handle, other, (_, len), newest) = play.cut_short();
     let early = play.acceptance(handle);
     assert_eq!(play.refused(early), Status::Overloaded, "it is tried first");
     play.wait(4 * settings().dead_after);
@@ -333,7 +364,8 @@ fn an_acceptance_that_fails_leaves_a_chunk_unavailable() {
 }
 
 /// It was for an open one only. At rest all were left prepared, so that none could give a copy; they were
-/// not sealed again, since they differ; and a person was told that there is a copy to go on with.
+/// not sealed again, since they differ; a person was told that there is a copy to go on with, and `fsck` told
+/// of none that is corrupt. Then any of them was taken, also the one that does not have the log's bytes.
 #[test]
 fn a_loss_is_accepted_of_a_chunk_at_rest_whose_holders_differ() {
     let mut play = Play::new();
@@ -341,7 +373,8 @@ fn a_loss_is_accepted_of_a_chunk_at_rest_whose_holders_differ() {
     let file = play.rig.machine.state.chunks.record(handle).unwrap().file;
     play.report_held(2, &members);
     play.wait(seconds(1));
-    play.servers.differing.insert(members[0]);
+    let differs = members.into_iter().max().unwrap();
+    play.servers.differing.insert(differs);
     let truncate = Truncate {
         request: play.rig.request(),
         path: "/f".to_owned(),
@@ -349,56 +382,98 @@ fn a_loss_is_accepted_of_a_chunk_at_rest_whose_holders_differ() {
     };
     assert_eq!(play.refused(truncate), Status::Corrupt);
     play.report_held(3, &members);
-    play.servers.differing.clear();
+    play.servers.orders.clear();
     play.wait(4 * settings().dead_after);
+    assert_eq!(play.promises(), 0, "nothing comes of it");
     assert_eq!(play.refused(play.last(file)), Status::Corrupt);
     let findings = play.rig.get(fsck()).findings.into_iter();
     let corrupt = findings.filter(|it| it.finding == Finding::Corrupt);
     let corrupt: BTreeSet<u64> = corrupt.map(|it| it.server.0).collect();
     assert_eq!(corrupt, BTreeSet::from(members));
     let accept = play.acceptance(handle);
-    let reply = play.ask(accept);
-    let Some(Ok(AnyMessage::LossAccepted(accepted))) = reply else {
-        panic!("{reply:?}")
-    };
-    assert_eq!(play.sealed(handle), Some((accepted.version, 1000)));
-    assert_eq!(
-        play.readers_are_sent_to(file),
-        BTreeSet::from([accepted.server.0])
-    );
+    assert_eq!(play.refused(accept), Status::Unavailable);
+    let taken = play.accept(handle);
+    assert_ne!(taken, differs);
+    let record = play.rig.machine.state.chunks.record(handle).unwrap();
+    let sealed = record.at_rest().map(|it| (it.len, it.crc));
+    assert_eq!(sealed, Some((1000, 5711)));
+    assert_eq!(play.readers_are_sent_to(file), BTreeSet::from([taken]));
 }
 
-/// The highest copy lay in a directory that serves reads only. It was asked each time, and refused each time,
-/// while another server had one to go on with.
+/// The highest copy lay in a directory that serves reads only, or whose disk hangs. It was asked each time,
+/// and in vain each time, while another server had one to go on with.
 #[test]
-fn a_copy_in_a_directory_that_has_failed_is_not_gone_on_with() {
-    let mut play = Play::new();
-    let (handle, members) = play.sealed_file("/f");
-    let (old, len) = play.sealed(handle).expect("it is sealed");
-    let file = play.rig.get(stat("/f")).node.file_id;
-    let open = play.open(play.last(file));
-    play.mutate(handle, 20, 1500);
-    play.send(SealFile {
-        path: "/f".to_owned(),
-    });
-    assert!(play.sealed(handle).is_some(), "it is sealed again");
-    let chain = [0, 1, 2].map(|at| open.chain[at].server.0);
-    for n in chain {
-        play.servers.replicas.remove(&(n, handle));
+fn a_copy_in_a_directory_that_takes_no_changes_is_not_gone_on_with() {
+    for is_hung in [false, true] {
+        let mut play = Play::new();
+        let (handle, best, other) = play.two_old_copies();
+        let mut beat = heartbeat(u8::try_from(best).unwrap());
+        match is_hung {
+            true => beat.disks[0].beat_age = millis(settings().dead_after),
+            false => beat.disks[0].disk.state = DiskState::Failed,
+        }
+        let (reply, _) = play.rig.exchange(ConnectionId(best), beat);
+        assert!(reply.is_ok(), "{reply:?}");
+        assert_eq!(play.accept(handle), other);
     }
-    let [failed, good] = [chain[0], chain[1]];
-    play.hold_old(failed, handle, (old, len), 7);
-    play.hold_old(good, handle, (ChunkVersion(old.0 - 1), len), 6);
-    play.report_held(3, &members);
-    play.wait(settings().dead_after + seconds(1));
-    let mut beat = heartbeat(u8::try_from(failed).unwrap());
-    beat.disks[0].disk.state = DiskState::Failed;
-    let (reply, _) = play.rig.exchange(ConnectionId(failed), beat);
-    assert!(reply.is_ok(), "{reply:?}");
+}
+
+/// The server with the best copy had prepared it for a loss that was accepted when the master ended. Its
+/// version was that of the preparation from then on, and went before that of a newer copy on a server that was
+/// back meanwhile.
+#[test]
+fn an_acceptance_given_again_takes_no_older_copy() {
+    let mut play = Play::new();
+    let (handle, other, (old, len), newest) = play.cut_short();
+    let back = (1..=4).find(|n| *n != other).unwrap();
+    let newer = ChunkVersion(old.0 + 1);
+    assert!(newer < newest);
+    play.hold_old(back, handle, (newer, len + 5), 5);
+    play.report_held(2, &[back]);
+    play.wait(4 * settings().dead_after);
+    assert_eq!(play.accept(handle), back);
+    assert_eq!(play.sealed(handle).map(|it| it.1), Some(len + 5));
+}
+
+/// A sector of the best copy could not be read. It was found out when that was sealed, and it was chosen again
+/// each time, while another server had one to go on with.
+#[test]
+fn a_copy_that_cannot_be_read_is_not_taken_again() {
+    let mut play = Play::new();
+    let (handle, best, other) = play.two_old_copies();
+    // What passes is no reason to take an older one.
+    play.servers.unable.insert(best);
+    for _ in 0..2 {
+        let accept = play.acceptance(handle);
+        assert_eq!(play.refused(accept), Status::Unavailable);
+    }
+    play.servers.unable.clear();
+    play.servers.damaged.insert(best);
     let accept = play.acceptance(handle);
-    let reply = play.ask(accept);
+    assert_eq!(play.refused(accept), Status::Unavailable);
+    assert_eq!(play.accept(handle), other);
+}
+
+/// A copy whose server had lost its connection a moment ago was left out.
+#[test]
+fn a_lost_connection_is_no_reason_to_take_an_older_copy() {
+    let mut play = Play::new();
+    let (handle, best, other) = play.two_old_copies();
+    play.disconnect(best);
+    let accept = play.acceptance(handle);
+    let accepts = play.send(accept);
+    play.wait(settings().suspect_after + seconds(1));
+    assert_eq!(play.replies.get(&accepts), None);
+    play.connect(u8::try_from(best).unwrap());
+    let reply = play.replies.remove(&accepts);
     let Some(Ok(AnyMessage::LossAccepted(accepted))) = reply else {
         panic!("{reply:?}")
     };
-    assert_eq!(accepted.server.0, good);
+    assert_eq!(accepted.server.0, best);
+    // When it is dead it is not waited for.
+    let mut play = Play::new();
+    let (handle, best, _) = play.two_old_copies();
+    play.disconnect(best);
+    play.wait(settings().dead_after);
+    assert_eq!(play.accept(handle), other);
 }
