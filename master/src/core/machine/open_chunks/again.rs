@@ -14,6 +14,8 @@ use sarsen_protocol::message::HeldFlags;
 
 use super::begin::unavailable;
 use super::{Goal, Machine, Subject, Then, VersionChange};
+use crate::core::chunk_table::ChunkRecord;
+use crate::core::diagnosis::{Need, NoPlan};
 use crate::core::replica::{Replica, Source};
 use crate::core::timed::{Due, Timed};
 
@@ -249,7 +251,8 @@ impl Machine {
     }
 
     /// Whether what is left prepared is all that there is of a sealed chunk: it is known since
-    /// `dead_after`, nobody can give a copy, and nobody is waited for who may tell of one (section 3.7).
+    /// `dead_after`, nobody can give a copy or nobody can take one, and nobody is waited for who may tell of
+    /// one (section 3.7).
     pub(super) fn is_only_prepared(&self, handle: ChunkHandle) -> bool {
         let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
         let again = self.open_chunks.again.chunks.get(&handle);
@@ -259,12 +262,23 @@ impl Machine {
         is_old
             && record.is_some_and(|record| {
                 let sources = self.servers.sources(handle, record, now, dead_after);
-                sources.is_empty() && self.examiner().in_doubt().is_empty()
+                let is_beyond = sources.is_empty() || self.can_nobody_take_a_copy(handle, record);
+                is_beyond && self.examiner().in_doubt().is_empty()
             })
     }
 
-    /// Whether all that is done for a chunk is to ask once more whether anybody is there, and nobody
-    /// was heard of yet.
+    /// Whether a chunk is short of replicas, nobody is waited for who has one, and there is no server to
+    /// make another: one that was left prepared is replaced only when the log's version is above that.
+    fn can_nobody_take_a_copy(&self, handle: ChunkHandle, record: &ChunkRecord) -> bool {
+        let examiner = self.examiner();
+        let need = examiner.need(handle, record, &examiner.in_doubt());
+        let (streams, tried) = (self.repairs.streams(), self.repairs.tried(handle));
+        matches!(need, Need::Copy { .. })
+            && examiner.plan(handle, record, streams, &tried) == Err(NoPlan::Nobody)
+    }
+
+    /// Whether all that is done for a chunk is to ask whether anybody is there, and nobody was heard of
+    /// yet: once more for one that is unavailable, or to open one at rest.
     pub(super) fn is_only_tried(&self, handle: ChunkHandle) -> bool {
         let work = self.open_chunks.works.get(&Subject::Chunk(handle));
         self.open_chunks.is_unavailable(handle)

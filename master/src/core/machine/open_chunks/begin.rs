@@ -323,14 +323,21 @@ impl Machine {
         let good = good.filter(|replica| {
             replica.source == Source::Reported && is_good(replica) && self.is_usable(replica.server)
         });
-        let mut holders: Vec<Member> = good.filter_map(|replica| self.member(replica)).collect();
-        holders.sort_by_key(|holder| holder.server);
-        holders.dedup_by_key(|holder| holder.server);
+        let mut holders: Vec<(bool, Member)> = good
+            .filter_map(|replica| {
+                let is_ahead = replica.standing(record) == Standing::Ahead;
+                Some((is_ahead, self.member(replica)?))
+            })
+            .collect();
+        holders.sort_by_key(|(is_ahead, holder)| (holder.server, *is_ahead));
+        holders.dedup_by_key(|(_, holder)| holder.server);
         let turn = usize::try_from(handle.0).unwrap_or(0) % holders.len().max(1);
         holders.rotate_left(turn);
-        // Who failed before is asked last: it may be more than are needed.
-        holders.sort_by_key(|holder| failed.contains(&holder.server));
+        // Who failed before is asked last: it may be more than are needed. So is who was left prepared:
+        // that may be of an older copy, for a loss that was accepted and not logged.
+        holders.sort_by_key(|(is_ahead, holder)| (failed.contains(&holder.server), *is_ahead));
         holders.truncate(usize::from(record.replicas));
+        let holders = holders.into_iter().map(|(_, holder)| holder).collect();
         Ok(Base::Sealed { sealed, holders })
     }
 

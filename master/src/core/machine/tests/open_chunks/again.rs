@@ -63,6 +63,39 @@ impl Play {
         (file, open)
     }
 
+    /// A sealed chunk that wants two copies. These servers have the log's, and one has prepared an older one for
+    /// a loss that was accepted and not logged. With its version in the log, and its file.
+    fn left_prepared_beside(
+        &mut self,
+        left: u64,
+        good: &[u64],
+    ) -> (ChunkHandle, ChunkVersion, FileId) {
+        let file = self.rig.begin("/f", 2);
+        let publish = publish(self.rig.request(), file, "/f", &[]);
+        let file = self.rig.get(publish).node.file_id;
+        let open = self.open(self.last(file));
+        self.mutate(open.handle, 7, 1000);
+        self.send(SealFile {
+            path: "/f".to_owned(),
+        });
+        let handle = open.handle;
+        let (version, len) = self.sealed(handle).unwrap();
+        let copy = self.servers.replicas[&(open.chain[0].server.0, handle)];
+        self.servers.replicas.clear();
+        for n in good {
+            self.servers.replicas.insert((*n, handle), copy);
+        }
+        self.report_held(2, &[1, 2, 3, 4]);
+        // Versions are drawn for the preparation, too.
+        for n in 0..4 {
+            self.sealed_file(&format!("/{n}"));
+        }
+        let older = (ChunkVersion(version.0 - 1), len);
+        self.hold_prepared(left, handle, older, ChunkVersion(version.0 + 5));
+        self.report_held(3, &[left]);
+        (handle, version, file)
+    }
+
     fn is_unavailable(&self, handle: ChunkHandle) -> bool {
         self.rig.machine.open_chunks.is_unavailable(handle)
     }
@@ -241,4 +274,35 @@ fn who_never_answers_is_asked_less_and_less_often() {
         counts[2..].iter().all(|&it| 0 < it && it <= 3 * one),
         "{counts:?}"
     );
+}
+
+/// A copy that is older than the log's had been prepared for a loss that was accepted and not logged. It was
+/// as good a holder as any there, and one of the good ones was left out for it: too few counted, each time.
+#[test]
+fn who_was_left_prepared_takes_no_good_holders_place() {
+    for left in 1..=3 {
+        let mut play = Play::new();
+        let good: Vec<u64> = (1..=3).filter(|n| *n != left).collect();
+        let (handle, old, file) = play.left_prepared_beside(left, &good);
+        play.wait(seconds(1));
+        let (version, len) = play.sealed(handle).unwrap();
+        assert!(version.0 > old.0 + 5, "the preparation is void");
+        assert_eq!(len, 1000);
+        assert_eq!(play.open(play.last(file)).chain.len(), 2);
+    }
+}
+
+/// With one good holder left and no other server the chunk could be neither opened nor copied: what was left
+/// prepared is above the log's version, and no copy takes its place.
+#[test]
+fn one_holder_is_enough_if_nobody_else_can_take_a_copy() {
+    let mut play = Play::new();
+    let (handle, old, _) = play.left_prepared_beside(2, &[1]);
+    play.servers.silent.extend([3, 4]);
+    play.wait(settings().dead_after / 2);
+    assert_eq!(play.sealed(handle).map(|it| it.0), Some(old));
+    play.wait(20 * settings().dead_after);
+    let (version, len) = play.sealed(handle).unwrap();
+    assert!(version.0 > old.0 + 5, "the preparation is void");
+    assert_eq!(len, 1000);
 }

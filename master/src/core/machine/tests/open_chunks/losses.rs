@@ -26,6 +26,20 @@ impl Play {
         self.servers.replicas.insert((server, handle), copy);
     }
 
+    /// A server has prepared such a copy, for a loss that was accepted and not logged.
+    pub(super) fn hold_prepared(
+        &mut self,
+        server: u64,
+        handle: ChunkHandle,
+        was: (ChunkVersion, u32),
+        prepared: ChunkVersion,
+    ) {
+        self.hold_old(server, handle, was, 9);
+        let copy = self.servers.replicas.get_mut(&(server, handle)).unwrap();
+        (copy.version, copy.promised) = (prepared, prepared);
+        copy.prepared = Some((prepared, was.1, 4711 + was.1));
+    }
+
     /// A chunk at rest of which one server alone has an old copy, which it had prepared for a loss that was
     /// accepted when the master ended: the chunk, the server, what its copy was, the log's version.
     fn cut_short(&mut self) -> (ChunkHandle, u64, (ChunkVersion, u32), ChunkVersion) {
