@@ -281,7 +281,8 @@ impl Machine {
     /// yet: once more for one that is unavailable, or to open one at rest.
     pub(super) fn is_only_tried(&self, handle: ChunkHandle) -> bool {
         let work = self.open_chunks.works.get(&Subject::Chunk(handle));
-        self.open_chunks.is_unavailable(handle)
+        let is_open = self.active(handle).is_some();
+        (!is_open || self.open_chunks.is_unavailable(handle))
             && work.is_some_and(|work| {
                 let attempt = work.attempt.as_ref();
                 work.request.is_none()
@@ -295,8 +296,12 @@ impl Machine {
         if self.is_only_tried(handle)
             && let Some(work) = self.open_chunks.end(Subject::Chunk(handle))
         {
+            let failure = match self.active(handle) {
+                Some(_) => unavailable(handle),
+                None => self.starting(),
+            };
             for waiting in work.waiting {
-                self.refuse(waiting.to, unavailable(handle));
+                self.refuse(waiting.to, failure.clone());
             }
         }
     }

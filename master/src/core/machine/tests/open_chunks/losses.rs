@@ -491,3 +491,17 @@ fn a_lost_connection_is_no_reason_to_take_an_older_copy() {
     play.wait(settings().dead_after);
     assert_eq!(play.accept(handle), other);
 }
+
+/// Each request to open it began a work that waits a moment for holders: a client that asks again and again
+/// had the person refused, most of the time.
+#[test]
+fn who_wants_to_open_a_chunk_keeps_no_acceptance_out() {
+    let mut play = Play::new();
+    let (handle, best, _) = play.two_old_copies();
+    let file = play.rig.machine.state.chunks.record(handle).unwrap().file;
+    let opens = play.send(play.last(file));
+    assert_eq!(play.replies.get(&opens), None);
+    assert_eq!(play.accept(handle), best);
+    let told = play.replies.remove(&opens).unwrap();
+    assert_eq!(told.map_err(|it| it.status), Err(Status::Overloaded));
+}
