@@ -41,6 +41,8 @@ struct Again {
     pause: Duration,
     /// One holder would have been enough the last time, and none counted.
     is_in_vain: bool,
+    /// A person waits for the word whether it can be sealed again.
+    is_for_a_person: bool,
 }
 
 impl Due for Again {
@@ -114,6 +116,7 @@ impl Machine {
             at: Some(at),
             pause,
             is_in_vain: false,
+            is_for_a_person: false,
         };
         let chunks = &mut self.open_chunks.again.chunks;
         let again = chunks.get_or_insert_with(handle, new);
@@ -141,6 +144,18 @@ impl Machine {
         let its: Vec<ChunkHandle> = handles.filter(is_its).collect();
         its.into_iter().for_each(|handle| self.hasten(handle));
         self.try_again();
+    }
+
+    /// A person is refused until it is known whether a chunk can be sealed again from what is left prepared:
+    /// that is tried as soon as one holder is enough.
+    pub(super) fn try_for_a_person(&mut self, handle: ChunkHandle) {
+        if let Some(again) = self.open_chunks.again.chunks.get_mut(&handle) {
+            again.is_for_a_person = true;
+        }
+        if self.may_be_sealed_again(handle) && self.is_only_prepared(handle) {
+            self.hasten(handle);
+            self.try_again();
+        }
     }
 
     fn hasten(&mut self, handle: ChunkHandle) {
@@ -252,7 +267,7 @@ impl Machine {
 
     /// Whether what is left prepared is all that there is of a sealed chunk: it is known since
     /// `dead_after`, nobody can give a copy or nobody can take one, and nobody is waited for who may tell of
-    /// one (section 3.7).
+    /// one (section 3.7), for a person not as long as repair does.
     pub(super) fn is_only_prepared(&self, handle: ChunkHandle) -> bool {
         let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
         let again = self.open_chunks.again.chunks.get(&handle);
@@ -263,7 +278,13 @@ impl Machine {
             && record.is_some_and(|record| {
                 let sources = self.servers.sources(handle, record, now, dead_after);
                 let is_beyond = sources.is_empty() || self.can_nobody_take_a_copy(handle, record);
-                is_beyond && self.examiner().in_doubt().is_empty()
+                let is_for_a_person = again.is_some_and(|it| it.is_for_a_person);
+                let sooner = match is_for_a_person {
+                    true => self.config.repair_grace,
+                    false => Duration::ZERO,
+                };
+                let mut in_doubt = self.examiner().in_doubt().into_values();
+                is_beyond && in_doubt.all(|until| now >= until.saturating_sub(sooner))
             })
     }
 

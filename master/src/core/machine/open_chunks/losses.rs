@@ -55,6 +55,7 @@ impl Machine {
             return Err(Failure::new(Status::InvalidArgument, text));
         }
         if let Some(text) = self.hope_for(handle) {
+            self.try_for_a_person(handle);
             let wait = millis(self.config.heartbeat);
             return Err(Failure::new(Status::Overloaded, text).retry_after(wait));
         }

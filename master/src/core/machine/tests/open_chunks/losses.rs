@@ -505,3 +505,39 @@ fn who_wants_to_open_a_chunk_keeps_no_acceptance_out() {
     let told = play.replies.remove(&opens).unwrap();
     assert_eq!(told.map_err(|it| it.status), Err(Status::Overloaded));
 }
+
+/// One of the servers that the log knows was gone. It was waited for as long as repair waits before what was
+/// prepared was sealed again with one holder, which was tried less and less often, and a person had to wait for
+/// that.
+#[test]
+fn a_person_waits_no_longer_than_for_who_is_silent() {
+    let mut play = Play::new();
+    let (handle, other, ..) = play.cut_short();
+    let gone = (1..=4_u8).find(|n| u64::from(*n) != other).unwrap();
+    let config = Config {
+        safe_mode_fraction: 0.0,
+        ..settings()
+    };
+    play.rig = play.rig.restarted(config);
+    play.servers.silent.insert(gone.into());
+    for n in (1..=4).filter(|n| *n != gone) {
+        play.connect(n);
+    }
+    let mut waited = Duration::ZERO;
+    let taken = loop {
+        let accept = play.acceptance(handle);
+        match play.ask(accept) {
+            Some(Ok(AnyMessage::LossAccepted(accepted))) => break accepted.server.0,
+            Some(Err(failure)) if failure.status == Status::Overloaded => {}
+            other => panic!("{other:?}"),
+        }
+        play.wait(seconds(1));
+        waited += seconds(1);
+    };
+    assert_eq!(taken, other);
+    let dead_after = settings().dead_after;
+    assert!(
+        waited >= dead_after && waited <= dead_after + seconds(3),
+        "{waited:?}"
+    );
+}
