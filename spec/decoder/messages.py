@@ -110,6 +110,11 @@ def check_write_open(value):
         raise Rejected("out_of_bounds")
 
 
+def check_copy(value):
+    if value["void_up_to"] < value["version"]:
+        raise Rejected("out_of_bounds")
+
+
 def check_read(value):
     if value["offset"] + value["length"] > 64 * MIB:
         raise Rejected("out_of_bounds")
@@ -393,8 +398,9 @@ def _questions(table):
 
 
 def _chunkservers(table):
-    def pair(kind, request, fields, reply, reply_fields):
-        _pair(table, kind, ON_CONTROL, request, Struct(*fields), reply, Struct(*reply_fields))
+    def pair(kind, request, fields, reply, reply_fields, check=None):
+        _pair(table, kind, ON_CONTROL, request, Struct(*fields, check=check), reply,
+              Struct(*reply_fields))
 
     pair(0x0200, "Register", [
              ("server_id", U64), ("control_addr", ADDRESS), ("data_addr", ADDRESS),
@@ -417,11 +423,12 @@ def _chunkservers(table):
     pair(0x0212, "VerifyChunk", ORDER.fields,
          "ChunkVerified", [("good", BOOL), ("length", U32), ("crc32", U32)])
     pair(0x0214, "CopyChunk", [
-             *ORDER.fields, ("file_id", U64), ("index", U32), ("length", Int(4, 0, 64 * MIB)),
-             ("crc32", U32), ("ticket", TICKET), ("sources", ListOf(HOP, CHAIN_MOST, fewest=1))],
+             *ORDER.fields, *ids("void_up_to", "file_id"), ("index", U32),
+             ("length", Int(4, 0, 64 * MIB)), ("crc32", U32), ("ticket", TICKET),
+             ("sources", ListOf(HOP, CHAIN_MOST, fewest=1))],
          "ChunkCopied", [
              ("directory_id", Bytes(16)), ("length", U32), ("crc32", U32),
-             ("suspects", ListOf(U64, 16))])
+             ("suspects", ListOf(U64, 16))], check_copy)
     pair(0x0300, "ChunkStatus", [("ticket", TICKET), ("handle", U64)],
          "ChunkStatusReply", [
              *ids("version", "serial"), ("length", U32), ("crc32", U32), ("state", CHUNK_STATE)])

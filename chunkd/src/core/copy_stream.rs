@@ -250,6 +250,7 @@ mod tests {
             epoch: Epoch::NONE,
             handle: ChunkHandle(1),
             version: ChunkVersion(5),
+            void_up_to: ChunkVersion(5),
             file_id: FileId(1),
             index: 0,
             length,

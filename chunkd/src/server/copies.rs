@@ -96,6 +96,7 @@ pub fn begin(
     let new = NewCopy {
         handle: order.handle,
         version: order.version,
+        void_up_to: order.void_up_to,
         file_id: order.file_id,
         index: order.index,
         length: order.length,

@@ -41,6 +41,9 @@ pub struct NewCopy {
     pub handle: ChunkHandle,
     /// The version that it is sealed in.
     pub version: ChunkVersion,
+    /// What a replica here has promised or begun up to this version, that one excepted, came to nothing; at
+    /// least the version.
+    pub void_up_to: ChunkVersion,
     /// The file that it was made for.
     pub file_id: FileId,
     /// Its place in that file.
@@ -49,6 +52,13 @@ pub struct NewCopy {
     pub length: u32,
     /// Their CRC.
     pub crc32: u32,
+}
+
+impl NewCopy {
+    /// Whether a replica that began this version has nothing of it that could still count.
+    fn is_past(&self, begun: ChunkVersion) -> bool {
+        begun != self.version && begun <= self.void_up_to
+    }
 }
 
 /// A copy in the making. Dropped before it is finished, it is removed, which may wait for the disk.
@@ -129,19 +139,21 @@ impl Directory {
     /// # Errors
     /// [`StoreError::OtherVersion`] if a newer version is here; [`StoreError::AlreadyExists`] if
     /// the chunk is being written, copied or deleted, or its name is taken by a file that is nobody's to
-    /// replace; [`StoreError::OtherState`] if it is open and its version is not below the copy's, or its
-    /// promise is above it; [`StoreError::NoSpace`],
+    /// replace; [`StoreError::OtherState`] if it is open in the copy's version, or has promised or begun more
+    /// than is void; [`StoreError::NoSpace`],
     /// [`StoreError::NotAdopted`], [`StoreError::DirectoryPoisoned`], [`StoreError::HeaderInvalid`]
     /// for a handle or version of 0, those of the medium. Nothing is left behind then.
     pub fn begin_copy(&self, new: &NewCopy) -> Result<Option<ChunkCopy>, StoreError> {
         self.check_not_poisoned()?;
-        let header = self.first_header(&NewChunk {
+        let mut header = self.first_header(&NewChunk {
             handle: new.handle,
             version: new.version,
             file_id: new.file_id,
             index: new.index,
             room: new.length,
         })?;
+        // A start that finds the copy knows by this that what the journal says of a higher version is void.
+        header.promised_version = new.void_up_to;
         if new.length > header.chunk_size {
             return Err(StoreError::BeyondRoom {
                 handle: new.handle,
@@ -262,8 +274,9 @@ impl Directory {
         lock(&self.problems).retain(|problem| problem.handle != Some(handle));
         named?;
         if was_open {
-            // Until this is stable, the file of a higher version tells a start the same.
-            self.opened.end(handle, new.version, &Body::Settled);
+            // Until this is stable, the file's promise tells a start the same: what was promised up to there is
+            // not said again.
+            self.opened.end(handle, new.void_up_to, &Body::Settled);
             self.remove_journaled(handle);
         }
         Ok(outcome_of(&held))
@@ -299,7 +312,7 @@ impl Directory {
         // Then it can't be a member of anything as new. That it promised the version says only that it
         // was asked for its state before others sealed that, and missed the rest.
         let may_replace = opened.as_ref().is_none_or(|(told, _)| {
-            told.version < new.version && told.promised_version <= new.version
+            new.is_past(told.version) && told.promised_version <= new.void_up_to
         });
         if !may_replace && opened.is_some_and(|(_, was_changed)| was_changed) {
             return Err(open);
@@ -311,7 +324,8 @@ impl Directory {
             };
         };
         let entry = held.entry;
-        if entry.version > new.version {
+        let is_void = entry.state == ChunkState::Open && new.is_past(entry.version);
+        if entry.version > new.version && !is_void {
             return Err(StoreError::OtherVersion {
                 handle,
                 held: entry.version,
@@ -321,11 +335,10 @@ impl Directory {
         if entry.state == ChunkState::Open && entry.version == new.version {
             return Err(open);
         }
-        let is_marked = entry.flags.poisoned || entry.flags.corrupt;
         let is_wanted = entry.state == ChunkState::Sealed
             && entry.version == new.version
             && (entry.length, entry.crc32) == (new.length, new.crc32)
-            && !is_marked;
+            && !entry.is_marked();
         match is_wanted || may_replace {
             true => Ok(is_wanted),
             false => Err(open),

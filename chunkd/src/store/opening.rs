@@ -313,10 +313,20 @@ impl Directory {
         }
     }
 
-    /// The highest version that a chunk which is not open has promised.
+    /// The highest version that a chunk which is not open has promised since it was sealed.
     #[must_use]
     pub fn promised_version(&self, handle: ChunkHandle) -> Option<ChunkVersion> {
         self.opened.promise_of(handle).map(|(version, _)| version)
+    }
+
+    /// Nothing older than this is obeyed of a chunk that is not open: it promised that, or is a copy whose
+    /// master said so.
+    #[must_use]
+    pub fn obeyed_from(&self, handle: ChunkHandle) -> ChunkVersion {
+        let in_header = self.table.held(handle).map(|held| held.promised_version);
+        in_header
+            .max(self.promised_version(handle))
+            .unwrap_or_default()
     }
 
     /// A chunk that was begun, be it still as it was sealed.
@@ -343,9 +353,7 @@ impl Directory {
             return chunk.promise(version, epoch);
         }
         let held = sealed(&turn)?;
-        let mut promises = lock(&self.opened.promised);
-        let promised = promises.get(&handle).map(|&(version, _)| version);
-        let promised = promised.unwrap_or_default().max(held.entry.version);
+        let promised = self.obeyed_from(handle);
         if promised >= version {
             return Err(OpenChunkError::Promised { promised });
         }
@@ -356,7 +364,7 @@ impl Directory {
         let entry = Entry::new(handle, held.entry.version, &body);
         let offered = self.opened.log.offer(entry, Class::Control);
         let sequence = offered.map_err(|refused| refused.error)?;
-        promises.insert(handle, (version, sequence));
+        self.opened.keep_promise(handle, version, sequence);
         Ok(sequence)
     }
 
@@ -444,9 +452,8 @@ impl Directory {
     ) -> Result<OpenChunk, OpenChunkError> {
         let handle = order.handle;
         let held = sealed(turn)?;
-        let promised = self.promised_version(handle);
-        let promised_version = promised.unwrap_or(held.entry.version);
-        if promised_version != order.version || order.version <= held.entry.version {
+        let promised_version = self.obeyed_from(handle);
+        if promised_version != order.version || order.version <= held.promised_version {
             return Err(OpenChunkError::Promised {
                 promised: promised_version,
             });

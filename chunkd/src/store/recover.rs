@@ -278,8 +278,9 @@ fn void_word(found: &Found, handle: ChunkHandle, outcome: &Outcome) -> Option<Bo
     let is_newer = match outcome {
         Outcome::Nothing => false,
         Outcome::Promised(version) => entry.version > *version,
-        // What a version was begun from is older: this is its settling, or a copy.
-        Outcome::Open(history) => entry.version >= history.version,
+        // What a version was begun from is older: this is its settling, or a copy, which promises all
+        // versions that came to nothing before it was made.
+        Outcome::Open(history) => held.promised_version >= history.version,
     };
     (entry.state == ChunkState::Sealed && is_newer).then_some(Body::Settled)
 }
@@ -291,7 +292,7 @@ fn kept_promise(found: &Found, handle: ChunkHandle, outcome: &Outcome) -> Option
     };
     let held = place_of(found, handle).and_then(|place| found.held.get(place))?;
     let promised_version = history.promised_version;
-    (promised_version > held.entry.version).then_some(Promised {
+    (promised_version > held.promised_version).then_some(Promised {
         promised_version,
         epoch: Epoch::NONE,
     })

@@ -50,10 +50,19 @@ pub struct InventoryEntry {
     pub is_prepared: bool,
 }
 
+impl InventoryEntry {
+    /// Whether it does not count as what it says.
+    pub(super) const fn is_marked(&self) -> bool {
+        self.flags.poisoned || self.flags.corrupt
+    }
+}
+
 /// An entry, and what only the store needs to know.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) entry: InventoryEntry,
+    /// What the header says that was promised: of a copy more than its version.
+    pub(super) promised_version: ChunkVersion,
     /// The slot that counts is on stable storage.
     pub(super) header_stable: bool,
     /// Sealed before this start, and not read back and synced since.
@@ -96,6 +105,7 @@ impl Held {
                 needs_read_back,
                 is_prepared: false,
             },
+            promised_version: header.promised_version,
             header_stable: file.header_stable,
             from_earlier_start,
             kept_open: None,

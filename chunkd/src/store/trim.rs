@@ -16,8 +16,6 @@
 //! Invariants: a segment goes only when whatever a start would need of it is stable in a later one.
 //! What is written for a chunk is written with its turn, so nothing is copied behind the `settled` or
 //! `dropped` that ends it. A crash on the way leaves entries twice, or a segment that nobody needs.
-//!
-//! Left out: promises are copied forward, where the page allows to put them into the header.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

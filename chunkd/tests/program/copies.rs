@@ -44,6 +44,7 @@ fn order(sources: Vec<Hop>) -> CopyChunk {
         epoch: EPOCH,
         handle: CHUNK,
         version: VERSION,
+        void_up_to: VERSION,
         file_id: FileId(1),
         index: 4,
         length: content().len() as u32,

@@ -18,6 +18,9 @@ pub struct CopyChunk {
     pub handle: ChunkHandle,
     /// The version that it is sealed in.
     pub version: ChunkVersion,
+    /// What the receiver's replica has promised or begun up to this version came to nothing: it is the
+    /// highest that the master has given to an attempt; at least [`Self::version`].
+    pub void_up_to: ChunkVersion,
     /// The file that it was made for.
     pub file_id: FileId,
     /// Its place in that file.
@@ -39,6 +42,7 @@ impl Message for CopyChunk {
         out.put(&self.epoch)
             .put(&self.handle)
             .put(&self.version)
+            .put(&self.void_up_to)
             .put(&self.file_id)
             .put(&self.index)
             .put(&self.length)
@@ -52,6 +56,7 @@ impl Message for CopyChunk {
             epoch: input.take()?,
             handle: input.take()?,
             version: input.take()?,
+            void_up_to: input.take()?,
             file_id: input.take()?,
             index: input.take()?,
             length: input.take()?,
@@ -59,7 +64,10 @@ impl Message for CopyChunk {
             ticket: input.take()?,
             sources: input.list(REPLICAS_MAX)?,
         };
-        match message.length <= CHUNK_LEN_MAX && !message.sources.is_empty() {
+        let is_in_bounds = message.length <= CHUNK_LEN_MAX
+            && !message.sources.is_empty()
+            && message.void_up_to >= message.version;
+        match is_in_bounds {
             true => Ok(message),
             false => Err(BodyError::OutOfBounds),
         }

@@ -1,7 +1,7 @@
 //! Between chunkservers and the master, and questions to a chunkserver (`spec/messages.md`
 //! sections 9 to 11).
 
-use sarsen_protocol::id::{ChunkHandle, Epoch, ServerId, StartNonce, StartNumber};
+use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Epoch, ServerId, StartNonce, StartNumber};
 use sarsen_protocol::message::{
     ChunkCopied, ChunkCrcs, ChunkCrcsReply, ChunkDeleted, ChunkState, ChunkStatus,
     ChunkStatusReply, ChunkVerified, CopyChunk, CorruptChunk, DeleteChunk, DirectoryReport,
@@ -237,6 +237,7 @@ fn orders(samples: &mut Samples) {
             epoch: EPOCH,
             handle: HANDLE,
             version: VERSION,
+            void_up_to: ChunkVersion(VERSION.0 + 1),
             file_id: FILE_ID,
             index: INDEX,
             length: LENGTH,

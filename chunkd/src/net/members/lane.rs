@@ -187,7 +187,7 @@ pub fn found(directory: &Directory, handle: ChunkHandle) -> Found {
             return Found::default();
         }
         return Found {
-            promised: directory.promised_version(handle).unwrap_or_default(),
+            promised: directory.obeyed_from(handle),
             version: entry.version,
             begin_serial: entry.serial,
             serial: entry.serial,

@@ -118,6 +118,7 @@ impl Sample {
         NewCopy {
             handle: self.handle,
             version: self.version,
+            void_up_to: self.version,
             file_id: FileId(5),
             index: 2,
             length: self.length(),

@@ -267,6 +267,8 @@ impl Machine {
             epoch: self.epoch,
             handle,
             version: sealed.version,
+            // No attempt for the chunk runs, and those to come draw higher ones.
+            void_up_to: self.allocations.last_version().max(sealed.version),
             file_id: record.file,
             index: record.index,
             length: sealed.len,

@@ -99,6 +99,11 @@ impl Allocations {
         ChunkVersion(self.next_version - 1)
     }
 
+    /// The highest version that was drawn, by this master or any before it.
+    pub(super) const fn last_version(&self) -> ChunkVersion {
+        ChunkVersion(self.next_version.saturating_sub(1))
+    }
+
     /// Whether so many handles and versions are there to be drawn.
     pub(super) fn has(&self, count: u64) -> bool {
         self.left() >= count

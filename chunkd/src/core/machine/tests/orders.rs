@@ -172,6 +172,7 @@ fn copy(handle: u64, epoch: Epoch) -> Order {
         epoch,
         handle: ChunkHandle(handle),
         version: ChunkVersion(1),
+        void_up_to: ChunkVersion(1),
         file_id: FileId(1),
         index: 0,
         length: 10,

@@ -13,7 +13,7 @@ use super::super::super::layout::{chunk_path, id_table_position, patch_path, sea
 use super::super::super::open_chunk::{IdTable, OpenChunkError};
 use super::super::super::recover::sealed_ids;
 use super::super::super::region::Tree;
-use super::super::super::{BeginOrder, Directory, ReadFrom, StoreError};
+use super::super::super::{BeginOrder, ChunkCopy, Directory, NewCopy, ReadFrom, StoreError};
 use super::super::faulty::{Faults, FaultyTree, Survives};
 use super::super::scenario::{ADOPTION, START, Sample};
 use super::member::{EPOCH, Marks, Member, Model, Op, check};
@@ -264,6 +264,91 @@ fn a_copy_replaces_a_replica_that_promised_its_version_and_missed_it() {
     let entry = directory.entry(BASE.handle).unwrap();
     let told = (entry.state, entry.version, entry.flags.poisoned);
     assert_eq!(told, (ChunkState::Open, ChunkVersion(6000), false));
+}
+
+/// The copy of the newer chunk, made by a master that had given out versions up to this one.
+fn begin_copy(directory: &Directory, void_up_to: ChunkVersion) -> Result<ChunkCopy, StoreError> {
+    let new = NewCopy {
+        void_up_to,
+        ..newer().new_copy()
+    };
+    let copy = directory.begin_copy(&new)?.expect("it is not here");
+    newer().fill(&copy)?;
+    Ok(copy)
+}
+
+/// A stale replica had promised, or begun, a version of an attempt that was given up when its master died, and
+/// the chunk stayed at rest in a lower one: each copy of it was refused for ever, and the chunk stayed short
+/// of a replica (found by the simulator).
+#[test]
+fn a_copy_replaces_a_replica_whose_newer_version_came_to_nothing() {
+    let given_up = ChunkVersion(newer().version.0 + 1);
+    for (is_begun, is_written) in [(false, true), (true, true), (true, false)] {
+        let tree: Arc<dyn Tree> = Arc::new(prepared());
+        let member = opened(&tree, &mut Model::default()).unwrap();
+        let directory = &member.directory;
+        directory.promise(BASE.handle, given_up, EPOCH).unwrap();
+        let chunk = directory.open_chunk(BASE.handle).unwrap();
+        if is_begun {
+            let serial = chunk.told().serial;
+            chunk.begin(given_up, serial, false).unwrap();
+        }
+        assert!(member.write());
+        let refused = begin_copy(directory, newer().version);
+        assert!(
+            matches!(refused, Err(StoreError::OtherState { .. })),
+            "{refused:?}"
+        );
+        let copy = begin_copy(directory, given_up).unwrap();
+        directory.finish_copy(copy, Serial(9), 7_000).unwrap();
+        assert!(directory.open_chunk(BASE.handle).is_none());
+        // A crash may come before the journal says so.
+        assert!(!is_written || member.write());
+        drop((member, chunk));
+        let member = Member::start(&tree).unwrap();
+        let directory = &member.directory;
+        assert!(!directory.is_poisoned(), "{:?}", directory.not_recovered());
+        assert!(End::Replaced.is_reached(directory));
+        // What comes late of the attempt is refused, and the next one is not.
+        assert_eq!(directory.obeyed_from(BASE.handle), given_up);
+        assert_eq!(directory.promised_version(BASE.handle), None);
+        let late = directory.promise(BASE.handle, given_up, EPOCH);
+        assert!(matches!(late, Err(OpenChunkError::Promised { .. })));
+        open_newer(&member, "a version that came to nothing");
+    }
+}
+
+/// What was promised when the copy was under way is of an attempt that its master did not know of.
+#[test]
+fn a_copy_is_refused_for_what_was_promised_since_it_was_ordered() {
+    let tree: Arc<dyn Tree> = Arc::new(prepared());
+    let member = opened(&tree, &mut Model::default()).unwrap();
+    let directory = &member.directory;
+    let given = ChunkVersion(newer().version.0 + 1);
+    let copy = begin_copy(directory, given).unwrap();
+    let later = ChunkVersion(given.0 + 1);
+    directory.promise(BASE.handle, later, EPOCH).unwrap();
+    let refused = directory.finish_copy(copy, Serial(9), 7_000);
+    assert!(
+        matches!(refused, Err(StoreError::OtherState { .. })),
+        "{refused:?}"
+    );
+    check_still_open(directory);
+    // What has begun the copy's version itself may be a member of what sealed it.
+    let same = ChunkVersion(later.0 + 1);
+    directory.promise(BASE.handle, same, EPOCH).unwrap();
+    let chunk = directory.open_chunk(BASE.handle).unwrap();
+    chunk.begin(same, chunk.told().serial, false).unwrap();
+    let new = NewCopy {
+        version: same,
+        void_up_to: ChunkVersion(same.0 + 9),
+        ..newer().new_copy()
+    };
+    let refused = directory.begin_copy(&new);
+    assert!(
+        matches!(refused, Err(StoreError::OtherState { .. })),
+        "{refused:?}"
+    );
 }
 
 fn check_still_open(directory: &Directory) {

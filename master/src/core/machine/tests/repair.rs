@@ -150,6 +150,25 @@ fn what_a_dead_server_held_is_copied_after_the_grace_and_not_before() {
     assert_eq!(rig.get(Report).repairs, expected);
 }
 
+/// A replica that had promised a version of an attempt that was given up refused each copy for ever: the
+/// order did not say that no such version can come to anything any more.
+#[test]
+fn an_order_to_copy_names_the_highest_version_that_was_given_out() {
+    let (mut rig, chunk) = with_chunk(4);
+    let (_, last) = rig.upload("/g", 3);
+    assert!(last.version > chunk.version);
+    live_on(&mut rig, 14, &[1, 2, 4]);
+    let orders = live_on(&mut rig, 2, &[1, 2, 4]);
+    let void_up_to = orders.iter().find_map(|action| match action {
+        Action::Order {
+            message: AnyMessage::CopyChunk(copy),
+            ..
+        } if copy.handle == chunk.handle => Some(copy.void_up_to),
+        _ => None,
+    });
+    assert_eq!(void_up_to, Some(last.version));
+}
+
 #[test]
 fn a_server_that_returns_in_time_costs_nothing_and_one_that_returns_late_is_relieved() {
     let (mut rig, chunk) = with_chunk(4);
