@@ -258,8 +258,13 @@ impl Directory {
         if self.is_held(&turn, &new)? {
             return Err(StoreError::AlreadyExists { handle });
         }
-        // Of a file that no start could read the journal may speak too.
-        let was_open = self.is_in_journal(&turn) || self.problem_of(handle).is_some();
+        // Of a file that no start could read, or that was marked, the journal may speak too. What a marked one has
+        // promised since the order was given is to stay.
+        let is_bound = self.obeyed_from(handle) > new.void_up_to;
+        let was_marked = turn.held().is_some_and(|held| held.entry.is_marked());
+        let was_open = (was_marked && !is_bound)
+            || self.is_in_journal(&turn)
+            || self.problem_of(handle).is_some();
         let from = copy_path(handle);
         self.tree
             .rename(&from, &chunk_path(handle))

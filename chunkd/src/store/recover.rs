@@ -158,35 +158,30 @@ pub(super) fn recover(
         Err(JournalError::Store(error)) => return Err(error),
         Err(error) => return poison_all(&**tree, &author, found, fault_of(error)),
     };
-    let mut outcomes = BTreeMap::new();
-    for (handle, history) in histories {
-        match history.finish() {
-            Ok(outcome) => drop(outcomes.insert(handle, outcome)),
-            Err(error) => {
-                let fault = JournalFault::Contradictory { handle, error };
-                return poison_all(&**tree, &author, found, fault);
-            }
-        }
-    }
-    settle(&**tree, &end).map_err(store_error)?;
     // A directory holds a million chunks: each is looked for by halves.
     found.held.sort_unstable_by_key(|held| held.entry.handle);
     let mut recovered = Recovered {
         end,
         ..Recovered::default()
     };
-    let mut named = BTreeSet::new();
-    for (handle, outcome) in outcomes {
-        if let Some(body) = void_word(found, handle, &outcome) {
-            let version = version_of(&outcome);
-            recovered.void.push((handle, version, body));
-            if let Some(promise) = kept_promise(found, handle, &outcome) {
-                recovered.promised.insert(handle, promise.promised_version);
-                let body = Body::Promised(Promised { epoch, ..promise });
-                recovered.void.push((handle, version, body));
-            }
+    let mut outcomes = Vec::new();
+    for (handle, history) in histories {
+        // Before it is asked what the entries say together: of a chunk that is over the oldest may have gone.
+        if let Some(body) = void_word(found, handle, &history) {
+            recovered.make_void(found, (handle, &history), body, epoch);
             continue;
         }
+        match history.finish() {
+            Ok(outcome) => outcomes.push((handle, outcome)),
+            Err(error) => {
+                let fault = JournalFault::Contradictory { handle, error };
+                return poison_all(&**tree, &author, found, fault);
+            }
+        }
+    }
+    settle(&**tree, &recovered.end).map_err(store_error)?;
+    let mut named = BTreeSet::new();
+    for (handle, outcome) in outcomes {
         match outcome {
             Outcome::Nothing => {}
             Outcome::Promised(version) => {
@@ -265,51 +260,56 @@ fn store_error(error: JournalError) -> StoreError {
     }
 }
 
+impl Recovered {
+    /// What the journal says of a handle is void. A promise that still binds the chunk is said again.
+    fn make_void(
+        &mut self,
+        found: &Found,
+        (handle, history): (ChunkHandle, &ChunkHistory),
+        body: Body,
+        epoch: Epoch,
+    ) {
+        let (highest, promised_version) = history.versions();
+        let version = match highest.is_some() {
+            true => highest,
+            false => promised_version,
+        };
+        self.void.push((handle, version, body));
+        let held = place_of(found, handle).and_then(|place| found.held.get(place));
+        if highest.is_some() && held.is_some_and(|held| promised_version > held.promised_version) {
+            self.promised.insert(handle, promised_version);
+            let promised = Promised {
+                promised_version,
+                epoch,
+            };
+            self.void.push((handle, version, Body::Promised(promised)));
+        }
+    }
+}
+
 /// The entry that makes the journal's word on a handle void, if what lies under its name does.
-fn void_word(found: &Found, handle: ChunkHandle, outcome: &Outcome) -> Option<Body> {
-    if matches!(outcome, Outcome::Nothing) {
+fn void_word(found: &Found, handle: ChunkHandle, history: &ChunkHistory) -> Option<Body> {
+    let (highest, promised) = history.versions();
+    if !promised.is_some() {
         return None;
     }
     let Some(held) = place_of(found, handle).and_then(|place| found.held.get(place)) else {
         let is_there = found.problems.iter().any(|p| p.handle == Some(handle));
         return (!is_there).then_some(Body::Dropped);
     };
-    let entry = &held.entry;
-    let is_newer = match outcome {
-        Outcome::Nothing => false,
-        Outcome::Promised(version) => entry.version > *version,
+    let is_newer = match highest.is_some() {
         // What a version was begun from is older: this is its settling, or a copy, which promises all
         // versions that came to nothing before it was made.
-        Outcome::Open(history) => held.promised_version >= history.version,
+        true => held.promised_version >= highest,
+        false => held.entry.version > promised,
     };
-    (entry.state == ChunkState::Sealed && is_newer).then_some(Body::Settled)
-}
-
-/// A promise that still binds a chunk which was settled although a higher version was promised.
-fn kept_promise(found: &Found, handle: ChunkHandle, outcome: &Outcome) -> Option<Promised> {
-    let Outcome::Open(history) = outcome else {
-        return None;
-    };
-    let held = place_of(found, handle).and_then(|place| found.held.get(place))?;
-    let promised_version = history.promised_version;
-    (promised_version > held.promised_version).then_some(Promised {
-        promised_version,
-        epoch: Epoch::NONE,
-    })
+    (held.entry.state == ChunkState::Sealed && is_newer).then_some(Body::Settled)
 }
 
 /// Where a chunk stands in what was found, which is sorted.
 fn place_of(found: &Found, handle: ChunkHandle) -> Option<usize> {
     let handle_of = |held: &super::table::Held| held.entry.handle;
     found.held.binary_search_by_key(&handle, handle_of).ok()
-}
-
-fn version_of(outcome: &Outcome) -> ChunkVersion {
-    match outcome {
-        Outcome::Nothing => ChunkVersion::NONE,
-        Outcome::Promised(version) => *version,
-        Outcome::Open(history) => history.version,
-    }
 }
 
 /// One chunk, told as what it was found to be.
@@ -325,8 +325,7 @@ fn recover_chunk(
         return Ok(());
     };
     let is_still_sealed = history.is_still_sealed();
-    let is_marked = held.entry.flags.poisoned || held.entry.flags.corrupt;
-    let rebuilt = match is_marked {
+    let rebuilt = match held.entry.is_marked() {
         true => Err(Failure::Refused(ChunkFault::Marked)),
         false => rebuild(whose, history),
     };

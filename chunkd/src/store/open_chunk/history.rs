@@ -173,12 +173,23 @@ pub struct ChunkHistory {
     prepared: Option<(ChunkVersion, Prepared)>,
     /// A checkpoint of which the last part has not come.
     begun_checkpoint: Option<Checkpoint>,
+    /// The highest version that anything but a promise is of; none if there is nothing else.
+    highest: ChunkVersion,
 }
 
 impl ChunkHistory {
+    /// The highest version that anything but a promise is of, and the highest that it promised, or began.
+    #[must_use]
+    pub fn versions(&self) -> (ChunkVersion, ChunkVersion) {
+        (self.highest, self.promised.max(self.highest))
+    }
+
     /// Takes the chunk's next entry.
     pub fn take(&mut self, found: &FoundEntry) {
         let version = found.version;
+        if !matches!(found.body, Body::Promised(_)) {
+            self.highest = self.highest.max(version);
+        }
         match &found.body {
             Body::Promised(promised) => {
                 self.promised = self.promised.max(promised.promised_version);

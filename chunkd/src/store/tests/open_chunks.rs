@@ -1,6 +1,7 @@
 //! Open chunks over every tree, at every crash (`spec/journal.md` sections 4, 9 and 10): a start
 //! finds each in a state that it had, with all that was told to be stable.
 
+mod earlier_lives;
 mod ends;
 mod member;
 mod seals;

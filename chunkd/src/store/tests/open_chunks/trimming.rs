@@ -271,7 +271,7 @@ fn trimming_ends_also_where_checkpoints_are_longer_than_segments() {
 }
 
 /// Writes to a chunk until the journal has another segment.
-fn fill(member: &Member, handle: ChunkHandle, busy: &mut Model) {
+pub(super) fn fill(member: &Member, handle: ChunkHandle, busy: &mut Model) {
     let segments = member.log.extent().segments.len();
     for seed in 0.. {
         let write = Op::Write(0, bytes(seed, 20 * KIB));
