@@ -319,9 +319,11 @@ impl Directory {
         let may_replace = opened.as_ref().is_none_or(|(told, _)| {
             new.is_past(told.version) && told.promised_version <= new.void_up_to
         });
-        if !may_replace && opened.is_some_and(|(_, was_changed)| was_changed) {
+        if !may_replace && opened.as_ref().is_some_and(|(_, was_changed)| *was_changed) {
             return Err(open);
         }
+        // Of one that was begun and can't go on the sealed chunk that it still is does not count either.
+        let is_stuck = opened.is_some_and(|(told, _)| told.poisoned);
         let Some(held) = turn.held() else {
             return match self.problem_of(handle) {
                 None | Some(ProblemKind::Header(_)) => Ok(false),
@@ -343,7 +345,8 @@ impl Directory {
         let is_wanted = entry.state == ChunkState::Sealed
             && entry.version == new.version
             && (entry.length, entry.crc32) == (new.length, new.crc32)
-            && !entry.is_marked();
+            && !entry.is_marked()
+            && !is_stuck;
         match is_wanted || may_replace {
             true => Ok(is_wanted),
             false => Err(open),

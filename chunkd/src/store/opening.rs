@@ -300,7 +300,7 @@ impl Directory {
         }
         let mut turn = self.table.turn(handle);
         let opened = self.opened.find(handle);
-        let is_poisoned = opened.is_some_and(|chunk| chunk.told().poisoned);
+        let is_poisoned = opened.is_some_and(|chunk| chunk.is_poisoned_for_good());
         let is_marked = turn.held().is_none_or(|held| held.entry.flags.poisoned);
         if !is_poisoned || is_marked {
             return;

@@ -200,7 +200,7 @@ impl Worker {
     /// store was told: of what came since the last turn.
     ///
     /// # Errors
-    /// Those of [`Replica::check_read`]; `internal` if the store does not have what it is let in for.
+    /// Those of [`Replica::check_read`]; `behind` if the store does not have what it is let in for.
     pub fn read(
         &self,
         now: Duration,
@@ -377,6 +377,14 @@ impl Worker {
         } = failure;
         self.machine()
             .handle_failed(now, *status, text, *is_in_doubt);
+        self.tell_doubt();
+    }
+
+    /// Of what the machine does not believe any more the store tells the same, and so the inventory.
+    fn tell_doubt(&self) {
+        if let (State::Poisoned, Some(chunk)) = (self.replica.member().state(), &self.chunk) {
+            chunk.doubt();
+        }
     }
 
     fn heard(&mut self, now: Duration, outcome: Outcome) {
@@ -416,6 +424,7 @@ impl Worker {
                 self.heard_applied_up_to(now, version, before);
                 self.replica
                     .handle_not_applied(now, version, serial, *status, text, *is_in_doubt);
+                self.tell_doubt();
             }
             Outcome::WhenStable { sequence, done } => {
                 self.work.awaiting = Some((sequence, done));

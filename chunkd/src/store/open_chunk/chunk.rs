@@ -100,7 +100,7 @@ pub struct Told {
     pub promised_version: ChunkVersion,
     /// The seal that is prepared, or [`PreparedSeal::NONE`].
     pub prepared: PreparedSeal,
-    /// Whether a sync failed: it takes no part any more.
+    /// Whether a sync failed, or something else that leaves it in doubt: it takes no part any more.
     pub poisoned: bool,
 }
 
@@ -144,7 +144,10 @@ struct Books {
     takes_mutations: bool,
     /// A mutation was applied since the chunk was opened, be it forgotten since.
     was_changed: bool,
+    /// For good: a start that finds it marked so goes without it.
     poisoned: bool,
+    /// In this start nothing of it is believed. The next one goes by the journal.
+    is_doubted: bool,
     /// It was settled or deleted: whoever still has it gets nothing done.
     is_closed: bool,
     /// A sealed form of the last version.
@@ -200,6 +203,7 @@ impl OpenChunk {
             takes_mutations: false,
             was_changed,
             poisoned: false,
+            is_doubted: false,
             is_closed: false,
             prepared: None,
             on_stable: VecDeque::new(),
@@ -244,7 +248,7 @@ impl OpenChunk {
                 Some(ready) => told_of(state.version(), &ready.prepared),
                 None => PreparedSeal::NONE,
             },
-            poisoned: books.poisoned,
+            poisoned: books.poisoned || books.is_doubted,
         }
     }
 
@@ -644,6 +648,17 @@ impl OpenChunk {
         lock(&self.books).poisoned = true;
     }
 
+    /// Something failed that leaves in doubt what is on the disk: it takes no part any more in this start,
+    /// and is told as poisoned. The medium may be better at the next, and the journal says what counts.
+    pub fn doubt(&self) {
+        lock(&self.books).is_doubted = true;
+    }
+
+    /// Whether it is to be marked so that no start takes it up.
+    pub(in super::super) fn is_poisoned_for_good(&self) -> bool {
+        lock(&self.books).poisoned
+    }
+
     fn check_usable(&self) -> Result<(), OpenChunkError> {
         lock(&self.books).check_usable()
     }
@@ -847,7 +862,7 @@ impl Drop for OpenChunk {
 
 impl Books {
     fn check_usable(&self) -> Result<(), OpenChunkError> {
-        match (self.is_closed, self.poisoned) {
+        match (self.is_closed, self.poisoned || self.is_doubted) {
             (true, _) => Err(OpenChunkError::Closed),
             (_, true) => Err(OpenChunkError::Poisoned),
             _ => Ok(()),

@@ -110,7 +110,7 @@ pub enum OpenChunkError {
 
     // The medium.
     /// A sync of its files or of the journal failed, or a block rotted: it takes no part any more.
-    #[error("the open chunk is poisoned by a failed sync or a block that rotted")]
+    #[error("the open chunk is poisoned by something that failed, or by a block that rotted")]
     Poisoned,
     /// The files refused.
     #[error(transparent)]

@@ -204,9 +204,14 @@ impl FaultyTree {
     }
 
     /// The sector at this place of a file can't be read from now on, and no other that could not before.
-    pub(super) fn lose_sector(&self, path: &str, position: usize) {
+    pub(crate) fn lose_sector(&self, path: &str, position: usize) {
         let inode = self.find(path).unwrap();
         self.disk.lock().unwrap().unreadable = Some((inode, position));
+    }
+
+    /// All sectors can be read again.
+    pub(crate) fn find_sectors(&self) {
+        self.disk.lock().unwrap().unreadable = None;
     }
 
     /// What was asked for so far.
@@ -215,7 +220,7 @@ impl FaultyTree {
     }
 
     /// The tree that the process's death leaves: everything that was written, synced or not.
-    pub(super) fn after_kill(&self) -> Self {
+    pub(crate) fn after_kill(&self) -> Self {
         let disk = self.disk.lock().unwrap().clone();
         Self::of(Disk {
             faults: Faults::default(),

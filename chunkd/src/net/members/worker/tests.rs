@@ -3,7 +3,9 @@ use std::sync::Mutex;
 use sarsen_protocol::crc::crc32;
 use sarsen_protocol::id::{Epoch, FileId, RequestId, ServerId, SessionId};
 use sarsen_protocol::key::SecretKey;
-use sarsen_protocol::message::{Begin, Hop, Level, Mark, Promise, WriteBatch, WriteOpen};
+use sarsen_protocol::message::{
+    Begin, Hop, Level, Mark, PrepareSeal, Promise, WriteBatch, WriteOpen,
+};
 use sarsen_protocol::size::piece_lens;
 use sarsen_protocol::ticket::{Claims, Rights, Ticket};
 
@@ -52,7 +54,7 @@ impl Log for Held {
 
 /// A worker of a sealed chunk, its directory, and the journal.
 struct Scene {
-    _folder: tempfile::TempDir,
+    _folder: Option<tempfile::TempDir>,
     directory: Arc<Directory>,
     sample: Sample,
     worker: Worker,
@@ -62,6 +64,13 @@ struct Scene {
 fn scene() -> Scene {
     let folder = tempfile::tempdir().expect("a folder");
     let directory = Directory::open(&folder.path().join("d"), &START).expect("opens");
+    Scene {
+        _folder: Some(folder),
+        ..scene_of(directory)
+    }
+}
+
+fn scene_of(directory: Directory) -> Scene {
     directory.adopt(ADOPTION).expect("adopts");
     let sample = Sample::new(1, 100);
     sample.store(&directory, Level::Disk).expect("sealed");
@@ -81,7 +90,7 @@ fn scene() -> Scene {
     let dead_after = Duration::from_secs(10);
     let worker = Worker::new(&server, Arc::clone(&directory), sample.handle, dead_after);
     Scene {
-        _folder: folder,
+        _folder: None,
         directory,
         sample,
         worker,
@@ -252,6 +261,58 @@ fn a_batch_that_stops_half_way_holds_up_no_promise() {
         (promised.serial, promised.length),
         (Serial(begin.0 + 2), 106)
     );
+}
+
+/// The medium did not give a block that a seal was to be made of. The member answered each promise with
+/// `poisoned` from then on, and its inventory told the chunk without a mark, so that nothing came in its place
+/// (found by the simulator).
+#[test]
+fn what_is_not_believed_any_more_is_told_as_poisoned() {
+    let tree = Arc::new(FaultyTree::new());
+    let opened = Directory::open_tree(Arc::clone(&tree) as _, &START);
+    let mut scene = scene_of(opened.expect("opens"));
+    scene.promise();
+    scene.sync();
+    let _ = scene.turn();
+    scene.open();
+    scene.write_batch(&[100]);
+    let _ = scene.turn();
+    scene.worker.machine().handle_stream_gone(NOW, UP);
+    let _ = scene.turn();
+    scene.promise();
+    scene.sync();
+    let _ = scene.turn();
+    let handle = scene.sample.handle;
+    let member = scene.worker.replica().member();
+    let prepare = PrepareSeal {
+        epoch: Epoch::NONE,
+        handle,
+        version: member.promised(),
+        serial: member.has().1,
+        start_number: member.me().start_number,
+        // Cut off, so that its bytes are copied.
+        length: Some(50),
+        sessions_end: SessionId(1),
+    };
+    let order = Order::Change(member::Order::PrepareSeal(prepare));
+    scene.worker.machine().handle_order(NOW, 1, order);
+    assert_eq!(scene.turn(), [], "it is not begun yet");
+    scene.sync();
+    assert!(scene.worker.has_changed());
+    tree.lose_sector(&format!("chunks/{:02x}/{handle}.chunk", handle.0), 8192);
+    let told = |directory: &Directory| directory.entry(handle).expect("held").flags.poisoned;
+    assert_eq!(scene.turn(), []);
+    let refused = scene.turn();
+    assert!(
+        matches!(&refused[..], [Action::Answer { answer, .. }]
+            if matches!(&**answer, Err((Status::MediumFailed, _)))),
+        "{refused:?}"
+    );
+    assert!(scene.worker.has_changed() && told(&scene.directory));
+    // No sync failed: the next start may find the medium better.
+    tree.find_sectors();
+    let found = Directory::open_tree(Arc::new(tree.after_kill()), &START).expect("opens");
+    assert!(!told(&found) && found.open_chunk(handle).is_some());
 }
 
 /// A read that came in one batch with a commit mark was let in by what the machine knew, and served what the

@@ -318,6 +318,30 @@ fn a_copy_replaces_a_replica_whose_newer_version_came_to_nothing() {
     }
 }
 
+/// A chunk that was begun, and could not go on, is still the sealed chunk that it was begun from. It is told as
+/// poisoned in this start, so that to confirm it as that one would be asked for again and again.
+#[test]
+fn a_copy_replaces_what_can_not_go_on_also_if_it_is_the_same() {
+    let tree: Arc<dyn Tree> = Arc::new(prepared());
+    let member = Member::start(&tree).unwrap();
+    let opened = member.open(BASE.handle, &mut Model::default(), 1000, Some(&BASE));
+    opened.unwrap();
+    let directory = &member.directory;
+    let new = NewCopy {
+        void_up_to: ChunkVersion(1000),
+        ..BASE.new_copy()
+    };
+    assert!(directory.begin_copy(&new).unwrap().is_none(), "it is whole");
+    directory.open_chunk(BASE.handle).unwrap().doubt();
+    let copy = directory.begin_copy(&new).unwrap().expect("to be made");
+    BASE.fill(&copy).unwrap();
+    directory.finish_copy(copy, Serial(9), 7_000).unwrap();
+    assert!(directory.open_chunk(BASE.handle).is_none());
+    let entry = directory.entry(BASE.handle).unwrap();
+    let told = (entry.state, entry.version, entry.flags.poisoned);
+    assert_eq!(told, (ChunkState::Sealed, BASE.version, false));
+}
+
 /// What was promised when the copy was under way is of an attempt that its master did not know of.
 #[test]
 fn a_copy_is_refused_for_what_was_promised_since_it_was_ordered() {
