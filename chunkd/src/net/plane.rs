@@ -383,7 +383,7 @@ fn take_in(
     match hosted {
         Hosted::Actor(actor) => actors.spawn_local(actor.run(thread)),
         Hosted::Stream(handed) => {
-            streams.spawn_local(async move { members::stream::run(&thread, *handed).await })
+            streams.spawn_local(async move { members::stream::run(&thread, handed).await })
         }
     };
 }

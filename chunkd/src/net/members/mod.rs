@@ -85,7 +85,7 @@ impl Drop for Busy {
 /// What is on the thread of a chunk.
 pub(super) enum Hosted {
     Actor(Box<Actor>),
-    Stream(Box<stream::Handed>),
+    Stream(stream::Handed),
 }
 
 /// What others see of a chunk's actor.

@@ -7,7 +7,8 @@
 //! (`spec/journal.md` section 4). They are not looked at, the reader verifies.
 //!
 //! A disk that hangs is waited for until that is known: the reader is told and goes elsewhere, and the master
-//! is told as of any medium that fails under a read.
+//! is told as of any medium that fails under a read. A chunk whose thread hangs, with whatever disk, lets nobody
+//! in: it is waited for no longer than a chain may take to answer.
 //!
 //! Memory is bounded ([`super::room`]); clients are fair to each other as in reads of sealed chunks. Who takes
 //! nothing of its frame for [`STALL_MAX`] is left, and for `suspect_after` if others wait for room.
@@ -125,7 +126,7 @@ pub(in super::super) async fn serve(
     request_id: u64,
     read: &Read,
 ) -> Result<Result<bool, Refusal>, LinkError> {
-    let snapshot = match open(thread, &Asked::of(read)).await {
+    let snapshot = match open(&thread.chunkserver, &Asked::of(read)).await {
         Ok(Some(snapshot)) => Arc::new(snapshot),
         Ok(None) => return Ok(Ok(false)),
         Err(refusal) => return Ok(Err(refusal)),
@@ -162,7 +163,7 @@ pub(in super::super) async fn serve_cut(
     request_id: u64,
     read: &ReadCut,
 ) -> Result<Result<bool, Refusal>, LinkError> {
-    let snapshot = match open(thread, &Asked::of_cut(read)).await {
+    let snapshot = match open(&thread.chunkserver, &Asked::of_cut(read)).await {
         Ok(Some(snapshot)) => snapshot,
         Ok(None) => return Ok(Ok(false)),
         Err(refusal) => return Ok(Err(refusal)),
@@ -184,15 +185,23 @@ pub(in super::super) async fn serve_cut(
 }
 
 /// Lets a read in; `None` if the chunk is sealed, or none is here.
-async fn open(thread: &Thread, asked: &Asked<'_>) -> Result<Option<Snapshot>, Refusal> {
-    let (chunkserver, handle) = (&thread.chunkserver, asked.handle);
-    let members = &chunkserver.members;
-    if !members.is_open(chunkserver, handle) {
+async fn open(chunkserver: &Chunkserver, asked: &Asked<'_>) -> Result<Option<Snapshot>, Refusal> {
+    if !chunkserver.members.is_open(chunkserver, asked.handle) {
         return Ok(None);
     }
+    // A primary that is asked for the newest state knows by then that its chain does not answer.
+    let patience = 2 * chunkserver.suspect_after();
+    let let_in = timeout(patience, let_in(chunkserver, asked)).await;
+    let late = |_| refuse(Status::Overloaded, "the chunk does not get to it");
+    let_in.map_err(late)?
+}
+
+/// As [`open`], of a chunk that is open, however long it takes.
+async fn let_in(chunkserver: &Chunkserver, asked: &Asked<'_>) -> Result<Option<Snapshot>, Refusal> {
+    let (members, handle) = (&chunkserver.members, asked.handle);
     let (mut version, mut serial) = (asked.version, asked.serial);
     if let Some(newest) = asked.admit(chunkserver, wall_clock())? {
-        (version, serial) = asked.at_least(&confirm(thread, newest).await?)?;
+        (version, serial) = asked.at_least(&confirm(chunkserver, newest).await?)?;
     }
     let let_in = members.read(chunkserver, handle, version, serial).await;
     let let_in = let_in.map_err(|error| refuse(error.status(), &error.to_string()))?;
@@ -203,8 +212,7 @@ async fn open(thread: &Thread, asked: &Asked<'_>) -> Result<Option<Snapshot>, Re
 }
 
 /// Asks the primary, which has to be here, for the newest state.
-async fn confirm(thread: &Thread, newest: Newest) -> Result<Answer, Refusal> {
-    let chunkserver = &thread.chunkserver;
+async fn confirm(chunkserver: &Chunkserver, newest: Newest) -> Result<Answer, Refusal> {
     let (answer, answered) = oneshot::channel();
     let told = move |confirmed| {
         // Who asked may have gone.
@@ -409,14 +417,18 @@ mod tests {
     use std::sync::mpsc;
     use std::time::{Duration, Instant};
 
+    use sarsen_protocol::id::{FileId, SessionId};
     use sarsen_protocol::key::SecretKey;
-    use sarsen_protocol::message::Level;
+    use sarsen_protocol::message::{Level, TicketKey};
+    use sarsen_protocol::ticket::{Claims, Rights};
 
     use super::*;
     use crate::core::tickets::TicketKeys;
     use crate::net::health::HANG_MAX;
-    use crate::store::Directory;
+    use crate::store::journal::writer::JournalWriter;
+    use crate::store::journal::{JournalLimits, Log};
     use crate::store::tests::scenario::{ADOPTION, START, Sample};
+    use crate::store::{BeginOrder, Directory};
 
     /// A read of an open chunk waited for its disk without an end. Each kept its connection, until the data
     /// plane took no other.
@@ -461,5 +473,67 @@ mod tests {
             );
             drop(answers);
         });
+    }
+
+    /// A thread that hangs in an append answered no reader of any of its chunks, on whatever disk: each waited
+    /// without an end, and kept its connection.
+    #[test]
+    fn a_chunk_whose_thread_hangs_is_not_waited_for_without_an_end() {
+        const KEY: [u8; 32] = [7; 32];
+        let folder = tempfile::tempdir().expect("a folder");
+        let directory = Directory::open(&folder.path().join("d"), &START).expect("opens");
+        directory.adopt(ADOPTION).expect("adopts");
+        let begun = directory.start_journal(JournalLimits::default(), |appender| {
+            Ok(Arc::new(JournalWriter::start(appender, |_| {})?) as Arc<dyn Log>)
+        });
+        begun.expect("begun");
+        let (handle, version) = (ChunkHandle(5), ChunkVersion(1));
+        let made = directory.begin(&BeginOrder {
+            handle,
+            version,
+            serial: Serial(1),
+            memory: false,
+            create: Some((FileId(1), 0)),
+        });
+        made.expect("made");
+        let id = directory.identity().directory_id;
+        let (server, _notices) =
+            Chunkserver::new(SecretKey::new([0; 32]), vec![Arc::new(directory)]);
+        let keys = TicketKeys::new(&[TicketKey {
+            key_id: 1,
+            key: KEY,
+        }]);
+        server.register(keys, &[id], Duration::from_millis(20));
+        // It takes nothing of what it is given.
+        let _hangs = server.members.host();
+        let claims = Claims {
+            rights: Rights::READ,
+            key_id: 1,
+            handle,
+            version,
+            expiry: u64::MAX,
+            file_id: FileId(1),
+            session: SessionId::NONE,
+            epoch: 1,
+            chain_crc: 0,
+        };
+        let ticket = Ticket::sign(claims, &SecretKey::new(KEY));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        for want in [Want::Plain, Want::Newest] {
+            let asked = Asked {
+                ticket: &ticket,
+                handle,
+                version,
+                serial: Serial::NONE,
+                want,
+            };
+            let opened = async { timeout(Duration::from_secs(60), open(&server, &asked)).await };
+            let refused = runtime.block_on(opened).expect("it ends");
+            let status = refused.map(drop).map_err(|(status, _)| status);
+            assert_eq!(status, Err(Status::Overloaded), "{want:?}");
+        }
     }
 }

@@ -8,7 +8,8 @@
 //! care. When the peer ends it, the actor is told.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sarsen_protocol::deframe::{Frame, error_frame};
@@ -18,16 +19,16 @@ use sarsen_protocol::size::HEADER_LEN;
 use sarsen_protocol::status::Status;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::coop::consume_budget;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::super::chunkserver::wall_clock;
+use super::super::chunkserver::{Chunkserver, wall_clock};
 use super::super::link::{HandedOver, Link, LinkError, READ_AHEAD_LEN};
 use super::super::plane::{Thread, ended};
 use super::super::write_stream::StreamEnd;
 use super::super::{IDLE_MAX, STALL_MAX};
 use super::Hosted;
 use super::frames::Came;
-use super::inbox::{Inbox, Input, Port};
+use super::inbox::{Inbox, Input, Port, lock};
 use crate::core::mutation::StreamId;
 use crate::core::tickets;
 use crate::io::Socket;
@@ -36,13 +37,24 @@ use crate::io::Socket;
 /// before the machine knows better.
 const REST_MAX: Duration = IDLE_MAX;
 
-/// A mutation stream on its way to the thread of its chunk.
-pub(in super::super) struct Handed {
+/// A mutation stream on its way to the thread of its chunk, until somebody takes it: that thread, or the one
+/// that offers it and waits for it in vain.
+#[derive(Clone)]
+pub(in super::super) struct Handed(Arc<Mutex<Option<Offered>>>);
+
+struct Offered {
     link: HandedOver,
     request_id: u64,
     open: WriteOpen,
     /// Dropped when the stream is over.
     over: oneshot::Sender<Infallible>,
+}
+
+impl Handed {
+    /// None if somebody has taken it.
+    fn take(&self) -> Option<Offered> {
+        lock(&self.0).take()
+    }
 }
 
 /// Lets a mutation stream in, which `open` begins, if its ticket opens the door and it comes from where its
@@ -71,42 +83,75 @@ pub(in super::super) async fn let_in(
 }
 
 /// Has the thread of the chunk serve a mutation stream to its end, with which its connection ends: what
-/// comes over many of them is one turn of the chunk, and nobody has to be woken on another thread for it.
+/// comes over many of them is one turn of the chunk, and nobody has to be woken on another thread for it. A
+/// thread that does not get to it, since it hangs, is not waited for without an end.
 pub(in super::super) async fn hand_over(
     thread: &Thread,
     link: Link,
     request_id: u64,
     open: WriteOpen,
 ) {
-    let (over, is_over) = oneshot::channel();
-    let handle = open.handle;
+    let chunkserver = &thread.chunkserver;
     let link = match link.hand_over() {
         Ok(link) => link,
         Err(error) => return tracing::warn!(%error, "a stream of mutations can't be served"),
     };
-    let handed = Hosted::Stream(Box::new(Handed {
+    if let Some(offered) = offer(chunkserver, link, request_id, open).await
+        && let Ok(link) = offered.link.take_over()
+    {
+        let text = "the thread of the chunk does not get to it".to_owned();
+        let refused = refuse(thread, &link, request_id, (Status::Overloaded, text)).await;
+        if let Err(end) = refused {
+            ended(thread, link, end).await;
+        }
+    }
+}
+
+/// Waits until the stream is over; gives it back if nobody takes it.
+async fn offer(
+    chunkserver: &Chunkserver,
+    link: HandedOver,
+    request_id: u64,
+    open: WriteOpen,
+) -> Option<Offered> {
+    let (over, is_over) = oneshot::channel();
+    let handle = open.handle;
+    let handed = Handed(Arc::new(Mutex::new(Some(Offered {
         link,
         request_id,
         open,
         over,
-    }));
-    let members = &thread.chunkserver.members;
-    if let Err(Hosted::Stream(handed)) = members.give_to_host(handle, handed) {
+    }))));
+    let given = Hosted::Stream(handed.clone());
+    if chunkserver.members.give_to_host(handle, given).is_err() {
         // The data plane comes to its end, or every thread of it begins anew.
-        run(thread, *handed).await;
+        return handed.take();
     }
-    // Nobody ever sends.
-    let _ = is_over.await;
+    let mut is_over = pin!(is_over);
+    tokio::select! {
+        biased;
+        // Nobody ever sends.
+        _ = &mut is_over => return None,
+        () = sleep(chunkserver.suspect_after()) => {}
+    }
+    let given_back = handed.take();
+    if given_back.is_none() {
+        let _ = is_over.await;
+    }
+    given_back
 }
 
 /// Serves a stream that was handed over, to the end of its connection.
 pub(in super::super) async fn run(thread: &Thread, handed: Handed) {
-    let _over = handed.over;
-    let mut link = match handed.link.take_over() {
+    let Some(offered) = handed.take() else {
+        return;
+    };
+    let _over = offered.over;
+    let mut link = match offered.link.take_over() {
         Ok(link) => link,
         Err(error) => return tracing::debug!(%error, "a stream of mutations ended"),
     };
-    if let Err(end) = serve_here(thread, &mut link, handed.request_id, handed.open).await {
+    if let Err(end) = serve_here(thread, &mut link, offered.request_id, offered.open).await {
         ended(thread, link, end).await;
     }
 }
@@ -240,5 +285,79 @@ impl Receiving<'_> {
             frame = self.link.next_frame(REST_MAX) => Ok(frame?.map(|frame| (frame, room))),
             () = bound.has_to_go(self.thread.chunkserver.suspect_after()) => Err(LinkError::Silent),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, Serial, SessionId};
+    use sarsen_protocol::key::SecretKey;
+    use sarsen_protocol::message::Level;
+    use sarsen_protocol::ticket::{Claims, Rights, Ticket};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::core::tickets::TicketKeys;
+    use crate::io::Mode;
+
+    fn open() -> WriteOpen {
+        let (handle, version) = (ChunkHandle(5), ChunkVersion(1));
+        let claims = Claims {
+            rights: Rights::WRITE,
+            key_id: 1,
+            handle,
+            version,
+            expiry: u64::MAX,
+            file_id: FileId(1),
+            session: SessionId(1),
+            epoch: 1,
+            chain_crc: 0,
+        };
+        WriteOpen {
+            ticket: Ticket::sign(claims, &SecretKey::new([0; 32])),
+            handle,
+            version,
+            file_id: FileId(1),
+            index: 0,
+            room: 0,
+            begin_serial: Serial(1),
+            lock_token: 0,
+            level: Level::Disk,
+            position: 0,
+            chain: Vec::new(),
+        }
+    }
+
+    /// A stream that was given to a thread that hung was waited for without an end, though its client had gone,
+    /// and kept its connection.
+    #[test]
+    fn a_stream_that_its_thread_does_not_take_is_given_back() {
+        let (server, _notices) = Chunkserver::new(SecretKey::new([0; 32]), Vec::new());
+        server.register(TicketKeys::default(), &[], Duration::from_millis(20));
+        let mut host = server.members.host();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("one");
+            let stream = TcpStream::connect(address).await.expect("connects");
+            let socket = Socket::new(Mode::Epoll, stream).expect("a socket");
+            let link = Link::new(socket, BytesMut::new());
+            let link = link.hand_over().expect("handed over");
+            let offered = offer(&server, link, 9, open());
+            let offered = timeout(Duration::from_secs(60), offered).await;
+            assert!(
+                offered
+                    .expect("it ends")
+                    .is_some_and(|it| it.request_id == 9)
+            );
+            let Ok(Hosted::Stream(late)) = host.try_recv() else {
+                panic!("it was given to the thread");
+            };
+            assert!(late.take().is_none(), "it comes too late");
+        });
     }
 }
