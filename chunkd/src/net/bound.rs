@@ -20,7 +20,8 @@ pub(super) struct Bound {
     came: Notify,
 }
 
-/// What of the data plane's memory is bounded so, in bytes.
+/// What of the memory of one of the data plane's threads is bounded so, in bytes. Each has a bound of its own: a
+/// thread that hangs on a disk gives nothing back, and does not use what it is given.
 #[derive(Debug)]
 pub(super) struct Bounds {
     /// Answers to cut reads, from before they are made until they are sent.

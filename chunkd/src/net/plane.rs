@@ -55,8 +55,17 @@ pub struct PlaneConfig {
     /// Threads; at least one.
     pub threads: usize,
     /// Buffers of the process, a mebibyte each; at least one. As much may be kept of answers to cut reads,
-    /// and of clients' mutations that are on their way in.
+    /// and of clients' mutations that are on their way in, each thread its share of that.
     pub buffers: usize,
+}
+
+impl PlaneConfig {
+    /// The share of one thread of what may be kept: room for one frame at least.
+    fn bytes_of_a_thread(&self) -> u32 {
+        let frames = self.buffers / self.threads.max(1);
+        let frames = u32::try_from(frames).unwrap_or(u32::MAX);
+        frames.max(1).saturating_mul(PAYLOAD_LEN_MAX)
+    }
 }
 
 /// The running data plane.
@@ -87,7 +96,7 @@ pub(super) struct Thread {
     pub(super) next_hops: NextHops,
     /// Of all threads together.
     pub(super) turns: Arc<Turns>,
-    /// Of all threads together.
+    /// Its own, which a thread that hangs takes from no other.
     pub(super) bounds: Arc<Bounds>,
     /// For what is read and not sent; borrowed between two waits only.
     pub(super) scratch: RefCell<Vec<u8>>,
@@ -112,17 +121,17 @@ impl DataPlane {
         let (stop, stopped) = watch::channel(Stop::No);
         let pool = Pool::new(config.buffers);
         let turns = Turns::new();
-        let bytes_max = u32::try_from(config.buffers).unwrap_or(u32::MAX);
-        let bounds = Arc::new(Bounds::new(bytes_max.saturating_mul(PAYLOAD_LEN_MAX)));
+        let threads_count = config.threads.max(1);
+        let bytes_max = config.bytes_of_a_thread();
         let connections = Arc::new(Semaphore::new(connections_max()));
         let strangers = Strangers::new(STRANGERS_MAX.min(connections_max()));
         let mut threads = Vec::new();
-        for number in 0..config.threads.max(1) {
+        for number in 0..threads_count {
             let listener = listener.try_clone()?;
             let (chunkserver, pool) = (Arc::clone(chunkserver), pool.clone());
             let (connections, stopped) = (Arc::clone(&connections), stopped.clone());
             let (strangers, turns) = (Arc::clone(&strangers), Arc::clone(&turns));
-            let bounds = Arc::clone(&bounds);
+            let bounds = Arc::new(Bounds::new(bytes_max));
             let stop = stopped.clone();
             // Orders that come before the thread runs find it; one that begins anew is another host.
             let first = Cell::new(Some(chunkserver.members.host()));
@@ -450,6 +459,22 @@ async fn stream(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The threads had one bound together: what one that hung had taken, or was given while it hung, no client
+    /// of any other chunk got.
+    #[test]
+    fn each_thread_has_its_share_of_what_may_be_kept() {
+        let bytes = |buffers, threads| {
+            let config = PlaneConfig {
+                mode: Mode::Epoll,
+                threads,
+                buffers,
+            };
+            config.bytes_of_a_thread()
+        };
+        assert_eq!(bytes(96, 8), 12 * PAYLOAD_LEN_MAX);
+        assert_eq!([bytes(1, 8), bytes(1, 0)], [PAYLOAD_LEN_MAX; 2]);
+    }
 
     /// A thread that could make no ring, or panicked, was logged and gone; with all of them gone
     /// the server stayed registered, and took no stream.

@@ -3,7 +3,7 @@
 //!
 //! Nothing here waits for a disk or a peer. Memory is bounded by those who fill the queues: a
 //! client's stream stops reading its connection while [`Port::may_read`] says no, and while clients of all
-//! chunks have sent as much as the process takes ([`super::super::bound`]); the hop before has its own window, and the control plane sends one order of a kind at a time.
+//! chunks of its thread have sent as much as that takes ([`super::super::bound`]); the hop before has its own window, and the control plane sends one order of a kind at a time.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
