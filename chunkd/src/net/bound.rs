@@ -50,16 +50,21 @@ impl Bound {
         }
     }
 
+    /// Room for so much, if there is some.
+    pub(super) fn try_take(&self, amount: u32) -> Option<OwnedSemaphorePermit> {
+        let room = Arc::clone(&self.room);
+        room.try_acquire_many_owned(amount.min(self.most)).ok()
+    }
+
     /// Room for so much; for who wants more than there is at all, all of it. None is never given: it is not
     /// closed.
     pub(super) async fn take(&self, amount: u32) -> Option<OwnedSemaphorePermit> {
-        let amount = amount.min(self.most);
-        let room = Arc::clone(&self.room);
-        if let Ok(taken) = Arc::clone(&room).try_acquire_many_owned(amount) {
+        if let Some(taken) = self.try_take(amount) {
             return Some(taken);
         }
         let _waiting = Waiting::new(self);
-        room.acquire_many_owned(amount).await.ok()
+        let room = Arc::clone(&self.room);
+        room.acquire_many_owned(amount.min(self.most)).await.ok()
     }
 
     /// Returns when who has had room for `patience` has to give it back, because others wait for some.

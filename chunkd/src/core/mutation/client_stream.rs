@@ -72,6 +72,8 @@ pub(super) struct ClientStream {
     coming: Option<LongRecord>,
     /// When a part came last, or it was this record's turn to come.
     pub(super) part_came: Duration,
+    /// Its next frame is here, and is not read for want of room.
+    pub(super) waits_for_room: bool,
     /// The highest that it may ask for, as its opening said.
     pub(super) level_max: Level,
     /// `WriteData` that came, and that were acknowledged.
@@ -99,6 +101,7 @@ impl ClientStream {
             is_taken: true,
             coming: None,
             part_came: now,
+            waits_for_room: false,
             level_max,
             writes: 0,
             acked_writes: Serial::NONE,
@@ -115,6 +118,11 @@ impl ClientStream {
     /// Whether a record of it is under way in parts.
     pub(super) const fn is_coming(&self) -> bool {
         self.coming.is_some()
+    }
+
+    /// Whether it is its client who is waited for.
+    pub(super) const fn is_awaited(&self) -> bool {
+        self.is_taken && !self.waits_for_room
     }
 
     /// Whether all that it asked for was answered, but for results that wait to be sent.

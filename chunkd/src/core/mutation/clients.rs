@@ -103,6 +103,15 @@ impl Replica {
         }
     }
 
+    /// A frame of a client is here, and the edge does not read it for want of room, or does again. The client
+    /// has all its time from then on.
+    pub fn handle_room_wait(&mut self, now: Duration, stream: StreamId, waits: bool) {
+        if let Some(client) = self.clients.get_mut(&stream) {
+            client.waits_for_room = waits;
+            client.part_came = now;
+        }
+    }
+
     fn taken(&mut self, stream: StreamId, taken: Result<(), OutOfOrder>) {
         match (taken, self.clients.get_mut(&stream), &mut self.primary) {
             (Ok(()), Some(client), Some(primary))
@@ -237,7 +246,7 @@ impl Replica {
             let client = self.clients.get(stream);
             // One that was not told yet that it may go on has all its time before it.
             client.is_some_and(|client| {
-                client.is_taken && now.saturating_sub(client.part_came) >= patience
+                client.is_awaited() && now.saturating_sub(client.part_came) >= patience
             })
         };
         let stalled: Vec<StreamId> = self
@@ -259,7 +268,10 @@ impl Replica {
     /// When the first of them is one.
     pub(super) fn stalled_at(&self) -> Option<Duration> {
         let came = |stream: &StreamId| {
-            let client = self.clients.get(stream).filter(|client| client.is_taken);
+            let client = self
+                .clients
+                .get(stream)
+                .filter(|client| client.is_awaited());
             client.map(|client| client.part_came)
         };
         let first = self.long.iter().take(LONG_MAX).filter_map(came).min();

@@ -185,6 +185,9 @@ impl Actor {
                 }
                 came.tell(self.worker.machine(), now, stream);
             }
+            Input::WaitsForRoom(stream, waits) => {
+                self.worker.machine().handle_room_wait(now, stream, waits);
+            }
             Input::Gone(stream) => {
                 self.streams.remove(&stream);
                 self.worker.machine().handle_stream_gone(now, stream);

@@ -45,6 +45,8 @@ pub(super) enum Input {
     Open(StreamId, Box<WriteOpen>, Arc<Port>),
     /// A frame, its bytes, and the room that it has of the process until it is taken.
     Came(StreamId, Came, usize, Option<OwnedSemaphorePermit>),
+    /// A client's frame is here and not read, for want of room; or it has room by now.
+    WaitsForRoom(StreamId, bool),
     Gone(StreamId),
     // The next hop.
     Next(ChunkVersion, FromNext),

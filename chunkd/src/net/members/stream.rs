@@ -266,6 +266,11 @@ impl Receiving<'_> {
         }
     }
 
+    fn tell_wait(&self, waits: bool) {
+        // An actor that has ended fails nobody.
+        let _ = self.inbox.push(Input::WaitsForRoom(self.stream, waits));
+    }
+
     /// The next frame, and the room that a long one of a client has. A member's never waits for what clients
     /// have to give back: its chain would.
     async fn next_frame(
@@ -279,7 +284,17 @@ impl Receiving<'_> {
             return Ok(frame.map(|frame| (frame, None)));
         }
         let bound = &self.thread.bounds.client_frames;
-        let room = bound.take(u32::try_from(len).unwrap_or(u32::MAX)).await;
+        let amount = u32::try_from(len).unwrap_or(u32::MAX);
+        let room = match bound.try_take(amount) {
+            Some(room) => Some(room),
+            None => {
+                // That nothing of it is read meanwhile is not its client's silence.
+                self.tell_wait(true);
+                let room = bound.take(amount).await;
+                self.tell_wait(false);
+                room
+            }
+        };
         tokio::select! {
             biased;
             frame = self.link.next_frame(REST_MAX) => Ok(frame?.map(|frame| (frame, room))),

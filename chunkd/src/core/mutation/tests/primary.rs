@@ -599,6 +599,37 @@ fn a_record_that_waited_for_its_place_has_all_its_time_to_come() {
     assert_eq!(failures(&turn_at(&mut replica, soon)), []);
 }
 
+/// The server itself did not read the next part, as long as others held all room, and ended the stream for it.
+#[test]
+fn a_part_that_is_not_read_for_want_of_room_is_not_its_clients_silence() {
+    let mut replica = primary(2, true);
+    let (mut append, payload) = append(Level::Memory, 1, &[(1, &vec![1; 1 << 20])]);
+    append.part = Some(sarsen_protocol::message::Part {
+        offset: 0,
+        whole_length: 2 << 20,
+    });
+    let stream = StreamId(1);
+    replica.handle_append(NOW, stream, append, payload);
+    replica.handle_room_wait(NOW, stream, true);
+    let mut failed_at = |late| {
+        replica.handle_next_ack(late, V, &ack(4, 4, Level::Memory, 1));
+        replica.handle_timeout(late);
+        failures(&turn_at(&mut replica, late))
+    };
+    let late = NOW + config().suspect_after;
+    assert_eq!(failed_at(late), []);
+    replica.handle_room_wait(late, stream, false);
+    let mut failed_at = |late| {
+        replica.handle_next_ack(late, V, &ack(4, 4, Level::Memory, 1));
+        replica.handle_timeout(late);
+        failures(&turn_at(&mut replica, late))
+    };
+    let soon = late + config().suspect_after - Duration::from_millis(1);
+    assert_eq!(failed_at(soon), []);
+    let silent = late + config().suspect_after;
+    assert_eq!(failed_at(silent), [(stream, Status::Overloaded)]);
+}
+
 /// A member whose mutations found no place tried them for ever; nobody asked for the seal that sets places
 /// free. Then a primary did, while a secondary whose readers were slow held up the chain for as long as a
 /// disk may take, and blamed its own.
