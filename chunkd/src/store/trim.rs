@@ -17,6 +17,8 @@
 //! What is written for a chunk is written with its turn, so nothing is copied behind the `settled` or
 //! `dropped` that ends it. A crash on the way leaves entries twice, or a segment that nobody needs.
 
+mod said;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
@@ -25,13 +27,14 @@ use sarsen_protocol::message::ChunkState;
 
 use super::directory::{Directory, io_error};
 use super::error::{Operation, StoreError};
-use super::journal::body::{Base, Body, Promised};
-use super::journal::summary::{OfChunk, Summary};
+use super::journal::body::Body;
+use super::journal::summary::Summary;
 use super::journal::{
     Class, Damage, Entry, Extent, FoundEntry, JournalError, JournalReader, SEGMENTS_MAX,
 };
 use super::open_chunk::{LastCheckpoint, OpenChunk, Told};
-use super::table::{Held, InventoryEntry, Turn, lock};
+use super::table::{Held, Turn, lock};
+use said::Said;
 
 /// Bytes of entries that are copied forward for one segment, half of what it has: copies of more would
 /// fill the journal as fast as they empty it. What several chunks have that their chains don't commit, since
@@ -56,15 +59,47 @@ pub(super) struct Trimming {
     how: How,
 }
 
+impl Trimming {
+    /// Whether nothing is done at it in this call, since it could not be read not long ago.
+    fn passes_by(&mut self, extent: &Extent) -> bool {
+        let (Some(&oldest), count) = (extent.segments.first(), extent.segments.len()) else {
+            return false;
+        };
+        let is_full = count > SEGMENTS_MAX || !extent.has_reserve;
+        let most = match is_full {
+            true => PASSED_BY_MAX_IF_FULL,
+            false => PASSED_BY_MAX,
+        };
+        match &mut self.how {
+            How::Damaged {
+                segments,
+                passed_by,
+            } if self.segment == oldest && *segments == count && *passed_by < most => {
+                *passed_by += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum How {
     /// It may go when the journal is stable up to this sequence.
     WaitsFor(u64),
     /// It can't go, as long as these are as they were.
     HeldUp(BTreeMap<ChunkHandle, Standing>),
-    /// What had to be read did not read as it was written, when there were so many segments.
-    Damaged(usize),
+    /// What had to be read did not read as it was written, when there were so many segments; it was not
+    /// looked at in so many calls since.
+    Damaged { segments: usize, passed_by: u32 },
 }
+
+/// Calls after which a segment is read again that could not be read: a minute, mostly. A medium may give the
+/// second time what it did not the first.
+const PASSED_BY_MAX: u32 = 60;
+
+/// The same while no mutation is taken, for all room for segments is taken.
+const PASSED_BY_MAX_IF_FULL: u32 = 5;
 
 /// What decides of a chunk whether a segment needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,13 +128,6 @@ impl Later<'_> {
         let successor = self.segments.get(1);
         successor.is_some_and(|&successor| first >= successor && last <= self.stable)
     }
-}
-
-/// What the oldest segment says of one chunk, without what it says itself to mean nothing any more.
-#[derive(Debug)]
-enum Said {
-    Entries(Vec<FoundEntry>),
-    InShort(OfChunk),
 }
 
 /// What has to be written of one chunk before a segment may go.
@@ -160,7 +188,8 @@ impl Directory {
     ///
     /// # Errors
     /// Those of the medium; the segment stays then. That what had to be read does not read as it was written
-    /// is told once, and looked at again when the journal has got longer: the next start says what comes of it.
+    /// is told now and then: it is looked at again when the journal has got longer, and after some calls. What
+    /// comes of it in the end the next start says.
     pub fn trim(&self, keep: usize) -> Result<Trim, StoreError> {
         self.trim_within(keep, FORWARD_MAX)
     }
@@ -203,11 +232,10 @@ impl Directory {
             {
                 return Ok(Trim::Nothing);
             }
-            Some(Trimming {
-                how: How::Damaged(segments),
-                ..
-            }) if *segments == extent.segments.len() => return Ok(Trim::Nothing),
             _ => {}
+        }
+        if trimming.as_mut().is_some_and(|it| it.passes_by(&extent)) {
+            return Ok(Trim::Nothing);
         }
         // Where the disk is full nothing more would come without what trimming frees.
         if extent.has_reserve && extent.segments.len() <= self.segments_of_checkpoints(&extent) {
@@ -218,7 +246,10 @@ impl Directory {
             Err(Stuck::NotNow | Stuck::Unread | Stuck::HeldUp(_)) => return Ok(Trim::Nothing),
             Err(Stuck::Store(error)) => return Err(error),
             Err(Stuck::Damaged(damage)) => {
-                let how = How::Damaged(extent.segments.len());
+                let how = How::Damaged {
+                    segments: extent.segments.len(),
+                    passed_by: 0,
+                };
                 *trimming = Some(Trimming {
                     segment: oldest,
                     how,
@@ -230,7 +261,7 @@ impl Directory {
         };
         let trim = match how {
             How::WaitsFor(_) => Trim::GoOn,
-            How::HeldUp(_) | How::Damaged(_) => Trim::Nothing,
+            How::HeldUp(_) | How::Damaged { .. } => Trim::Nothing,
         };
         *trimming = Some(Trimming {
             segment: oldest,
@@ -289,7 +320,7 @@ impl Directory {
         let held = self.table.held(handle).map(|held| {
             let entry = &held.entry;
             let is_sealed = entry.state == ChunkState::Sealed;
-            (entry.version, is_sealed, is_marked(entry))
+            (entry.version, is_sealed, entry.is_marked())
         });
         Standing {
             open,
@@ -419,7 +450,7 @@ impl Directory {
         let is_told_otherwise = self.problem_of(handle).is_some();
         let end = match held.map(|held| &held.entry) {
             None if !is_told_otherwise => Some((said.version(), Body::Dropped)),
-            Some(entry) if entry.state == ChunkState::Sealed && !is_marked(entry) => {
+            Some(entry) if entry.state == ChunkState::Sealed && !entry.is_marked() => {
                 Some((entry.version, Body::Settled))
             }
             _ => None,
@@ -482,10 +513,6 @@ fn in_short(summary: &Summary) -> BTreeMap<ChunkHandle, Said> {
     chunks.map(|(it, of)| (it, Said::InShort(of))).collect()
 }
 
-fn is_marked(entry: &InventoryEntry) -> bool {
-    entry.flags.poisoned || entry.flags.corrupt
-}
-
 /// What is needed of an open chunk that takes part. Of one that is told and read as the sealed chunk that
 /// it is no checkpoint is taken, whatever an earlier life of it left in the segment: it would not be that any
 /// more.
@@ -511,100 +538,4 @@ fn needed_of_open(
             ..Needed::only(said.beginnings(told, chunk.standing().base)?)
         },
     })
-}
-
-impl Said {
-    fn entries(&self) -> Result<&[FoundEntry], Stuck> {
-        match self {
-            Self::Entries(entries) => Ok(entries),
-            Self::InShort(_) => Err(Stuck::Unread),
-        }
-    }
-
-    fn version(&self) -> ChunkVersion {
-        match self {
-            Self::Entries(entries) => {
-                let versions = entries.iter().map(|entry| entry.version);
-                versions.max().unwrap_or_default()
-            }
-            Self::InShort(of) => of.version,
-        }
-    }
-
-    /// The highest serial of its mutations.
-    fn applied(&self) -> Serial {
-        match self {
-            Self::Entries(entries) => {
-                let applied = entries.iter().filter_map(|entry| match &entry.body {
-                    Body::Applied(applied) => Some(applied.last_serial()),
-                    _ => None,
-                });
-                applied.max().unwrap_or_default()
-            }
-            Self::InShort(of) => of.applied,
-        }
-    }
-
-    /// All of it, unless it ends within a checkpoint: parts that are copied would stand behind the last
-    /// one, which alone would pass for a whole.
-    fn all(&self) -> Result<Option<Vec<Entry>>, Stuck> {
-        let entries = self.entries()?;
-        let parts = entries.iter().rev().find_map(|entry| match &entry.body {
-            Body::Checkpoint(part) => Some(part.more),
-            _ => None,
-        });
-        Ok(match parts {
-            Some(true) => None,
-            _ => Some(entries.iter().map(again).collect()),
-        })
-    }
-
-    /// The promise that still counts, if it stands here.
-    fn promise(&self, highest: ChunkVersion) -> Result<Vec<Entry>, Stuck> {
-        let counts = |entry: &&FoundEntry| is_promise_of(&entry.body, highest);
-        let promises = self.entries()?.iter().filter(counts);
-        Ok(promises.take(1).map(again).collect())
-    }
-
-    /// What still counts of a chunk that was begun from `base` and not changed: an older beginning may be
-    /// the one that tells so. Of an earlier life of the chunk none does: behind the entry that ended it,
-    /// it would come back.
-    fn beginnings(&self, told: &Told, base: Base) -> Result<Vec<Entry>, Stuck> {
-        let counts = |entry: &&FoundEntry| match &entry.body {
-            Body::Begun(begun) => entry.version == told.version || begun.base == base,
-            Body::Prepared(_) => entry.version == told.version,
-            body => is_promise_of(body, told.promised_version),
-        };
-        Ok(self.entries()?.iter().filter(counts).map(again).collect())
-    }
-
-    /// What a checkpoint of the state that was told does not say: the highest promise, the version and
-    /// where it began it does. Of an earlier life of the chunk nothing counts, whose serials may be higher
-    /// where a loss was accepted.
-    fn beyond(&self, told: &Told, base: Base) -> Result<Vec<Entry>, Stuck> {
-        if let Self::InShort(of) = self
-            && of.applied <= told.commit_mark
-            && of.prepared < told.version
-        {
-            return Ok(Vec::new());
-        }
-        let counts = |entry: &&FoundEntry| match &entry.body {
-            Body::Applied(applied) => {
-                applied.last_serial() > told.commit_mark
-                    && !base.is_of_an_earlier_life(entry.version)
-            }
-            Body::Prepared(_) => entry.version == told.version,
-            _ => false,
-        };
-        Ok(self.entries()?.iter().filter(counts).map(again).collect())
-    }
-}
-
-fn is_promise_of(body: &Body, version: ChunkVersion) -> bool {
-    matches!(body, Body::Promised(Promised { promised_version, .. }) if *promised_version == version)
-}
-
-/// The entry as it is, to be written again.
-fn again(found: &FoundEntry) -> Entry {
-    Entry::new(found.handle, found.version, &found.body)
 }

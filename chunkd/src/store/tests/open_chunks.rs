@@ -7,6 +7,7 @@ mod member;
 mod seals;
 mod starts;
 mod trimming;
+mod unread;
 
 use std::sync::{Arc, LazyLock, Mutex};
 

@@ -7,10 +7,8 @@ use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
 use sarsen_protocol::message::{ChunkState, Level};
 
 use super::super::super::journal::Log as _;
-use super::super::super::journal::segment::segment_path;
 use super::super::super::region::Tree;
 use super::super::super::{Directory, Trim};
-use super::super::faulty::FaultyTree;
 use super::super::heap::HeapTree;
 use super::super::scenario::{self, START, Sample};
 use super::member::{EPOCH, Marks, Member, Model, Op, check};
@@ -609,31 +607,4 @@ fn fill_and_rest(member: &Member, handle: ChunkHandle, busy: &mut Model) {
     for op in [Op::Commit(0), Op::Checkpoint] {
         member.run(handle, busy, &op).unwrap();
     }
-}
-
-/// The oldest segment could not be read: it was read, and complained of, once a second for ever.
-#[test]
-fn a_segment_that_can_not_be_read_stays_and_is_told_now_and_then() {
-    let faulty = Arc::new(FaultyTree::new());
-    let tree: Arc<dyn Tree> = faulty.clone();
-    let member = Member::start(&tree).unwrap();
-    let mut busy = Model::default();
-    member.open(MADE, &mut busy, 1000, None).unwrap();
-    fill(&member, MADE, &mut busy);
-    let oldest = member.log.extent().segments[0];
-    drop(member);
-    // Of what an earlier start wrote nothing is remembered.
-    let member = Member::start(&tree).unwrap();
-    member.run(MADE, &mut busy, &Op::Change(0)).unwrap();
-    faulty.lose_sector(&segment_path(oldest), 4096);
-    for _ in 0..2 {
-        let told = member.directory.trim(1);
-        assert!(told.is_err(), "{told:?}");
-        for _ in 0..3 {
-            assert_eq!(member.directory.trim(1).unwrap(), Trim::Nothing);
-        }
-        fill(&member, MADE, &mut busy);
-    }
-    assert_eq!(member.log.extent().segments[0], oldest);
-    assert!(!member.directory.is_poisoned());
 }
