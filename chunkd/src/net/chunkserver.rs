@@ -233,6 +233,13 @@ impl Chunkserver {
         place.is_some_and(|place| place.health.hangs(Instant::now()))
     }
 
+    /// The same, without a look at what the directory's id is.
+    pub(super) fn hangs_under(&self, directory: &Arc<Directory>) -> bool {
+        let mut places = self.places.iter();
+        let place = places.find(|it| Arc::ptr_eq(&it.directory, directory));
+        place.is_some_and(|place| place.health.hangs(Instant::now()))
+    }
+
     fn place(&self, id: DirectoryId) -> Option<&Place> {
         let mut places = self.places.iter();
         places.find(|it| it.directory.identity().directory_id == id)

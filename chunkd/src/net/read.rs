@@ -31,7 +31,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::IDLE_MAX;
-use super::chunkserver::{Chunkserver, status_of, wall_clock};
+use super::chunkserver::{Chunkserver, disk_hangs, status_of, wall_clock};
 use super::link::{Head, Link, LinkError};
 use super::members::reading;
 use super::plane::Thread;
@@ -331,6 +331,11 @@ fn begin_cut(thread: &Thread, cut: Cut, answers: &mut Answers) -> Option<Waited>
         }
     };
     thread.chunkserver.count_read(handle);
+    if thread.chunkserver.hangs_under(&directory) {
+        // Where it can't be told what is in memory, this thread would wait.
+        answers.refuse(thread, request_id, disk_hangs());
+        return None;
+    }
     let here = directory.find_readable(handle).map(|chunk| {
         let mut scratch = thread.scratch.borrow_mut();
         put_cut(answers, &mut scratch, &chunk, &cut, Wait::No)

@@ -269,6 +269,9 @@ fn nothing_is_sent_from_a_disk_that_hangs() {
         peer.send(&frame(&read_of(0, 65_536), 8));
         let refused = take_refusal(&mut peer);
         assert_eq!(refused, Some((Status::MediumFailed, 8)), "{mode:?}");
+        peer.send(&cut((CHUNK, Rights::READ), 9, 100, 50));
+        let refused = take_refusal(&mut peer);
+        assert_eq!(refused, Some((Status::MediumFailed, 9)), "{mode:?}");
     }
 }
 
