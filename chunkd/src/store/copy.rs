@@ -277,6 +277,13 @@ impl Directory {
         turn.put_new(held.clone());
         self.forget_readable(handle);
         lock(&self.problems).retain(|problem| problem.handle != Some(handle));
+        if named.is_err() {
+            // The journal takes nothing any more: the file's promise tells a start what it would have said.
+            if let Some(chunk) = self.opened.find(handle) {
+                chunk.poison();
+            }
+            self.opened.forget(handle);
+        }
         named?;
         if was_open {
             // Until this is stable, the file's promise tells a start the same: what was promised up to there is

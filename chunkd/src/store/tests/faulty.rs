@@ -189,8 +189,13 @@ impl FaultyTree {
 
     /// The next sync fails.
     pub(crate) fn fail_next_sync(&self) {
+        self.fail_sync_in(0);
+    }
+
+    /// The sync behind so many others fails.
+    pub(crate) fn fail_sync_in(&self, others: usize) {
         let mut disk = self.disk.lock().unwrap();
-        disk.faults.fail_sync = Some(disk.counts.syncs);
+        disk.faults.fail_sync = Some(disk.counts.syncs + others);
     }
 
     /// While the next file is synced, this is done: the sync does not cover it.

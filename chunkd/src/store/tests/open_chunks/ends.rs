@@ -375,6 +375,32 @@ fn a_copy_is_refused_for_what_was_promised_since_it_was_ordered() {
     );
 }
 
+/// A copy had taken the open replica's place when the sync of its folder failed. What was told was what had been
+/// there, open and in the old version, and that went on with a file that had no name any more.
+#[test]
+fn a_copy_whose_name_is_not_stable_is_told_as_what_is_here() {
+    let mut is_met = false;
+    for number in 0.. {
+        let tree = Arc::new(prepared());
+        let member = opened(&(tree.clone() as Arc<dyn Tree>), &mut Model::default()).unwrap();
+        let directory = &member.directory;
+        let stale = directory.open_chunk(BASE.handle).unwrap();
+        let copy = begin_copy(directory, newer().version).unwrap();
+        tree.fail_sync_in(number);
+        if directory.finish_copy(copy, Serial(9), 7_000).is_ok() {
+            break;
+        }
+        if directory.is_poisoned() {
+            is_met = true;
+            assert!(directory.open_chunk(BASE.handle).is_none() && stale.told().poisoned);
+            let entry = directory.entry(BASE.handle).unwrap();
+            let told = (entry.state, entry.version, entry.flags.poisoned);
+            assert_eq!(told, (ChunkState::Sealed, newer().version, false));
+        }
+    }
+    assert!(is_met);
+}
+
 fn check_still_open(directory: &Directory) {
     let chunk = directory.open_chunk(BASE.handle).unwrap();
     assert_eq!(chunk.told().version, ChunkVersion(1000));
