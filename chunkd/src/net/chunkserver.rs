@@ -566,7 +566,7 @@ mod tests {
         first.written(now);
         assert_eq!(chosen().expect("one"), ids[0]);
         let Some(long_ago) = now.checked_sub(HANG_MAX) else {
-            return; // The machine has only just started.
+            return eprintln!("not tested: the machine has only just started");
         };
         first.written(long_ago);
         assert_eq!(chosen().expect("one"), ids[1]);
@@ -609,7 +609,7 @@ mod tests {
             let other = tokio::time::timeout(Duration::from_secs(30), other).await;
             assert_eq!(other, Ok(Ok(5)));
             let Some(long_ago) = Instant::now().checked_sub(HANG_MAX) else {
-                return; // The machine has only just started.
+                return eprintln!("not tested: the machine has only just started");
             };
             health.written(long_ago);
             for read in reads {

@@ -12,9 +12,10 @@
 //! - [`read`]: stored CRCs and bytes to a reader; [`ids`]: a chunk's id table to who copies it;
 //! - [`turns`]: who is served next, where several clients want something.
 //!
-//! Invariants: nothing is served without a ticket; no byte of a sealed chunk is copied in user space; memory
-//! does not grow with the number or the slowness of peers ([`crate::io::pool`], [`bound`]). Whatever a peer
-//! sends, only its own connection ends.
+//! Invariants: nothing is served without a ticket; no byte of a sealed chunk is copied in user space. Memory
+//! does not grow with the number or the slowness of peers ([`crate::io::pool`], [`bound`]), but for what is small
+//! or has to go on: a client's frame of up to 64 KiB a connection, and the frames of the other members of chains.
+//! Whatever a peer sends, only its own connection ends.
 //!
 //! A thread of the data plane does not wait for a disk: what may is on blocking threads, or is
 //! io_uring's to wait for. Two gaps are left: pages that leave the page cache between the look

@@ -263,7 +263,7 @@ fn nothing_is_sent_from_a_disk_that_hangs() {
         let server = &cluster.servers[0];
         let id = server.directory.identity().directory_id;
         let Some(long_ago) = Instant::now().checked_sub(HANG_MAX) else {
-            return; // The machine has only just started.
+            return eprintln!("not tested: the machine has only just started");
         };
         server.chunkserver.health(id).unwrap().written(long_ago);
         peer.send(&frame(&read_of(0, 65_536), 8));

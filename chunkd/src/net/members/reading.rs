@@ -444,7 +444,7 @@ mod tests {
             Chunkserver::new(SecretKey::new([0; 32]), vec![Arc::new(directory)]);
         server.register(TicketKeys::new(&[]), &[id], Duration::from_secs(3));
         let Some(long_ago) = Instant::now().checked_sub(HANG_MAX) else {
-            return; // The machine has only just started.
+            return eprintln!("not tested: the machine has only just started");
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()

@@ -204,7 +204,7 @@ async fn a_heartbeat_tells_the_newest_whatever_brings_it() {
     let other = Sample::new(2, 3);
     other.store(directory, Level::Disk).expect("sealed");
     let Some(earlier) = control.began.checked_sub(Duration::from_secs(61)) else {
-        return; // The machine has only just started.
+        return eprintln!("not tested: the machine has only just started");
     };
     control.began = earlier;
     let directory_id = directory.identity().directory_id;
