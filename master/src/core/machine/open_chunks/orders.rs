@@ -16,7 +16,8 @@ use crate::core::command::Member;
 use crate::core::command::chunks::Configuration;
 use crate::core::event::OrderFailure;
 use crate::core::machine::millis;
-use crate::core::version_change::words::{Answer, Order, Prepared, Promised, Step};
+use crate::core::replica::{Replica, Standing};
+use crate::core::version_change::words::{Answer, Fault, Order, Prepared, Promised, Step};
 
 /// Which order of a version change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,6 +255,9 @@ impl Machine {
             // One that is not done is asked for again when it is reported as prepared.
             ChangeStep::Settle(_) => {}
             ChangeStep::Of(step) => {
+                if let (Step::Promise, Err(failure)) = (step, &reply) {
+                    self.note_damage(server, handle, failure.status);
+                }
                 let now_ms = self.now_ms();
                 let Some((subject, which, work)) = self.open_chunks.work_of(handle) else {
                     return;
@@ -267,6 +271,24 @@ impl Machine {
                 let actions = attempt.handle_answer(server, version, answer, now_ms);
                 self.act_on(subject, which, actions);
             }
+        }
+    }
+
+    /// A holder of a sealed chunk says of its replica that it is damaged, which it need not have reported: it
+    /// is replaced, if another is good. What is left of the last one may still be read.
+    fn note_damage(&mut self, server: ServerId, handle: ChunkHandle, status: Status) {
+        let record = self.state.chunks.record(handle);
+        let Some((record, sealed)) = record.and_then(|it| Some((it, it.at_rest()?))) else {
+            return;
+        };
+        let (now, dead_after) = (self.now.elapsed, self.config.dead_after);
+        let is_other = |it: &Replica| it.server != server && it.standing(record) == Standing::Good;
+        let is_other_good = self
+            .servers
+            .live_replicas(handle, now, dead_after)
+            .any(is_other);
+        if Fault::Refused(status).is_of_the_replica() && is_other_good {
+            self.servers.mark_corrupt(handle, sealed.version, server);
         }
     }
 

@@ -43,6 +43,8 @@ struct Servers {
     stopped: BTreeSet<u64>,
     /// Refuse to promise, for now.
     busy: BTreeSet<u64>,
+    /// Had a write fail in their replicas, and promise nothing of them.
+    poisoned: BTreeSet<u64>,
     /// Have a block that does not match.
     rotten: BTreeSet<u64>,
     /// Are in another start than they registered with.
@@ -68,6 +70,7 @@ impl Servers {
         let is_unable = self.unable.contains(&server);
         Some(match message {
             AnyMessage::Promise(_) if self.busy.contains(&server) => Err(Status::Overloaded),
+            AnyMessage::Promise(_) if self.poisoned.contains(&server) => Err(Status::Poisoned),
             AnyMessage::VerifyChunk(_) if self.rotten.contains(&server) => Ok(ChunkVerified {
                 good: false,
                 length: 0,

@@ -63,6 +63,21 @@ impl Play {
         (file, open)
     }
 
+    /// A sealed chunk that wants two copies and has them, and its file.
+    fn two_holders(&mut self) -> (ChunkHandle, FileId) {
+        let file = self.rig.begin("/f", 2);
+        let publish = publish(self.rig.request(), file, "/f", &[]);
+        let file = self.rig.get(publish).node.file_id;
+        let open = self.open(self.last(file));
+        self.mutate(open.handle, 7, 1000);
+        self.send(SealFile {
+            path: "/f".to_owned(),
+        });
+        self.report_held(2, &[1, 2, 3, 4]);
+        self.wait(seconds(5));
+        (open.handle, file)
+    }
+
     /// A sealed chunk that wants two copies. These servers have the log's, and one has prepared an older one for
     /// a loss that was accepted and not logged. With its version in the log, and its file.
     fn left_prepared_beside(
@@ -305,4 +320,29 @@ fn one_holder_is_enough_if_nobody_else_can_take_a_copy() {
     let (version, len) = play.sealed(handle).unwrap();
     assert!(version.0 > old.0 + 5, "the preparation is void");
     assert_eq!(len, 1000);
+}
+
+/// A write had failed in one of two replicas while the chunk was open, and its server reported the sealed form as
+/// before. It refused each promise, one was too few to open the chunk, and nobody made another.
+#[test]
+fn a_holder_that_promises_nothing_for_good_is_replaced() {
+    let mut play = Play::new();
+    let (handle, file) = play.two_holders();
+    let holders = play.readers_are_sent_to(file);
+    let bad = *holders.first().unwrap();
+    play.servers.poisoned.insert(bad);
+    play.servers.orders.clear();
+    assert_eq!(play.refused(play.last(file)), Status::TooFewServers);
+    play.wait(seconds(1));
+    let copies = play.servers.orders.iter();
+    let copies = copies.filter(|it| it.1 == "CopyChunk").count();
+    assert_eq!(copies, 1);
+    // Where nobody has a good one they are read as long as they can be.
+    let mut play = Play::new();
+    let (_, file) = play.two_holders();
+    let holders = play.readers_are_sent_to(file);
+    play.servers.poisoned.extend(&holders);
+    assert_eq!(play.refused(play.last(file)), Status::TooFewServers);
+    assert!(!play.readers_are_sent_to(file).is_empty());
+    assert!(play.sealed(handle).is_some());
 }
