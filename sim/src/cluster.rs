@@ -453,7 +453,7 @@ impl Cluster {
             let number = u8::try_from(number).unwrap_or(u8::MAX);
             self.start(Node::Client(number));
         }
-        let first = self.plan.next_in(&mut self.random);
+        let first = self.plan.next_in(&mut self.random, Duration::ZERO);
         self.world.plan_in(first, Event::Fault(FaultEvent::Next));
     }
 

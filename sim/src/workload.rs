@@ -124,7 +124,9 @@ fn restore(random: &mut Random, facts: &Facts) -> Op {
 /// A person goes on with what is left of a chunk of which all good copies are gone; now and then of
 /// one that only seems to be so.
 fn accept_loss(random: &mut Random, facts: &Facts) -> Option<Op> {
-    let lost = facts.chunks_beyond_help();
+    let mut lost = facts.chunks_beyond_help();
+    // Of what nobody has, the master refuses it for ever, and clients would wait for that.
+    lost.retain(|(handle, _)| facts.has_copy(*handle));
     let (handle, file) = match random.below(100) {
         0..8 => *random.pick(&lost)?,
         8 => {

@@ -27,7 +27,8 @@ impl Cluster {
         let world = Rc::clone(&self.world);
         if matches!(event, FaultEvent::Next) {
             let fault = self.plan.draw(&mut self.random);
-            let next = self.plan.next_in(&mut self.random);
+            let spent = world.now().saturating_sub(self.phase_began);
+            let next = self.plan.next_in(&mut self.random, spent);
             world.plan_in(next, Event::Fault(FaultEvent::Next));
             return self.trouble(fault);
         }

@@ -47,6 +47,13 @@ impl Facts {
         lost.collect()
     }
 
+    /// Whether somebody has a copy of a chunk that is not spoiled, be it an old one.
+    #[must_use]
+    pub fn has_copy(&self, chunk: ChunkHandle) -> bool {
+        let mut held = self.held.keys();
+        held.any(|&(machine, handle)| handle == chunk && !self.is_spoiled(machine, handle))
+    }
+
     /// Whether a replica may be spoiled.
     #[must_use]
     pub fn is_spoiled(&self, machine: u8, handle: ChunkHandle) -> bool {
