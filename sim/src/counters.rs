@@ -23,6 +23,7 @@ pub const FAULTS: &[&str] = &[
     "fault: unsynced names lost",
     "fault: sync failed",
     "fault: disk full",
+    "fault: disks of all chunkservers full",
     "fault: slow disk",
     "fault: bit rot",
     "fault: sector unreadable",

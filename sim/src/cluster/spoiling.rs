@@ -139,14 +139,20 @@ impl Cluster {
         let Some(Left { path, handle, good }) = self.random.pick(&left).cloned() else {
             return self.leave_somebody_behind(times);
         };
-        world.count(ALL_COPIES_ROTTEN);
         world.line(|| format!("---- {handle} of {path} rots on machines {good:?}"));
+        let mut are_all_rotten = true;
         for machine in good {
+            let mut is_rotten = false;
             for disk in self.disks_of(Node::Chunkserver(machine)) {
-                if rot_somewhere(&disk, &path_of(handle), &mut self.random) {
-                    self.spoiled_on(machine, handle);
-                }
+                is_rotten |= rot_somewhere(&disk, &path_of(handle), &mut self.random);
             }
+            if is_rotten {
+                self.spoiled_on(machine, handle);
+            }
+            are_all_rotten &= is_rotten;
+        }
+        if are_all_rotten {
+            world.count(ALL_COPIES_ROTTEN);
         }
         // While nobody knows, it counts as well, and the older copy is deleted as one too many.
         for client in &mut self.clients {
@@ -208,16 +214,19 @@ fn path_of(handle: ChunkHandle) -> String {
     format!("chunks/{low:02x}/{handle}.chunk")
 }
 
-/// A bit flips, or a sector goes; false if the disk has no such file.
+/// A bit flips, or a sector goes; false if the disk has no such file, or one without data.
 fn rot_somewhere(disk: &Disk, path: &str, random: &mut Random) -> bool {
     let len = disk.file_len(path);
+    if len <= DATA_START {
+        return false;
+    }
+    let in_data = DATA_START + random.index(len - DATA_START);
     let at = match random.below(10) {
         0 => random.index(512),
         1 => 4096 + random.index(4),
-        _ if len > DATA_START => DATA_START + random.index(len - DATA_START),
-        _ => random.index(512),
+        _ => in_data,
     };
     let bit = u8::try_from(random.below(8)).unwrap_or(0);
-    // Of data that is not synced yet a sector can't be read any more.
-    disk.rot(path, at, bit, false) || at >= DATA_START && disk.spoil(path, at)
+    // Of what is not synced yet a sector can't be read any more.
+    disk.rot(path, at, bit, false) || disk.spoil(path, in_data)
 }

@@ -79,6 +79,7 @@ impl Cluster {
                 world.plan_in(time, Event::Fault(FaultEvent::DiskEmptied(node)));
             }
             FaultEvent::DisksFull(time) => {
+                world.count("fault: disks of all chunkservers full");
                 for number in 0..self.chunkservers.len() {
                     let node = Node::Chunkserver(u8::try_from(number).unwrap_or(u8::MAX));
                     self.trouble(FaultEvent::DiskFull(node, time));
