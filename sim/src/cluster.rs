@@ -7,6 +7,7 @@
 //! 3. *healing*: nothing goes wrong any more, everything runs, clients come to their end;
 //! 4. *reckoning*: everything acknowledged is read, `fsck` finds nothing, garbage is gone.
 
+mod accepting;
 pub mod apart;
 mod reckoning;
 mod spoiling;
@@ -250,6 +251,9 @@ impl Cluster {
         mix(&world, node, &input);
         match node {
             Node::Master => {
+                if let Input::Frame(_, frame) = &input {
+                    self.observe_acceptance(frame);
+                }
                 let health = self.master.handle(&world, input);
                 self.master_is(health);
             }
@@ -363,6 +367,7 @@ impl Cluster {
             return;
         };
         chunkserver.stop();
+        self.world.observe(&Observation::Troubled);
         self.world
             .with_net(|net, now| net.stop(node, now, has_power));
         if !has_power {

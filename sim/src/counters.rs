@@ -74,6 +74,7 @@ pub const PATHS: &[&str] = &[
     "path: damage found by a member",
     "path: loss accepted",
     "path: loss not accepted",
+    "path: several copies known when a loss is to be accepted",
     "path: killed while a loss was being accepted",
     "path: number of a request used twice",
     "path: turn of a chunk delayed",

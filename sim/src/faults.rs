@@ -27,6 +27,8 @@ pub enum FaultEvent {
     Next,
     /// A process is killed.
     Kill(Node),
+    /// One is while a loss is being accepted with it.
+    Strike(Node),
     /// A machine's power goes.
     PowerCut(Node),
     /// The next change on this machine's disk but so many is the process's last.

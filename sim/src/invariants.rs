@@ -4,7 +4,9 @@
 //! clients set out to do, the model of the namespace), then each invariant says whether it still
 //! holds. [`determinism`] is about two runs of a seed and is asked by whoever runs them.
 
+pub mod accepted_losses;
 pub mod acknowledged_files;
+mod ages;
 pub mod cells_in_order;
 mod chunks;
 pub mod determinism;
@@ -24,8 +26,9 @@ pub mod records_once;
 pub mod slots_kept;
 pub mod states_alike;
 
+pub use ages::{Age, Ages};
 pub use facts::{Applied, Facts, OpRecord, SealedReplica, file_offset};
-pub use losses::{Loss, Losses};
+pub use losses::{AcceptedLoss, Loss, Losses};
 
 use sarsen_chunkd::store::InventoryEntry;
 
@@ -84,6 +87,7 @@ impl Checker {
                 Box::new(slots_kept::SlotsKept),
                 Box::new(states_alike::StatesAlike::default()),
                 Box::new(open_left_alone::OpenLeftAlone),
+                Box::new(accepted_losses::AcceptedLosses::default()),
                 Box::new(records_once::RecordsOnce::default()),
                 Box::new(cells_in_order::CellsInOrder::default()),
                 Box::new(acknowledged_files::AcknowledgedFiles::default()),

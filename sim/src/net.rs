@@ -322,6 +322,12 @@ impl Net {
         }
     }
 
+    /// Whether nothing passes from one to the other for now.
+    #[must_use]
+    pub fn is_cut(&self, from: Node, to: Node, now: Duration) -> bool {
+        self.cut_until(from, to, now).is_some()
+    }
+
     fn cut_until(&self, from: Node, to: Node, now: Duration) -> Option<Duration> {
         self.cuts
             .get(&(from, to))

@@ -4,6 +4,8 @@
 //! The log's thread is an event: what was appended meanwhile is one batch and one sync. What
 //! the machine wants done it gets in the order in which it wants it.
 
+mod told;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::sync::Arc;
@@ -18,9 +20,11 @@ use sarsen_master::core::machine::{Machine, Startup};
 use sarsen_master::oplog::{self, Appender, CheckpointWriter, Folder, LogOptions, Position, prune};
 use sarsen_master::start::{Fresh, StartError, replay, to_log};
 use sarsen_protocol::deframe::{Frame, any_frame, error_frame};
-use sarsen_protocol::id::{ClusterId, RequestId, ServerId, SessionId};
+use sarsen_protocol::id::{ChunkHandle, ClusterId, DirectoryId, RequestId, ServerId, SessionId};
 use sarsen_protocol::key::SecretKey;
-use sarsen_protocol::message::{AnyMessage, ErrorBody, Kind, Plane, Role};
+use sarsen_protocol::message::{
+    AnyMessage, ErrorBody, HeldChunk, Kind, Plane, PrepareSeal, Promise, Role,
+};
 use sarsen_protocol::sabotage::{self, Check};
 use sarsen_protocol::status::{Retry, Status};
 
@@ -29,6 +33,8 @@ use crate::disk::{Disk, NamesKept};
 use crate::net::{ConnId, Hello, Input, Node};
 use crate::observation::Observation;
 use crate::world::{Event, World};
+
+use self::told::Told;
 
 /// Where the master listens.
 pub const ADDRESS: &str = "master:7400";
@@ -83,8 +89,11 @@ struct Process {
     roles: BTreeMap<ConnId, Role>,
     /// Who registered over which connection.
     servers: BTreeMap<ConnId, ServerId>,
+    told: Told,
     /// Orders that are not answered, by connection and number.
     orders: BTreeMap<(ConnId, u64), OrderId>,
+    /// Of which chunks those are that promise or prepare something.
+    members_asked: BTreeMap<(ConnId, u64), ChunkHandle>,
     next_tick: Option<Duration>,
     was_safe_mode: bool,
 }
@@ -130,6 +139,17 @@ impl MasterNode {
     #[must_use]
     pub fn machine(&self) -> Option<&Machine> {
         self.process.as_ref().map(|process| &process.machine)
+    }
+
+    /// What it was told of the replicas of a chunk, by servers and disks that it heard of just now.
+    #[must_use]
+    pub fn told(
+        &self,
+        handle: ChunkHandle,
+        now: Duration,
+    ) -> Vec<(ServerId, DirectoryId, HeldChunk)> {
+        let process = self.process.as_ref();
+        process.map_or_else(Vec::new, |process| process.told.copies(handle, now))
     }
 
     /// Ends the process.
@@ -211,7 +231,9 @@ impl MasterNode {
             refused: BTreeSet::new(),
             roles: BTreeMap::new(),
             servers: BTreeMap::new(),
+            told: Told::default(),
             orders: BTreeMap::new(),
+            members_asked: BTreeMap::new(),
             next_tick: None,
         };
         let hello = Hello {
@@ -315,9 +337,13 @@ impl Process {
         let now = self.now(world);
         self.roles.remove(&conn);
         self.servers.remove(&conn);
+        if let Some(server) = self.told.forget(conn) {
+            world.observe(&Observation::ChunkserverLeft { server });
+        }
         let id = ConnectionId(conn.0);
         self.asked.retain(|token, _| token.connection != id);
         self.orders.retain(|(of, _), _| *of != conn);
+        self.members_asked.retain(|(of, _), _| *of != conn);
         self.machine.handle_disconnected(id, now);
     }
 
@@ -342,6 +368,15 @@ impl Process {
                 }),
             };
             let connection = ConnectionId(conn.0);
+            let asked = self.members_asked.remove(&(conn, header.request_id));
+            if let (Some(handle), Some(&server)) = (asked, self.servers.get(&conn)) {
+                let is_done = header.status.is_ok();
+                world.observe(&Observation::MemberAnswered {
+                    server,
+                    handle,
+                    is_done,
+                });
+            }
             return self
                 .machine
                 .handle_order_reply(connection, order, answer, now);
@@ -360,6 +395,7 @@ impl Process {
                 if request_of(&message).is_some_and(is_refused) {
                     world.count("path: refused request came again");
                 }
+                self.told.heard(conn, &message, world.now());
                 self.asked.insert(token, message.clone());
                 self.machine.handle_request(token, message, now);
             }
@@ -390,6 +426,11 @@ impl Process {
                 }
                 self.observe_order(world, conn, &message);
                 self.orders.insert((conn, order.0), order);
+                if let AnyMessage::Promise(Promise { handle, .. })
+                | AnyMessage::PrepareSeal(PrepareSeal { handle, .. }) = &message
+                {
+                    self.members_asked.insert((conn, order.0), *handle);
+                }
                 if let Ok(frame) = any_frame(&message, order.0) {
                     world.send(Node::Master, conn, frame);
                 }
@@ -434,6 +475,9 @@ impl Process {
         let Some(question) = self.asked.remove(&to) else {
             return;
         };
+        if matches!(&reply, Err(failure) if failure.status == Status::SafeMode) {
+            world.count("path: request refused in safe mode");
+        }
         self.observe_reply(world, to, &question, &reply);
         self.note_refusal(&question, &reply);
         let conn = ConnId(to.connection.0);
@@ -499,14 +543,16 @@ impl Process {
                 }
                 let conn = ConnId(to.connection.0);
                 self.servers.insert(conn, registered.server_id);
+                (self.told).registered(conn, registered.server_id, world.now());
                 world.observe(&Observation::Registered {
                     register,
                     registered,
                 });
             }
-            (_, Err(failure)) if failure.status == Status::SafeMode => {
-                world.count("path: request refused in safe mode");
-            }
+            (AnyMessage::AcceptLoss(asked), reply) => world.observe(&Observation::LossAnswered {
+                request: asked.request,
+                is_accepted: reply.is_ok(),
+            }),
             _ => {}
         }
     }

@@ -13,7 +13,7 @@ use sarsen_protocol::id::{
     ChunkHandle, ChunkVersion, DirectoryId, Epoch, FileId, RequestId, Serial, ServerId, SessionId,
 };
 use sarsen_protocol::message::{
-    AnyMessage, ChunkState, CopyChunk, Level, Register, Registered, SealedChunk,
+    AnyMessage, ChunkState, CopyChunk, HeldChunk, Level, Register, Registered, SealedChunk,
 };
 use sarsen_protocol::status::Status;
 
@@ -44,6 +44,17 @@ pub struct FoundRecord {
     pub id: RecordId,
     /// What it holds.
     pub payload: Bytes,
+}
+
+/// A copy that the master was told of, as it is.
+#[derive(Clone, Copy, Debug)]
+pub struct KnownCopy {
+    /// On which machine.
+    pub machine: u8,
+    /// In which directory.
+    pub directory: DirectoryId,
+    /// What was told of it.
+    pub held: HeldChunk,
 }
 
 /// One thing that happened.
@@ -96,6 +107,36 @@ pub enum Observation<'a> {
         state: &'a State,
         /// Whether changes wait at this moment.
         is_safe_mode: bool,
+    },
+    /// A connection of a chunkserver has ended for the master.
+    ChunkserverLeft {
+        /// Whose.
+        server: ServerId,
+    },
+    /// A member's answer to a promise or a preparation comes to the master.
+    MemberAnswered {
+        /// Whose.
+        server: ServerId,
+        /// Of which chunk.
+        handle: ChunkHandle,
+        /// Whether it did what was ordered.
+        is_done: bool,
+    },
+    /// A master is about to be asked to accept the loss of a chunk's good copies.
+    LossAsked {
+        /// As which request.
+        request: RequestId,
+        /// The chunk.
+        handle: ChunkHandle,
+        /// What it could go on with, on servers that nothing keeps from answering.
+        copies: &'a [KnownCopy],
+    },
+    /// It answers.
+    LossAnswered {
+        /// Which request.
+        request: RequestId,
+        /// Whether the loss is accepted.
+        is_accepted: bool,
     },
 
     // Chunkservers.
@@ -246,6 +287,8 @@ pub enum Observation<'a> {
     SealPrepared {
         /// Which machine.
         machine: u8,
+        /// In which directory.
+        directory: DirectoryId,
         /// The chunk.
         handle: ChunkHandle,
         /// The version.
@@ -371,6 +414,8 @@ pub enum Observation<'a> {
     },
 
     // The driver.
+    /// A fault befalls the master or chunkservers.
+    Troubled,
     /// All that went wrong is made good.
     Healed,
     /// A machine's disks are empty, or older than they were.

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use super::{Cluster, Phase};
 use crate::disk::Disk;
-use crate::faults::FaultEvent;
+use crate::faults::{FaultEvent, STRUCK};
 use crate::net::Node;
+use crate::node_chunkserver::ChunkserverNode;
+use crate::node_client::ClientNode;
+use crate::observation::Observation;
 use crate::world::Event;
 
 impl Cluster {
@@ -33,8 +36,15 @@ impl Cluster {
             return self.trouble(fault);
         }
         world.line(|| format!("---- fault: {event:?}"));
+        world.observe(&Observation::Troubled);
         match event {
             FaultEvent::Kill(node) => self.end(node, true),
+            FaultEvent::Strike(node) => {
+                if self.is_running(node) {
+                    world.count(STRUCK);
+                }
+                self.end(node, true);
+            }
             FaultEvent::PowerCut(node) => self.end(node, false),
             FaultEvent::PowerCutOfAll => {
                 world.count("fault: power cut of every machine");
@@ -130,6 +140,20 @@ impl Cluster {
         }
     }
 
+    fn is_running(&self, node: Node) -> bool {
+        match node {
+            Node::Master => self.master.is_running(),
+            Node::Chunkserver(number) => {
+                let node = self.chunkservers.get(usize::from(number));
+                node.is_some_and(ChunkserverNode::is_running)
+            }
+            Node::Client(number) => {
+                let client = self.clients.get(usize::from(number));
+                client.is_some_and(ClientNode::is_running)
+            }
+        }
+    }
+
     /// Ends a process, with its machine's power or without.
     fn end(&mut self, node: Node, has_power: bool) {
         let world = Rc::clone(&self.world);
@@ -142,14 +166,7 @@ impl Cluster {
                 self.end_master(has_power);
             }
             Node::Chunkserver(number) => {
-                let runs =
-                    |node: &&mut _| crate::node_chunkserver::ChunkserverNode::is_running(node);
-                if self
-                    .chunkservers
-                    .get_mut(usize::from(number))
-                    .as_ref()
-                    .is_some_and(runs)
-                {
+                if self.is_running(node) {
                     world.count(match has_power {
                         true => "fault: chunkserver killed",
                         false => "fault: chunkserver power cut",

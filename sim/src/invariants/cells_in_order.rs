@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use sarsen_client::core::mutation;
 use sarsen_protocol::id::{ChunkHandle, FileId, SessionId};
 use sarsen_protocol::message::Level;
 
@@ -122,14 +123,19 @@ impl CellsInOrder {
                 continue;
             };
             self.lost.insert(handle, (loss, facts.now));
-            let is_accepted = known.map_or(loss.accepted.is_some(), |known| {
-                known.accepted != loss.accepted
-            });
+            let is_accepted = loss.accepted > known.map_or(0, |known| known.accepted);
+            let mut accepted = facts.losses.accepted().iter();
+            let kept = accepted
+                .rfind(|it| it.handle == handle)
+                .and_then(|it| it.kept);
+            let is_in_copy = |done: &mutation::Done| {
+                done.handle == handle && kept.is_some_and(|it| it.holds(done.version, done.serial))
+            };
             let cells = (loss.file, 0)..=(loss.file, u32::MAX);
             for ((_, number), cell) in self.cells.range_mut(cells) {
                 if layout.index(*number) == loss.index {
                     match is_accepted {
-                        true => cell.loses_all(facts.now),
+                        true => cell.loses_all(facts.now, is_in_copy),
                         false => cell.loses(facts.now),
                     }
                 }
@@ -198,8 +204,9 @@ impl CellsInOrder {
             match outcome {
                 ChangeOutcome::Done(done) => {
                     // It may have been acknowledged before, by a version that is over.
-                    if !(facts.losses).covers(done.handle, done.version, done.level) {
-                        cell.acked(value, facts.now, done.level == Level::Disk);
+                    if !facts.losses.covers(&done) {
+                        let kept = (done.level == Level::Disk).then_some(done);
+                        cell.acked(value, facts.now, kept);
                         self.knows(reader, file, number, value, facts.now);
                     }
                 }

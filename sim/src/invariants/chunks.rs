@@ -1,9 +1,10 @@
-//! What the facts say of the chunks of files: which are beyond help, and which are being worked on.
+//! What the facts say of the chunks of files: which are beyond help, and which losses were accepted.
 
+use sarsen_master::core::chunk_table::Sealed;
+use sarsen_master::core::command::{ChunkSealed, Command, Entry, LossCause};
 use sarsen_protocol::id::{ChunkHandle, FileId};
 
-use super::Facts;
-use crate::oracle::op::Op;
+use super::{AcceptedLoss, Facts};
 
 impl Facts {
     /// The chunks of a file.
@@ -69,10 +70,68 @@ impl Facts {
         named.max(far).unwrap_or(0)
     }
 
-    /// Whether a client is about to accept the loss of a chunk's good copies.
+    /// Whether the loss of a chunk's good copies is being accepted.
     #[must_use]
     pub fn is_being_accepted(&self, chunk: ChunkHandle) -> bool {
-        let mut running = self.ops.values().filter(|it| it.outcome.is_none());
-        running.any(|it| matches!(it.op, Op::AcceptLoss { handle, .. } if handle == chunk))
+        self.accepting.values().any(|handle| *handle == chunk)
+    }
+
+    /// What the log says of a chunk that an entry is about to seal, if it is at rest.
+    pub(super) fn state_before(&self, entry: &Entry) -> Option<Sealed> {
+        match &entry.command {
+            Command::ChunkSealed(body) => self.shadow.chunks.record(body.handle)?.at_rest(),
+            _ => None,
+        }
+    }
+
+    /// Notes what an entry that was applied says to be lost.
+    pub(super) fn note_losses(&mut self, entry: &Entry, before: Option<Sealed>) {
+        match &entry.command {
+            Command::PossibleLoss(body) if body.cause == LossCause::Accepted => {
+                self.losses.is_to_be_accepted(body.handle, body.version);
+            }
+            Command::PossibleLoss(body) => {
+                if let Some(slot) = self.names.slot_of(body.handle) {
+                    let chunk = (body.handle, body.version);
+                    self.losses.add_of_memory(chunk, slot, self.now);
+                }
+            }
+            Command::ChunkActivated(body) => _ = self.losses.take_said(body.handle),
+            Command::ChunkSealed(body) => {
+                self.note_accepted(entry, body, before);
+                self.ages.sealed(body.handle, body.version);
+            }
+            _ => {}
+        }
+    }
+
+    /// A loss is accepted when its chunk is sealed for the request.
+    fn note_accepted(&mut self, entry: &Entry, body: &ChunkSealed, at_rest: Option<Sealed>) {
+        let last = self.losses.take_said(body.handle);
+        let (Some(last), Some(request), Some((file, index))) =
+            (last, entry.request, self.names.slot_of(body.handle))
+        else {
+            return;
+        };
+        let by = self.ages.prepared_by(body.handle, body.version);
+        let taken = by.and_then(|by| Some((by.machine, by.of?)));
+        let is_sound = |machine| !self.is_spoiled(machine, body.handle);
+        let kept = taken.filter(|(machine, _)| is_sound(*machine));
+        self.losses.add_accepted(AcceptedLoss {
+            handle: body.handle,
+            file,
+            index,
+            request: (request.session, request.number),
+            last,
+            at_rest,
+            sealed: Sealed {
+                version: body.version,
+                len: body.len,
+                crc: body.crc,
+            },
+            taken,
+            kept: kept.map(|(_, age)| age),
+            at: self.now,
+        });
     }
 }

@@ -12,7 +12,7 @@ use sarsen_protocol::message::{ChunkState, Level, Verdict};
 use sarsen_protocol::record::RECORD_HEADER_LEN;
 use sarsen_protocol::status::Status;
 
-use super::Losses;
+use super::{Ages, Losses};
 use crate::observation::{ChangeOutcome, Observation, whole};
 use crate::oracle::content::Content;
 use crate::oracle::names::Names;
@@ -118,6 +118,10 @@ pub struct Facts {
     pub record_ends: BTreeMap<FileId, u64>,
     /// What the log says may be gone.
     pub losses: Losses,
+    /// Acceptances of losses that a master was asked for and did not answer.
+    pub accepting: BTreeMap<(SessionId, u64), ChunkHandle>,
+    /// How far the bytes of replicas go.
+    pub ages: Ages,
 }
 
 impl Facts {
@@ -157,6 +161,7 @@ impl Facts {
             }
             Observation::MasterStarted { state } => {
                 self.lost.clear();
+                self.accepting.clear();
                 self.recovered(state)?;
             }
             Observation::Registered {
@@ -189,6 +194,15 @@ impl Facts {
                     *known = end.max(*known);
                 }
             }
+            Observation::LossAsked {
+                request, handle, ..
+            } => {
+                let key = (request.session, request.number);
+                self.accepting.insert(key, *handle);
+            }
+            Observation::LossAnswered { request, .. } => {
+                self.accepting.remove(&(request.session, request.number));
+            }
             Observation::Healed => self.is_healed = true,
             _ => self.observe_replica(observation),
         }
@@ -197,6 +211,7 @@ impl Facts {
 
     /// What becomes of replicas.
     fn observe_replica(&mut self, observation: &Observation<'_>) {
+        self.ages.observe(observation);
         if let Some((machine, handle, version)) = observation.has_whole() {
             let had = self.had.entry((handle, version)).or_default();
             had.insert(machine);
@@ -407,16 +422,11 @@ impl Facts {
         let is_admitted = entry
             .request
             .is_none_or(|request| self.shadow.sessions.answer(request).is_none());
+        let before = self.state_before(entry);
         let outcome = apply(&mut self.shadow, entry);
         if !is_admitted {
             // The session has ended, or the request is below its lowest: nothing is carried out.
             return Ok(());
-        }
-        if let Command::PossibleLoss(body) = &entry.command
-            && let Some((file, index)) = self.names.slot_of(body.handle)
-        {
-            let chunk = (body.handle, body.version);
-            self.losses.add(chunk, (file, index), body.cause, self.now);
         }
         let is_change = matches!(
             entry.command,
@@ -426,6 +436,7 @@ impl Facts {
             // Two of them crossed: the log itself says which counts.
             return Ok(());
         }
+        self.note_losses(entry, before);
         let Some(answer) = self.names.apply(entry) else {
             return Ok(());
         };

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
-use sarsen_protocol::id::{ChunkHandle, ChunkVersion, FileId, SessionId};
-use sarsen_protocol::message::Level;
+use sarsen_client::core::mutation::Done;
+use sarsen_protocol::id::{FileId, SessionId};
 
 use super::{Facts, Invariant, file_offset};
 use crate::observation::{ChangeOutcome, FoundRecord, Observation};
@@ -19,17 +19,24 @@ use crate::workload::CHUNK_SIZE;
 #[derive(Debug, Default)]
 pub struct RecordsOnce {
     appends: BTreeMap<FileId, Appends>,
-    acked: Vec<Acked>,
+    acked: Vec<(Done, FileId, RecordId)>,
     /// Far writes of each file.
     far_writes: BTreeMap<FileId, Vec<FarWrite>>,
     /// How many losses were looked at.
     losses: u64,
-    /// Where readers have passed, and what they were given, since something of the file was lost.
-    passed: BTreeMap<FileId, Vec<(u64, BTreeSet<RecordId>)>>,
+    /// Where readers have passed, since something of the file was lost.
+    passed: BTreeMap<FileId, Vec<Passed>>,
 }
 
-/// In which version of which chunk, how safe, of which file, which record.
-type Acked = (ChunkHandle, ChunkVersion, Level, FileId, RecordId);
+/// A reader has passed a place.
+#[derive(Debug)]
+struct Passed {
+    end: u64,
+    /// What it was given.
+    given: BTreeSet<RecordId>,
+    /// When it began to read.
+    began: Duration,
+}
 
 /// Zeros that lie over a record where that came to their place before they were done: what mixes writes at
 /// offsets with appends can't be told to keep what it wrote over.
@@ -96,16 +103,20 @@ impl Invariant for RecordsOnce {
                 let appends = self.appends.entry(*file).or_default();
                 check_payloads(appends, records)?;
                 let places: Vec<_> = records.iter().map(|it| (it.offset, it.id)).collect();
-                let is_accepted = |offset| facts.losses.is_accepted_at(*file, offset);
+                let may_be_back = |at, began| facts.losses.may_be_back(*file, at, began);
                 // Who follows waits in front of what is open still, whatever lies behind it.
                 let since = if *followed { Duration::ZERO } else { *began };
-                let read = appends.read(&places, since, is_accepted);
+                let read = appends.read(&places, since, may_be_back);
                 read.map_err(|how| format!("file {file}: {how}"))?;
                 if !lost_meanwhile {
                     let given: BTreeSet<RecordId> = records.iter().map(|it| it.id).collect();
                     let passed = appends.passed(*end, &given);
                     passed.map_err(|how| format!("file {file}: {how}"))?;
-                    self.passed.entry(*file).or_default().push((*end, given));
+                    self.passed.entry(*file).or_default().push(Passed {
+                        end: *end,
+                        given,
+                        began: *began,
+                    });
                 }
                 Ok(())
             }
@@ -134,9 +145,8 @@ impl RecordsOnce {
                 self.forgive(facts);
                 let appends = self.appends.entry(*file).or_default();
                 let acked = appends.acked(named(id), file_offset(&done), facts.now);
-                let (handle, version, level) = (done.handle, done.version, done.level);
-                self.acked.push((handle, version, level, *file, named(id)));
-                if facts.losses.covers(handle, version, level) {
+                self.acked.push((done, *file, named(id)));
+                if facts.losses.covers(&done) {
                     appends.may_be_lost(named(id));
                 }
                 self.write_over(*file);
@@ -146,13 +156,12 @@ impl RecordsOnce {
                 }
                 acked.map_err(|how| format!("file {file}: {how}"))?;
                 let offset = file_offset(&done);
-                let is_behind = |(end, given): &&(u64, BTreeSet<RecordId>)| {
-                    offset < *end && !given.contains(&named(id))
-                };
+                let is_behind = |it: &&Passed| offset < it.end && !it.given.contains(&named(id));
                 let mut passed = self.passed.get(file).into_iter().flatten();
-                passed.find(is_behind).map_or(Ok(()), |(end, _)| {
+                passed.find(is_behind).map_or(Ok(()), |passed| {
                     Err(format!(
-                        "file {file}: {id:?} was appended at {offset}, and a reader has passed {end}"
+                        "file {file}: {id:?} was appended at {offset}, and a reader has passed {}",
+                        passed.end
                     ))
                 })
             }
@@ -198,10 +207,12 @@ impl RecordsOnce {
         if std::mem::replace(&mut self.losses, facts.losses.count) == facts.losses.count {
             return;
         }
-        self.passed
-            .retain(|file, _| facts.losses.last_at(*file).is_none());
-        for (handle, version, level, file, id) in &self.acked {
-            if facts.losses.covers(*handle, *version, *level)
+        for (file, passed) in &mut self.passed {
+            let lost_at = facts.losses.last_at(*file);
+            passed.retain(|it| lost_at.is_none_or(|at| it.began > at));
+        }
+        for (done, file, id) in &self.acked {
+            if facts.losses.covers(done)
                 && let Some(appends) = self.appends.get_mut(file)
             {
                 appends.may_be_lost(*id);
@@ -227,7 +238,7 @@ const fn named((session, number): (SessionId, u64)) -> RecordId {
 
 #[cfg(test)]
 mod tests {
-    use sarsen_master::core::command::LossCause;
+    use sarsen_protocol::id::{ChunkHandle, ChunkVersion};
 
     use super::*;
 
@@ -251,9 +262,7 @@ mod tests {
         };
         assert!(read(&facts, at(1), 7).is_err());
         let chunk = (ChunkHandle(1), ChunkVersion(1));
-        facts
-            .losses
-            .add(chunk, (file, 0), LossCause::NoMember, at(2));
+        facts.losses.add_of_memory(chunk, (file, 0), at(2));
         assert_eq!(read(&facts, at(1), 7), Ok(()));
         assert!(read(&facts, at(3), 7).is_err());
         assert_eq!(read(&facts, at(3), 0), Ok(()));

@@ -26,12 +26,10 @@ use sarsen_protocol::status::Status;
 use super::journals::Journals;
 use super::mutation_streams::{Incoming, Onward};
 use super::{ChunkserverEvent, Process};
-use crate::faults::FaultEvent;
+use crate::faults::{FaultEvent, STRUCK};
 use crate::net::{ConnId, Node};
 use crate::observation::Observation;
 use crate::world::{Event, World};
-
-const STRUCK: &str = "path: killed while a loss was being accepted";
 
 /// How often that happens in one run: more, and little else is done in it.
 const STRIKES_MAX: u64 = 20;
@@ -472,6 +470,7 @@ impl Process {
             (member::Order::PrepareSeal(_), Of::Prepared(told)) => {
                 world.observe(&Observation::SealPrepared {
                     machine,
+                    directory: told.member.directory_id,
                     handle,
                     version: told.prepared.version,
                     serial: told.prepared.serial,
@@ -506,10 +505,9 @@ impl Process {
         }
         let (is_struck, is_master) = world.chance(|it| (it.percent(40), it.percent(50)));
         if is_struck {
-            world.count(STRUCK);
             let node = if is_master { Node::Master } else { self.node };
             let after = world.chance(|random| random.micros(0, 4_000));
-            world.plan_in(after, Event::Fault(FaultEvent::Kill(node)));
+            world.plan_in(after, Event::Fault(FaultEvent::Strike(node)));
         }
     }
 

@@ -21,10 +21,13 @@
 //!
 //! Where acks from memory may be lost, as the master's log says, the history begins anew: any value
 //! may be there that no cut, and no write that was acknowledged at `disk`, was surely behind. Where a
-//! person accepted a loss any value may be there that anybody ever began to write.
+//! person accepted a loss any value may be there that anybody ever began to write, and that no write was surely
+//! behind that is in the copy that was gone on with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use sarsen_client::core::mutation::Done;
 
 /// What is in a cell; zero before anybody wrote.
 pub type Value = u64;
@@ -48,8 +51,8 @@ struct Cluster {
     first_end: Duration,
     last_begin: Duration,
     is_read: bool,
-    /// Acknowledged at `disk`.
-    is_kept: bool,
+    /// Acknowledged at `disk`: how.
+    kept: Option<Done>,
     /// It may be in the copy that was taken when a loss was accepted, whatever its client is told.
     is_accepted: bool,
 }
@@ -62,7 +65,7 @@ impl Cluster {
             first_end: to,
             last_begin: from,
             is_read: false,
-            is_kept: false,
+            kept: None,
             is_accepted: false,
         }
     }
@@ -109,18 +112,18 @@ impl Cell {
         self.ever.insert(value);
     }
 
-    /// A write was acknowledged; what `is_kept` is on disk everywhere.
-    pub fn acked(&mut self, value: Value, at: Duration, is_kept: bool) {
+    /// A write was acknowledged; how, if it is on disk everywhere.
+    pub fn acked(&mut self, value: Value, at: Duration, kept: Option<Done>) {
         if let Some(cluster) = self.clusters.get_mut(&value) {
             cluster.ends(at);
-            cluster.is_kept |= is_kept;
+            cluster.kept = cluster.kept.or(kept);
         }
     }
 
     /// Acks from memory may be lost by now, all of them or some.
     pub fn loses(&mut self, at: Duration) {
         let kept: Vec<Duration> = (self.clusters.values())
-            .filter(|it| it.is_kept)
+            .filter(|it| it.kept.is_some())
             .map(|it| it.write.from)
             .collect();
         let cut = self.cuts.values().filter(|it| it.to < Duration::MAX);
@@ -134,15 +137,23 @@ impl Cell {
         }
     }
 
-    /// A person accepted the loss of whatever was written by now: some copy is what was left.
-    pub fn loses_all(&mut self, at: Duration) {
-        self.is_begun = false;
+    /// A person accepted the loss of what was written by now: some copy is what was left, and these writes are
+    /// in it.
+    pub fn loses_all(&mut self, at: Duration, is_in_copy: impl Fn(&Done) -> bool) {
+        let kept = (self.clusters.values()).filter(|it| it.kept.as_ref().is_some_and(&is_in_copy));
+        let behind = kept.map(|it| it.write.from).max();
+        self.is_begun = behind.is_some();
         self.zeros.clear();
         let of_a_copy = Cluster {
             is_accepted: true,
             ..Cluster::new(at)
         };
-        self.clusters = self.ever.iter().map(|&value| (value, of_a_copy)).collect();
+        let mut left = self.ever.clone();
+        left.retain(|value| {
+            let first_end = self.clusters.get(value).map(|it| it.first_end);
+            behind.is_none_or(|behind| first_end.is_none_or(|it| it >= behind))
+        });
+        self.clusters = left.iter().map(|&value| (value, of_a_copy)).collect();
     }
 
     /// A write was surely not done.
@@ -325,7 +336,23 @@ fn firm_spans(all: &[(Value, Cluster)]) -> Result<Vec<(Value, Span)>, String> {
 
 #[cfg(test)]
 mod tests {
+    use sarsen_protocol::id::{ChunkHandle, ChunkVersion, Serial};
+    use sarsen_protocol::message::Level;
+
     use super::*;
+
+    /// Acknowledged in a version.
+    fn done(version: u64) -> Done {
+        Done {
+            index: 0,
+            handle: ChunkHandle(1),
+            version: ChunkVersion(version),
+            serial: Serial(1),
+            offset: 0,
+            level: Level::Disk,
+            copies: 2,
+        }
+    }
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -337,7 +364,7 @@ mod tests {
             cell.writes(value, at(from));
             // A write that ends at 0 has no end.
             if to > 0 {
-                cell.acked(value, at(to), false);
+                cell.acked(value, at(to), None);
             }
         }
         for &(value, from, to) in reads {
@@ -405,7 +432,7 @@ mod tests {
         for &(value, from, to) in writes {
             cell.writes(value, at(from));
             if to > 0 {
-                cell.acked(value, at(to), false);
+                cell.acked(value, at(to), None);
             }
         }
         for &(from, to) in cuts {
@@ -442,7 +469,7 @@ mod tests {
         let mut cell = Cell::default();
         for (value, from, is_kept) in [(1, 1, false), (2, 3, true), (3, 5, false), (4, 7, false)] {
             cell.writes(value, at(from));
-            cell.acked(value, at(from + 1), is_kept);
+            cell.acked(value, at(from + 1), is_kept.then(|| done(1)));
         }
         cell.read(4, at(9), at(9)).expect("was written");
         cell.loses(at(10));
@@ -485,7 +512,7 @@ mod tests {
                 let mut cell = Cell::default();
                 for &(_, value, from, to) in ops.iter().filter(|op| op.0) {
                     cell.writes(value, at(from));
-                    cell.acked(value, at(to), false);
+                    cell.acked(value, at(to), None);
                 }
                 let mut reads = ops.iter().filter(|op| !op.0);
                 let read =
@@ -506,25 +533,43 @@ mod tests {
     fn where_a_loss_was_accepted_anything_may_be_there_that_was_ever_written() {
         let mut cell = Cell::default();
         cell.writes(1, at(1));
-        cell.acked(1, at(2), true);
+        cell.acked(1, at(2), Some(done(1)));
         cell.cuts(7, at(3));
         cell.was_cut(7, at(4));
         cell.writes(2, at(5));
         assert_eq!(cell.not_done(2), Ok(()));
         cell.writes(3, at(6));
-        cell.acked(3, at(7), true);
+        cell.acked(3, at(7), Some(done(5)));
         let mut kept = cell.clone();
         assert_eq!(kept.read(1, at(8), at(9)), Ok(()));
         assert!(kept.check().is_err());
         for value in [0, 1, 2, 3] {
             let mut cell = cell.clone();
-            cell.loses_all(at(10));
+            cell.loses_all(at(10), |_| false);
             assert_eq!(cell.read(value, at(11), at(12)), Ok(()));
             assert_eq!(cell.not_done(2), Ok(()));
             assert_eq!(cell.check(), Ok(()), "{value}");
         }
-        cell.loses_all(at(10));
+        cell.loses_all(at(10), |_| false);
         assert!(cell.read(4, at(11), at(12)).is_err());
+    }
+
+    /// What came behind a write that is in the copy may be gone; what was before it is.
+    #[test]
+    fn where_a_loss_was_accepted_what_is_in_the_copy_is_not_undone() {
+        let mut cell = Cell::default();
+        for value in 1..=3 {
+            cell.writes(value, at(2 * value));
+            cell.acked(value, at(2 * value + 1), Some(done(value)));
+        }
+        let read = |value| {
+            let mut cell = cell.clone();
+            cell.loses_all(at(10), |done| done.version <= ChunkVersion(2));
+            let read = cell.read(value, at(11), at(12));
+            read.and_then(|()| cell.check())
+        };
+        assert!(read(0).is_err() && read(1).is_err());
+        assert_eq!((read(2), read(3)), (Ok(()), Ok(())));
     }
 
     /// Whether there is an order: an op may come first if no other ended before it began.

@@ -183,7 +183,7 @@ impl Appends {
     }
 
     /// A reader was given these records, in this order, from a reading that began then. Where a loss was
-    /// accepted what had been taken back may lie again.
+    /// accepted what had been taken back may lie again, if it was sent before.
     ///
     /// # Errors
     /// What is wrong with that.
@@ -191,7 +191,7 @@ impl Appends {
         &self,
         records: &[(u64, RecordId)],
         began: Duration,
-        is_accepted: impl Fn(u64) -> bool,
+        may_be_back: impl Fn(u64, Duration) -> bool,
     ) -> Result<(), String> {
         let mut seen = BTreeSet::new();
         let mut last = None;
@@ -200,9 +200,10 @@ impl Appends {
                 return Err(format!("{id:?} at {offset} comes behind {last:?}"));
             }
             last = Some(offset);
-            let end = self.appends.get(&id).map(|append| append.end);
+            let append = self.appends.get(&id);
+            let end = append.map(|append| append.end);
             let is_told = matches!(end, Some(End::Acked { offset: told, .. }) if told == offset);
-            if !is_told && is_accepted(offset) {
+            if !is_told && append.is_some_and(|append| may_be_back(offset, append.began)) {
                 continue;
             }
             if !seen.insert(id) {
@@ -250,7 +251,7 @@ mod tests {
 
     fn read(appends: &Appends, records: &[(u64, u64)], began: u64) -> Result<(), String> {
         let records: Vec<_> = records.iter().map(|&(at, it)| (at, id(it))).collect();
-        appends.read(&records, at(began), |_| false)
+        appends.read(&records, at(began), |_, _| false)
     }
 
     /// 1 and 2 acknowledged, 3 in doubt, 4 refused.
@@ -300,10 +301,15 @@ mod tests {
     fn where_a_loss_was_accepted_what_was_taken_back_may_lie_again() {
         let appends = appends();
         let records = [(0, id(1)), (100, id(2)), (900, id(2)), (950, id(4))];
-        assert!(appends.read(&records, at(9), |_| false).is_err());
-        assert_eq!(appends.read(&records, at(9), |at| at >= 900), Ok(()));
+        let read = |records: &[_], lost_at: u64| {
+            let may_be_back = |offset, began| offset >= 900 && began < at(lost_at);
+            appends.read(records, at(9), may_be_back)
+        };
+        assert!(appends.read(&records, at(9), |_, _| false).is_err());
+        assert_eq!(read(&records, 5), Ok(()));
+        assert!(read(&records, 4).is_err(), "4 was sent later");
         let twice = [(0, id(1)), (100, id(2)), (500, id(2))];
-        assert!(appends.read(&twice, at(9), |at| at >= 900).is_err());
+        assert!(read(&twice, 5).is_err());
     }
 
     #[test]
