@@ -135,8 +135,14 @@ impl Cluster {
         if world.counters().value(ALL_COPIES_ROTTEN) >= ALL_COPIES_MAX {
             return;
         }
-        let left = world.with_checker(|checker| chunks_with_older_copies(&checker.facts));
-        let Some(Left { path, handle, good }) = self.random.pick(&left).cloned() else {
+        let mut left = world.with_checker(|checker| chunks_with_older_copies(&checker.facts));
+        // Where there is a choice, it can be the wrong one.
+        let most = left.iter().map(|it| it.older).max();
+        left.retain(|it| Some(it.older) == most);
+        let Some(Left {
+            path, handle, good, ..
+        }) = self.random.pick(&left).cloned()
+        else {
             return self.leave_somebody_behind(times);
         };
         world.line(|| format!("---- {handle} of {path} rots on machines {good:?}"));
@@ -188,6 +194,8 @@ struct Left {
     handle: ChunkHandle,
     /// Who has the one that the log names.
     good: Vec<u8>,
+    /// How many have an older one.
+    older: usize,
 }
 
 /// Those of files that change.
@@ -199,11 +207,13 @@ fn chunks_with_older_copies(facts: &Facts) -> Vec<Left> {
         let held = facts.held.iter().filter(|((_, it), _)| *it == handle);
         let (good, older): (Vec<_>, Vec<_>) =
             held.partition(|(_, version)| **version == Some(sealed.version));
-        let is_left = older.iter().any(|(key, _)| !facts.spoiled.contains(key));
-        (is_left && !good.is_empty()).then(|| Left {
+        let older = older.iter().filter(|(key, _)| !facts.spoiled.contains(key));
+        let older = older.count();
+        (older > 0 && !good.is_empty()).then(|| Left {
             path: path.to_owned(),
             handle,
             good: good.iter().map(|((machine, _), _)| *machine).collect(),
+            older,
         })
     });
     found.collect()
