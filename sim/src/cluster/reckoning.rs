@@ -76,12 +76,19 @@ impl Cluster {
         let mut found = reckoning.found.borrow_mut();
         self.world.with_checker(|checker| {
             let facts = &checker.facts;
-            let is_lost = |path: &String| {
-                let file = facts.names.files().find(|(it, _)| it == path);
-                file.is_some_and(|(_, file)| facts.chunks_of(file).any(|it| hopeless.contains(&it)))
+            let chunks_of = |path: &String| {
+                let mut files = facts.names.files();
+                let file = files.find(|(it, _)| it == path);
+                file.into_iter().flat_map(|(_, file)| facts.chunks_of(file))
+            };
+            let is_lost = |path: &String| chunks_of(path).any(|it| hopeless.contains(&it));
+            // Records go to the last chunk; cells are written in all the others.
+            let is_last_lost = |path: &String| {
+                let last = chunks_of(path).last();
+                last.is_some_and(|it| hopeless.contains(&it)) && changes::layout(path).is_none()
             };
             found.unread.retain(|path| !is_lost(path));
-            found.unwritten.retain(|path| !is_lost(path));
+            found.unwritten.retain(|path| !is_last_lost(path));
             if let Some(findings) = &mut found.findings {
                 findings.retain(|finding| !hopeless.contains(&finding.handle));
             }
@@ -113,7 +120,8 @@ impl Cluster {
             let has_copy = |node: &ChunkserverNode, handle: ChunkHandle| {
                 let mut directories = node.server().into_iter().flat_map(|it| it.directories());
                 let is_good = |entry: InventoryEntry| !entry.flags.poisoned && !entry.flags.corrupt;
-                !facts.is_spoiled(node.machine, handle)
+                // A sync that failed leaves a mark where anything was lost by it.
+                !facts.spoiled.contains(&(node.machine, handle))
                     && directories
                         .any(|it| !it.is_poisoned() && it.entry(handle).is_some_and(is_good))
             };
@@ -167,14 +175,22 @@ async fn reckon(client: Rc<Client>, found: Rc<RefCell<Found>>) {
                 match client.carry_out(OpId(number), get).await {
                     Outcome::Done(Done::Read) => _ = read.insert(file),
                     _ => {
-                        unread.push(path);
-                        continue;
+                        let is_hopeless = client.world.with_checker(|checker| {
+                            let mut chunks = checker.facts.chunks_of(file);
+                            chunks.any(|handle| found.borrow().hopeless.contains(&handle))
+                        });
+                        unread.push(path.clone());
+                        if !is_hopeless {
+                            continue;
+                        }
                     }
                 }
             }
             let indexes = client.world.with_checker(|checker| {
                 let file = checker.facts.shadow.namespace.file(file);
                 let chunks = file.into_iter().flat_map(|file| file.chunks());
+                let found = found.borrow();
+                let chunks = chunks.filter(|(_, handle)| !found.hopeless.contains(handle));
                 chunks.map(|(index, _)| index).collect::<Vec<_>>()
             });
             number -= 1;
