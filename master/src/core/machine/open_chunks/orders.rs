@@ -255,7 +255,7 @@ impl Machine {
             // One that is not done is asked for again when it is reported as prepared.
             ChangeStep::Settle(_) => {}
             ChangeStep::Of(step) => {
-                if let (Step::Promise, Err(failure)) = (step, &reply) {
+                if let (Step::Promise | Step::Begin, Err(failure)) = (step, &reply) {
                     self.note_damage(server, handle, failure.status);
                 }
                 let now_ms = self.now_ms();

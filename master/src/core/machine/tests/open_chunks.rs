@@ -45,6 +45,8 @@ struct Servers {
     busy: BTreeSet<u64>,
     /// Had a write fail in their replicas, and promise nothing of them.
     poisoned: BTreeSet<u64>,
+    /// Find that their replica is damaged when they are to begin.
+    unbegun: BTreeSet<u64>,
     /// Have a block that does not match.
     rotten: BTreeSet<u64>,
     /// Are in another start than they registered with.
@@ -71,6 +73,7 @@ impl Servers {
         Some(match message {
             AnyMessage::Promise(_) if self.busy.contains(&server) => Err(Status::Overloaded),
             AnyMessage::Promise(_) if self.poisoned.contains(&server) => Err(Status::Poisoned),
+            AnyMessage::Begin(_) if self.unbegun.contains(&server) => Err(Status::Corrupt),
             AnyMessage::VerifyChunk(_) if self.rotten.contains(&server) => Ok(ChunkVerified {
                 good: false,
                 length: 0,

@@ -78,6 +78,11 @@ impl Play {
         (open.handle, file)
     }
 
+    fn copies_ordered(&self) -> usize {
+        let orders = self.servers.orders.iter();
+        orders.filter(|it| it.1 == "CopyChunk").count()
+    }
+
     /// A sealed chunk that wants two copies. These servers have the log's, and one has prepared an older one for
     /// a loss that was accepted and not logged. With its version in the log, and its file.
     fn left_prepared_beside(
@@ -322,24 +327,36 @@ fn one_holder_is_enough_if_nobody_else_can_take_a_copy() {
     assert_eq!(len, 1000);
 }
 
+/// The CRC page of one of two replicas had rotted. Nothing but a beginning reads it, which was refused as often as
+/// it was tried, some twelve times a second, and nobody made another copy (found by the simulator).
+#[test]
+fn a_holder_whose_replica_turns_out_to_be_damaged_when_it_is_to_begin_is_replaced() {
+    let mut play = Play::new();
+    let (_, file) = play.two_holders();
+    let bad = *play.readers_are_sent_to(file).first().unwrap();
+    play.servers.unbegun.insert(bad);
+    play.servers.orders.clear();
+    play.send(play.last(file));
+    play.wait(seconds(8));
+    assert_eq!(play.copies_ordered(), 1);
+}
+
 /// A write had failed in one of two replicas while the chunk was open, and its server reported the sealed form as
 /// before. It refused each promise, one was too few to open the chunk, and nobody made another.
 #[test]
 fn a_holder_that_promises_nothing_for_good_is_replaced() {
     let mut play = Play::new();
-    let (handle, file) = play.two_holders();
+    let (_, file) = play.two_holders();
     let holders = play.readers_are_sent_to(file);
     let bad = *holders.first().unwrap();
     play.servers.poisoned.insert(bad);
     play.servers.orders.clear();
     assert_eq!(play.refused(play.last(file)), Status::TooFewServers);
     play.wait(seconds(1));
-    let copies = play.servers.orders.iter();
-    let copies = copies.filter(|it| it.1 == "CopyChunk").count();
-    assert_eq!(copies, 1);
+    assert_eq!(play.copies_ordered(), 1);
     // Where nobody has a good one they are read as long as they can be.
     let mut play = Play::new();
-    let (_, file) = play.two_holders();
+    let (handle, file) = play.two_holders();
     let holders = play.readers_are_sent_to(file);
     play.servers.poisoned.extend(&holders);
     assert_eq!(play.refused(play.last(file)), Status::TooFewServers);
