@@ -1,7 +1,7 @@
 //! How far the bytes of each replica go. A seal that was prepared has the version that it would be logged in,
-//! and nothing in it that is newer than what it was made from.
+//! and nothing in it that is newer than what it was made from; so has one that was begun and never became active.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sarsen_chunkd::store::InventoryEntry;
 use sarsen_protocol::id::{ChunkHandle, ChunkVersion, DirectoryId, Serial};
@@ -58,6 +58,10 @@ pub struct Prepared {
 pub struct Ages {
     /// Without what is only prepared.
     replicas: BTreeMap<(ChunkHandle, DirectoryId), Age>,
+    /// Versions in which something may have been done.
+    active: BTreeSet<(ChunkHandle, ChunkVersion)>,
+    /// The last version that a replica began, and at which serial.
+    begun: BTreeMap<(ChunkHandle, DirectoryId), (ChunkVersion, Serial)>,
     prepared: BTreeMap<(ChunkHandle, ChunkVersion), Vec<Prepared>>,
 }
 
@@ -67,7 +71,34 @@ impl Ages {
     pub fn of(&self, directory: DirectoryId, held: &HeldChunk) -> Option<Age> {
         match held.flags.has(HeldFlags::PREPARED) {
             true => self.replicas.get(&(held.handle, directory)).copied(),
-            false => Some(told(held.version, held.serial, held.state)),
+            false => {
+                let told = told(held.version, held.serial, held.state);
+                self.believed((held.handle, directory), told)
+            }
+        }
+    }
+
+    /// How far a replica goes that says this of itself; none if that is not known.
+    fn believed(&self, key: (ChunkHandle, DirectoryId), told: Age) -> Option<Age> {
+        let is_active = told.serial.is_none() || self.active.contains(&(key.0, told.version));
+        match is_active {
+            true => Some(told),
+            // It is what it was before, perhaps without its last mutations.
+            false => self.replicas.get(&key).map(|before| Age {
+                serial: before.serial.and(told.serial).min(before.serial),
+                ..*before
+            }),
+        }
+    }
+
+    /// The log says that a version of a chunk is active.
+    pub fn activated(&mut self, handle: ChunkHandle, active: ChunkVersion) {
+        self.active.insert((handle, active));
+        let begun = self.begun.iter();
+        let begun = begun.filter(|((of, _), (version, _))| (*of, *version) == (handle, active));
+        for (&key, &(version, serial)) in begun {
+            let serial = Some(serial);
+            self.replicas.insert(key, Age { version, serial });
         }
     }
 
@@ -116,9 +147,12 @@ impl Ages {
                 serial,
                 ..
             } => {
+                let key = (handle, directory);
+                self.begun.insert(key, (version, serial));
                 let serial = Some(serial);
-                let age = Age { version, serial };
-                self.replicas.insert((handle, directory), age);
+                if let Some(age) = self.believed(key, Age { version, serial }) {
+                    self.replicas.insert(key, age);
+                }
             }
             Observation::SealPrepared {
                 machine,
@@ -163,7 +197,12 @@ impl Ages {
         let key = (entry.handle, directory);
         if !entry.is_prepared {
             let age = told(entry.version, entry.serial, entry.state);
-            self.replicas.insert(key, age);
+            if age.serial.is_some() {
+                self.begun.insert(key, (entry.version, entry.serial));
+            }
+            if let Some(age) = self.believed(key, age) {
+                self.replicas.insert(key, age);
+            }
             return;
         }
         let of = self.replicas.get(&key).copied();
@@ -230,6 +269,7 @@ mod tests {
             memory: false,
         };
         ages.observe(&begun);
+        ages.activated(HANDLE, ChunkVersion(3));
         let prepared = Observation::SealPrepared {
             machine: 2,
             directory: DIRECTORY,
@@ -257,5 +297,31 @@ mod tests {
         assert_eq!(version(&ages), Some(ChunkVersion(3)));
         ages.sealed(HANDLE, ChunkVersion(9));
         assert_eq!(version(&ages), Some(ChunkVersion(9)));
+    }
+
+    /// An attempt was given up behind its beginning: what had been done in the version before, by others, was
+    /// taken to be in the replica (seed 938).
+    #[test]
+    fn a_version_that_was_only_begun_adds_nothing() {
+        let mut ages = Ages::default();
+        let begun = |version, serial| Observation::Begun {
+            machine: 2,
+            directory: DIRECTORY,
+            handle: HANDLE,
+            version: ChunkVersion(version),
+            serial: Serial(serial),
+            memory: false,
+        };
+        let of = |ages: &Ages| ages.replicas.get(&(HANDLE, DIRECTORY)).copied();
+        ages.observe(&begun(3, 7));
+        assert_eq!(of(&ages), None, "it is not known what it was before");
+        ages.activated(HANDLE, ChunkVersion(3));
+        assert_eq!(of(&ages), Some(age(3, Some(7))));
+        ages.observe(&begun(9, 6));
+        assert_eq!(of(&ages), Some(age(3, Some(6))));
+        ages.activated(HANDLE, ChunkVersion(8));
+        assert_eq!(of(&ages), Some(age(3, Some(6))));
+        ages.activated(HANDLE, ChunkVersion(9));
+        assert_eq!(of(&ages), Some(age(9, Some(6))));
     }
 }

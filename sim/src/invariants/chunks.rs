@@ -1,7 +1,7 @@
 //! What the facts say of the chunks of files: which are beyond help, and which losses were accepted.
 
 use sarsen_master::core::chunk_table::Sealed;
-use sarsen_master::core::command::{ChunkSealed, Command, Entry, LossCause};
+use sarsen_master::core::command::{ChunkSealed, Command, Entry, LossCause, Then};
 use sarsen_protocol::id::{ChunkHandle, FileId};
 
 use super::{AcceptedLoss, Facts};
@@ -96,10 +96,17 @@ impl Facts {
                     self.losses.add_of_memory(chunk, slot, self.now);
                 }
             }
-            Command::ChunkActivated(body) => _ = self.losses.take_said(body.handle),
+            Command::ChunkActivated(body) => {
+                self.losses.take_said(body.handle);
+                let version = body.configuration.version;
+                self.ages.activated(body.handle, version);
+            }
             Command::ChunkSealed(body) => {
                 self.note_accepted(entry, body, before);
                 self.ages.sealed(body.handle, body.version);
+                if let Then::Next(next) = &body.then {
+                    self.ages.activated(next.handle, next.configuration.version);
+                }
             }
             _ => {}
         }
