@@ -1,4 +1,4 @@
-//! What peers may have a process keep of one kind, all of them together.
+//! What peers may have kept of one kind, all of them together.
 //!
 //! Who got room has it for as long as its peer is slow, as long as there is enough: where others wait for some
 //! it has to go after a while ([`Bound::has_to_go`]). So who waits does not wait for a peer without an end.

@@ -228,15 +228,9 @@ impl Chunkserver {
 
     /// Whether the disk of a directory answers nobody any more.
     #[must_use]
-    pub fn hangs(&self, id: DirectoryId) -> bool {
-        let place = self.place(id);
-        place.is_some_and(|place| place.health.hangs(Instant::now()))
-    }
-
-    /// The same, without a look at what the directory's id is.
-    pub(super) fn hangs_under(&self, directory: &Arc<Directory>) -> bool {
+    pub fn hangs(&self, directory: &Directory) -> bool {
         let mut places = self.places.iter();
-        let place = places.find(|it| Arc::ptr_eq(&it.directory, directory));
+        let place = places.find(|it| std::ptr::eq(&*it.directory, directory));
         place.is_some_and(|place| place.health.hangs(Instant::now()))
     }
 
@@ -256,7 +250,7 @@ impl Chunkserver {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
         let id = directory.identity().directory_id;
-        if self.hangs(id) {
+        if self.hangs(directory) {
             return Err(disk_hangs());
         }
         let waits = self.place(id).map(|place| Arc::clone(&place.waits));

@@ -191,7 +191,7 @@ async fn answer_open_cut(
     }
 }
 
-/// Answers `ReadCut`s of sealed chunks in their order. Their answers have room of the process until they are
+/// Answers `ReadCut`s of sealed chunks in their order. Their answers have room of their thread until they are
 /// sent; who does not take them, or waits for a slow disk, is left when others wait for some.
 async fn answer_cuts(
     thread: &Thread,
@@ -331,7 +331,7 @@ fn begin_cut(thread: &Thread, cut: Cut, answers: &mut Answers) -> Option<Waited>
         }
     };
     thread.chunkserver.count_read(handle);
-    if thread.chunkserver.hangs_under(&directory) {
+    if thread.chunkserver.hangs(&directory) {
         // Where it can't be told what is in memory, this thread would wait.
         answers.refuse(thread, request_id, disk_hangs());
         return None;
@@ -602,7 +602,7 @@ impl Sending<'_> {
         let (thread, directory, offset) = (self.thread, self.directory, part.offset);
         // What is in memory may be gone again before all of it is sent, and this thread waits then: nothing
         // is begun on a disk that hangs.
-        let hangs = thread.chunkserver.hangs(directory.identity().directory_id);
+        let hangs = thread.chunkserver.hangs(directory);
         if !hangs && self.chunk.is_cached(offset, part.len) {
             return Ok(());
         }

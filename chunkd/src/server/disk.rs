@@ -166,7 +166,7 @@ impl DiskThreads {
     /// reads fail meanwhile, and not if it is known to be bad.
     pub(super) fn doubt(&self, handle: ChunkHandle, version: ChunkVersion, done: VerifyDone) {
         let entry = self.directory.entry(handle);
-        let is_marked = entry.is_none_or(|entry| entry.flags.corrupt || entry.flags.poisoned);
+        let is_marked = entry.is_none_or(|entry| entry.is_marked());
         if !is_marked && lock(&self.doubted).insert(handle) {
             self.do_later(Job::Verify {
                 handle,

@@ -52,7 +52,7 @@ pub struct InventoryEntry {
 
 impl InventoryEntry {
     /// Whether it does not count as what it says.
-    pub(super) const fn is_marked(&self) -> bool {
+    pub(crate) const fn is_marked(&self) -> bool {
         self.flags.poisoned || self.flags.corrupt
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Nothing here waits for a disk or a peer. Memory is bounded by those who fill the queues: a
 //! client's stream stops reading its connection while [`Port::may_read`] says no, and while clients of all
-//! chunks of its thread have sent as much as that takes ([`super::super::bound`]); the hop before has its own window, and the control plane sends one order of a kind at a time.
+//! chunks of its thread have sent as much as that takes ([`super::super::bound`]); the hop before has its
+//! own window, and the control plane sends one order of a kind at a time.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,7 +44,7 @@ pub(super) enum Input {
     Read(Box<ReadAsked>),
     // Streams that came in.
     Open(StreamId, Box<WriteOpen>, Arc<Port>),
-    /// A frame, its bytes, and the room that it has of the process until it is taken.
+    /// A frame, its bytes, and the room that it has of the thread until it is taken.
     Came(StreamId, Came, usize, Option<OwnedSemaphorePermit>),
     /// A client's frame is here and not read, for want of room; or it has room by now.
     WaitsForRoom(StreamId, bool),

@@ -278,7 +278,7 @@ async fn made(
     let directory = chunkserver.directory_of(handle);
     let directory = directory.ok_or_else(|| refuse(Status::ChunkUnknown, "the chunk is gone"))?;
     let id = directory.identity().directory_id;
-    if chunkserver.hangs(id) {
+    if chunkserver.hangs(directory) {
         return Err(disk_hangs());
     }
     let room = &chunkserver.members.room;

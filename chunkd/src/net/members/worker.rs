@@ -580,9 +580,7 @@ impl Worker {
                 match member.state() {
                     State::Sealed => same.is_none(),
                     // A good copy is one that has no mark.
-                    State::Poisoned => {
-                        same.is_none_or(|it| !it.flags.poisoned && !it.flags.corrupt)
-                    }
+                    State::Poisoned => same.is_none_or(|it| !it.is_marked()),
                     _ => false,
                 }
             }

@@ -49,6 +49,13 @@ pub(super) enum Asked {
     AcceptLoss(ChunkHandle, ServerId),
 }
 
+impl Asked {
+    /// Whether it is of the same kind: then one may have the other's answer.
+    pub(super) fn is_like(self, other: Self) -> bool {
+        discriminant(&self) == discriminant(&other)
+    }
+}
+
 /// A change on its way into the log.
 struct Change {
     asked: Asked,
@@ -108,7 +115,7 @@ impl Machine {
             return false;
         };
         let is_another = |waiter: &Waiter| match waiter {
-            Waiter::Request(_, first) => discriminant(first) != discriminant(&asked),
+            Waiter::Request(_, first) => !first.is_like(asked),
             _ => false,
         };
         match in_flight.waiters.iter().any(is_another) {

@@ -2,7 +2,6 @@
 //! (`spec/messages.md` section 14.1, `spec/replication.md` section 10).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::mem::discriminant;
 use std::time::Duration;
 
 use sarsen_protocol::id::{ChunkHandle, FileId, RequestId};
@@ -273,7 +272,7 @@ impl Machine {
         let Some((is_for, waits)) = self.open_chunks.pending(request, asked) else {
             return false;
         };
-        match discriminant(&is_for) == discriminant(&asked) {
+        match is_for.is_like(asked) {
             true => *waits = to,
             false => self.refuse(to, another_kind()),
         }

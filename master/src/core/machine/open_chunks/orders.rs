@@ -277,6 +277,9 @@ impl Machine {
     /// A holder of a sealed chunk says of its replica that it is damaged, which it need not have reported: it
     /// is replaced, if another is good. What is left of the last one may still be read.
     fn note_damage(&mut self, server: ServerId, handle: ChunkHandle, status: Status) {
+        if !Fault::Refused(status).is_of_the_replica() {
+            return;
+        }
         let record = self.state.chunks.record(handle);
         let Some((record, sealed)) = record.and_then(|it| Some((it, it.at_rest()?))) else {
             return;
@@ -287,7 +290,7 @@ impl Machine {
             .servers
             .live_replicas(handle, now, dead_after)
             .any(is_other);
-        if Fault::Refused(status).is_of_the_replica() && is_other_good {
+        if is_other_good {
             self.servers.mark_corrupt(handle, sealed.version, server);
         }
     }
