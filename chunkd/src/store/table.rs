@@ -52,7 +52,8 @@ pub struct InventoryEntry {
 
 impl InventoryEntry {
     /// Whether it does not count as what it says.
-    pub(crate) const fn is_marked(&self) -> bool {
+    #[must_use]
+    pub const fn is_marked(&self) -> bool {
         self.flags.poisoned || self.flags.corrupt
     }
 }

@@ -119,7 +119,7 @@ impl Cluster {
             let lost = facts.chunks_beyond_help().into_iter();
             let has_copy = |node: &ChunkserverNode, handle: ChunkHandle| {
                 let mut directories = node.server().into_iter().flat_map(|it| it.directories());
-                let is_good = |entry: InventoryEntry| !entry.flags.poisoned && !entry.flags.corrupt;
+                let is_good = |entry: InventoryEntry| !entry.is_marked();
                 // A sync that failed leaves a mark where anything was lost by it.
                 !facts.spoiled.contains(&(node.machine, handle))
                     && directories

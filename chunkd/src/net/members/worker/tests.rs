@@ -98,6 +98,16 @@ fn scene_of(directory: Directory) -> Scene {
     }
 }
 
+/// The chunk is open.
+fn opened() -> Scene {
+    let mut scene = scene();
+    scene.promise();
+    scene.sync();
+    let _ = scene.turn();
+    scene.open();
+    scene
+}
+
 impl Scene {
     /// Takes a turn, and carries out what the machine wants of the disk; what else it wants.
     fn turn(&mut self) -> Vec<Action> {
@@ -233,11 +243,7 @@ fn a_promise_is_answered_when_it_is_stable() {
 /// for that for ever, and so did every change of the chunk, until the server was started anew.
 #[test]
 fn a_batch_that_stops_half_way_holds_up_no_promise() {
-    let mut scene = scene();
-    scene.promise();
-    scene.sync();
-    let _ = scene.turn();
-    scene.open();
+    let mut scene = opened();
     let (_, begin) = scene.worker.replica().member().has();
     // The third lies behind the chunk.
     scene.write_batch(&[100, 103, ADOPTION.chunk_size, 106]);
@@ -319,11 +325,7 @@ fn what_is_not_believed_any_more_is_told_as_poisoned() {
 /// store did, which heard of the mark in the turn behind: its reader did not see its own write.
 #[test]
 fn a_read_behind_a_commit_mark_finds_what_it_was_let_in_for() {
-    let mut scene = scene();
-    scene.promise();
-    scene.sync();
-    let _ = scene.turn();
-    scene.open();
+    let mut scene = opened();
     let (version, begin) = scene.worker.replica().member().has();
     scene.write_batch(&[100, 103]);
     let _ = scene.turn();
@@ -348,11 +350,7 @@ fn a_read_behind_a_commit_mark_finds_what_it_was_let_in_for() {
 /// committed any more, so that no place became free.
 #[test]
 fn what_stands_before_one_without_a_place_is_flushed() {
-    let mut scene = scene();
-    scene.promise();
-    scene.sync();
-    let _ = scene.turn();
-    scene.open();
+    let mut scene = opened();
     let (version, begin) = scene.worker.replica().member().has();
     scene.write_batch(&[100, 103]);
     scene.worker.take_turn(NOW);
@@ -490,11 +488,7 @@ fn want_of_memory_leaves_no_doubt() {
 /// acks at `memory` do nothing slowed down who sent them.
 #[test]
 fn mutations_wait_for_a_journal_that_is_behind() {
-    let mut scene = scene();
-    scene.promise();
-    scene.sync();
-    let _ = scene.turn();
-    scene.open();
+    let scene = opened();
     let another = |number: u64| {
         let bytes = vec![0; 30_000];
         let mutation = Mutation {

@@ -11,20 +11,25 @@ use super::MADE;
 use super::member::{Member, Model, Op};
 use super::trimming::fill;
 
-/// The oldest segment could not be read: it was read, and complained of, once a second for ever.
-#[test]
-fn a_segment_that_can_not_be_read_stays_and_is_told_now_and_then() {
+/// A start that finds segments of an earlier one, of which nothing is remembered, and has a chunk changed.
+fn started_again() -> (Arc<FaultyTree>, Member, Model) {
     let faulty = Arc::new(FaultyTree::new());
     let tree: Arc<dyn Tree> = faulty.clone();
     let member = Member::start(&tree).unwrap();
     let mut busy = Model::default();
     member.open(MADE, &mut busy, 1000, None).unwrap();
     fill(&member, MADE, &mut busy);
-    let oldest = member.log.extent().segments[0];
     drop(member);
-    // Of what an earlier start wrote nothing is remembered.
     let member = Member::start(&tree).unwrap();
     member.run(MADE, &mut busy, &Op::Change(0)).unwrap();
+    (faulty, member, busy)
+}
+
+/// The oldest segment could not be read: it was read, and complained of, once a second for ever.
+#[test]
+fn a_segment_that_can_not_be_read_stays_and_is_told_now_and_then() {
+    let (faulty, member, mut busy) = started_again();
+    let oldest = member.log.extent().segments[0];
     faulty.lose_sector(&segment_path(oldest), 4096);
     for _ in 0..2 {
         let told = member.directory.trim(1);
@@ -42,16 +47,8 @@ fn a_segment_that_can_not_be_read_stays_and_is_told_now_and_then() {
 /// then, so it grew no more, and that the medium had long given the segment was not found out.
 #[test]
 fn a_segment_that_could_not_be_read_is_read_again_also_where_the_journal_is_full() {
-    let faulty = Arc::new(FaultyTree::new());
-    let tree: Arc<dyn Tree> = faulty.clone();
-    let member = Member::start(&tree).unwrap();
-    let mut busy = Model::default();
-    member.open(MADE, &mut busy, 1000, None).unwrap();
-    fill(&member, MADE, &mut busy);
+    let (faulty, member, mut busy) = started_again();
     let oldest = member.log.extent().segments[0];
-    drop(member);
-    let member = Member::start(&tree).unwrap();
-    member.run(MADE, &mut busy, &Op::Change(0)).unwrap();
     while member.log.extent().segments.len() <= SEGMENTS_MAX {
         fill(&member, MADE, &mut busy);
     }
